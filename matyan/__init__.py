@@ -1,0 +1,3 @@
+"""The ingest plane of the Matyan experiment tracker."""
+
+__version__ = "0.1.0"

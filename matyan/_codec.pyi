@@ -1,0 +1,144 @@
+"""What `_codec.pyx` offers, typed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+# --- columns -----------------------------------------------------------------------------------
+
+class Columns:
+    """Metric points as columns: step int64 or None, value float64, time float64 (epoch seconds), epoch int64 or None."""
+
+    stepless: int
+    def append(
+        self, step: int | None, value: float, time: float, epoch: int | None = None
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def rows(self) -> list[tuple[int | None, float, float, int | None]]: ...
+    def extend(self, other: Columns) -> None: ...
+    def fill_steps(self, next_step: int) -> int:
+        """Gives each point without a step the next free one, in order, counting also the steps that the
+        points before it bring (a point's next free step = highest step so far + 1, or `next_step` if higher).
+        Returns the next free step after the last point."""
+    def merged(self) -> Columns:
+        """A copy sorted by step, of a step that stands twice only the later point."""
+    def last(self) -> tuple[int, float, bool]:
+        """(highest step, its value, whether that value is finite); the later point of equal steps counts."""
+    def steps_bytes(self) -> bytes:
+        """int64 little endian, len * 8 bytes; likewise values, times (float64) and epochs (int64; see epoch_mask)."""
+    def values_bytes(self) -> bytes: ...
+    def times_bytes(self) -> bytes: ...
+    def epochs_bytes(self) -> bytes: ...
+    def epoch_mask(self) -> bytes:
+        """One byte a point: 1 when it has an epoch."""
+
+# --- json: frames (frontier) -------------------------------------------------------------------
+
+class NotJSON(ValueError):
+    """The frame is not JSON (or not UTF-8, or nested too deep at the top); str() is the reason for the client."""
+
+class Frame:
+    """What came out of one client frame."""
+
+    count: int
+    """Items in the frame (0 for `[]`)."""
+    records: list[bytes]
+    """The broker record of each valid item, in order."""
+    kinds: list[int]
+    """Per valid item its index into KINDS."""
+    rejected: list[tuple[int, str, str]]
+    """Per rejected item (index, type or "", reason such as "step: expected an integer")."""
+
+KINDS: tuple[str, ...]
+
+def validate(frame: bytes | bytearray | memoryview, run: bytes, timestamp: bytes) -> Frame:
+    """Validates one client frame and envelopes its valid items as broker records.
+
+    run: the run id of the URL, already checked. timestamp: ASCII "2026-01-02T03:04:05.678901Z".
+    Raises NotJSON when the frame as a whole cannot be read.
+    """
+
+def check_run_id(run: str) -> str | None:
+    """Why this is no run id (contract, section 6), or None."""
+
+def check_artifact_path(run: str, path: str) -> str | None:
+    """Why this is no artifact path, or None."""
+
+def error_reply(frame: Frame) -> bytes:
+    """The reply of a frame with rejected items (contract, section 1), JSON in UTF-8."""
+
+def format_timestamp(epoch_us: int) -> bytes:
+    """Microseconds since the epoch as b"2026-01-02T03:04:05.678901Z"."""
+
+def parse_timestamp(text: bytes | str) -> float:
+    """A client_datetime or record timestamp as epoch seconds. Raises ValueError."""
+
+# --- json: records (workers) -------------------------------------------------------------------
+
+class Points:
+    """Consecutive log_metric records of one sequence of one run in a batch."""
+
+    run: str
+    name: str
+    ctx: int
+    context: bytes
+    """The context as JSON text; b"{}" when empty or null."""
+    dtype: str
+    """As sent by the last of the points; "float" for null."""
+    columns: Columns
+    first: int
+    """Index in the batch of the first of its records."""
+    timestamp: float
+    """The first record's timestamp, epoch seconds: created_at of a run that is made on demand."""
+    last_timestamp: float
+
+class Record:
+    """Any other record."""
+
+    index: int
+    kind: str
+    run: str
+    timestamp: float
+    payload: dict[str, Any]
+
+class Malformed:
+    """Bytes that are no record: for the dead letters."""
+
+    index: int
+    reason: str
+
+def decode_records(values: Sequence[bytes]) -> list[Points | Record | Malformed]:
+    """A batch in the log's order, its points grouped.
+
+    Points of one sequence are gathered into one Points as long as no other record of the same run stands
+    between them: a Points comes before the next Record of its run. Points of different sequences commute.
+    """
+
+def context_id(context: object) -> int:
+    """Contract, section 4: (run,"contexts",ctx). Takes the decoded object or None."""
+
+# --- tuples: FoundationDB's tuple layer and msgpack ---------------------------------------------
+
+def pack(items: Sequence[object]) -> bytes:
+    """The tuple layer's encoding of str, bytes, int (64 bit and beyond), float (double), bool, None, nested tuple."""
+
+def unpack(key: bytes, start: int = 0) -> tuple[Any, ...]:
+    """The inverse; raises ValueError on anything that pack does not write."""
+
+def range_of(prefix: bytes) -> tuple[bytes, bytes]:
+    """(prefix + 0x00, prefix + 0xff): every tuple that continues `prefix` (the tuple layer's range)."""
+
+def msgpack_float(value: float) -> bytes: ...
+def msgpack_int(value: int) -> bytes: ...
+def compatible_points(prefix: bytes, columns: Columns) -> list[tuple[bytes, bytes | None]]:
+    """The compatible layout: prefix = pack of (run,"seqs",ctx,name) with its directory; per point, in order,
+    the pairs to set for "val", "step", "epoch", "time"; value None: clear (the epoch of a point that has none)."""
+
+# --- chunks: the packed layout -----------------------------------------------------------------
+
+CHUNK_POINTS: int  # 1,024
+
+def encode_chunk(columns: Columns) -> bytes:
+    """One chunk: a format byte and columns. All points have steps."""
+
+def decode_chunk(chunk: bytes, into: Columns) -> None:
+    """Appends the points of a chunk to `into`. Raises ValueError on bytes that are no chunk."""

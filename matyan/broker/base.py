@@ -1,0 +1,165 @@
+"""The broker as the frontier and the workers see it: a topic's partitions of ordered records.
+
+No validation and no rules here. Engines: `local.py` (in the process), `kafka.py` (a deployment).
+The words are Kafka's: a *stored* offset is the one in the store's transaction, a *committed* offset
+is the consumer group's, for lag displays only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from matyan.store.base import Transaction
+
+DeliveryCallback = Callable[[Exception | None], None]
+
+
+class Producer(Protocol):
+    """Takes frames of records for one topic. All calls come from the trio thread."""
+
+    def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
+        """Hands over all `values` with one `key`, in order, or none of them.
+
+        `on_done(None)` is called once, in the trio thread, when every one is delivered (Kafka: acks
+        from all in-sync replicas; local: committed in the store); `on_done(error)` when they were given up.
+        A callback and not an awaitable: it writes the reply at once, without waking a task a frame.
+
+        Raises:
+            QueueFull: the budget of bytes is used up; nothing was handed over.
+        """
+        ...
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Registers the one callback that is called in the trio thread when there is room after a QueueFull."""
+        ...
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that are handed over and not delivered."""
+        ...
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The budget: MATYAN_QUEUE_BYTES."""
+        ...
+
+    def fatal(self) -> str | None:
+        """Why this producer can never deliver again, or None."""
+        ...
+
+    async def flush(self, deadline: float) -> int:
+        """Waits until all is delivered or trio.current_time() >= deadline; returns the records left."""
+        ...
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive records of one partition, in the log's order."""
+
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes]
+    next_offset: int
+    """The offset after the last record; offsets in between may be missing (compaction, transactions)."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Partition(Protocol):
+    """One partition while this consumer owns it."""
+
+    topic: str
+    topic_id: str
+    """Kafka's topic id as text, or "local"."""
+    partition: int
+
+    async def start(self, stored: int | None) -> int:
+        """Seeks to the stored offset, or where the consumer group stands when there is none; returns it.
+
+        Raises:
+            OffsetConflict: the stored offset is beyond the end, or behind one that another program committed.
+            Unavailable: the broker does not answer.
+        """
+        ...
+
+    def batches(self) -> AsyncIterator[Batch]:
+        """Batches by bytes and age, from the started position on; ends when the partition is revoked or drained."""
+        ...
+
+    def committed(self, next_offset: int) -> None:
+        """The store has committed everything below `next_offset`: acknowledge (local), commit the offset (Kafka)."""
+        ...
+
+    def pause(self) -> None:
+        """The caller backs off; the consumer goes on polling (counted as paused seconds)."""
+        ...
+
+    def resume(self) -> None: ...
+
+    @property
+    def revoked(self) -> trio.Event:
+        """Set when the partition is leaving: finish the batch at hand, start no other."""
+        ...
+
+
+class Consumer(Protocol):
+    """A member of one consumer group on one topic."""
+
+    def partitions(
+        self,
+    ) -> AbstractAsyncContextManager[AsyncIterator[AbstractAsyncContextManager[Partition]]]:
+        """Yields each partition as it is assigned; its inner context is left when the owner is through with it.
+
+        The consumer answers a revocation only when that partition's context was left, or at its deadline.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ControlEvent:
+    """A row of the contract's table of control events."""
+
+    type: str
+    timestamp: float
+    """Epoch seconds: the causing record's timestamp, so that a repeat is byte-identical."""
+    payload: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that can never be applied, with what the headers of the contract name."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    error_class: str
+    error_text: str
+
+
+class Outbox(Protocol):
+    """Where a worker's side effects go, so that a crash repeats them instead of losing them.
+
+    Kafka delivers them before the transaction; the local broker writes them inside it.
+    """
+
+    async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        """Called before the transaction; returns when they are durable.
+
+        Raises:
+            Unavailable: try again.
+        """
+        ...
+
+    def within(
+        self, tr: Transaction, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]
+    ) -> None:
+        """Called inside the transaction, may run again with it."""
+        ...

@@ -1,0 +1,34 @@
+"""One error class per reaction of the caller.
+
+Each message is one sentence for the person who reads it and says what to do.
+"""
+
+from __future__ import annotations
+
+
+class MatyanError(Exception):
+    """The base of every error that this package raises on purpose."""
+
+
+class ConfigurationError(MatyanError):
+    """The user must change a setting or the surroundings: print the sentence and exit with 2."""
+
+
+class Unavailable(MatyanError):
+    """An engine (broker, store, blobs) cannot be used now: back off and try the same again."""
+
+
+class QueueFull(MatyanError):
+    """The producer's budget of bytes is used up: keep the frame and hand it over when there is room."""
+
+
+class Fenced(MatyanError):
+    """Another owner of the partition has committed: drop the batch and read the stored offset again."""
+
+
+class OffsetConflict(ConfigurationError):
+    """The stored offset and the broker's disagree in a way that only a person can settle."""
+
+
+class InvalidRecord(MatyanError):
+    """This record can never be applied: it goes to the dead letters, alone."""

@@ -1,0 +1,69 @@
+"""The store as the rules see it: ordered byte keys and transactions.
+
+No key layout and no msgpack here; no batching and no retry of a caller's work but the engine's own
+conflict loop. Engines: `rocks.py` (one machine), `fdb.py` (a deployment).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+KeyValue = tuple[bytes, bytes]
+
+
+class Snapshot(Protocol):
+    """Reads that see one moment of the store. Used from one thread at a time."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        ...
+
+    def scan(
+        self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> Iterator[KeyValue]:
+        """The pairs with begin <= key < end in key order (`reverse`: from the end); limit 0: all."""
+        ...
+
+
+class Transaction(Snapshot, Protocol):
+    """Reads that see this transaction's own writes, and writes that land all or not at all."""
+
+    def set(self, key: bytes, value: bytes) -> None: ...
+
+    def clear(self, key: bytes) -> None: ...
+
+    def clear_range(self, begin: bytes, end: bytes) -> None:
+        """Clears begin <= key < end."""
+        ...
+
+
+class Store(Protocol):
+    """An open store. Made by the composition root, closed by it."""
+
+    def directory(self, path: tuple[str, ...]) -> bytes:
+        """The key prefix of a directory (FoundationDB's directory layer, or a fixed one)."""
+        ...
+
+    async def transact(self, body: Callable[[Transaction], T]) -> T:
+        """Runs `body` and commits: when this returns, its writes are durable.
+
+        `body` is synchronous, has no side effect besides the transaction, and may run again.
+        An exception that it raises rolls back and comes out unchanged.
+
+        Raises:
+            Unavailable: the commit did not happen, or nobody knows whether it did.
+        """
+        ...
+
+    async def read(self, body: Callable[[Snapshot], T]) -> T:
+        """Runs a read-only `body` in a thread on a snapshot.
+
+        Raises:
+            Unavailable: the store cannot be read now.
+        """
+        ...
+
+    async def aclose(self) -> None: ...

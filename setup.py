@@ -1,0 +1,30 @@
+"""Builds the Cython module; everything else about the package stands in pyproject.toml.
+
+MATYAN_SANITIZE=1 builds it with AddressSanitizer and UBSan (see `make asan`).
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+compile_args = ["-O3", "-std=c11", "-Wno-unreachable-code"]
+link_args: list[str] = []
+if os.environ.get("MATYAN_SANITIZE") == "1":
+    sanitize = ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    compile_args = ["-O1", "-g", "-std=c11", *sanitize]
+    link_args = sanitize
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                "matyan._codec",
+                ["matyan/_codec.pyx"],
+                extra_compile_args=compile_args,
+                extra_link_args=link_args,
+            )
+        ],
+        compiler_directives={"language_level": "3"},
+    )
+)
