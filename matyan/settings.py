@@ -1,0 +1,196 @@
+"""Settings: frozen values read from the environment and a `.env` file of the working folder.
+
+Names and defaults are the reference services' (contract, section 3); what is new begins with MATYAN_.
+Nothing is read at import: the composition root calls `load`. No engine and no rule looks into the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dotenv import dotenv_values
+
+from matyan.errors import ConfigurationError
+
+
+def _text(raw: str) -> str:
+    return raw
+
+
+def _flag(raw: str) -> bool:
+    word = raw.strip().lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError("expected true or false")
+
+
+def _whole(raw: str) -> int:
+    try:
+        return int(raw)
+    except ValueError:
+        raise ValueError("expected a whole number") from None
+
+
+def _seconds(raw: str) -> float:
+    try:
+        number = float(raw)
+    except ValueError:
+        raise ValueError("expected a number of seconds") from None
+    if not 0 <= number < float("inf"):
+        raise ValueError("expected a number of seconds, 0 or more")
+    return number
+
+
+def _positive(raw: str) -> int:
+    number = _whole(raw)
+    if number <= 0:
+        raise ValueError("expected a whole number above 0")
+    return number
+
+
+def _words(raw: str) -> tuple[str, ...]:
+    """A JSON array of strings, or a list with commas."""
+    if raw.strip().startswith("["):
+        try:
+            words = json.loads(raw)
+        except ValueError:
+            words = None
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise ValueError('expected a JSON array of strings such as ["https://ui.example"]')
+        return tuple(words)
+    return tuple(word.strip() for word in raw.split(",") if word.strip())
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if raw not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return raw
+
+    return parse
+
+
+def _level(raw: str) -> str:
+    return _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")(raw.upper())
+
+
+def _setting(
+    default: Any, name: str, parse: Callable[[str], Any] = _text, secret: bool = False
+) -> Any:
+    return field(default=default, metadata={"env": name, "parse": parse, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, with its unit where it has one. The embedded mode reads no Kafka, FDB or S3 one."""
+
+    # Kafka
+    kafka_bootstrap_servers: str = _setting("localhost:9092", "KAFKA_BOOTSTRAP_SERVERS")
+    kafka_data_ingestion_topic: str = _setting("data-ingestion", "KAFKA_DATA_INGESTION_TOPIC")
+    kafka_control_events_topic: str = _setting("control-events", "KAFKA_CONTROL_EVENTS_TOPIC")
+    kafka_security_protocol: str = _setting("", "KAFKA_SECURITY_PROTOCOL")
+    kafka_sasl_mechanism: str = _setting("", "KAFKA_SASL_MECHANISM")
+    kafka_sasl_username: str = _setting("", "KAFKA_SASL_USERNAME")
+    kafka_sasl_password: str = _setting("", "KAFKA_SASL_PASSWORD", secret=True)
+    instance_id: str = _setting("", "MATYAN_INSTANCE_ID")
+    """Kafka's group.instance.id: static membership when it is given."""
+    # FoundationDB
+    fdb_cluster_file: str = _setting("fdb.cluster", "FDB_CLUSTER_FILE")
+    fdb_api_version: int = _setting(730, "FDB_API_VERSION", _positive)
+    # blobs
+    blob_backend_type: str = _setting("s3", "BLOB_BACKEND_TYPE")
+    s3_endpoint: str = _setting("http://localhost:9000", "S3_ENDPOINT")
+    s3_public_endpoint: str = _setting("", "S3_PUBLIC_ENDPOINT")
+    s3_access_key: str = _setting("rustfsadmin", "S3_ACCESS_KEY")
+    s3_secret_key: str = _setting("rustfsadmin", "S3_SECRET_KEY", secret=True)
+    s3_bucket: str = _setting("matyan-artifacts", "S3_BUCKET")
+    s3_region: str = _setting("us-east-1", "S3_REGION")
+    s3_presign_expiry: int = _setting(3600, "S3_PRESIGN_EXPIRY", _positive)
+    """Seconds that a presigned URL is good for; the embedded mode's signed URLs too."""
+    presign_blob_ref: str = _setting(
+        "publish", "MATYAN_PRESIGN_BLOB_REF", _one_of("publish", "client")
+    )
+    blob_max_bytes: int = _setting(5 << 30, "MATYAN_BLOB_MAX_BYTES", _positive)
+    public_url: str = _setting("", "MATYAN_PUBLIC_URL")
+    """scheme://host[:port] for signed URLs of the embedded mode; empty: as the client named it."""
+    # the services
+    log_level: str = _setting("INFO", "LOG_LEVEL", _level)
+    host: str = _setting("0.0.0.0", "HOST")
+    port: int = _setting(53801, "PORT", _whole)
+    metrics_enabled: bool = _setting(True, "METRICS_ENABLED", _flag)
+    metrics_port: int = _setting(9090, "METRICS_PORT", _whole)
+    """Where a worker serves /metrics and /health; 0 or less: nowhere."""
+    cors_origins: tuple[str, ...] = _setting((), "CORS_ORIGINS", _words)
+    shutdown_flush_timeout: float = _setting(5.0, "SHUTDOWN_FLUSH_TIMEOUT", _seconds)
+    """Seconds that a drain may take after SIGTERM."""
+    environment: str = _setting("development", "MATYAN_ENVIRONMENT")
+    queue_bytes: int = _setting(256 << 20, "MATYAN_QUEUE_BYTES", _positive)
+    """Bytes a process may hold between accepting a frame and its delivery."""
+    delivery_timeout_s: float = _setting(300.0, "MATYAN_DELIVERY_TIMEOUT_S", _seconds)
+    # the workers
+    ingest_max_txn_bytes: int = _setting(1_000_000, "INGEST_MAX_TXN_BYTES", _positive)
+    ingest_max_messages_per_txn: int = _setting(10_000, "INGEST_MAX_MESSAGES_PER_TXN", _positive)
+    sequence_layout: str = _setting(
+        "", "MATYAN_SEQUENCE_LAYOUT", _one_of("", "compatible", "packed")
+    )
+    """Empty: the engine's default (packed on RocksDB, compatible on FoundationDB)."""
+
+    def refuse_development_values(self) -> None:
+        """In MATYAN_ENVIRONMENT=production, refuses development credentials and localhost defaults.
+
+        Raises:
+            ConfigurationError: names the settings to change.
+        """
+        if self.environment != "production":
+            return
+        bad = [
+            row.metadata["env"]
+            for row in fields(self)
+            if row.name in _DEVELOPMENT_ONLY and getattr(self, row.name) == row.default
+        ]
+        if bad:
+            raise ConfigurationError(
+                f"MATYAN_ENVIRONMENT=production, but {', '.join(bad)} still has its development "
+                f"default; set {'it' if len(bad) == 1 else 'each of them'} and start again"
+            )
+
+
+_DEVELOPMENT_ONLY = frozenset(
+    {"kafka_bootstrap_servers", "s3_endpoint", "s3_access_key", "s3_secret_key"}
+)
+
+
+def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from `environment` (default: os.environ over the `.env` file of the working folder).
+
+    `overrides` are already parsed values, from command-line flags; None means not given.
+
+    Raises:
+        ConfigurationError: names the variable, its value and what was expected.
+    """
+    if environment is None:
+        dotenv = {name: raw for name, raw in dotenv_values(Path(".env")).items() if raw is not None}
+        environment = {**dotenv, **os.environ}
+    values: dict[str, Any] = {}
+    for row in fields(Settings):
+        name = row.metadata["env"]
+        given = overrides.pop(row.name, None)
+        if given is not None:
+            values[row.name] = given
+        elif name in environment:
+            raw = environment[name]
+            try:
+                values[row.name] = row.metadata["parse"](raw)
+            except ValueError as error:
+                shown = "(hidden)" if row.metadata["secret"] else repr(raw)
+                raise ConfigurationError(f"{name}={shown}: {error}") from None
+    if overrides:
+        raise TypeError(f"unknown settings {sorted(overrides)}")
+    return Settings(**values)

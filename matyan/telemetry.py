@@ -1,0 +1,119 @@
+"""Every Prometheus metric, named and explained. Names, labels and meanings are the reference's where it has one.
+
+Counting only: nothing here decides. On the hot path callers count a batch, never a message.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
+_BYTES = (1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20)
+
+# --- the frontier, as the reference names them ---------------------------------------------------
+
+WS_CONNECTIONS = Gauge("matyan_ws_connections_active", "WebSocket connections that are open")
+WS_MESSAGES = Counter(
+    "matyan_ws_messages_total", "Messages accepted over WebSocket", ["message_type"]
+)
+WS_CONNECTION_SECONDS = Histogram(
+    "matyan_ws_connection_duration_seconds",
+    "How long a WebSocket connection was open",
+    buckets=(1, 10, 60, 600, 3_600, 21_600, 86_400, 604_800),
+)
+HTTP_REQUESTS = Counter(
+    "matyan_http_requests_total", "HTTP requests", ["method", "path_template", "status_class"]
+)
+HTTP_SECONDS = Histogram(
+    "matyan_http_request_duration_seconds",
+    "HTTP request duration",
+    ["method", "path_template", "status_class"],
+    buckets=_SECONDS,
+)
+
+# --- the frontier, ours --------------------------------------------------------------------------
+
+FRAMES = Counter(
+    "matyan_frontier_frames_total",
+    "Client frames by what became of them: ok, partly (some items rejected), not_json, resend, "
+    "kept (answered after 40 s, still being delivered), refused (no room for 40 s), lost (given up "
+    "by the producer)",
+    ["outcome"],
+)
+REJECTED = Counter(
+    "matyan_frontier_rejected_messages_total",
+    "Messages rejected by validation",
+    ["message_type", "reason"],
+)
+ACK_SECONDS = Histogram(
+    "matyan_frontier_ack_seconds", "From a frame's last byte to its reply", buckets=_SECONDS
+)
+QUEUE_BYTES = Gauge("matyan_producer_queue_bytes", "Bytes accepted and not yet delivered")
+QUEUE_CAPACITY = Gauge("matyan_producer_queue_capacity_bytes", "The budget, MATYAN_QUEUE_BYTES")
+SOCKET_CLOSES = Counter(
+    "matyan_ws_closes_total", "WebSocket connections closed, by close code", ["code"]
+)
+
+# --- the ingestion worker, as the reference names them -------------------------------------------
+
+INGEST_CONSUMED = Counter(
+    "matyan_ingestion_messages_consumed_total", "Records read from the broker"
+)
+INGEST_PROCESSED = Counter(
+    "matyan_ingestion_messages_processed_total", "Records applied to the store", ["message_type"]
+)
+INGEST_ERRORS = Counter(
+    "matyan_ingestion_processing_errors_total", "Failures while applying", ["error_type"]
+)
+INGEST_BATCH_SIZE = Histogram("matyan_ingestion_batch_size", "Records a batch", buckets=_COUNTS)
+INGEST_BATCH_SECONDS = Histogram(
+    "matyan_ingestion_batch_processing_seconds",
+    "Time to apply and commit a batch",
+    buckets=_SECONDS,
+)
+INGEST_TXN_BYTES = Histogram(
+    "matyan_ingestion_txn_estimated_bytes", "Bytes of records in a transaction", buckets=_BYTES
+)
+INGEST_FDB_RETRIES = Counter(
+    "matyan_ingestion_fdb_retries_total", "Transactions that the store ran again"
+)
+
+# --- the workers, ours ---------------------------------------------------------------------------
+
+COMMIT_SECONDS = Histogram(
+    "matyan_store_commit_seconds", "One transaction, its sync included", buckets=_SECONDS
+)
+END_TO_END_SECONDS = Histogram(
+    "matyan_ingestion_end_to_end_seconds",
+    "From the frontier's timestamp of a batch's first record to its commit",
+    buckets=_SECONDS,
+)
+SKIPPED = Counter(
+    "matyan_ingestion_skipped_records_total",
+    "Records not applied again: stored_offset (below it), tombstone (their run was deleted)",
+    ["cause"],
+)
+DEAD_LETTERS = Counter("matyan_dead_letters_total", "Records sent to the dead letters", ["topic"])
+RETRIES = Counter(
+    "matyan_retries_total", "Waits before trying again, by cause", ["service", "cause"]
+)
+PAUSED_SECONDS = Counter(
+    "matyan_consumer_paused_seconds_total", "Time that partitions stood paused", ["topic"]
+)
+REBALANCES = Counter("matyan_consumer_rebalances_total", "Rebalance callbacks", ["event"])
+LAG = Gauge("matyan_consumer_lag_records", "End offset less stored offset", ["topic", "partition"])
+RESTARTS = Counter("matyan_service_restarts_total", "Crashed tasks started again", ["task"])
+
+# --- the control worker, as the reference names them ---------------------------------------------
+
+CONTROL_CONSUMED = Counter("matyan_control_events_consumed_total", "Control events read")
+CONTROL_PROCESSED = Counter(
+    "matyan_control_events_processed_total", "Control events handled", ["event_type"]
+)
+CONTROL_ERRORS = Counter(
+    "matyan_control_processing_errors_total", "Failures while handling", ["error_type"]
+)
+CONTROL_SECONDS = Histogram(
+    "matyan_control_processing_duration_seconds", "Time to handle one event", buckets=_SECONDS
+)
