@@ -14,6 +14,14 @@ class ConfigurationError(MatyanError):
     """The user must change a setting or the surroundings: print the sentence and exit with 2."""
 
 
+class FolderInUse(ConfigurationError):
+    """Another process holds the data folder: name it, or ask it."""
+
+
+class NotFound(MatyanError):
+    """What was asked for does not exist: say so and exit with 1."""
+
+
 class Unavailable(MatyanError):
     """An engine (broker, store, blobs) cannot be used now: back off and try the same again."""
 
