@@ -1,0 +1,614 @@
+"""The store of one machine: RocksDB by rocksdict, one owner a folder.
+
+Ordered keys, read-your-writes, group commit and recovery from I/O errors live here. No key layout beyond the
+three directory prefixes, and no waiting before a retry: the caller backs off.
+
+Four facts of rocksdict 0.3.29 shape this module:
+
+- `write()` holds the GIL, through the fsync too when it is a synced write. So the write is not synced, costs some
+  25 µs on the trio thread, and `flush_wal(True)` (which releases the GIL) makes it durable in another thread.
+- It has no transactions. A body runs on the trio thread without an await, so nothing can come between its reads
+  and its write, and its own writes are an overlay over the database.
+- The iterators of its `Snapshot` do not see the snapshot but the newest state. A plain iterator does stay at the moment
+  that it was made at, so one iterator serves all reads of a `read`.
+- Errors are plain `Exception`s that are told apart by their text: `_translated` is the only place that does.
+
+**What an acknowledgement means.** `transact` returns when a sync that *began* after its write has ended well; many
+transactions may share one sync. A transaction that wrote nothing, and a `read`, wait likewise for the sync of what they
+can have seen, so nobody acts on a state that a power cut could take back.
+
+**After an I/O error.** RocksDB refuses writes once one has failed, and says so for ever. Every transaction that
+is not yet synced gets `Unavailable`: its batch is in the log wholly or not at all, and nobody knows which. The next caller
+opens the database again, which replays the log and writes what it finds to synced files before anything can read it: from then on what
+is there is durable. So the only surprise is a transaction that landed though its caller was told `Unavailable`. Its
+caller runs the body again, and a body that must not land twice reads a mark that the first run would have set (the
+stored offset): it finds it there and does nothing. A caller that keeps state beside the store must
+read it anew after `Unavailable`, for the same reason. A sync that failed is never asked for again on the
+same file: after a failed fsync the kernel may call lost pages clean, and the next fsync would succeed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeVar
+
+import outcome
+import rocksdict
+import trio
+
+from matyan.errors import ConfigurationError, FolderInUse, Unavailable
+from matyan.store.base import KeyValue, Snapshot, Transaction
+
+T = TypeVar("T")
+
+_MIB = 1 << 20
+
+DIRECTORIES: dict[tuple[str, ...], bytes] = {
+    ("data", "runs"): b"\x01",
+    ("data", "indexes"): b"\x02",
+    ("system",): b"\x03",
+}
+
+_LOCK_NAME = "matyan.lock"
+
+_POINT_DELETES = 64
+"""A cleared range of at most so many keys is deleted key by key: RocksDB sorts all range tombstones of its write
+buffer anew after each one that is added, so many small ones make every read slow."""
+
+_STALL_POLL_S = 0.005
+
+
+def _options() -> rocksdict.Options:
+    """Tuned for one writer of values of 1 to 10 KB, on a laptop: a few tens of MB of memory, 2 threads."""
+    options = rocksdict.Options(raw_mode=True)
+    options.create_if_missing(True)
+    # Two buffers of 16 MiB bound the memory; more of them than two only while a flush is late, in place of a stall.
+    options.set_write_buffer_size(16 * _MIB)
+    options.set_max_write_buffer_number(4)
+    options.set_max_background_jobs(2)
+    options.set_max_total_wal_size(128 * _MIB)
+    # A late compaction makes scans a little slower; a stalled write would hold up every client.
+    options.set_level_zero_slowdown_writes_trigger(32)
+    options.set_level_zero_stop_writes_trigger(64)
+    options.set_max_bytes_for_level_base(64 * _MIB)
+    options.set_bytes_per_sync(_MIB)
+    options.set_compression_type(rocksdict.DBCompressionType.lz4())
+    options.set_bottommost_compression_type(rocksdict.DBCompressionType.zstd())
+    options.set_keep_log_file_num(3)
+    options.set_max_log_file_size(_MIB)
+    # The default writes statistics into the database and the log every ten minutes; nobody reads them here.
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    # After a power cut the log ends somewhere in what was never acknowledged; what follows a hole is not replayed.
+    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
+    table = rocksdict.BlockBasedOptions()
+    table.set_block_cache(rocksdict.Cache(32 * _MIB))
+    table.set_block_size(16 * 1024)
+    table.set_bloom_filter(10, False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options.set_block_based_table_factory(table)
+    return options
+
+
+def _write_options() -> rocksdict.WriteOptions:
+    options = rocksdict.WriteOptions()
+    # A stalled write would sleep on the trio thread: it comes back as "Incomplete" instead and `transact` waits.
+    options.no_slowdown = True
+    return options
+
+
+class _Stalled(Exception):
+    """RocksDB wants writers to wait for its flushes and compactions; nothing was written."""
+
+
+def _translated(error: Exception, folder: Path) -> Exception:
+    """What this error of RocksDB means to the caller; any error that is not RocksDB's is returned unchanged."""
+    text = str(error)
+    if isinstance(error, rocksdict.DbClosedError):
+        return Unavailable(f"The store in {folder} is closed.")
+    if type(error) is not Exception:
+        return error
+    if text.startswith("Incomplete") or "Write stall" in text:
+        return _Stalled(text)
+    if text.startswith("Corruption") or "does not exist (create_if_missing" in text:
+        return ConfigurationError(
+            f"The store in {folder} is damaged ({text}): nothing was changed in it; restore the folder from a backup, "
+            "or move it away to start an empty one."
+        )
+    if "No space left" in text or "Disk quota" in text:
+        return Unavailable(
+            f"The disk of {folder} is full: free some space and it goes on by itself."
+        )
+    return Unavailable(f"The store in {folder} cannot be used now: {text}.")
+
+
+# --- the folder ----------------------------------------------------------------------------------
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Takes the folder for this process. The lock goes with the process, however that ends; the text in it only
+    tells a second process whom to name."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK_NAME).open("a+", encoding="utf-8")
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigurationError(
+            f"The data folder {folder} cannot be made because a file is in its place: name another folder."
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"The data folder {folder} cannot be written ({error.strerror}): mend its permissions or name another."
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise FolderInUse(
+            f"The data folder {folder} is in use by {holder}: stop that process or name another folder."
+        ) from None
+    with contextlib.suppress(
+        OSError
+    ):  # a full disk is no reason to refuse: the lock itself needs no room
+        file.truncate(0)
+        file.write(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})\n")
+        file.flush()
+    return file
+
+
+def _open_database(folder: Path) -> rocksdict.Rdict:
+    names = os.listdir(folder)
+    if "CURRENT" not in names and any(
+        name.startswith("MANIFEST") or name.endswith((".sst", ".log")) for name in names
+    ):
+        # RocksDB would take this for a new database and delete the files of the old one.
+        raise ConfigurationError(
+            f"The store in {folder} is damaged (the file CURRENT is missing): nothing was changed in it; restore the "
+            "folder from a backup, or move it away to start an empty one."
+        )
+    try:
+        database = rocksdict.Rdict(str(folder), _options())
+        database.set_write_options(_write_options())
+    except Exception as error:
+        raise _translated(error, folder) from error
+    return database
+
+
+def open_rocks(folder: Path, *, sync: bool = True) -> RocksStore:
+    """Opens the store in `folder`, making it when there is none.
+
+    `sync=False` acknowledges without waiting for the disk: for measurements and for the test that must fail then.
+
+    Raises:
+        FolderInUse: another process holds it (the text names it).
+        ConfigurationError: not a folder, not writable, full, or damaged.
+    """
+    folder = folder.absolute()
+    lock = _lock(folder)
+    try:
+        database = _open_database(folder)
+    except Unavailable as error:
+        lock.close()
+        raise ConfigurationError(str(error)) from error
+    except BaseException:
+        lock.close()
+        raise
+    return RocksStore(folder, lock, database, sync=sync)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _walk(
+    iterator: rocksdict.RdictIter, begin: bytes, end: bytes, reverse: bool
+) -> Iterator[KeyValue]:
+    """The pairs of [begin, end) on an iterator that nobody else moves meanwhile."""
+    key, value, valid = iterator.key, iterator.value, iterator.valid
+    if reverse:
+        iterator.seek_for_prev(end)
+        if valid() and key() == end:
+            iterator.prev()
+        while valid() and (k := key()) >= begin:
+            yield k, value()
+            iterator.prev()
+    else:
+        iterator.seek(begin)
+        while valid() and (k := key()) < end:
+            yield k, value()
+            iterator.next()
+    if not valid():
+        iterator.status()  # a damaged block ends an iterator like the end of the data
+
+
+class _RocksSnapshot:
+    """One iterator, made on the trio thread between two writes, is the moment that all reads see."""
+
+    def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
+        self._iterator = database.iter()
+        self._folder = folder
+
+    def get(self, key: bytes) -> bytes | None:
+        for _, value in self.scan(key, key + b"\x00"):
+            return value
+        return None
+
+    def close(self) -> None:
+        """Lets the iterator go: a database with a live iterator does not close."""
+        del self._iterator
+
+    def scan(
+        self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> Iterator[KeyValue]:
+        # The one iterator may be moved by another read between two items: so it is read a page at a time.
+        page_size = 16
+        while begin < end:
+            size = min(page_size, limit) if limit else page_size
+            try:
+                page = list(islice(_walk(self._iterator, begin, end, reverse), size))
+            except Exception as error:
+                raise _translated(error, self._folder) from error
+            yield from page
+            if len(page) < size or (limit and not (limit := limit - size)):
+                return
+            if reverse:
+                end = page[-1][0]
+            else:
+                begin = page[-1][0] + b"\x00"
+            page_size = min(page_size * 2, 512)
+
+
+_UNWRITTEN = b"unwritten"
+
+
+class _RocksTransaction:
+    """An overlay over the database, which does not change while a body runs."""
+
+    __slots__ = ("_begins", "_database", "_ends", "_folder", "_sorted", "_writes", "set")
+
+    if TYPE_CHECKING:
+
+        def set(self, key: bytes, value: bytes) -> None: ...
+
+    def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+        # The newest write of each key (None: cleared), in the order of first writes. Keys never leave it, so the
+        # sorted view can be brought up to date from its tail.
+        self._writes: dict[bytes, bytes | None] = {}
+        self._sorted: list[bytes] = []
+        # Cleared ranges of the database, disjoint and ascending.
+        self._begins: list[bytes] = []
+        self._ends: list[bytes] = []
+        if not TYPE_CHECKING:
+            # The hottest call of the store: a dict's own method, without a frame of Python around it.
+            self.set = self._writes.__setitem__
+
+    def get(self, key: bytes) -> bytes | None:
+        written = self._writes.get(key, _UNWRITTEN)
+        if written is not _UNWRITTEN:
+            return written
+        if self._begins:
+            place = bisect_right(self._begins, key) - 1
+            if place >= 0 and key < self._ends[place]:
+                return None
+        try:
+            value: bytes | None = self._database.get(key)
+        except Exception as error:
+            raise _translated(error, self._folder) from error
+        return value
+
+    def clear(self, key: bytes) -> None:
+        self._writes[key] = None
+
+    def clear_range(self, begin: bytes, end: bytes) -> None:
+        if begin >= end:
+            return
+        writes = self._writes
+        for key in self._written(begin, end):
+            writes[key] = None
+        first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)
+        if first < last:
+            begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])
+        self._begins[first:last] = [begin]
+        self._ends[first:last] = [end]
+
+    def scan(
+        self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> Iterator[KeyValue]:
+        """Sees the writes that were made before this call, not those made while it is consumed."""
+        keys = self._written(begin, end)
+        writes = [(key, self._writes[key]) for key in (reversed(keys) if reverse else keys)]
+        stored = self._stored(self._gaps(begin, end), reverse)
+        pairs = _merged(stored, writes, reverse) if writes else stored
+        return islice(pairs, limit) if limit else pairs
+
+    def _written(self, begin: bytes, end: bytes) -> list[bytes]:
+        """The keys of the overlay in [begin, end), in order."""
+        new = len(self._writes) - len(self._sorted)
+        if new:
+            # Sorting two sorted or nearly sorted runs is close to linear.
+            self._sorted.extend(islice(reversed(self._writes), new))
+            self._sorted.sort()
+        return self._sorted[bisect_left(self._sorted, begin) : bisect_left(self._sorted, end)]
+
+    def _gaps(self, begin: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+        """[begin, end) without the cleared ranges."""
+        gaps = []
+        place = bisect_right(self._ends, begin)
+        while place < len(self._begins) and self._begins[place] < end:
+            if begin < self._begins[place]:
+                gaps.append((begin, self._begins[place]))
+            begin = self._ends[place]
+            place += 1
+        if begin < end:
+            gaps.append((begin, end))
+        return gaps
+
+    def _stored(self, gaps: list[tuple[bytes, bytes]], reverse: bool) -> Iterator[KeyValue]:
+        try:
+            for begin, end in reversed(gaps) if reverse else gaps:
+                yield from _walk(self._bounded(end), begin, end, reverse)
+        except Exception as error:
+            raise _translated(error, self._folder) from error
+
+    def _bounded(self, end: bytes) -> rocksdict.RdictIter:
+        """An iterator that does not look for a live key beyond `end` among what was deleted there."""
+        options = rocksdict.ReadOptions()
+        options.set_iterate_upper_bound(end)
+        return self._database.iter(options)
+
+    def commit(self) -> bool:
+        """Writes it all, or nothing; returns whether there was anything to write.
+
+        Raises:
+            _Stalled: nothing was written, RocksDB wants a pause.
+        """
+        if not self._writes and not self._begins:
+            return False
+        batch = rocksdict.WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        try:
+            # Ranges first: a write that came before a range clear of its key was overwritten in the overlay.
+            for begin, end in zip(self._begins, self._ends, strict=True):
+                keys = [
+                    key
+                    for key, _ in islice(
+                        _walk(self._bounded(end), begin, end, False), _POINT_DELETES + 1
+                    )
+                ]
+                if len(keys) > _POINT_DELETES:
+                    batch.delete_range(begin, end)
+                else:
+                    for key in keys:
+                        delete(key)
+            for key, value in self._writes.items():
+                if value is None:
+                    delete(key)
+                else:
+                    put(key, value)
+            self._database.write(batch)
+        except Exception as error:
+            raise _translated(error, self._folder) from error
+        return True
+
+
+def _merged(
+    stored: Iterator[KeyValue], writes: list[tuple[bytes, bytes | None]], reverse: bool
+) -> Iterator[KeyValue]:
+    """Both in one order; of a key that is in both, the write counts."""
+    place = 0
+    for pair in stored:
+        key = pair[0]
+        while place < len(writes) and (
+            writes[place][0] > key if reverse else writes[place][0] < key
+        ):
+            written, value = writes[place]
+            place += 1
+            if value is not None:
+                yield written, value
+        if place < len(writes) and writes[place][0] == key:
+            continue
+        yield pair
+    for written, value in writes[place:]:
+        if value is not None:
+            yield written, value
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+
+class RocksStore:
+    """Made by `open_rocks`. All calls come from one trio thread."""
+
+    def __init__(
+        self, folder: Path, lock: IO[str], database: rocksdict.Rdict, *, sync: bool
+    ) -> None:
+        self._folder = folder
+        self._lock = lock
+        self._database: rocksdict.Rdict | None = database
+        self._sync = sync
+        self._closed = False
+        self._failure: Exception | None = None
+        self._mending = trio.Lock()
+        self._readers = 0
+        # Writes are numbered. `_synced` is the newest that is on the disk.
+        self._written = 0
+        self._synced = 0
+        self._syncing = False
+        self._progress = trio.lowlevel.ParkingLot()
+        """Parks who waits for a sync, or for the last reader, to end."""
+
+    def directory(self, path: tuple[str, ...]) -> bytes:
+        """The one byte that the keys of this directory begin with."""
+        return DIRECTORIES[path]
+
+    async def transact(self, body: Callable[[Transaction], T]) -> T:
+        while True:
+            database = await self._usable()
+            transaction = _RocksTransaction(database, self._folder)
+            result = body(transaction)
+            try:
+                wrote = transaction.commit()
+            except _Stalled:
+                await trio.sleep(_STALL_POLL_S)
+                continue
+            except Unavailable as error:
+                self._failure = error
+                raise
+            if wrote and self._sync:
+                self._written += 1
+            if self._written == self._synced:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            else:
+                await self._durable(self._written)
+            return result
+
+    async def read(self, body: Callable[[Snapshot], T]) -> T:
+        database = self._database
+        if database is None or (self._failure is not None and self._written > self._synced):
+            database = await self._usable()
+        with self._reading():
+            snapshot = _RocksSnapshot(database, self._folder)
+            try:
+                if self._written > self._synced:
+                    await self._durable(self._written)
+                return await trio.to_thread.run_sync(body, snapshot)
+            finally:
+                snapshot.close()
+
+    async def compact(self) -> None:
+        """Rewrites everything into its smallest form; takes a while and may run beside the other calls.
+
+        Raises:
+            Unavailable: the store cannot be used now.
+        """
+        database = await self._usable()
+        with self._reading():
+            await trio.to_thread.run_sync(_compact, database, self._folder)
+
+    def disk_bytes(self) -> int:
+        """The sizes of all files of the store, the log included."""
+        total = 0
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # a compaction may delete it right now
+                    total += entry.stat().st_size
+        return total
+
+    async def aclose(self) -> None:
+        """Waits for what is being written and read, and gives the folder free."""
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            await self._close_database()
+        self._lock.close()
+
+    # --- durability ---
+
+    async def _durable(self, written: int) -> None:
+        """Returns when a sync that began after write number `written` has ended well."""
+        while self._synced < written:
+            if not self._syncing:
+                if self._failure is not None:
+                    # Seen by everyone who waits before `_usable` can have mended it: that needs a thread.
+                    raise self._failure
+                self._start_sync()
+            await self._progress.park()
+
+    def _start_sync(self) -> None:
+        """Cheaper than `trio.to_thread.run_sync` for a call that takes as long as this one: it has no limiter and
+        no cancellation, and several tasks wait for one call."""
+        assert self._database is not None
+        self._syncing = True
+        token = trio.lowlevel.current_trio_token()
+        covered = self._written
+
+        def deliver(result: outcome.Outcome[None]) -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(self._sync_ended, covered, result)
+
+        trio.lowlevel.start_thread_soon(
+            partial(self._database.flush_wal, True), deliver, "matyan sync"
+        )
+
+    def _sync_ended(self, covered: int, result: outcome.Outcome[None]) -> None:
+        self._syncing = False
+        if isinstance(result, outcome.Error):
+            assert isinstance(result.error, Exception)
+            self._failure = _translated(result.error, self._folder)
+        else:
+            self._synced = covered
+            if self._written > covered and self._failure is None:
+                self._start_sync()
+        self._progress.unpark_all()
+
+    # --- recovery ---
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self._progress.unpark_all()
+
+    async def _usable(self) -> rocksdict.Rdict:
+        """The open database; after a failure it is opened again."""
+        if self._failure is None and self._database is not None:
+            return self._database
+        async with self._mending:
+            if self._closed:
+                raise Unavailable(f"The store in {self._folder} is closed.")
+            if self._failure is not None or self._database is None:
+                # The old database stays open, and readable, until there is room to open a new one.
+                await trio.to_thread.run_sync(_check_room, self._folder)
+                await self._close_database()
+                self._database = await trio.to_thread.run_sync(_open_database, self._folder)
+                self._synced = self._written
+                self._failure = None
+            assert self._database is not None
+            return self._database
+
+    async def _close_database(self) -> None:
+        while self._readers or self._syncing:
+            await self._progress.park()
+        database, self._database = self._database, None
+        if database is not None:
+            # After a failure the last flush fails too; what it would have kept is in the log.
+            with contextlib.suppress(Exception):
+                await trio.to_thread.run_sync(database.close)
+
+
+def _compact(database: rocksdict.Rdict, folder: Path) -> None:
+    options = rocksdict.CompactOptions()
+    options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+    try:
+        database.flush()
+        database.compact_range(None, None, options)
+    except Exception as error:
+        raise _translated(error, folder) from error
+
+
+def _check_room(folder: Path) -> None:
+    """Opening replays the log into new files: so there must be room for as much again.
+
+    Raises:
+        Unavailable: there is not.
+    """
+    needed = _MIB + sum(path.stat().st_size for path in folder.glob("*.log"))
+    free = os.statvfs(folder)
+    if free.f_bavail * free.f_frsize < needed:
+        raise Unavailable(
+            f"The disk of {folder} is full: free {needed / _MIB:.0f} MiB and it goes on by itself."
+        )
