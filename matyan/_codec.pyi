@@ -1,6 +1,6 @@
 """What `_codec.pyx` offers, typed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # --- columns -----------------------------------------------------------------------------------
@@ -8,7 +8,9 @@ from typing import Any
 class Columns:
     """Metric points as columns: step int64 or None, value float64, time float64 (epoch seconds), epoch int64 or None."""
 
-    stepless: int
+    @property
+    def stepless(self) -> int:
+        """How many points have no step."""
     def append(
         self, step: int | None, value: float, time: float, epoch: int | None = None
     ) -> None: ...
@@ -18,11 +20,17 @@ class Columns:
     def fill_steps(self, next_step: int) -> int:
         """Gives each point without a step the next free one, in order, counting also the steps that the
         points before it bring (a point's next free step = highest step so far + 1, or `next_step` if higher).
-        Returns the next free step after the last point."""
+        Returns the next free step after the last point. Raises OverflowError, and changes nothing, when
+        2^63 - 1 is taken. This and all that follows but the plain bytes of values and times need steps:
+        ValueError when some are missing."""
+    def follow(self, step: int | None, value: float) -> tuple[int, float, bool]:
+        """What `last_step` and `last` are after these points, in their order, when they were `step` and `value`
+        before (None: no point before): a point at or above the highest step moves last_step, and last too when
+        it is finite. The third: whether each step is higher than the one before it."""
     def merged(self) -> Columns:
         """A copy sorted by step, of a step that stands twice only the later point."""
-    def last(self) -> tuple[int, float, bool]:
-        """(highest step, its value, whether that value is finite); the later point of equal steps counts."""
+    def between(self, begin: int | None, end: int | None) -> Columns:
+        """A copy of the points with begin <= step < end; None: no bound."""
     def steps_bytes(self) -> bytes:
         """int64 little endian, len * 8 bytes; likewise values, times (float64) and epochs (int64; see epoch_mask)."""
     def values_bytes(self) -> bytes: ...
@@ -118,27 +126,55 @@ def context_id(context: object) -> int:
 
 # --- tuples: FoundationDB's tuple layer and msgpack ---------------------------------------------
 
-def pack(items: Sequence[object]) -> bytes:
-    """The tuple layer's encoding of str, bytes, int (64 bit and beyond), float (double), bool, None, nested tuple."""
+def pack(items: Iterable[object], prefix: bytes = b"") -> bytes:
+    """`prefix` and the tuple layer's encoding of str, bytes, int (64 bit and beyond), float (double), bool, None,
+    nested tuple or list."""
 
 def unpack(key: bytes, start: int = 0) -> tuple[Any, ...]:
-    """The inverse; raises ValueError on anything that pack does not write."""
+    """The inverse, from the byte `start` on; raises ValueError on anything that pack does not write."""
+
+def key_int(prefix: bytes, number: int) -> bytes:
+    """pack((number,), prefix) for an int64, without the tuple."""
 
 def range_of(prefix: bytes) -> tuple[bytes, bytes]:
     """(prefix + 0x00, prefix + 0xff): every tuple that continues `prefix` (the tuple layer's range)."""
 
+def msgpack_value(value: object) -> bytes:
+    """What msgpack.packb(value, use_bin_type=True) gives for None, bool, int, float, str, bytes, dict, list, tuple;
+    an aware datetime is ext type 1 holding a packed float of epoch seconds. Raises TypeError on any other type,
+    OverflowError on an int outside of -2^63 ... 2^64-1, ValueError on nesting beyond 128."""
+
 def msgpack_float(value: float) -> bytes: ...
 def msgpack_int(value: int) -> bytes: ...
-def compatible_points(prefix: bytes, columns: Columns) -> list[tuple[bytes, bytes | None]]:
+def compatible_points(
+    prefix: bytes, columns: Columns, highest: int | None = None
+) -> list[tuple[bytes, bytes | None]]:
     """The compatible layout: prefix = pack of (run,"seqs",ctx,name) with its directory; per point, in order,
-    the pairs to set for "val", "step", "epoch", "time"; value None: clear (the epoch of a point that has none)."""
+    the pairs to set for "val", "step", "epoch", "time"; value None: clear (the epoch of a point that has none;
+    left out for a step above `highest`, the highest one that was ever written)."""
+
+def compatible_object(
+    prefix: bytes, step: int, epoch: int | None, time: float, value: bytes
+) -> list[tuple[bytes, bytes | None]]:
+    """The same four pairs for a log line, a log record or an object: `value` is packed already."""
 
 # --- chunks: the packed layout -----------------------------------------------------------------
 
 CHUNK_POINTS: int  # 1,024
 
-def encode_chunk(columns: Columns) -> bytes:
-    """One chunk: a format byte and columns. All points have steps."""
+def encode_chunk(
+    columns: Columns,
+    begin: int = 0,
+    end: int | None = None,
+    *,
+    level: int = 0,
+    ordered: bool = False,
+    before: int = 0,
+) -> bytes:
+    """The points begin ... end - 1 as one chunk. level (0 ... 3), ordered and before go into its head."""
+
+def chunk_head(chunk: bytes) -> tuple[int, bool, int, int]:
+    """(level, ordered, count, before) of a chunk. Raises ValueError on bytes that start none."""
 
 def decode_chunk(chunk: bytes, into: Columns) -> None:
-    """Appends the points of a chunk to `into`. Raises ValueError on bytes that are no chunk."""
+    """Appends the points of a chunk to `into`. Raises ValueError, and appends nothing, on bytes that are no chunk."""

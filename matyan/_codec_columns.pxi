@@ -14,7 +14,7 @@ cdef class Columns:
     cdef double *times
     cdef int64_t *epochs
     cdef uint8_t *flags
-    cdef Py_ssize_t stepless  # how many points have no step of their own
+    cdef readonly Py_ssize_t stepless  # how many points have no step of their own
 
     def __cinit__(self):
         self.size = 0
@@ -104,4 +104,184 @@ cdef class Columns:
                 self.times[i],
                 self.epochs[i] if self.flags[i] & HAS_EPOCH else None,
             ))
+        return out
+
+    def extend(self, Columns other not None):
+        self.take(other, 0, other.size)
+
+    cdef int take(self, Columns other, Py_ssize_t begin, Py_ssize_t end) except -1:
+        # other may be self: the arrays are read after reserve.
+        cdef Py_ssize_t n = end - begin
+        cdef Py_ssize_t i
+        if n <= 0:
+            return 0
+        self.reserve(self.size + n)
+        memcpy(self.steps + self.size, other.steps + begin, n * sizeof(int64_t))
+        memcpy(self.values + self.size, other.values + begin, n * sizeof(double))
+        memcpy(self.times + self.size, other.times + begin, n * sizeof(double))
+        memcpy(self.epochs + self.size, other.epochs + begin, n * sizeof(int64_t))
+        memcpy(self.flags + self.size, other.flags + begin, n * sizeof(uint8_t))
+        if other.stepless:
+            for i in range(self.size, self.size + n):
+                if not self.flags[i] & HAS_STEP:
+                    self.stepless += 1
+        self.size += n
+        return 0
+
+    def fill_steps(self, int64_t next_step):
+        cdef Py_ssize_t i
+        cdef int64_t following = next_step
+        cdef bint none_left = False  # INT64_MAX is taken
+        # First a dry run: a sequence that is full leaves these columns as they were.
+        for i in range(self.size):
+            if not self.flags[i] & HAS_STEP:
+                if none_left:
+                    raise OverflowError("no free step is left after 2^63-1")
+                none_left = following == INT64_MAX
+                if not none_left:
+                    following += 1
+            elif self.steps[i] >= following:
+                none_left = self.steps[i] == INT64_MAX
+                following = INT64_MAX if none_left else self.steps[i] + 1
+        following = next_step
+        for i in range(self.size):
+            if not self.flags[i] & HAS_STEP:
+                self.steps[i] = following
+                self.flags[i] |= HAS_STEP
+            if self.steps[i] >= following and self.steps[i] < INT64_MAX:
+                following = self.steps[i] + 1
+        self.stepless = 0
+        return following
+
+    def follow(self, step, double value):
+        cdef Py_ssize_t i
+        cdef bint any_before = step is not None
+        cdef int64_t highest = 0
+        cdef bint ascending = True
+        self.need_steps()
+        if any_before:
+            highest = step
+        elif self.size == 0:
+            raise ValueError("no points to follow")
+        for i in range(self.size):
+            if any_before and self.steps[i] <= highest:
+                ascending = False
+                if self.steps[i] < highest:
+                    continue
+            any_before = True
+            highest = self.steps[i]
+            if isfinite(self.values[i]):
+                value = self.values[i]
+        return highest, value, ascending
+
+    cdef int need_steps(self) except -1:
+        if self.stepless:
+            raise ValueError("points without a step: fill_steps comes first")
+        return 0
+
+    cdef bint ascending(self):
+        cdef Py_ssize_t i
+        for i in range(1, self.size):
+            if self.steps[i] <= self.steps[i - 1]:
+                return False
+        return True
+
+    def merged(self):
+        cdef Columns out = Columns()
+        cdef Py_ssize_t i
+        cdef Py_ssize_t j
+        cdef Py_ssize_t *order
+        self.need_steps()
+        if self.size == 0:
+            return out
+        out.reserve(self.size)
+        if self.ascending():
+            out.take(self, 0, self.size)
+            return out
+        order = <Py_ssize_t *>malloc(2 * self.size * sizeof(Py_ssize_t))
+        if order == NULL:
+            raise MemoryError()
+        self.sort(order, order + self.size)
+        for i in range(self.size):
+            j = order[i]
+            # Of equal steps the sort keeps the log's order: the last one stands.
+            if i + 1 < self.size and self.steps[order[i + 1]] == self.steps[j]:
+                continue
+            out.push(self.steps[j], self.values[j], self.times[j], self.epochs[j], self.flags[j])
+        free(order)
+        return out
+
+    cdef void sort(self, Py_ssize_t *order, Py_ssize_t *spare) noexcept:
+        # A stable natural merge sort of indices: what comes here is mostly a few ascending runs
+        # (chunks, a resumed run that counts from 0 again), and those cost one pass each doubling.
+        cdef int64_t *steps = self.steps
+        cdef Py_ssize_t n = self.size
+        cdef Py_ssize_t i
+        cdef Py_ssize_t begin
+        cdef Py_ssize_t middle
+        cdef Py_ssize_t end
+        cdef Py_ssize_t left
+        cdef Py_ssize_t right
+        for i in range(n):
+            order[i] = i
+        while True:
+            begin = 0
+            while True:
+                middle = begin + 1
+                while middle < n and steps[order[middle]] >= steps[order[middle - 1]]:
+                    middle += 1
+                if middle >= n:
+                    break
+                end = middle + 1
+                while end < n and steps[order[end]] >= steps[order[end - 1]]:
+                    end += 1
+                left = begin
+                right = middle
+                for i in range(begin, end):
+                    if right >= end or (
+                        left < middle and steps[order[left]] <= steps[order[right]]
+                    ):
+                        spare[i] = order[left]
+                        left += 1
+                    else:
+                        spare[i] = order[right]
+                        right += 1
+                memcpy(order + begin, spare + begin, (end - begin) * sizeof(Py_ssize_t))
+                begin = end
+                if begin >= n:
+                    break
+            if begin == 0:
+                return
+
+    def between(self, begin, end):
+        cdef Columns out = Columns()
+        cdef Py_ssize_t i
+        cdef int64_t low = INT64_MIN if begin is None else begin
+        cdef int64_t high = 0 if end is None else end
+        cdef bint open_end = end is None
+        self.need_steps()
+        for i in range(self.size):
+            if self.steps[i] >= low and (open_end or self.steps[i] < high):
+                out.push(self.steps[i], self.values[i], self.times[i], self.epochs[i], self.flags[i])
+        return out
+
+    def steps_bytes(self):
+        self.need_steps()
+        return PyBytes_FromStringAndSize(<char *>self.steps, self.size * sizeof(int64_t))
+
+    def values_bytes(self):
+        return PyBytes_FromStringAndSize(<char *>self.values, self.size * sizeof(double))
+
+    def times_bytes(self):
+        return PyBytes_FromStringAndSize(<char *>self.times, self.size * sizeof(double))
+
+    def epochs_bytes(self):
+        return PyBytes_FromStringAndSize(<char *>self.epochs, self.size * sizeof(int64_t))
+
+    def epoch_mask(self):
+        cdef Py_ssize_t i
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, self.size)
+        cdef char *p = PyBytes_AS_STRING(out)
+        for i in range(self.size):
+            p[i] = 1 if self.flags[i] & HAS_EPOCH else 0
         return out
