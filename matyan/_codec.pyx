@@ -19,6 +19,8 @@ from libc.string cimport memchr, memcmp, memcpy
 from datetime import datetime
 
 include "_codec_columns.pxi"
+include "_codec_scan.pxi"
 include "_codec_json.pxi"
+include "_codec_records.pxi"
 include "_codec_tuples.pxi"
 include "_codec_chunks.pxi"
