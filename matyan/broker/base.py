@@ -7,13 +7,16 @@ is the consumer group's, for lag displays only.
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Protocol
 
 import trio
 
+from matyan.errors import InvalidRecord
 from matyan.store.base import Transaction
 
 DeliveryCallback = Callable[[Exception | None], None]
@@ -129,6 +132,35 @@ class ControlEvent:
     timestamp: float
     """Epoch seconds: the causing record's timestamp, so that a repeat is byte-identical."""
     payload: dict[str, object]
+
+    def to_bytes(self) -> bytes:
+        """The record of the topic control-events (contract, section 3)."""
+        moment = datetime.fromtimestamp(self.timestamp, UTC)
+        record = {
+            "type": self.type,
+            "timestamp": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "payload": self.payload,
+        }
+        return json.dumps(record, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_bytes(cls, value: bytes) -> ControlEvent:
+        """The inverse of `to_bytes`, for the reference's records too.
+
+        Raises:
+            InvalidRecord: not such a record.
+        """
+        try:
+            record = json.loads(value)
+            kind, payload = record["type"], record["payload"]
+            moment = datetime.fromisoformat(record["timestamp"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InvalidRecord(f"not a control event: {error!r}") from error
+        if not isinstance(kind, str) or not isinstance(payload, dict):
+            raise InvalidRecord("not a control event: type must be a string and payload an object")
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return cls(kind, moment.timestamp(), payload)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,440 @@
+"""The broker inside one process: records wait in memory until the store has them, events and dead letters in the store.
+
+No rules here and no retry. The ingest log is memory only, because nothing in it was acknowledged: a frame's callback is
+called when the store has committed it, so what a crash loses its client still has. Control events and dead letters are
+consequences of what *was* committed: so the outbox writes them in the same transaction, and they stay in
+the store until they were handled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import msgpack
+import trio
+
+from matyan import __version__, _codec
+from matyan.broker.base import (
+    Batch,
+    Consumer,
+    ControlEvent,
+    DeadLetter,
+    DeliveryCallback,
+    Outbox,
+    Partition,
+    Producer,
+)
+from matyan.errors import OffsetConflict, QueueFull, Unavailable
+from matyan.keys import Keys
+from matyan.store.base import Snapshot, Store, Transaction
+
+TOPIC_ID = "local"
+INGEST_TOPIC = "data-ingestion"
+CONTROL_TOPIC = "control-events"
+
+BATCH_BYTES = 8 << 20
+"""Everything that waits is one batch, up to so many bytes of records: one sync acknowledges it all."""
+
+CONTROL_BATCH = 1_000
+
+_POLL_S = 0.5
+
+_NO_NUMBER = (1 << 63) - 1
+
+
+class LocalBroker:
+    """Made by the composition root; the store is passed to whom reads it."""
+
+    def __init__(self, keys: Keys, capacity_bytes: int) -> None:
+        self._keys = keys
+        self._log = _Log(capacity_bytes)
+        self._outbox = _StoreOutbox(keys)
+
+    def producer(self) -> Producer:
+        """The producer of data-ingestion; every call returns the same."""
+        return self._log
+
+    def ingest_consumer(self) -> Consumer:
+        """The consumer of data-ingestion."""
+        return _OneConsumer(lambda: _IngestPartition(self._log))
+
+    def outbox(self) -> Outbox:
+        """Writes events and dead letters inside the transaction."""
+        return self._outbox
+
+    def control_consumer(self, store: Store) -> Consumer:
+        """The consumer of the control events that stand in `store`."""
+        return _OneConsumer(lambda: _ControlPartition(store, self._keys, self._outbox))
+
+
+# --- the ingest log ------------------------------------------------------------------------------
+
+_Frame = tuple[bytes, Sequence[bytes], DeliveryCallback, int]
+"""Key, values, callback and bytes of one `produce`."""
+
+
+class _Log:
+    """The frames that are not acknowledged, in order: first those that a batch holds, then those that wait."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._queued_bytes = 0
+        self._given: deque[_Frame] = deque()
+        self._waiting: deque[_Frame] = deque()
+        # The offset of the first record in `_given` (else in `_waiting`), and of the first in `_waiting`.
+        self._head: int | None = None
+        self._next = 0
+        self._on_room: Callable[[], None] | None = None
+        self._was_full = False
+        self._arrival = trio.lowlevel.ParkingLot()
+        self._empty = trio.lowlevel.ParkingLot()
+
+    # the producer's side
+
+    def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
+        size = sum(map(len, values))
+        # A frame larger than the budget is let in when it is alone: else it could never be.
+        if self._queued_bytes + size > self._capacity_bytes and self._queued_bytes:
+            self._was_full = True
+            raise QueueFull(
+                f"{self._queued_bytes:,} of {self._capacity_bytes:,} bytes (MATYAN_QUEUE_BYTES) wait for the store"
+            )
+        self._queued_bytes += size
+        self._waiting.append((key, values, on_done, size))
+        if self._arrival:
+            self._arrival.unpark_all()
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        self._on_room = callback
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued_bytes
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._capacity_bytes
+
+    def fatal(self) -> str | None:
+        return None
+
+    async def flush(self, deadline: float) -> int:
+        with trio.move_on_at(deadline):
+            while self._given or self._waiting:
+                await self._empty.park()
+        return sum(len(frame[1]) for frames in (self._given, self._waiting) for frame in frames)
+
+    # the consumer's side
+
+    def restart(self, stored: int) -> int:
+        """Everything that is not acknowledged waits again, numbered so that the first record after what the store
+        has is number `stored`. Returns how many records of the first frame the store has already."""
+        if self._head is None:
+            self._head = stored
+        # A crash between the store's commit and `committed` left these unacknowledged.
+        self.committed(stored)
+        if stored < self._head or (stored > self._head and not self._given):
+            raise OffsetConflict(
+                f"The store stands at offset {stored}, this process at {self._head}: its folder was exchanged under a "
+                "running process; stop it and start it on the folder that you mean."
+            )
+        self._waiting.extendleft(reversed(self._given))
+        self._given.clear()
+        self._next = self._head
+        return stored - self._head
+
+    async def take(self, skip: int) -> Batch:
+        """The next batch, without its first `skip` records."""
+        while not self._waiting:
+            await self._arrival.park()
+        keys: list[bytes | None] = []
+        values: list[bytes] = []
+        waiting, given, size = self._waiting, self._given, 0
+        while waiting and (size + waiting[0][3] <= BATCH_BYTES or not values):
+            frame = waiting.popleft()
+            given.append(frame)
+            key, its_values, _, its_size = frame
+            keys += [key] * len(its_values)
+            values += its_values
+            size += its_size
+        first = self._next
+        self._next = first + len(values)
+        if skip:
+            del keys[:skip], values[:skip]
+        return Batch(range(first + skip, self._next), keys, values, self._next)
+
+    def committed(self, next_offset: int) -> None:
+        """Acknowledges the frames that end at or before `next_offset`."""
+        given = self._given
+        head = self._head
+        assert head is not None
+        while given and (end := head + len(given[0][1])) <= next_offset:
+            _, _, on_done, size = given.popleft()
+            # All is in order before the call: it may produce, and what it raises must not make it be called again.
+            self._head = head = end
+            self._queued_bytes -= size
+            on_done(None)
+        if self._was_full and self._queued_bytes < self._capacity_bytes and self._on_room:
+            self._was_full = False
+            self._on_room()
+        if self._empty and not given and not self._waiting:
+            self._empty.unpark_all()
+
+
+class _IngestPartition:
+    topic = INGEST_TOPIC
+    topic_id = TOPIC_ID
+    partition = 0
+
+    def __init__(self, log: _Log) -> None:
+        self._log = log
+        self._skip = 0
+        self.revoked = trio.Event()
+
+    async def start(self, stored: int | None) -> int:
+        await trio.lowlevel.checkpoint()
+        self._skip = self._log.restart(stored or 0)
+        return stored or 0
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        while True:
+            # Under load a frame always waits: so this is where the wish to leave is heard.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            batch = await self._log.take(self._skip)
+            self._skip = 0
+            yield batch
+
+    def committed(self, next_offset: int) -> None:
+        self._log.committed(next_offset)
+
+    def pause(self) -> None:
+        """Nothing to do: frames wait in memory, within the budget."""
+
+    def resume(self) -> None:
+        """Nothing to do."""
+
+    async def leave(self) -> None:
+        """Nothing to do: what was given and not committed waits for the next `start`."""
+
+
+# --- control events and dead letters in the store ------------------------------------------------
+
+
+class _StoreOutbox:
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.events_written = trio.lowlevel.ParkingLot()
+        self.news = False
+        """Whether events were written since the consumer last looked."""
+
+    async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        """Nothing to do: `within` writes them with what caused them."""
+
+    def within(
+        self, tr: Transaction, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]
+    ) -> None:
+        if events:
+            first = _next_number(tr, self._keys.control_event)
+            for number, event in enumerate(events, first):
+                tr.set(self._keys.control_event(number), event.to_bytes())
+            # The transaction commits before the consumer can run, or not at all and then it finds nothing.
+            self.news = True
+            self.events_written.unpark_all()
+        if dead:
+            first = _next_number(tr, self._keys.dead_letter)
+            for number, letter in enumerate(dead, first):
+                tr.set(self._keys.dead_letter(number), _pack_letter(letter))
+
+
+class _ControlPartition:
+    topic = CONTROL_TOPIC
+    topic_id = TOPIC_ID
+    partition = 0
+
+    def __init__(self, store: Store, keys: Keys, outbox: _StoreOutbox) -> None:
+        self._store = store
+        self._keys = keys
+        self._outbox = outbox
+        # Numbers of events that were given out and stand in the store. When none stands, numbers begin at 0 again.
+        self._given: deque[int] = deque()
+        self._handled = 0
+        self.revoked = trio.Event()
+
+    async def start(self, stored: int | None) -> int:
+        await trio.lowlevel.checkpoint()
+        self._given.clear()
+        self._handled = 0
+        return stored or 0
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        while True:
+            try:
+                await self._remove_handled()
+                # Before the read: an event that is written while it runs is news again.
+                self._outbox.news = False
+                first = self._given[-1] + 1 if self._given else 0
+                found = await self._store.read(self._standing(first))
+            except Unavailable:
+                # As Kafka's consumer goes on polling while a broker is away.
+                await trio.sleep(_POLL_S)
+                continue
+            if found:
+                numbers = [number for number, _ in found]
+                self._given.extend(numbers)
+                values = [value for _, value in found]
+                yield Batch(numbers, [None] * len(found), values, numbers[-1] + 1)
+            elif not self._outbox.news:
+                await self._outbox.events_written.park()
+
+    def _standing(self, first: int) -> Callable[[Snapshot], list[tuple[int, bytes]]]:
+        make = self._keys.control_event
+
+        def body(snap: Snapshot) -> list[tuple[int, bytes]]:
+            pairs = snap.scan(make(first), make(_NO_NUMBER), limit=CONTROL_BATCH)
+            return [(_number(make, key), value) for key, value in pairs]
+
+        return body
+
+    def committed(self, next_offset: int) -> None:
+        """They are removed when the next batch is asked for: a crash before that repeats them, which is harmless."""
+        self._handled = next_offset
+
+    async def _remove_handled(self) -> None:
+        """Removes durably what was handled.
+
+        Raises:
+            Unavailable: not yet; the next call tries again.
+        """
+        handled = [number for number in self._given if number < self._handled]
+        if not handled:
+            return
+
+        def body(tr: Transaction) -> None:
+            for number in handled:
+                tr.clear(self._keys.control_event(number))
+
+        await self._store.transact(body)
+        for _ in handled:
+            self._given.popleft()
+        self._handled = 0
+
+    def pause(self) -> None:
+        """Nothing to do: events stand in the store."""
+
+    def resume(self) -> None:
+        """Nothing to do."""
+
+    async def leave(self) -> None:
+        """Removes what was handled, if it can be."""
+        with trio.CancelScope(shield=True), suppress(Unavailable):
+            await self._remove_handled()
+
+
+@dataclass(frozen=True, slots=True)
+class StandingLetter:
+    """A dead letter as it stands in the store."""
+
+    number: int
+    letter: DeadLetter
+    version: str
+    """The program's version that gave the record up."""
+    time: float
+    """When it did, in epoch seconds."""
+
+
+def dead_letters(snap: Snapshot, keys: Keys) -> Iterator[StandingLetter]:
+    """All that stand in the store, oldest first."""
+    for key, value in snap.scan(keys.dead_letter(0), keys.dead_letter(_NO_NUMBER)):
+        yield _unpack_letter(_number(keys.dead_letter, key), value)
+
+
+def dead_letter(snap: Snapshot, keys: Keys, number: int) -> StandingLetter | None:
+    """One of them."""
+    value = snap.get(keys.dead_letter(number))
+    return None if value is None else _unpack_letter(number, value)
+
+
+def remove_dead_letter(tr: Transaction, keys: Keys, number: int) -> None:
+    """Takes it out of the store: it was replayed, or given up."""
+    tr.clear(keys.dead_letter(number))
+
+
+def _pack_letter(letter: DeadLetter) -> bytes:
+    """A msgpack map: the record's bytes and key, and the fields that are headers on Kafka (contract, section 3)."""
+    fields = {
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "key": letter.key,
+        "value": letter.value,
+        "error_class": letter.error_class,
+        "error_text": letter.error_text,
+        "version": __version__,
+        "time": time.time(),
+    }
+    packed: bytes = msgpack.packb(fields, use_bin_type=True)
+    return packed
+
+
+def _unpack_letter(number: int, value: bytes) -> StandingLetter:
+    fields = msgpack.unpackb(value)
+    version, moment = fields.pop("version"), fields.pop("time")
+    return StandingLetter(number, DeadLetter(**fields), version, moment)
+
+
+def _number(make: Callable[[int], bytes], key: bytes) -> int:
+    """The number in a key that `make` packed; in the tuple layer a 0 is one byte."""
+    number: int = _codec.unpack(key, len(make(0)) - 1)[0]
+    return number
+
+
+def _next_number(tr: Transaction, make: Callable[[int], bytes]) -> int:
+    """One after the last that stands, read in the transaction: so a rerun writes the same."""
+    for key, _ in tr.scan(make(0), make(_NO_NUMBER), limit=1, reverse=True):
+        return _number(make, key) + 1
+    return 0
+
+
+# --- one partition, always assigned --------------------------------------------------------------
+
+
+class _OneConsumer:
+    """A consumer whose only partition is assigned at once and never revoked."""
+
+    def __init__(self, open_partition: Callable[[], _IngestPartition | _ControlPartition]) -> None:
+        self._open_partition = open_partition
+
+    @asynccontextmanager
+    async def partitions(
+        self,
+    ) -> AsyncIterator[AsyncIterator[AbstractAsyncContextManager[Partition]]]:
+        yield _Assigned(self._held)
+
+    @asynccontextmanager
+    async def _held(self) -> AsyncIterator[Partition]:
+        partition = self._open_partition()
+        try:
+            yield partition
+        finally:
+            await partition.leave()
+
+
+class _Assigned:
+    """Yields the partition once, then waits for an assignment that does not come."""
+
+    def __init__(self, hold: Callable[[], AbstractAsyncContextManager[Partition]]) -> None:
+        self._hold = hold
+        self._yielded = False
+
+    def __aiter__(self) -> _Assigned:
+        return self
+
+    async def __anext__(self) -> AbstractAsyncContextManager[Partition]:
+        if self._yielded:
+            await trio.sleep_forever()
+        self._yielded = True
+        return self._hold()
