@@ -89,7 +89,7 @@ def test_a_runs_range_holds_its_keys_and_no_others() -> None:
     begin, end = KEYS.run_range("r")
     assert begin <= KEYS.meta("r", "name") < end
     assert not begin <= KEYS.meta("r1", "name") < end
-    assert (begin, end) == range_of(R + fdb.tuple.pack(("r",)))
+    assert (begin, end) == range_of(RUNS + fdb.tuple.pack(("r",)))
 
 
 @pytest.mark.parametrize(

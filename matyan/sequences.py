@@ -1,0 +1,670 @@
+"""Sequences of points and objects: the one module that knows how they are stored.
+
+It hides the two layouts (contract, section 4) behind one interface; above it nobody sees a "val" key or a
+chunk. No rule of a record's kind, no context and no index here: those are records.py's and indexes.py's.
+
+| what                           | compatible                     | packed                                |
+|--------------------------------|--------------------------------|---------------------------------------|
+| points of log_metric           | val, step, epoch, time keys    | chunks of up to 1,024 points          |
+| objects, log lines and records | val, step, epoch, time keys    | the same                              |
+| dtype, last, last_step         | trace keys                     | the same                              |
+
+How chunks grow (packed). A sequence's chunks are, in the order of their numbers and of the log:
+
+    full full full … full   merged merged … (< 32)   fresh fresh … (< 32)
+
+An append adds one fresh chunk. The fresh ones together become one merged chunk, the merged ones together full
+ones, always the whole tail at once and under new numbers, so that what was written later always has the higher
+number. So a point is written two or three times, and a read scans few keys.
+
+Sequences that grow in step would all be due in the same transaction. Therefore a transaction rewrites a bounded
+number of points (Growth.rewrite): a sequence is due from `early` chunks on and served while there is room, and
+regardless at `latest`; after the first round they are spread.
+
+`last` keeps the last finite value that stood at a then highest step; 0.0 until there is one.
+The next free step is the highest one + 1, and at least 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from matyan._codec import (
+    CHUNK_POINTS,
+    Columns,
+    chunk_head,
+    compatible_object,
+    compatible_points,
+    decode_chunk,
+    encode_chunk,
+    key_int,
+    msgpack_float,
+    msgpack_int,
+)
+from matyan.errors import ConfigurationError, InvalidRecord
+from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of, unpack, unpack_value
+from matyan.store.base import KeyValue, Snapshot, Transaction
+
+Layout = Literal["compatible", "packed"]
+
+STAMPS: Final[dict[Layout, int]] = {"compatible": 1, "packed": 2}
+
+LOGS: Final = {(0, "logs"), (0, "__log_records")}
+"""(ctx, name) of the sequences of terminal lines and log records, which are never cut into parts."""
+
+PART_BYTES = 90_000
+VALUE_BYTES = 100_000  # FoundationDB's limit of one value
+
+FRESH, MERGED, FULL = 0, 1, 2
+
+RATIO = 4  # of 3 on, sequences in step are all served between `early` and `latest`
+
+READ_POINTS = 65_536  # points() hands out about so many at a time
+CACHE_BYTES = 48 * 2**20
+_STATE_BYTES = 1_500  # a state with its keys; a fresh chunk takes about 64 bytes and 12 a point
+
+_MIN_STEP, _MAX_STEP = -(2**63), 2**63 - 1
+
+
+def open_layout(tr: Transaction, keys: Keys, wanted: Layout) -> None:
+    """Stamps a new store with the wanted layout, or checks an old one's.
+
+    Raises:
+        ConfigurationError: the store has the other layout, or one that this version does not know.
+    """
+    stamp = tr.get(keys.layout())
+    if stamp is not None:
+        found = unpack_value(stamp)
+    elif next(iter(tr.scan(*range_of(keys.runs), limit=1)), None) is not None:
+        found = STAMPS["compatible"]  # runs and no stamp: the reference's worker wrote here
+    else:
+        found = STAMPS[wanted]
+    if found not in STAMPS.values():
+        raise ConfigurationError(
+            f"The store has the sequence layout {found!r}, which this version does not know: use the version that wrote it."
+        )
+    if found != STAMPS[wanted]:
+        other = next(name for name, number in STAMPS.items() if number == found)
+        raise ConfigurationError(
+            f"The store has the {other} sequence layout, but {wanted} was asked for: set MATYAN_SEQUENCE_LAYOUT={other}, or use another store."
+        )
+    if stamp is None:
+        tr.set(keys.layout(), msgpack_int(found))
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceInfo:
+    """The trace of one sequence."""
+
+    ctx: int
+    name: str
+    dtype: str
+    last: float
+    last_step: int
+
+
+class _State:
+    """One sequence as a writer has to know it. The keys are packed once."""
+
+    __slots__ = (
+        "chunks",
+        "dtype",
+        "fresh",
+        "fresh_before",
+        "fresh_begin",
+        "fresh_points",
+        "last",
+        "last_step",
+        "merged",
+        "merged_before",
+        "merged_points",
+        "next_n",
+        "ordered",
+        "parts",
+        "parts_prefix",
+        "points",
+        "prefix",
+        "trace_dtype",
+        "trace_last",
+        "trace_last_step",
+        "weight",
+    )
+
+    def __init__(self, keys: Keys, run: str, ctx: int, name: str) -> None:
+        self.prefix = keys.seq(run, ctx, name)
+        self.parts_prefix = keys.parts(run, ctx, name)
+        self.trace_dtype = keys.trace(run, ctx, name, "dtype")
+        self.trace_last = keys.trace(run, ctx, name, "last")
+        self.trace_last_step = keys.trace(run, ctx, name, "last_step")
+        self.dtype: str | None = None
+        self.last = 0.0
+        self.last_step: int | None = None  # None: the sequence does not exist
+        self.parts: bool | None = (
+            False  # whether a large object may stand here; None: not looked yet
+        )
+        # The packed layout's tail: the merged chunks by their numbers, and the fresh ones, whose numbers are the
+        # last ones, by their bytes (read from the store one by one they would cost more than the merge).
+        # `…_before`: the points in front of the first chunk of that level.
+        self.chunks = self.prefix + CHUNK
+        self.next_n = 0
+        self.points = 0
+        self.ordered = True  # every step so far was higher than the one before it
+        self.fresh: list[bytes] = []
+        self.fresh_before = self.fresh_points = 0
+        self.merged: list[int] = []
+        self.merged_before = self.merged_points = 0
+        self.weight = 0  # bytes in the cache, as the cache counted them
+
+    @property
+    def next_step(self) -> int:
+        return 0 if self.last_step is None else max(0, self.last_step + 1)
+
+
+_StateKey = tuple[str, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """When chunks are merged, in chunks of one level and in points."""
+
+    early: int = 24
+    latest: int = 32
+    chunk: int = CHUNK_POINTS
+    rewrite: int = 8_192
+    """Points that a transaction may rewrite (some 0.1 MB, a fraction of a millisecond), and RATIO more for each
+    that it appends."""
+
+
+class _Points(Protocol):
+    """A layout of log_metric points."""
+
+    def load(self, tr: Transaction, state: _State) -> None:
+        """Fills the layout's part of the state of a sequence that exists."""
+
+    def append(
+        self, tr: Transaction, state: _State, columns: Columns, ascending: bool, budget: int
+    ) -> int:
+        """Writes the points; state.last_step is still the one before them. `ascending`: all are above it and
+        above each other. Returns how many stored points it rewrote."""
+
+    def count(self, snap: Snapshot, prefix: bytes) -> int: ...
+
+    def read(
+        self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
+    ) -> Iterator[Columns]: ...
+
+
+class _Compatible:
+    """Four keys a point: what the reference's API server reads."""
+
+    def load(self, tr: Transaction, state: _State) -> None:
+        pass
+
+    def append(
+        self, tr: Transaction, state: _State, columns: Columns, ascending: bool, budget: int
+    ) -> int:
+        highest = _MIN_STEP if state.last_step is None else state.last_step
+        if not ascending:
+            # Of a step that stands twice here only the later point is written, so that no epoch of the earlier
+            # one is left behind.
+            columns = columns.merged()
+            if _has_parts(tr, state):
+                for step, _, _, _ in columns.between(None, highest + 1).rows():
+                    tr.clear_range(*range_of(key_int(state.parts_prefix, step or 0)))
+        for key, value in compatible_points(state.prefix, columns, highest):
+            if value is None:
+                tr.clear(key)
+            else:
+                tr.set(key, value)
+        return 0
+
+    def count(self, snap: Snapshot, prefix: bytes) -> int:
+        return 0  # they stand among the keys that Sequences.count counts for every layout
+
+    def read(
+        self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
+    ) -> Iterator[Columns]:
+        columns = Columns()
+        for step, epoch, time, packed in _keyed(snap, prefix, begin, end):
+            value = unpack_value(packed)
+            # A number is a point; what objects and logs store is none.
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                columns.append(step, value, time, epoch)
+                if len(columns) >= READ_POINTS:
+                    yield columns
+                    columns = Columns()
+        if len(columns):
+            yield columns
+
+
+class _Packed:
+    """Chunks: see the head of this file."""
+
+    def __init__(self, growth: Growth) -> None:
+        self._growth = growth
+
+    def load(self, tr: Transaction, state: _State) -> None:
+        level = FRESH
+        tail = tr.scan(*range_of(state.chunks), limit=2 * self._growth.latest, reverse=True)
+        for i, (key, chunk) in enumerate(tail):
+            (n,) = unpack(key, len(state.chunks))
+            chunk_level, ordered, count, before = chunk_head(chunk)
+            level = max(level, chunk_level)
+            if i == 0:
+                state.next_n = n + 1
+                state.points = state.fresh_before = state.merged_before = before + count
+                state.ordered = ordered
+            if level == FULL:
+                break
+            state.merged_before = before
+            if level == MERGED:
+                state.merged.insert(0, n)
+                state.merged_points += count
+            else:
+                state.fresh.insert(0, chunk)
+                state.fresh_before = before
+                state.fresh_points += count
+
+    def append(
+        self, tr: Transaction, state: _State, columns: Columns, ascending: bool, budget: int
+    ) -> int:
+        size = len(columns)
+        state.ordered = state.ordered and ascending
+        points = state.fresh_points + size
+        count = len(state.fresh) + 1
+        growth = self._growth
+        due = count >= growth.early or points >= growth.chunk
+        overdue = count >= growth.latest or points >= 4 * growth.chunk or size > growth.chunk
+        if overdue or (due and points <= budget):
+            return self._merge(tr, state, columns, budget)
+        chunk = encode_chunk(columns, ordered=state.ordered, before=state.points)
+        tr.set(key_int(state.chunks, state.next_n), chunk)
+        state.fresh.append(chunk)
+        state.fresh_points = points
+        state.next_n += 1
+        state.points += size
+        return 0
+
+    def _merge(self, tr: Transaction, state: _State, columns: Columns, budget: int) -> int:
+        """Replaces the fresh chunks, and the merged ones when they are due, by ones that hold `columns` too."""
+        fresh = state.fresh_points + len(columns)
+        total = state.merged_points + fresh
+        merged = len(state.merged) + 1
+        level, before = MERGED, state.fresh_before
+        gathered = Columns()
+        growth = self._growth
+        due = merged >= growth.early or total >= 4 * growth.chunk
+        if fresh >= growth.chunk or merged >= growth.latest or (due and total <= budget):
+            level, before = FULL, state.merged_before
+            for n in state.merged:
+                key = key_int(state.chunks, n)
+                chunk = tr.get(key)
+                assert chunk is not None, f"chunk {n} of {state.prefix!r} is gone"
+                decode_chunk(chunk, gathered)
+                tr.clear(key)
+            state.merged = []
+            state.merged_points = 0
+        for i, chunk in enumerate(state.fresh):
+            decode_chunk(chunk, gathered)
+            tr.clear(key_int(state.chunks, state.next_n - len(state.fresh) + i))
+        state.fresh = []
+        state.fresh_points = 0
+        gathered.extend(columns)
+        if not state.ordered:
+            gathered = gathered.merged()
+
+        size = len(gathered)
+        pieces = -(-size // growth.chunk)
+        for i in range(pieces):
+            start, end = i * size // pieces, (i + 1) * size // pieces
+            chunk = encode_chunk(
+                gathered, start, end, level=level, ordered=state.ordered, before=before + start
+            )
+            tr.set(key_int(state.chunks, state.next_n + i), chunk)
+        if level == MERGED:
+            state.merged.append(state.next_n)
+            state.merged_points += size
+        else:
+            state.merged_before = before + size
+        state.next_n += pieces
+        state.points = state.fresh_before = before + size
+        return size
+
+    def count(self, snap: Snapshot, prefix: bytes) -> int:
+        head = self._head(snap, prefix)
+        if head is None:
+            return 0
+        _, ordered, count, before = head
+        if ordered:
+            return before + count
+        return sum(len(columns) for columns in self.read(snap, prefix, None, None))
+
+    def read(
+        self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
+    ) -> Iterator[Columns]:
+        head = self._head(snap, prefix)
+        if head is None:
+            return
+        ordered = head[1]
+        columns = Columns()
+        for _, chunk in snap.scan(*range_of(prefix + CHUNK)):
+            decode_chunk(chunk, columns)
+            if ordered and len(columns) >= READ_POINTS:
+                yield from _cut(columns, begin, end)
+                columns = Columns()
+        # Steps that came out of order can stand anywhere: only all of them together can be sorted.
+        yield from _cut(columns if ordered else columns.merged(), begin, end)
+
+    def _head(self, snap: Snapshot, prefix: bytes) -> tuple[int, bool, int, int] | None:
+        for _, chunk in snap.scan(*range_of(prefix + CHUNK), limit=1, reverse=True):
+            return chunk_head(chunk)
+        return None
+
+
+class Sequences:
+    """The sequences of a store in one layout, with a bounded cache of the states that its writer needs.
+
+    One writer: whoever owns the partition that a run's records come from. An owner that lost its partition and
+    got it back starts with a new object, since another may have written meanwhile. Reads need no state.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        layout: Layout,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        growth: Growth | None = None,
+    ) -> None:
+        self.keys = keys
+        self.growth = growth or Growth()
+        self.layout: _Points = _Packed(self.growth) if layout == "packed" else _Compatible()
+        self._cache: dict[_StateKey, _State] = {}  # the longest unused first
+        self._room = cache_bytes
+
+    # --- writing ---
+
+    def begin(self, tr: Transaction) -> SequenceWrites:
+        """One transaction's work. A transaction whose body runs again begins again."""
+        return SequenceWrites(self, tr)
+
+    def committed(self, writes: SequenceWrites) -> None:
+        """Keeps what `writes` knows, now that it is stored.
+
+        A transaction takes the states that it touches out of the cache, so one that is aborted, or whose outcome
+        nobody knows, leaves nothing behind: its sequences are loaded again.
+        """
+        for run in writes.forgotten:
+            self.forget_run(run)
+        for key, state in writes.states.items():
+            state.weight = _STATE_BYTES + 64 * len(state.fresh) + 12 * state.fresh_points
+            self._room -= state.weight
+            self._cache[key] = state
+        while self._room < 0:
+            self._room += self._cache.pop(next(iter(self._cache))).weight
+
+    def forget_run(self, run: str) -> None:
+        """Forgets the states of a run, after its deletion was committed."""
+        for key in [key for key in self._cache if key[0] == run]:
+            self.take(key)
+
+    def take(self, key: _StateKey) -> _State | None:
+        """Takes a state out of the cache."""
+        state = self._cache.pop(key, None)
+        if state is not None:
+            self._room += state.weight
+        return state
+
+    # --- reading ---
+
+    def sequences(self, snap: Snapshot, run: str) -> Iterator[SequenceInfo]:
+        """The traces of a run, by context and name; log and object sequences too."""
+        prefix = self.keys.traces_prefix(run)
+        fields: dict[str, Any] = {}
+        at: tuple[int, str] | None = None
+        for key, value in snap.scan(*range_of(prefix)):
+            ctx, name, field = unpack(key, len(prefix))
+            if at is not None and at != (ctx, name):
+                yield _info(at, fields)
+                fields = {}
+            at = (ctx, name)
+            fields[field] = unpack_value(value)
+        if at is not None:
+            yield _info(at, fields)
+
+    def count(self, snap: Snapshot, run: str, ctx: int, name: str) -> int:
+        """How many steps of a sequence have a point or an object.
+
+        Packed points cost one read when their steps only ever rose, and a read of all otherwise.
+        """
+        prefix = self.keys.seq(run, ctx, name)
+        keyed = sum(1 for _ in snap.scan(*range_of(prefix + POINT_FIELDS["val"])))
+        return keyed + self.layout.count(snap, prefix)
+
+    def points(
+        self,
+        snap: Snapshot,
+        run: str,
+        ctx: int,
+        name: str,
+        begin: int | None = None,
+        end: int | None = None,
+    ) -> Iterator[Columns]:
+        """The points of a log_metric sequence with begin <= step < end: each step once, in the steps' order."""
+        return self.layout.read(snap, self.keys.seq(run, ctx, name), begin, end)
+
+    def objects(
+        self, snap: Snapshot, run: str, ctx: int, name: str
+    ) -> Iterator[tuple[int, int | None, float, object]]:
+        """(step, epoch, time, value) of an object or log sequence, in the steps' order, parts joined."""
+        parts = self.keys.parts(run, ctx, name)
+        for step, epoch, time, packed in _keyed(snap, self.keys.seq(run, ctx, name), None, None):
+            value = unpack_value(packed)
+            if isinstance(value, dict) and "__parts__" in value:
+                joined = b"".join(part for _, part in snap.scan(*range_of(key_int(parts, step))))
+                if joined:
+                    value = unpack_value(joined)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                yield step, epoch, time, value
+
+
+class SequenceWrites:
+    """What one transaction does to sequences. Made by Sequences.begin."""
+
+    def __init__(self, sequences: Sequences, tr: Transaction) -> None:
+        self._sequences = sequences
+        self._layout = sequences.layout
+        self._tr = tr
+        self.budget = sequences.growth.rewrite  # points that may still be rewritten
+        self.states: dict[_StateKey, _State] = {}
+        self.forgotten: set[str] = set()
+
+    def append_points(self, run: str, ctx: int, name: str, dtype: str, columns: Columns) -> bool:
+        """Stores points in the log's order; those without a step get the next free one. `columns` stays as it is.
+
+        Returns whether the sequence is new: then the caller writes its context and its trace index.
+
+        Raises:
+            InvalidRecord: no free step is left.
+        """
+        state = self._state(run, ctx, name)
+        if columns.stepless:
+            given = columns
+            columns = Columns()
+            columns.extend(given)
+            try:
+                columns.fill_steps(state.next_step)
+            except OverflowError:
+                raise _no_free_step(name) from None
+        is_new = state.last_step is None
+        last_step, last, ascending = columns.follow(state.last_step, state.last)
+        self.budget += RATIO * len(columns)
+        self.budget -= self._layout.append(self._tr, state, columns, ascending, self.budget)
+        self._trace(state, dtype, last_step, last)
+        return is_new
+
+    def append_object(
+        self,
+        run: str,
+        ctx: int,
+        name: str,
+        dtype: str,
+        step: int | None,
+        epoch: int | None,
+        time: float,
+        value: object,
+    ) -> bool:
+        """Stores one object, log line or log record; `step` None: the next free one.
+
+        Returns whether the sequence is new, as append_points does.
+
+        Raises:
+            InvalidRecord: no free step is left, or a value that may not be cut into parts is too large.
+        """
+        state = self._state(run, ctx, name)
+        tr = self._tr
+        if step is None:
+            step = state.next_step
+            if step > _MAX_STEP:
+                raise _no_free_step(name)
+        packed = pack_value(value)
+        if len(packed) > PART_BYTES and isinstance(value, dict) and (ctx, name) not in LOGS:
+            parts = [packed[i : i + PART_BYTES] for i in range(0, len(packed), PART_BYTES)]
+            packed = pack_value({"type": value.get("type"), "data": None, "__parts__": len(parts)})
+        elif len(packed) > VALUE_BYTES:
+            raise InvalidRecord(
+                f"{name}: a value of {len(packed)} bytes, but a single one may have {VALUE_BYTES} at most"
+            )
+        else:
+            parts = []
+        is_new = state.last_step is None
+        rewrite = state.last_step is not None and step <= state.last_step
+        if rewrite and _has_parts(tr, state):
+            tr.clear_range(*range_of(key_int(state.parts_prefix, step)))
+        if parts:
+            prefix = key_int(state.parts_prefix, step)
+            for i, part in enumerate(parts):
+                tr.set(key_int(prefix, i), part)
+            state.parts = True
+        for key, stored in compatible_object(state.prefix, step, epoch, time, packed):
+            if stored is not None:
+                tr.set(key, stored)
+            elif rewrite:
+                tr.clear(key)
+        self._trace(state, dtype, step if is_new or not rewrite else state.last_step, state.last)
+        return is_new
+
+    def forget_run(self, run: str) -> None:
+        """This run was deleted in this transaction: what was known about it before counts no more."""
+        self.forgotten.add(run)
+        for key in [key for key in self.states if key[0] == run]:
+            del self.states[key]
+
+    def _state(self, run: str, ctx: int, name: str) -> _State:
+        key = (run, ctx, name)
+        state = self.states.get(key)
+        if state is None:
+            if run not in self.forgotten:
+                state = self._sequences.take(key)
+            if state is None:
+                state = self._load(run, ctx, name)
+            self.states[key] = state
+        return state
+
+    def _load(self, run: str, ctx: int, name: str) -> _State:
+        tr = self._tr
+        state = _State(self._sequences.keys, run, ctx, name)
+        last_step = tr.get(state.trace_last_step)
+        if last_step is not None:
+            state.last_step = unpack_value(last_step)
+            dtype, last = tr.get(state.trace_dtype), tr.get(state.trace_last)
+            state.dtype = None if dtype is None else unpack_value(dtype)
+            state.last = 0.0 if last is None else unpack_value(last)
+            state.parts = None
+            self._layout.load(tr, state)
+        return state
+
+    def _trace(self, state: _State, dtype: str, last_step: int | None, last: float) -> None:
+        tr = self._tr
+        assert last_step is not None
+        tr.set(state.trace_last_step, msgpack_int(last_step))
+        tr.set(state.trace_last, msgpack_float(last))
+        if dtype != state.dtype:
+            tr.set(state.trace_dtype, pack_value(dtype))
+            state.dtype = dtype
+        state.last_step = last_step
+        state.last = last
+
+
+def _no_free_step(name: str) -> InvalidRecord:
+    return InvalidRecord(f"{name}: no free step is left after {_MAX_STEP}")
+
+
+def _info(at: tuple[int, str], fields: dict[str, Any]) -> SequenceInfo:
+    return SequenceInfo(
+        *at, fields.get("dtype", "float"), fields.get("last", 0.0), fields.get("last_step", 0)
+    )
+
+
+def _has_parts(tr: Transaction, state: _State) -> bool:
+    if state.parts is None:
+        found = tr.scan(*range_of(state.parts_prefix), limit=1)
+        state.parts = next(iter(found), None) is not None
+    return state.parts
+
+
+def _cut(columns: Columns, begin: int | None, end: int | None) -> Iterator[Columns]:
+    if begin is not None or end is not None:
+        columns = columns.between(begin, end)
+    if len(columns):
+        yield columns
+
+
+def _keyed(
+    snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
+) -> Iterator[tuple[int, int | None, float, bytes]]:
+    """(step, epoch, time, packed value) of what stands in val/step/epoch/time keys.
+
+    The fields stand in ranges of their own, each in the steps' order: they are walked side by side.
+    """
+    fields = {field: prefix + packed for field, packed in POINT_FIELDS.items()}
+    start = len(fields["val"])
+
+    def scan(field: str) -> Iterator[KeyValue]:
+        low, high = range_of(fields[field])
+        if begin is not None:
+            low = key_int(fields[field], begin)
+        if end is not None:
+            high = key_int(fields[field], end)
+        return iter(snap.scan(low, high))
+
+    times = _Beside(scan("time"), len(fields["time"]))
+    epochs = _Beside(scan("epoch"), len(fields["epoch"]))
+    for key, value in scan("val"):
+        packed_step = key[start:]
+        time, epoch = times.at(packed_step), epochs.at(packed_step)
+        yield (
+            unpack(packed_step)[0],
+            None if epoch is None else unpack_value(epoch),
+            0.0 if time is None else unpack_value(time),
+            value,
+        )
+
+
+class _Beside:
+    """A range that is walked along with another one's steps."""
+
+    def __init__(self, pairs: Iterator[KeyValue], start: int) -> None:
+        self._pairs = pairs
+        self._start = start
+        self._head = next(pairs, None)
+
+    def at(self, packed_step: bytes) -> bytes | None:
+        while self._head is not None:
+            here = self._head[0][self._start :]
+            if here >= packed_step:
+                return self._head[1] if here == packed_step else None
+            self._head = next(self._pairs, None)
+        return None

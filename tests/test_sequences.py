@@ -1,0 +1,576 @@
+"""Sequences: one suite for both layouts, on a real RocksDB store."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import fdb.tuple
+import msgpack
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from matyan._codec import Columns, chunk_head, decode_chunk, encode_chunk
+from matyan.errors import ConfigurationError, InvalidRecord
+from matyan.keys import Keys, unpack_value
+from matyan.sequences import Growth, Layout, SequenceInfo, Sequences, SequenceWrites, open_layout
+from matyan.store.base import Snapshot, Transaction
+from matyan.store.rocks import RocksStore, open_rocks
+
+T = TypeVar("T")
+Row = tuple[int | None, float, float, int | None]
+Groups = list[tuple[str, str, list[Row]]]
+
+layouts = pytest.mark.parametrize("layout", ["compatible", "packed"])
+TINY = Growth(early=3, latest=4, chunk=8, rewrite=12)
+_runs = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RocksStore]:
+    opened = open_rocks(tmp_path_factory.mktemp("sequences"), sync=False)
+    yield opened
+    trio.run(opened.aclose)
+
+
+class Aborted(Exception):
+    pass
+
+
+@dataclass
+class Desk:
+    """A store and sequences of one layout, used as a worker uses them."""
+
+    store: RocksStore
+    layout: Layout
+    growth: Growth | None = None
+    cache_bytes: int = 1 << 20
+    run: str = field(default_factory=lambda: f"run{next(_runs)}")
+    keys: Keys = field(init=False)
+    sequences: Sequences = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(self.store)
+        self.restart()
+
+    def restart(self) -> None:
+        self.sequences = Sequences(
+            self.keys, self.layout, cache_bytes=self.cache_bytes, growth=self.growth
+        )
+
+    def write(
+        self,
+        body: Callable[[SequenceWrites], T],
+        *,
+        abort: bool = False,
+        known: bool = True,
+    ) -> T:
+        """One transaction; `abort`: rolled back at its end; `known`: whether its commit was noticed."""
+        writes: list[SequenceWrites] = []
+
+        def transaction(tr: Transaction) -> T:
+            writes.append(self.sequences.begin(tr))
+            result = body(writes[-1])
+            if abort:
+                raise Aborted
+            return result
+
+        result = trio.run(self.store.transact, transaction)
+        if known:
+            self.sequences.committed(writes[-1])
+        return result
+
+    def read(self, body: Callable[[Snapshot], T]) -> T:
+        return trio.run(self.store.read, body)
+
+    def append(self, name: str, rows: list[Row], dtype: str = "float", ctx: int = 0) -> bool:
+        return self.write(
+            lambda writes: writes.append_points(self.run, ctx, name, dtype, columns_of(rows))
+        )
+
+    def put(self, name: str, step: int | None, value: object, epoch: int | None = None) -> bool:
+        return self.write(
+            lambda writes: writes.append_object(
+                self.run, 0, name, "custom", step, epoch, 2.5, value
+            )
+        )
+
+    def rows(self, name: str, begin: int | None = None, end: int | None = None) -> list[Row]:
+        return self.read(
+            lambda snap: [
+                row
+                for columns in self.sequences.points(snap, self.run, 0, name, begin, end)
+                for row in columns.rows()
+            ]
+        )
+
+    def objects(self, name: str) -> list[tuple[int, int | None, float, object]]:
+        return self.read(lambda snap: list(self.sequences.objects(snap, self.run, 0, name)))
+
+    def count(self, name: str) -> int:
+        return self.read(lambda snap: self.sequences.count(snap, self.run, 0, name))
+
+    def infos(self) -> list[SequenceInfo]:
+        return self.read(lambda snap: list(self.sequences.sequences(snap, self.run)))
+
+    def stored(self) -> dict[tuple[Any, ...], bytes]:
+        """All keys of the run as tuples without it, and their values."""
+        size = len(self.keys.runs)
+        return self.read(
+            lambda snap: {
+                fdb.tuple.unpack(key[size:])[1:]: value
+                for key, value in snap.scan(*self.keys.run_range(self.run))
+            }
+        )
+
+    def chunks(self, name: str) -> list[tuple[int, bytes]]:
+        return [
+            (key[4], value)
+            for key, value in self.stored().items()
+            if key[:4] == ("seqs", 0, name, "chunk")
+        ]
+
+
+def columns_of(rows: list[Row]) -> Columns:
+    columns = Columns()
+    for row in rows:
+        columns.append(*row)
+    return columns
+
+
+def bits(rows: list[Row]) -> list[tuple[int | None, bytes, bytes, int | None]]:
+    """Comparable, NaN payloads and the sign of a zero included."""
+    return [
+        (step, struct.pack("<d", value), struct.pack("<d", time), epoch)
+        for step, value, time, epoch in rows
+    ]
+
+
+# --- the model: what any layout must hold ----------------------------------------------------------
+
+
+class Modelled:
+    """One sequence as a dict, in a few lines that are plainly right."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Row] = {}
+        self.last = 0.0
+        self.last_step: int | None = None
+        self.dtype = ""
+
+    def append(self, rows: list[Row], dtype: str) -> None:
+        self.dtype = dtype
+        for step, value, time, epoch in rows:
+            if step is None:
+                step = 0 if self.last_step is None else max(0, self.last_step + 1)
+            self.rows[step] = (step, value, time, epoch)
+            if self.last_step is None or step >= self.last_step:
+                self.last_step = step
+                if math.isfinite(value):
+                    self.last = value
+
+
+NAMES = st.sampled_from(["loss", "a\0b", "ü"])
+VALUES = st.floats() | st.sampled_from([math.nan, math.inf, -0.0])
+STEPS = st.none() | st.integers(-3, 60) | st.sampled_from([-(2**63), 2**62])
+POINTS = st.lists(
+    st.tuples(STEPS, VALUES, st.floats(0, 2e9), st.none() | st.integers(-2, 300)),
+    min_size=1,
+    max_size=20,
+)
+RISING = st.integers(1, 20).map(lambda n: [(None, n / 3, 1.5 * n, None)] * n)
+BATCHES = st.lists(
+    st.tuples(
+        st.lists(
+            st.tuples(NAMES, st.sampled_from(["float", "int"]), RISING | POINTS),
+            min_size=1,
+            max_size=5,
+        ),
+        st.sampled_from(["commit", "commit", "commit", "abort", "unknown", "restart", "delete"]),
+    ),
+    max_size=20,
+)
+
+
+@layouts
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(BATCHES, st.sampled_from([0, 4_000, 1 << 20]), st.integers(-3, 60), st.integers(-3, 60))
+def test_same_points_in_same_points_out(
+    store: RocksStore,
+    layout: Layout,
+    batches: list[tuple[Groups, str]],
+    cache_bytes: int,
+    begin: int,
+    end: int,
+) -> None:
+    """Whatever the order, the repeats and the sizes of the batches; aborted transactions, ones whose commit
+    nobody noticed, restarts, deletions and a cache too small for it all included."""
+    desk = Desk(store, layout, TINY, cache_bytes)
+    model: dict[str, Modelled] = {}
+    for groups, ending in batches:
+
+        def body(
+            writes: SequenceWrites, groups: Groups = groups, ending: str = ending
+        ) -> list[bool]:
+            if ending == "delete":
+                writes._tr.clear_range(*desk.keys.run_range(desk.run))
+                writes.forget_run(desk.run)
+            return [
+                writes.append_points(desk.run, 0, name, dtype, columns_of(rows))
+                for name, dtype, rows in groups
+            ]
+
+        if ending == "abort":
+            with pytest.raises(Aborted):
+                desk.write(body, abort=True)
+            continue
+        is_new = desk.write(body, known=ending != "unknown")
+        if ending == "delete":
+            model.clear()
+        if ending == "restart":
+            desk.restart()
+        for (name, dtype, rows), new in zip(groups, is_new, strict=True):
+            assert new == (name not in model)
+            model.setdefault(name, Modelled()).append(rows, dtype)
+
+    for name, expected in model.items():
+        rows = [row for _, row in sorted(expected.rows.items())]
+        assert bits(desk.rows(name)) == bits(rows)
+        assert bits(desk.rows(name, begin, end)) == bits(
+            [row for row in rows if row[0] is not None and begin <= row[0] < end]
+        )
+        assert desk.count(name) == len(rows)
+        assert desk.objects(name) == []
+    assert {(info.name, info.dtype, info.last_step) for info in desk.infos()} == {
+        (name, expected.dtype, expected.last_step) for name, expected in model.items()
+    }
+    for info in desk.infos():
+        assert struct.pack("<d", info.last) == struct.pack("<d", model[info.name].last)
+
+
+# --- keys ------------------------------------------------------------------------------------------
+
+EXPECTED_KEYS: dict[str, dict[tuple[Any, ...], Any]] = {
+    "compatible": {
+        ("seqs", 0, "loss", "val", 0): 0.5,
+        ("seqs", 0, "loss", "val", 300): 0.25,
+        ("seqs", 0, "loss", "step", 0): 0,
+        ("seqs", 0, "loss", "step", 300): 300,
+        ("seqs", 0, "loss", "epoch", 300): 2,
+        ("seqs", 0, "loss", "time", 0): 10.0,
+        ("seqs", 0, "loss", "time", 300): 11.5,
+    },
+    "packed": {
+        ("seqs", 0, "loss", "chunk", 0): [(0, 0.5, 10.0, None), (300, 0.25, 11.5, 2)],
+    },
+}
+EXPECTED_IN_BOTH: dict[tuple[Any, ...], Any] = {
+    ("seqs", 0, "logs", "val", 7): "a line",
+    ("seqs", 0, "logs", "step", 7): 7,
+    ("seqs", 0, "logs", "time", 7): 12.0,
+    ("traces", 0, "loss", "dtype"): "float",
+    ("traces", 0, "loss", "last"): 0.25,
+    ("traces", 0, "loss", "last_step"): 300,
+    ("traces", 0, "logs", "dtype"): "logs",
+    ("traces", 0, "logs", "last"): 0.0,
+    ("traces", 0, "logs", "last_step"): 7,
+}
+
+
+@layouts
+def test_the_keys_are_the_contracts(store: RocksStore, layout: Layout) -> None:
+    """Every key and every value of two points and a log line, in both layouts, and no others."""
+    desk = Desk(store, layout)
+
+    def body(writes: SequenceWrites) -> None:
+        rows: list[Row] = [(0, 0.5, 10.0, None), (300, 0.25, 11.5, 2)]
+        writes.append_points(desk.run, 0, "loss", "float", columns_of(rows))
+        writes.append_object(desk.run, 0, "logs", "logs", 7, None, 12.0, "a line")
+
+    desk.write(body)
+    found = {}
+    for key, value in desk.stored().items():
+        if "chunk" in key:
+            columns = Columns()
+            decode_chunk(value, columns)
+            found[key] = columns.rows()
+        else:
+            found[key] = msgpack.unpackb(value)
+            assert msgpack.packb(found[key]) == value
+    expected = EXPECTED_KEYS[layout] | EXPECTED_IN_BOTH
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(expected[key]) for key in found]
+
+
+@layouts
+def test_a_step_written_again_without_epoch_loses_the_old_one(
+    store: RocksStore, layout: Layout
+) -> None:
+    """In another batch and in the same one; `last` follows an equal step."""
+    desk = Desk(store, layout)
+    desk.append("loss", [(1, 1.0, 1.0, 5), (2, 2.0, 1.0, 5), (2, 3.0, 2.0, None)])
+    desk.append("loss", [(1, 4.0, 3.0, None)])
+    assert desk.rows("loss") == [(1, 4.0, 3.0, None), (2, 3.0, 2.0, None)]
+    assert not [key for key in desk.stored() if "epoch" in key]
+    desk.append("loss", [(2, 9.0, 3.0, None)])
+    assert [(info.last, info.last_step) for info in desk.infos()] == [(9.0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("batches", "last", "last_step"),
+    [
+        ([[(0, math.nan)]], 0.0, 0),
+        ([[(0, 1.0), (1, math.nan)]], 1.0, 1),
+        ([[(0, 1.0)], [(1, math.inf)]], 1.0, 1),
+        ([[(5, 1.0)], [(3, 2.0)]], 1.0, 5),
+        ([[(5, 1.0), (5, 2.0)]], 2.0, 5),
+        ([[(5, 1.0)], [(5, math.nan)]], 1.0, 5),
+        ([[(5, math.nan)], [(3, 2.0)]], 0.0, 5),
+        ([[(-5, 1.0), (-7, 2.0)]], 1.0, -5),
+    ],
+)
+@layouts
+def test_last_is_the_last_finite_value_at_the_highest_step(
+    store: RocksStore,
+    layout: Layout,
+    batches: list[list[tuple[int, float]]],
+    last: float,
+    last_step: int,
+) -> None:
+    """0.0 while there was none; what comes below the highest step does not count."""
+    desk = Desk(store, layout)
+    for batch in batches:
+        desk.append("loss", [(step, value, 1.0, None) for step, value in batch])
+    assert [(info.last, info.last_step) for info in desk.infos()] == [(last, last_step)]
+
+
+@layouts
+def test_a_missing_step_is_the_next_free_one(store: RocksStore, layout: Layout) -> None:
+    """Counted over points and objects alike, across batches, transactions and restarts; the caller's columns
+    stay as they were, since a transaction's body may run again."""
+    desk = Desk(store, layout)
+    columns = columns_of([(None, 1.0, 1.0, None), (7, 2.0, 1.0, None), (None, 3.0, 1.0, None)])
+    for _ in range(2):
+        desk.write(lambda writes: writes.append_points(desk.run, 0, "loss", "float", columns))
+        assert columns.stepless == 2
+        desk.restart()
+    assert [row[0] for row in desk.rows("loss")] == [0, 7, 8, 9, 10]
+    desk.put("figure", None, {"a": 1})
+    desk.put("figure", 4, {"a": 1})
+    desk.put("figure", None, {"a": 1})
+    assert [row[0] for row in desk.objects("figure")] == [0, 4, 5]
+
+
+@layouts
+def test_where_no_step_is_free_the_record_is_refused(store: RocksStore, layout: Layout) -> None:
+    desk = Desk(store, layout)
+    desk.append("loss", [(2**63 - 1, 1.0, 1.0, None)])
+    desk.put("figure", 2**63 - 1, {})
+    with pytest.raises(InvalidRecord, match="no free step"):
+        desk.append("loss", [(None, 1.0, 1.0, None)])
+    with pytest.raises(InvalidRecord, match="no free step"):
+        desk.append("new", [(2**63 - 1, 1.0, 1.0, None), (None, 1.0, 1.0, None)])
+    with pytest.raises(InvalidRecord, match="no free step"):
+        desk.put("figure", None, {})
+
+
+# --- objects ---------------------------------------------------------------------------------------
+
+
+@layouts
+def test_objects_come_back(store: RocksStore, layout: Layout) -> None:
+    """In the steps' order, the later one of a step, its epoch gone when the later one has none."""
+    desk = Desk(store, layout)
+    assert desk.put("figure", 3, {"type": "figure", "data": [1, None]}, epoch=1)
+    assert not desk.put("figure", 1, {"type": "figure", "data": 2**64 - 1}, epoch=2)
+    assert not desk.put("figure", 3, {"x": "y"})
+    assert desk.objects("figure") == [
+        (1, 2, 2.5, {"type": "figure", "data": 2**64 - 1}),
+        (3, None, 2.5, {"x": "y"}),
+    ]
+    assert desk.rows("figure") == []
+    assert desk.count("figure") == 2
+    assert desk.infos() == [SequenceInfo(0, "figure", "custom", 0.0, 3)]
+
+
+@layouts
+@pytest.mark.parametrize("size", [90_001, 500_000, 900_000])
+def test_a_large_object_stands_in_parts(store: RocksStore, layout: Layout, size: int) -> None:
+    """val says how many, each has 90,000 bytes, joined they are the packed value; a smaller object over it, and
+    after a restart too, clears them."""
+    desk = Desk(store, layout)
+    large = {"type": "figure", "data": "x" * size}
+    packed = msgpack.packb(large)
+    desk.put("figure", 2, large)
+    desk.put("figure", 3, large)
+    stored = desk.stored()
+    count = -(-len(packed) // 90_000)
+    assert unpack_value(stored[("seqs", 0, "figure", "val", 2)]) == {
+        "type": "figure",
+        "data": None,
+        "__parts__": count,
+    }
+    parts = [stored[("parts", 0, "figure", 2, i)] for i in range(count)]
+    assert b"".join(parts) == packed
+    assert all(len(part) <= 90_000 for part in parts)
+    assert [row[3] for row in desk.objects("figure")] == [large, large]
+
+    desk.restart()
+    desk.put("figure", 2, {"small": True})
+    assert {key[3] for key in desk.stored() if key[0] == "parts"} == {3}
+    assert [row[3] for row in desk.objects("figure")] == [{"small": True}, large]
+
+
+def test_a_point_over_a_large_object_clears_its_parts(store: RocksStore) -> None:
+    """In the compatible layout, where they share a key."""
+    desk = Desk(store, "compatible")
+    desk.put("x", 2, {"data": "x" * 100_000})
+    desk.append("x", [(2, 1.0, 1.0, None), (3, 1.0, 1.0, None)])
+    assert not [key for key in desk.stored() if key[0] == "parts"]
+    assert desk.objects("x") == []
+
+
+@layouts
+def test_a_log_line_is_never_cut(store: RocksStore, layout: Layout) -> None:
+    """Readers expect a text there; over the limit of one value it is refused."""
+    desk = Desk(store, layout)
+    desk.put("logs", 0, "x" * 95_000)
+    desk.put("__log_records", 0, {"message": "x" * 95_000})
+    assert not [key for key in desk.stored() if key[0] == "parts"]
+    with pytest.raises(InvalidRecord, match="100000"):
+        desk.put("logs", 1, "x" * 100_000)
+
+
+def test_an_object_that_looks_like_parts_is_itself(store: RocksStore) -> None:
+    desk = Desk(store, "packed")
+    desk.put("x", 0, {"type": None, "data": None, "__parts__": 2})
+    assert desk.objects("x")[0][3] == {"type": None, "data": None, "__parts__": 2}
+
+
+# --- chunks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 10, 50, 300, 1024, 3000])
+def test_a_point_is_written_three_times_at_most(store: RocksStore, size: int) -> None:
+    """And the keys stay few, whatever the size of the batches."""
+    desk = Desk(store, "packed")
+    written = 0
+    total = 0
+    most = 0
+
+    def body(writes: SequenceWrites) -> None:
+        nonlocal written
+        rows: list[Row] = [(total + i, 0.5, 1.0, None) for i in range(size)]
+        before = writes.budget + 4 * size
+        writes.append_points(desk.run, 0, "loss", "float", columns_of(rows))
+        written += max(size, before - writes.budget)
+
+    for appends in range(max(8, min(2500, 30_000 // size))):
+        desk.write(body)
+        total += size
+        if appends % 31 == 30:
+            most = max(most, len(desk.chunks("loss")) - total // 512)
+    assert written <= 3 * total
+    assert most <= 62
+    assert len(desk.rows("loss")) == total == desk.count("loss")
+
+
+def test_sequences_that_grow_in_step_are_merged_in_turn(store: RocksStore) -> None:
+    """No transaction rewrites much more than its budget, though all sequences are due together."""
+    desk = Desk(store, "packed", Growth(rewrite=2_000))
+    worst = 0
+
+    def body(writes: SequenceWrites, step: int) -> None:
+        nonlocal worst
+        for number in range(200):
+            rows: list[Row] = [(step * 10 + i, 0.5, 1.0, None) for i in range(10)]
+            writes.append_points(desk.run, 0, f"loss{number}", "float", columns_of(rows))
+        worst = max(worst, 2_000 + 4 * 2_000 - writes.budget)
+
+    for step in range(60):
+        desk.write(partial(body, step=step))
+    assert worst <= 2_000 + 4 * 2_000
+    assert all(desk.count(f"loss{number}") == 600 for number in range(0, 200, 50))
+
+
+def test_a_later_chunk_has_a_higher_number(store: RocksStore) -> None:
+    """And the head tells the points before it, so that a count is one read."""
+    desk = Desk(store, "packed", TINY)
+    numbers = -1
+    for step in range(100):
+        desk.append("loss", [(step, 1.0, 1.0, None)])
+        chunks = desk.chunks("loss")
+        assert chunks[-1][0] > numbers
+        numbers = chunks[-1][0]
+        points = 0
+        for _, chunk in chunks:
+            _, ordered, count, before = chunk_head(chunk)
+            assert (ordered, before) == (True, points)
+            points += count
+        assert points == step + 1
+
+
+def test_the_cache_is_bounded(store: RocksStore) -> None:
+    """It forgets the longest unused sequences first."""
+    desk = Desk(store, "packed", cache_bytes=20_000)
+    for number in range(100):
+        desk.append(f"loss{number}", [(0, 1.0, 1.0, None)])
+    cached = desk.sequences._cache
+    assert 5 < len(cached) < 20
+    assert next(reversed(cached)) == (desk.run, 0, "loss99")
+
+
+def test_a_damaged_chunk_is_an_error_not_other_points(store: RocksStore) -> None:
+    desk = Desk(store, "packed")
+    desk.append("loss", [(0, 1.0, 1.0, None)])
+    key = desk.keys.seq(desk.run, 0, "loss") + fdb.tuple.pack(("chunk", 0))
+    damaged = encode_chunk(columns_of([(0, 1.0, 1.0, None)]))[:-1]
+    trio.run(store.transact, lambda tr: tr.set(key, damaged))
+    with pytest.raises(ValueError, match="cut short"):
+        desk.rows("loss")
+
+
+# --- the stamp -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RocksStore]:
+    opened = open_rocks(tmp_path_factory.mktemp("empty"), sync=False)
+    yield opened
+    trio.run(opened.aclose)
+
+
+@layouts
+def test_a_new_store_is_stamped_and_keeps_its_layout(empty: RocksStore, layout: Layout) -> None:
+    """Opened with the other one it is an error that says what to set."""
+    keys = Keys(empty)
+    for _ in range(2):
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, layout))
+    stamp = trio.run(empty.transact, lambda tr: tr.get(keys.layout()))
+    assert unpack_value(stamp) == {"compatible": 1, "packed": 2}[layout]
+    other: Layout = "packed" if layout == "compatible" else "compatible"
+    with pytest.raises(ConfigurationError, match=f"MATYAN_SEQUENCE_LAYOUT={layout}"):
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, other))
+
+
+def test_runs_without_a_stamp_are_the_references(empty: RocksStore) -> None:
+    """So they are compatible: chunks beside them would be invisible to who reads that store."""
+    keys = Keys(empty)
+    trio.run(empty.transact, lambda tr: tr.set(keys.meta("r", "name"), b"\xa1r"))
+    with pytest.raises(ConfigurationError, match="compatible"):
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, "packed"))
+    trio.run(empty.transact, lambda tr: open_layout(tr, keys, "compatible"))
+
+
+def test_an_unknown_layout_is_a_clear_error(empty: RocksStore) -> None:
+    keys = Keys(empty)
+    trio.run(empty.transact, lambda tr: tr.set(keys.layout(), b"\x03"))
+    with pytest.raises(ConfigurationError, match="layout 3"):
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, "packed"))
