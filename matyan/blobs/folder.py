@@ -1,0 +1,330 @@
+"""The blobs of one machine: a folder, and URLs that this process signs for itself.
+
+Where a blob lies and what a signature is worth stand here; HTTP does not.
+
+A blob is one file, `{root}/{run}/{SHA-256 of its path, in hex}`: so any path that is legal on S3 has its place, whatever its
+segments, their lengths and their case, `a` and `a/b` side by side, and no path leads out of the run's folder. The file begins
+with a header that holds the path and the declared type, so that one rename makes a blob with its type appear whole or not at all:
+
+    8 bytes  b"matyanb1"
+    4 bytes  n, big endian
+    n bytes  msgpack {"path": …, "content_type": …}
+    …        the bytes of the blob
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import parse_qs, quote, urlencode
+
+import msgpack
+import trio
+
+from matyan.blobs.base import Upload
+from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
+
+URL_PATH = "/api/v1/rest/artifacts/blob/"
+
+_MAGIC = b"matyanb1"
+_TEMPORARY = "~tmp"  # no run has this name: "~" is not in the alphabet of run ids
+_RUN = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]{1,128}")  # contract, section 6
+_PIECE = 1 << 20
+"""Bytes that one hop to a thread writes or reads."""
+
+
+class TooLarge(MatyanError):
+    """The blob is over the limit that the text names: refuse it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob's description."""
+
+    path: str
+    content_type: str
+    size: int
+    """Bytes, without the header."""
+
+
+class FolderBlobs:
+    """
+    Args:
+        root: the folder; made when it is not there. Its owner holds the lock of the data folder around it.
+        secret: the key of the signatures; a URL is good as long as it stays the same.
+        expiry_s: seconds for which a signed URL is good.
+
+    Raises:
+        ConfigurationError: the folder cannot be made or written.
+    """
+
+    def __init__(self, root: Path, secret: bytes, expiry_s: float) -> None:
+        self._root = root.absolute()
+        self._temporary = self._root / _TEMPORARY
+        self._secret = secret
+        self._expiry_s = expiry_s
+        try:
+            # What a crash left unfinished was never acknowledged.
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"The folder {self._root} for artifacts cannot be written ({error.strerror}): mend its permissions or "
+                "name another data folder."
+            ) from None
+
+    # --- signed URLs ---
+
+    async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
+        """Signs a PUT of `run`/`path` for `expiry_s` seconds."""
+        await trio.lowlevel.checkpoint()
+        url = self._signed("PUT", run, path, content_type, base_url)
+        return Upload(url, f"{run}/{path}", None)
+
+    def presign_get(self, run: str, path: str, base_url: str) -> str:
+        """Signs a GET of `run`/`path` for `expiry_s` seconds."""
+        return self._signed("GET", run, path, "", base_url)
+
+    def verify(self, method: str, run: str, path: str, query: str) -> bool:
+        """Whether `query` (of a URL, still encoded) holds a signature of ours for this, not expired."""
+        try:
+            fields = parse_qs(query, keep_blank_values=True, strict_parsing=True, max_num_fields=8)
+            (expires,), (content_type,), (signature,) = (
+                fields[name] for name in ("expires", "type", "signature")
+            )
+            if int(expires) < time.time():
+                return False
+        except (ValueError, KeyError):
+            return False
+        expected = self._signature(method, run, path, content_type, expires)
+        return hmac.compare_digest(signature.encode(), expected.encode())
+
+    def _signed(self, method: str, run: str, path: str, content_type: str, base_url: str) -> str:
+        expires = str(int(time.time() + self._expiry_s))
+        query = {
+            "expires": expires,
+            "type": content_type,
+            "signature": self._signature(method, run, path, content_type, expires),
+        }
+        return f"{base_url}{URL_PATH}{quote(run)}/{quote(path)}?{urlencode(query)}"
+
+    def _signature(self, *fields: str) -> str:
+        # msgpack, because no field can reach into the next one.
+        return hmac.digest(self._secret, msgpack.packb(fields), "sha256").hex()
+
+    # --- the bytes ---
+
+    async def receive(
+        self, run: str, path: str, content_type: str, chunks: AsyncIterable[bytes], max_bytes: int
+    ) -> None:
+        """Stores a blob: when this returns it is durable; when it raises nothing has changed.
+
+        Raises:
+            TooLarge: there are more than `max_bytes`.
+            Unavailable: the disk is full or cannot be written.
+        """
+        target = self._file(run, path)
+        header = msgpack.packb({"path": path, "content_type": content_type})
+        piece = bytearray(_MAGIC + len(header).to_bytes(4, "big") + header)
+        size = 0
+        with self._translated():
+            file = await trio.to_thread.run_sync(self._open_temporary)
+            try:
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > max_bytes:
+                        raise TooLarge(
+                            f"A blob may have {max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)."
+                        )
+                    piece += chunk
+                    if len(piece) >= _PIECE:
+                        await trio.to_thread.run_sync(file.write, piece)
+                        piece = bytearray()
+                await trio.to_thread.run_sync(self._finish, file, piece, target)
+            except BaseException:
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(_discard, file)
+                raise
+
+    async def open(self, run: str, path: str) -> tuple[str, int, BlobReader]:
+        """A blob's declared type, its size in bytes, and its bytes; close them with `aclose`.
+
+        Raises:
+            NotFound: there is no such blob.
+            Unavailable: the folder cannot be read.
+        """
+        with self._translated():
+            file = await trio.to_thread.run_sync(_open_or_none, self._file(run, path))
+            if file is None:
+                raise NotFound(f"There is no artifact {path} of run {run}.")
+            try:
+                blob = await trio.to_thread.run_sync(_read_header, file)
+            except BaseException:
+                file.close()
+                raise
+        return blob.content_type, blob.size, BlobReader(file)
+
+    async def list(self, run: str) -> Sequence[StoredBlob]:
+        """The run's blobs, by path.
+
+        Raises:
+            Unavailable: the folder cannot be read.
+        """
+        with self._translated():
+            return await trio.to_thread.run_sync(_list, self._folder(run))
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        """Deletes these `run/path` keys; see `Blobs`."""
+        with self._translated():
+            await trio.to_thread.run_sync(self._delete, keys)
+        return len(keys)
+
+    async def delete_run(self, run: str) -> int:
+        """Deletes every blob of a run; see `Blobs`."""
+        with self._translated():
+            return await trio.to_thread.run_sync(self._delete_run, run)
+
+    # --- in threads ---
+
+    def _folder(self, run: str) -> Path:
+        if _RUN.fullmatch(run) is None:
+            raise ValueError(f"no run id: {run!r}")
+        return self._root / run
+
+    def _file(self, run: str, path: str) -> Path:
+        return self._folder(run) / hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _open_temporary(self) -> BinaryIO:
+        handle, name = tempfile.mkstemp(dir=self._temporary)
+        os.close(handle)
+        return Path(name).open("wb")
+
+    def _finish(self, file: BinaryIO, piece: bytearray, target: Path) -> None:
+        file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        while True:
+            try:
+                target.parent.mkdir()
+            except FileExistsError:
+                pass
+            else:
+                _sync_folder(self._root)
+            try:
+                os.rename(file.name, target)
+            except FileNotFoundError:
+                continue  # the run was deleted in between
+            break
+        with contextlib.suppress(FileNotFoundError):  # the run was deleted just after
+            _sync_folder(target.parent)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        folders = set()
+        for key in keys:
+            run, _, path = key.partition("/")
+            if _RUN.fullmatch(run) is None:
+                continue  # nothing of that name can be here
+            file = self._file(run, path)
+            with contextlib.suppress(FileNotFoundError):
+                file.unlink()
+                folders.add(file.parent)
+        for folder in folders:
+            _sync_folder(folder)
+
+    def _delete_run(self, run: str) -> int:
+        folder = self._folder(run)
+        doomed = tempfile.mkdtemp(dir=self._temporary)
+        try:
+            # One rename, so that an upload that comes now gets a folder of its own.
+            os.rename(folder, doomed)
+        except FileNotFoundError:
+            os.rmdir(doomed)
+            return 0
+        _sync_folder(self._root)
+        count = len(os.listdir(doomed))
+        shutil.rmtree(doomed)
+        return count
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Unavailable(
+                f"The folder {self._root} for artifacts cannot be used now ({error.strerror}): free some space or mend "
+                "the disk, and try again."
+            ) from error
+
+
+class BlobReader:
+    """A blob's bytes from the file's position on, a piece at a time."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def __aiter__(self) -> BlobReader:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if piece := await trio.to_thread.run_sync(self._file.read, _PIECE):
+            return piece
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        self._file.close()
+
+
+def _discard(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # closing writes what is buffered, which a full disk refuses
+        file.close()
+    Path(file.name).unlink(missing_ok=True)
+
+
+def _open_or_none(path: Path) -> BinaryIO | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
+
+
+def _read_header(file: BinaryIO) -> StoredBlob:
+    """Leaves the file at the blob's first byte."""
+    try:
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError
+        fields = msgpack.unpackb(file.read(int.from_bytes(file.read(4), "big")))
+        path, content_type = fields["path"], fields["content_type"]
+    except (ValueError, KeyError, TypeError):
+        raise NotFound(
+            f"{file.name} is no artifact: it is damaged or was not written by this program."
+        ) from None
+    return StoredBlob(path, content_type, os.fstat(file.fileno()).st_size - file.tell())
+
+
+def _list(folder: Path) -> Sequence[StoredBlob]:
+    blobs = []
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                blobs.append(_read_header(file))
+    return sorted(blobs, key=lambda blob: blob.path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
