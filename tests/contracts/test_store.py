@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from matyan.store.base import KeyValue, Snapshot, Store, Transaction
 from matyan.store.rocks import open_rocks
+from tests.memory_store import MemoryStore
 
-engines = pytest.mark.parametrize("engine", ["rocks"])
+ENGINES = ["rocks", "memory"]
+engines = pytest.mark.parametrize("engine", ENGINES)
 
 DIRECTORIES = [("data", "runs"), ("data", "indexes"), ("system",)]
 
@@ -22,15 +24,16 @@ DIRECTORIES = [("data", "runs"), ("data", "indexes"), ("system",)]
 async def open_engine(
     engine: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Store]:
-    assert engine == "rocks"
-    store = open_rocks(tmp_path_factory.mktemp("store"))
+    store: Store = (
+        MemoryStore() if engine == "memory" else open_rocks(tmp_path_factory.mktemp("store"))
+    )
     try:
         yield store
     finally:
         await store.aclose()
 
 
-@pytest.fixture(params=["rocks"])
+@pytest.fixture(params=ENGINES)
 async def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Store]:

@@ -1,0 +1,99 @@
+"""A run as a whole: its meta fields with their indexes, its activity, its tombstone, its end.
+
+Points, attributes, tags and experiments are other modules' subjects; which record does what is `records.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from matyan import indexes, trees
+from matyan.keys import Keys, pack_value, unpack_value
+from matyan.store.base import Snapshot, Transaction
+
+# The meta fields that readers filter by, and the names of their indexes.
+_INDEXED = {"is_archived": "archived", "active": "active"}
+
+
+def create(tr: Transaction, keys: Keys, run: str, now: float) -> None:
+    """Writes a new run's meta and indexes; `now` is the causing record's timestamp, epoch seconds."""
+    put_meta(
+        tr,
+        keys,
+        run,
+        now,
+        {
+            "name": f"Run: {run}",
+            "description": "",
+            "created_at": now,
+            "finalized_at": None,
+            "is_archived": False,
+            "active": True,
+            "experiment_id": None,
+            "client_start_ts": None,
+            "duration": None,
+        },
+    )
+    indexes.put(tr, keys, run, "created_at", now)
+    put_activity(tr, keys, run, now)
+
+
+def put_meta(
+    tr: Transaction, keys: Keys, run: str, now: float, fields: Mapping[str, object]
+) -> None:
+    """Writes these meta fields, updated_at and the indexes that follow them; no fields: updated_at alone.
+
+    Raises:
+        InvalidRecord: a value is over its limit.
+    """
+    for field, value in fields.items():
+        trees.put(tr, keys.meta(run, field), value)
+        index = _INDEXED.get(field)
+        if index is not None:
+            indexes.drop(tr, keys, run, index, not value)
+            indexes.put(tr, keys, run, index, value)
+    tr.set(keys.meta(run, "updated_at"), pack_value(now))
+
+
+def get_meta(snap: Snapshot, keys: Keys, run: str, field: str) -> Any:
+    """One meta field; None also when it was never written."""
+    packed = snap.get(keys.meta(run, field))
+    return None if packed is None else unpack_value(packed)
+
+
+def exists(snap: Snapshot, keys: Keys, run: str) -> bool:
+    return snap.get(keys.meta(run, "created_at")) is not None
+
+
+def put_activity(tr: Transaction, keys: Keys, run: str, now: float) -> None:
+    tr.set(keys.activity(run), pack_value(now))
+
+
+def get_activity(snap: Snapshot, keys: Keys, run: str) -> float | None:
+    """When the run's last record came, at most a minute behind; None for a run that another program wrote."""
+    packed = snap.get(keys.activity(run))
+    return None if packed is None else float(unpack_value(packed))
+
+
+def is_deleted(snap: Snapshot, keys: Keys, run: str) -> bool:
+    return snap.get(keys.tombstone(run)) is not None
+
+
+def delete(tr: Transaction, keys: Keys, run: str, now: float) -> None:
+    """Clears all rows of the run but those of its tags and experiment, and leaves a tombstone."""
+    tr.clear_range(*keys.run_range(run))
+    indexes.drop_all(tr, keys, run)
+    tr.clear(keys.activity(run))
+    tr.set(keys.tombstone(run), pack_value(now))
+
+
+def read_meta(snap: Snapshot, keys: Keys, run: str) -> dict[str, Any]:
+    """All meta fields; {} when there is no such run."""
+    fields = trees.read(snap, keys.meta_prefix(run))
+    return fields if isinstance(fields, dict) else {}
+
+
+def list_runs(snap: Snapshot, keys: Keys, *, newest_first: bool = False) -> Iterator[str]:
+    """All runs by created_at."""
+    return indexes.runs_under(snap, keys, "created_at", reverse=newest_first)

@@ -1,0 +1,115 @@
+"""Nested values: one key per scalar leaf, below a prefix (contract, section 4, "tree").
+
+Knows markers, stale keys and sizes; knows no run, no index and no meaning of any path. A prefix is a
+packed key without an end, so that more tuple elements can be appended to it as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from matyan._codec import pack, range_of, unpack
+from matyan.errors import InvalidRecord
+from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value, unpack_value
+from matyan.store.base import KeyValue, Snapshot, Transaction
+
+# Contract, section 6: FoundationDB takes no larger value, and we no larger key.
+MAX_KEY: Final = 4_096
+MAX_VALUE: Final = 100_000
+
+Path = tuple[str | int, ...]
+
+_LEAF_KEY = pack((LEAF,))
+_MARKERS = (_LEAF_KEY, pack((EMPTY_DICT,)), pack((EMPTY_LIST,)))
+_TRUE = pack_value(True)
+# In the tuple layer an int begins with 0x0b..0x1d, whatever its size; a list item is an int.
+_FIRST_ITEM = b"\x0b"
+_AFTER_ITEMS = b"\x1e"
+
+
+class _Missing:
+    """Nothing is stored there; None is a value."""
+
+
+MISSING: Final = _Missing()
+
+
+def replace(tr: Transaction, prefix: bytes, path: Path, value: object) -> None:
+    """Makes `value` (what JSON can hold) the whole of what stands at `path`, which must not be empty.
+
+    A leaf or an empty container above `path` was replaced by this write, so its keys go too.
+
+    Raises:
+        InvalidRecord: a key or a value is over its limit; nothing was written.
+    """
+    rows = [*_rows(prefix + pack(path), value)]
+    for depth in range(1, len(path)):
+        ancestor = prefix + pack(path[:depth])
+        for marker in _MARKERS:
+            tr.clear(ancestor + marker)
+        tr.clear_range(ancestor + _FIRST_ITEM, ancestor + _AFTER_ITEMS)
+    tr.clear_range(*range_of(prefix + pack(path)))
+    for key, packed in rows:
+        tr.set(key, packed)
+
+
+def put(tr: Transaction, key: bytes, value: object) -> None:
+    """Writes one packed value under a whole key.
+
+    Raises:
+        InvalidRecord: the key or the value is over its limit.
+    """
+    tr.set(*_checked(key, pack_value(value)))
+
+
+def _rows(here: bytes, value: object) -> Iterator[KeyValue]:
+    if isinstance(value, dict):
+        if not value:
+            yield _checked(here + _MARKERS[1], _TRUE)
+        for name, child in value.items():
+            yield from _rows(here + pack((name,)), child)
+    elif isinstance(value, list):
+        if not value:
+            yield _checked(here + _MARKERS[2], _TRUE)
+        for index, child in enumerate(value):
+            yield from _rows(here + pack((index,)), child)
+    else:
+        yield _checked(here + _LEAF_KEY, pack_value(value))
+
+
+def _checked(key: bytes, packed: bytes) -> KeyValue:
+    if len(key) > MAX_KEY:
+        raise InvalidRecord(f"a key of {len(key)} bytes is over the limit of {MAX_KEY}")
+    if len(packed) > MAX_VALUE:
+        raise InvalidRecord(f"a value of {len(packed)} bytes is over the limit of {MAX_VALUE}")
+    return key, packed
+
+
+def read(snap: Snapshot, prefix: bytes) -> object:
+    """The value below `prefix`, or MISSING."""
+    root = _Node()
+    for key, packed in snap.scan(*range_of(prefix)):
+        *path, marker = unpack(key, len(prefix))
+        node = root
+        for element in path:
+            node = node.children.setdefault(element, _Node())
+        node.value = (
+            {} if marker == EMPTY_DICT else [] if marker == EMPTY_LIST else unpack_value(packed)
+        )
+    return root.build()
+
+
+class _Node:
+    __slots__ = ("children", "value")
+
+    def __init__(self) -> None:
+        self.children: dict[str | int, _Node] = {}
+        self.value: object = MISSING
+
+    def build(self) -> object:
+        if not self.children:
+            return self.value
+        if all(isinstance(element, int) for element in self.children):
+            return [child.build() for child in self.children.values()]
+        return {str(element): child.build() for element, child in self.children.items()}

@@ -1,0 +1,108 @@
+"""The control worker: each control event becomes its side effect outside of the store.
+
+Every reaction is idempotent, so an event that comes twice does no harm; an engine that is away is waited for
+without end, since skipping would leave blobs that nothing names any more. What can never work is a dead letter.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from matyan import telemetry
+from matyan.blobs.base import Blobs
+from matyan.broker.base import Batch, Consumer, DeadLetter
+from matyan.errors import InvalidRecord
+from matyan.workers.partition import Holder, Tenure
+
+Payload = dict[str, Any]
+
+
+async def delete_blobs(blobs: Blobs, payload: Payload) -> None:
+    """run_deleted: the named blobs, or all that the run has."""
+    run, named = payload.get("run_id"), payload.get("blob_keys")
+    if not isinstance(run, str) or not run:
+        raise InvalidRecord("run_deleted: run_id: expected a run id")
+    if not named:
+        await blobs.delete_run(run)
+    elif isinstance(named, list) and all(isinstance(key, str) for key in named):
+        await blobs.delete(named)
+    else:
+        raise InvalidRecord("run_deleted: blob_keys: expected an array of strings")
+
+
+async def count_only(blobs: Blobs, payload: Payload) -> None:
+    """Nothing outside of the store follows from this event."""
+
+
+REACTIONS: Final[dict[str, Callable[[Blobs, Payload], Awaitable[None]]]] = {
+    "run_deleted": delete_blobs,
+    "run_archived": count_only,
+    "run_unarchived": count_only,
+    "experiment_deleted": count_only,
+    "tag_deleted": count_only,
+}
+
+
+class ControlWorker(Holder):
+    """Handles a topic's control events in their order.
+
+    Args:
+        bury: makes dead letters durable where the composition root wants them; may raise Unavailable.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        blobs: Blobs,
+        bury: Callable[[Sequence[DeadLetter]], Awaitable[None]],
+    ) -> None:
+        super().__init__(consumer, "control", self._handle_all)
+        self._blobs = blobs
+        self._bury = bury
+
+    async def _handle_all(self, tenure: Tenure) -> None:
+        await tenure.retrying(lambda: tenure.partition.start(None))
+        async for batch in tenure.batches():
+            telemetry.CONTROL_CONSUMED.inc(len(batch))
+            for i in range(len(batch)):
+                await self._handle(tenure, batch, i)
+                # After each: a batch that is left halfway comes again from here.
+                end = batch.offsets[i + 1] if i + 1 < len(batch) else batch.next_offset
+                tenure.partition.committed(end)
+
+    async def _handle(self, tenure: Tenure, batch: Batch, index: int) -> None:
+        began = time.perf_counter()
+        try:
+            kind, payload = _parse(batch.values[index])
+            await tenure.retrying(lambda: REACTIONS[kind](self._blobs, payload))
+        except InvalidRecord as error:
+            telemetry.CONTROL_ERRORS.labels("InvalidRecord").inc()
+            letter = tenure.letter(batch, index, "InvalidRecord", str(error))
+            await tenure.retrying(lambda: self._bury([letter]))
+            telemetry.DEAD_LETTERS.labels(tenure.partition.topic).inc()
+        else:
+            telemetry.CONTROL_PROCESSED.labels(kind).inc()
+            telemetry.CONTROL_SECONDS.observe(time.perf_counter() - began)
+
+
+def _parse(value: bytes) -> tuple[str, Payload]:
+    """The type and payload of a control event.
+
+    Raises:
+        InvalidRecord: it is none, or of a type without a reaction.
+    """
+    try:
+        event = json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord(f"no JSON: {error}") from None
+    if not isinstance(event, dict):
+        raise InvalidRecord("expected an object")
+    kind, payload = event.get("type"), event.get("payload")
+    if not isinstance(kind, str) or kind not in REACTIONS:
+        raise InvalidRecord(f"type: {kind!r} is no control event")
+    if not isinstance(payload, dict):
+        raise InvalidRecord("payload: expected an object")
+    return kind, payload

@@ -1,0 +1,252 @@
+"""The ingestion worker: each batch of a partition becomes one transaction that also moves the stored offset.
+
+Decides what happens when that does not work: back off, start over behind another owner, bisect, dead letter.
+What a record does is `records.py`'s; when a batch is full is the consumer's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import structlog
+
+from matyan import telemetry
+from matyan._codec import Malformed, Points, Record, decode_records
+from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter, Outbox, Partition
+from matyan.errors import Fenced, InvalidRecord
+from matyan.keys import Keys, pack_value, unpack_value
+from matyan.records import Rules, Unit, event_of
+from matyan.store.base import Snapshot, Store, Transaction
+from matyan.workers.partition import Holder, Tenure
+
+
+class IngestWorker(Holder):
+    """Applies a topic's records to the store, each exactly once.
+
+    Args:
+        make_rules: new rules that remember nothing; called for each assignment, and whenever another owner
+            may have written, since what rules remember holds for a sole writer only.
+        max_bytes, max_records: the most that one transaction takes of a batch; None: a batch is never split.
+        use_stored_offset: False only to show that the tests of exactly once fail without it.
+        lose_records_by_acknowledging_before_the_commit: True only to show that the tests of durability fail then.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        store: Store,
+        keys: Keys,
+        make_rules: Callable[[], Rules],
+        outbox: Outbox,
+        *,
+        max_bytes: int | None = None,
+        max_records: int | None = None,
+        use_stored_offset: bool = True,
+        lose_records_by_acknowledging_before_the_commit: bool = False,
+    ) -> None:
+        super().__init__(consumer, "ingest", self._ingest)
+        self.store = store
+        self.keys = keys
+        self.make_rules = make_rules
+        self.outbox = outbox
+        self.max_bytes = max_bytes
+        self.max_records = max_records
+        self.use_stored_offset = use_stored_offset
+        self.acknowledges_early = lose_records_by_acknowledging_before_the_commit
+
+    async def _ingest(self, tenure: Tenure) -> None:
+        owner = _Owner(self, tenure)
+        while True:
+            await owner.start()
+            async for batch in tenure.batches():
+                if not await owner.take(batch):
+                    break
+            else:
+                return
+
+
+class _Owner:
+    """The ingestion of one partition: what it believes to be stored, and the rules that hold as long as it is."""
+
+    def __init__(self, worker: IngestWorker, tenure: Tenure) -> None:
+        self._worker = worker
+        self._tenure = tenure
+        self._partition: Partition = tenure.partition
+        self._offset_key = worker.keys.ingest(self._partition.topic_id, self._partition.partition)
+        self._stored: int | None = None
+        self._rules = worker.make_rules()
+        self._log = structlog.get_logger().bind(
+            service="ingest", topic=self._partition.topic, partition=self._partition.partition
+        )
+
+    async def start(self) -> None:
+        """Goes to where the store says that the partition stands."""
+        await self._look()
+        await self._tenure.retrying(lambda: self._partition.start(self._stored))
+
+    async def _look(self) -> None:
+        """Reads the stored offset and forgets what was remembered under another one."""
+        self._rules = self._worker.make_rules()
+        self._stored = await self._tenure.retrying(
+            lambda: self._worker.store.read(self._read_offset)
+        )
+
+    def _read_offset(self, snap: Snapshot) -> int | None:
+        if not self._worker.use_stored_offset:
+            return None
+        packed = snap.get(self._offset_key)
+        return None if packed is None else int(unpack_value(packed))
+
+    async def take(self, batch: Batch) -> bool:
+        """Applies a batch; False: the stored offset was moved elsewhere, start again."""
+        telemetry.INGEST_CONSUMED.inc(len(batch))
+        announced: set[int] = set()
+        for piece in self._split(batch):
+            if not await self._apply(piece, announced):
+                return False
+        return True
+
+    def _split(self, batch: Batch) -> Iterator[Batch]:
+        """Pieces that one transaction can take; a record that is too big for that stays alone."""
+        most_bytes = self._worker.max_bytes or sys.maxsize
+        most_records = self._worker.max_records or sys.maxsize
+        if most_bytes == most_records == sys.maxsize:
+            yield batch
+            return
+        begin = size = 0
+        for i, value in enumerate(batch.values):
+            if i > begin and (size + len(value) > most_bytes or i - begin == most_records):
+                yield _slice(batch, begin, i)
+                begin, size = i, 0
+            size += len(value)
+        yield _slice(batch, begin, len(batch))
+
+    async def _apply(self, batch: Batch, announced: set[int]) -> bool:
+        """Applies what is not stored yet of `batch`; `announced`: offsets whose event or dead letter is out."""
+        fatal: InvalidRecord | None = None
+        while True:
+            batch = self._unstored(batch)
+            if not batch.values:
+                self._partition.committed(batch.next_offset)
+                return True
+            try:
+                # Bound now: the name is rebound before the loop comes round.
+                attempt = partial(self._commit, batch, announced, fatal)
+                await self._tenure.retrying(attempt)
+            except Fenced as error:
+                telemetry.INGEST_ERRORS.labels("Fenced").inc()
+                believed = self._stored
+                await self._look()
+                self._log.warning("looks again", reason=str(error), stored=self._stored)
+                if self._stored is None or not (believed or 0) <= self._stored <= batch.next_offset:
+                    return False
+            except InvalidRecord as error:
+                telemetry.INGEST_ERRORS.labels("InvalidRecord").inc()
+                if len(batch) > 1:
+                    middle = len(batch) // 2
+                    return await self._apply(
+                        _slice(batch, 0, middle), announced
+                    ) and await self._apply(_slice(batch, middle, len(batch)), announced)
+                fatal = error
+            else:
+                return True
+
+    def _unstored(self, batch: Batch) -> Batch:
+        if self._stored is None or not batch.values or self._stored <= batch.offsets[0]:
+            return batch
+        below = bisect_left(batch.offsets, self._stored)
+        telemetry.SKIPPED.labels("stored_offset").inc(below)
+        return _slice(batch, below, len(batch))
+
+    async def _commit(self, batch: Batch, announced: set[int], fatal: InvalidRecord | None) -> None:
+        """One attempt at one transaction. `fatal`: why the batch's only record is a dead letter."""
+        began = time.perf_counter()
+        ops: list[Points | Record] = []
+        events: dict[int, ControlEvent] = {}
+        dead: dict[int, DeadLetter] = {}
+        # Decoded for each attempt: applying may fill in the steps of its points.
+        for item in decode_records(batch.values):
+            if isinstance(item, Malformed):
+                offset = batch.offsets[item.index]
+                dead[offset] = self._tenure.letter(batch, item.index, "Malformed", item.reason)
+                continue
+            if fatal is not None:
+                dead[batch.offsets[0]] = self._tenure.letter(batch, 0, "InvalidRecord", str(fatal))
+                continue
+            ops.append(item)
+            if isinstance(item, Record) and (event := event_of(item)) is not None:
+                events[batch.offsets[item.index]] = event
+        if not announced.issuperset(events.keys() | dead.keys()):
+            await self._worker.outbox.before(
+                [event for offset, event in events.items() if offset not in announced],
+                [letter for offset, letter in dead.items() if offset not in announced],
+            )
+            announced.update(events, dead)
+        if self._worker.acknowledges_early:
+            self._partition.committed(batch.next_offset)
+        rules = self._rules
+        body = partial(self._body, rules, ops, [*events.values()], [*dead.values()], batch)
+        handed_over = time.perf_counter()
+        unit = await self._worker.store.transact(body)
+        committed = time.perf_counter()
+        if self._worker.use_stored_offset:
+            self._stored = batch.next_offset
+        rules.committed(unit)
+        self._partition.committed(batch.next_offset)
+        self._count(batch, ops, unit, len(dead), committed - began, committed - handed_over)
+
+    def _body(
+        self,
+        rules: Rules,
+        ops: Sequence[Points | Record],
+        events: Sequence[ControlEvent],
+        dead: Sequence[DeadLetter],
+        batch: Batch,
+        tr: Transaction,
+    ) -> Unit:
+        if self._read_offset(tr) != self._stored:
+            raise Fenced(
+                "the stored offset has moved: another owner, or a commit of unknown outcome"
+            )
+        unit = rules.begin(tr)
+        for op in ops:
+            unit.apply(op)
+        self._worker.outbox.within(tr, events, dead)
+        if self._worker.use_stored_offset:
+            tr.set(self._offset_key, pack_value(batch.next_offset))
+        return unit
+
+    def _count(
+        self,
+        batch: Batch,
+        ops: Sequence[Points | Record],
+        unit: Unit,
+        dead: int,
+        seconds: float,
+        commit_seconds: float,
+    ) -> None:
+        telemetry.INGEST_BATCH_SIZE.observe(len(batch))
+        telemetry.INGEST_TXN_BYTES.observe(sum(map(len, batch.values)))
+        telemetry.INGEST_BATCH_SECONDS.observe(seconds)
+        telemetry.COMMIT_SECONDS.observe(commit_seconds)
+        if ops:
+            telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - ops[0].timestamp))
+        for kind, count in unit.applied.items():
+            telemetry.INGEST_PROCESSED.labels(kind).inc(count)
+        if unit.dropped:
+            telemetry.SKIPPED.labels("tombstone").inc(unit.dropped)
+        if dead:
+            telemetry.DEAD_LETTERS.labels(self._partition.topic).inc(dead)
+
+
+def _slice(batch: Batch, begin: int, end: int) -> Batch:
+    return Batch(
+        batch.offsets[begin:end],
+        batch.keys[begin:end],
+        batch.values[begin:end],
+        batch.next_offset if end == len(batch) else batch.offsets[end - 1] + 1,
+    )

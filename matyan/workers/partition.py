@@ -1,0 +1,166 @@
+"""What every worker does with the partitions of its consumer: hold each in a task, wait in a way that can be
+left, try again while an engine is away.
+
+Knows no record, no rule and no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TypeVar
+
+import structlog
+import trio
+
+from matyan import telemetry
+from matyan.broker.base import Batch, Consumer, DeadLetter, Partition
+from matyan.errors import Unavailable
+from matyan.workers.backoff import Backoff
+
+T = TypeVar("T")
+
+
+class Leave(Exception):
+    """The partition is to be left now; what was not committed comes again to its next owner."""
+
+
+class Tenure:
+    """One partition while this worker owns it."""
+
+    def __init__(self, partition: Partition, service: str) -> None:
+        self.partition = partition
+        self.trouble: str | None = None
+        """Why it waits for an engine, or None."""
+        self._service = service
+        self._leaving = False
+        self._idle: trio.CancelScope | None = None
+        self._log = structlog.get_logger().bind(
+            service=service, topic=partition.topic, partition=partition.partition
+        )
+
+    def leave(self) -> None:
+        """Finish the batch at hand, start no other, wait for nothing."""
+        self._leaving = True
+        if self._idle is not None:
+            self._idle.cancel()
+
+    async def idle(self, wait: Callable[[], Awaitable[T]]) -> T:
+        """Waits for what can be given up at any moment.
+
+        Raises:
+            Leave: it was given up.
+        """
+        if self._leaving or self.partition.revoked.is_set():
+            raise Leave
+        with trio.CancelScope() as self._idle:
+            return await wait()
+        raise Leave
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        """The partition's batches until it is to be left."""
+        batches = self.partition.batches()
+        while True:
+            try:
+                yield await self.idle(lambda: anext(batches))
+            except (StopAsyncIteration, Leave):
+                return
+
+    async def retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """`attempt`, again and again while an engine is away; the partition is paused meanwhile.
+
+        Raises:
+            Leave: the partition is to be left before an attempt came through.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                outcome = await attempt()
+            except Unavailable as error:
+                if self.trouble is None:
+                    self.partition.pause()
+                    self._log.warning("waits for an engine", reason=str(error))
+                self.trouble = str(error)
+                telemetry.RETRIES.labels(self._service, _cause(error)).inc()
+                await self.idle(partial(trio.sleep, backoff.next()))
+            else:
+                if self.trouble is not None:
+                    self.trouble = None
+                    self.partition.resume()
+                    self._log.info("goes on")
+                return outcome
+
+    def letter(self, batch: Batch, index: int, error_class: str, error_text: str) -> DeadLetter:
+        """The dead letter of one record of a batch of this partition."""
+        return DeadLetter(
+            self.partition.topic,
+            self.partition.partition,
+            batch.offsets[index],
+            batch.keys[index],
+            batch.values[index],
+            error_class,
+            error_text,
+        )
+
+
+def _cause(error: Unavailable) -> str:
+    """A label of few values: the engine's error below ours, when the adapter kept it."""
+    return type(error.__cause__ or error).__name__
+
+
+class Holder:
+    """Runs `own` for each partition of `consumer` in a task of its own, until it is stopped."""
+
+    def __init__(
+        self, consumer: Consumer, service: str, own: Callable[[Tenure], Awaitable[None]]
+    ) -> None:
+        self._consumer = consumer
+        self._service = service
+        self._own = own
+        self._stopping = trio.Event()
+        self._tenures: set[Tenure] = set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with self._consumer.partitions() as assigned, trio.open_nursery() as owners:
+            task_status.started()
+            async with trio.open_nursery() as watch:
+
+                @watch.start_soon
+                async def stop() -> None:
+                    await self._stopping.wait()
+                    watch.cancel_scope.cancel()
+
+                async for held in assigned:
+                    owners.start_soon(self._hold, held)
+                watch.cancel_scope.cancel()
+
+    async def _hold(self, held: AbstractAsyncContextManager[Partition]) -> None:
+        async with held as partition, trio.open_nursery() as watch:
+            tenure = Tenure(partition, self._service)
+            self._tenures.add(tenure)
+            if self._stopping.is_set():
+                tenure.leave()
+
+            @watch.start_soon
+            async def revoke() -> None:
+                await partition.revoked.wait()
+                tenure.leave()
+
+            try:
+                await self._own(tenure)
+            except Leave:
+                pass
+            finally:
+                self._tenures.discard(tenure)
+            watch.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Drains: each partition's batch at hand is finished, no other is started, then `run` returns."""
+        self._stopping.set()
+        for tenure in self._tenures:
+            tenure.leave()
+
+    def trouble(self) -> str | None:
+        """Why a partition waits for an engine now, or None."""
+        return next((tenure.trouble for tenure in self._tenures if tenure.trouble), None)

@@ -1,0 +1,164 @@
+"""Records as the frontier writes them, applied to a store in memory: what the tests of the rules share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from matyan import entities, runs, trees
+from matyan._codec import Malformed, context_id, decode_records, range_of, unpack
+from matyan.keys import Keys, unpack_value
+from matyan.records import Rules, Unit
+from matyan.sequences import Layout, Sequences
+from tests.memory_store import MemoryStore
+
+T0 = 1_700_000_000.0
+"""The time of the first record, epoch seconds."""
+
+
+def moment(seconds: float) -> str:
+    """A timestamp `seconds` after T0."""
+    return datetime.fromtimestamp(T0 + seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def record(kind: str, run: str = "r", at: float = 0.0, **payload: Any) -> bytes:
+    """A broker record, `at` seconds after T0."""
+    return json.dumps(
+        {"type": kind, "run_id": run, "timestamp": moment(at), "payload": payload}
+    ).encode()
+
+
+def metric(
+    name: str, value: float, step: int | None, run: str = "r", at: float = 0.0, **more: Any
+) -> bytes:
+    payload = {
+        "epoch": None,
+        "context": None,
+        "dtype": "float",
+        "client_datetime": moment(at),
+        **more,
+    }
+    return record("log_metric", run, at, name=name, value=value, step=step, **payload)
+
+
+class Ledger:
+    """A store, its rules, and what a reader sees."""
+
+    def __init__(self, layout: Layout = "packed") -> None:
+        self.store = MemoryStore()
+        self.keys = Keys(self.store)
+        self.layout: Layout = layout
+        self.rules = self.make_rules()
+
+    def make_rules(self) -> Rules:
+        return Rules(self.keys, Sequences(self.keys, self.layout))
+
+    def apply(self, *values: bytes, rules: Rules | None = None) -> Unit:
+        """Applies the records in one transaction."""
+        rules = rules or self.rules
+
+        def body(tr: Any) -> Unit:
+            unit = rules.begin(tr)
+            for op in decode_records(values):
+                assert not isinstance(op, Malformed), op.reason
+                unit.apply(op)
+            return unit
+
+        unit = self.store.commit(body)
+        rules.committed(unit)
+        return unit
+
+    def apply_split(self, values: Sequence[bytes], cuts: Iterable[int]) -> None:
+        begin = 0
+        for end in [*sorted(cuts), len(values)]:
+            self.apply(*values[begin:end])
+            begin = end
+
+    # --- what a reader sees ---
+
+    def meta(self, run: str = "r") -> dict[str, Any]:
+        return self.store.look(lambda snap: runs.read_meta(snap, self.keys, run))
+
+    def attrs(self, run: str = "r") -> Any:
+        found = self.store.look(lambda snap: trees.read(snap, self.keys.attrs(run)))
+        return {} if found is trees.MISSING else found
+
+    def facts(self, run: str = "r") -> set[tuple[Any, ...]]:
+        """The forward index rows of a run, without the run; its twins must be the same."""
+        root = len(self.keys.indexes)
+        rows = {unpack(key, root) for key in self.store.rows if key.startswith(self.keys.indexes)}
+        forward = {
+            row[:-1] for row in rows if row[0] not in ("_rev", "_deleted") and row[-1] == run
+        }
+        assert {row[2:-1] for row in rows if row[:2] == ("_rev", run)} == forward
+        return forward
+
+    def tags(self, run: str = "r") -> list[str]:
+        return self.store.look(lambda snap: entities.tags_of(snap, self.keys, run))
+
+    def experiment(self, run: str = "r") -> str | None:
+        return self.store.look(lambda snap: entities.experiment_of(snap, self.keys, run))
+
+    def system(self, *beginning: str) -> dict[tuple[Any, ...], Any]:
+        """System rows whose tuple begins so."""
+        return {
+            row: unpack_value(value)
+            for key, value in self.store.rows.items()
+            if key.startswith(self.keys.system)
+            and (row := unpack(key, len(self.keys.system)))[: len(beginning)] == beginning
+        }
+
+    def counts(self, family: str) -> dict[str, int]:
+        """The run_count of each experiment or tag, by name."""
+        rows = self.system(family)
+        return {
+            value: rows[family, uuid, "run_count"]
+            for (_, uuid, field), value in rows.items()
+            if field == "name"
+        }
+
+    def rows_of(self, run: str) -> dict[tuple[Any, ...], Any]:
+        """All R rows of a run."""
+        begin, end = self.keys.run_range(run)
+        root = len(self.keys.runs)
+        return {
+            unpack(key, root)[1:]: value
+            for key, value in self.store.rows.items()
+            if begin <= key < end
+        }
+
+    def points(
+        self, name: str, context: object = None, run: str = "r"
+    ) -> list[tuple[int, float, float, int | None]]:
+        """(step, value, time after T0, epoch) of a metric."""
+        sequences = Sequences(self.keys, self.layout)
+        columns = self.store.look(
+            lambda snap: list(sequences.points(snap, run, context_id(context), name))
+        )
+        return [
+            (step or 0, value, time - T0, epoch)
+            for block in columns
+            for step, value, time, epoch in block.rows()
+        ]
+
+    def objects(
+        self, name: str, context: object = None, run: str = "r"
+    ) -> list[tuple[int, int | None, float, object]]:
+        sequences = Sequences(self.keys, self.layout)
+        return [
+            (step, epoch, time - T0, value)
+            for step, epoch, time, value in self.store.look(
+                lambda snap: list(sequences.objects(snap, run, context_id(context), name))
+            )
+        ]
+
+    def contexts(self, run: str = "r") -> dict[int, Any]:
+        prefix = self.keys.contexts_prefix(run)
+        begin, end = range_of(prefix)
+        return {
+            unpack(key, len(prefix))[0]: unpack_value(value)
+            for key, value in self.store.rows.items()
+            if begin <= key < end
+        }

@@ -1,0 +1,71 @@
+"""A store in a dict: fast enough for hypothesis, and held to the contract suite like the real ones.
+
+Its `commit` is `transact` without an event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import trio
+
+from matyan.store.base import KeyValue, Snapshot, Transaction
+
+T = TypeVar("T")
+
+_DIRECTORIES = {("data", "runs"): b"\x01", ("data", "indexes"): b"\x02", ("system",): b"\x03"}
+
+
+class _Rows:
+    """Sorted rows; a transaction works on a copy."""
+
+    def __init__(self, rows: dict[bytes, bytes]) -> None:
+        self.rows = dict(rows)
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def scan(
+        self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> Iterator[KeyValue]:
+        found = sorted((row for row in self.rows.items() if begin <= row[0] < end), reverse=reverse)
+        yield from found[: limit or None]
+
+    def set(self, key: bytes, value: bytes) -> None:
+        assert isinstance(key, bytes)
+        assert isinstance(value, bytes)
+        self.rows[key] = value
+
+    def clear(self, key: bytes) -> None:
+        self.rows.pop(key, None)
+
+    def clear_range(self, begin: bytes, end: bytes) -> None:
+        for key in [key for key in self.rows if begin <= key < end]:
+            del self.rows[key]
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self.rows: dict[bytes, bytes] = {}
+
+    def directory(self, path: tuple[str, ...]) -> bytes:
+        return _DIRECTORIES[path]
+
+    def commit(self, body: Callable[[Transaction], T]) -> T:
+        tr = _Rows(self.rows)
+        outcome = body(tr)
+        self.rows = tr.rows
+        return outcome
+
+    def look(self, body: Callable[[Snapshot], T]) -> T:
+        return body(_Rows(self.rows))
+
+    async def transact(self, body: Callable[[Transaction], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return self.commit(body)
+
+    async def read(self, body: Callable[[Snapshot], T]) -> T:
+        return await trio.to_thread.run_sync(self.look, body)
+
+    async def aclose(self) -> None: ...
