@@ -33,6 +33,7 @@ import contextlib
 import fcntl
 import os
 import time
+import uuid
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -42,12 +43,15 @@ from typing import IO, TYPE_CHECKING, TypeVar
 
 import outcome
 import rocksdict
+import structlog
 import trio
 
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
 T = TypeVar("T")
+
+_logger = structlog.get_logger()
 
 _MIB = 1 << 20
 
@@ -66,10 +70,11 @@ buffer anew after each one that is added, so many small ones make every read slo
 _STALL_POLL_S = 0.005
 
 
-def _options() -> rocksdict.Options:
+def _options(recovery: rocksdict.DBRecoveryMode) -> rocksdict.Options:
     """Tuned for one writer of values of 1 to 10 KB, on a laptop: a few tens of MB of memory, 2 threads."""
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
+    options.set_wal_recovery_mode(recovery)
     # Two buffers of 16 MiB bound the memory; more of them than two only while a flush is late, in place of a stall.
     options.set_write_buffer_size(16 * _MIB)
     options.set_max_write_buffer_number(4)
@@ -87,8 +92,6 @@ def _options() -> rocksdict.Options:
     # The default writes statistics into the database and the log every ten minutes; nobody reads them here.
     options.set_stats_dump_period_sec(0)
     options.set_stats_persist_period_sec(0)
-    # After a power cut the log ends somewhere in what was never acknowledged; what follows a hole is not replayed.
-    options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(rocksdict.Cache(32 * _MIB))
     table.set_block_size(16 * 1024)
@@ -117,13 +120,10 @@ def _translated(error: Exception, folder: Path) -> Exception:
         return Unavailable(f"The store in {folder} is closed.")
     if type(error) is not Exception:
         return error
-    if text.startswith("Incomplete") or "Write stall" in text:
+    if "Write stall" in text:
         return _Stalled(text)
-    if text.startswith("Corruption") or "does not exist (create_if_missing" in text:
-        return ConfigurationError(
-            f"The store in {folder} is damaged ({text}): nothing was changed in it; restore the folder from a backup, "
-            "or move it away to start an empty one."
-        )
+    if text.startswith("Corruption") or "No such file" in text:
+        return _damaged(folder, text)
     if "No space left" in text or "Disk quota" in text:
         return Unavailable(
             f"The disk of {folder} is full: free some space and it goes on by itself."
@@ -131,12 +131,27 @@ def _translated(error: Exception, folder: Path) -> Exception:
     return Unavailable(f"The store in {folder} cannot be used now: {text}.")
 
 
+def _damaged(folder: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The store in {folder} is damaged ({reason}): nothing was changed in it; restore the folder from a backup, or "
+        "move it away to start an empty one."
+    )
+
+
 # --- the folder ----------------------------------------------------------------------------------
 
 
+def _boot() -> str:
+    """Names the time since the machine was started; where that is not known, each start of the program is one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return str(uuid.uuid4())
+
+
 def _lock(folder: Path) -> IO[str]:
-    """Takes the folder for this process. The lock goes with the process, however that ends; the text in it only
-    tells a second process whom to name."""
+    """Takes the folder for this process. The lock goes with the process, however that ends; the text in the file
+    tells a second process whom to name, and in which boot of the machine the store was last open."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / _LOCK_NAME).open("a+", encoding="utf-8")
@@ -152,32 +167,52 @@ def _lock(folder: Path) -> IO[str]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().strip() or "another process"
+        holder = file.readline().strip() or "another process"
         file.close()
         raise FolderInUse(
             f"The data folder {folder} is in use by {holder}: stop that process or name another folder."
         ) from None
-    with contextlib.suppress(
-        OSError
-    ):  # a full disk is no reason to refuse: the lock itself needs no room
-        file.truncate(0)
-        file.write(f"process {os.getpid()} (since {time.strftime('%Y-%m-%d %H:%M:%S')})\n")
-        file.flush()
     return file
 
 
-def _open_database(folder: Path) -> rocksdict.Rdict:
+def _last_boot(lock: IO[str]) -> str:
+    lock.seek(0)
+    return "".join(lock.readlines()[1:]).strip()
+
+
+def _note(lock: IO[str], boot: str) -> None:
+    # A full disk is no reason to refuse: the lock itself needs no room.
+    with contextlib.suppress(OSError):
+        lock.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        lock.write(f"process {os.getpid()}, running since {since}\n{boot}\n")
+        lock.flush()
+
+
+def _open_database(folder: Path, *, torn: bool) -> rocksdict.Rdict:
+    """
+    Args:
+        torn: what was not synced may have been lost since the last write (a power cut, a failed sync): then the
+            log may be damaged from any place on that was not acknowledged, and ends there. Without such a cause damage in its
+            midst has hit acknowledged records: it is an error, and nothing is replayed.
+    """
     names = os.listdir(folder)
     if "CURRENT" not in names and any(
         name.startswith("MANIFEST") or name.endswith((".sst", ".log")) for name in names
     ):
         # RocksDB would take this for a new database and delete the files of the old one.
-        raise ConfigurationError(
-            f"The store in {folder} is damaged (the file CURRENT is missing): nothing was changed in it; restore the "
-            "folder from a backup, or move it away to start an empty one."
-        )
+        raise _damaged(folder, "the file CURRENT is missing")
+    modes = rocksdict.DBRecoveryMode
     try:
-        database = rocksdict.Rdict(str(folder), _options())
+        try:
+            database = rocksdict.Rdict(
+                str(folder), _options(modes.tolerate_corrupted_tail_records())
+            )
+        except Exception as error:
+            if not torn or not str(error).startswith("Corruption"):
+                raise
+            database = rocksdict.Rdict(str(folder), _options(modes.point_in_time()))
+            _logger.warning("the log ended in a torn record", folder=str(folder), reason=str(error))
         database.set_write_options(_write_options())
     except Exception as error:
         raise _translated(error, folder) from error
@@ -195,14 +230,17 @@ def open_rocks(folder: Path, *, sync: bool = True) -> RocksStore:
     """
     folder = folder.absolute()
     lock = _lock(folder)
+    last_boot, boot = _last_boot(lock), _boot()
+    _note(lock, last_boot)
     try:
-        database = _open_database(folder)
+        database = _open_database(folder, torn=boot != last_boot)
     except Unavailable as error:
         lock.close()
         raise ConfigurationError(str(error)) from error
     except BaseException:
         lock.close()
         raise
+    _note(lock, boot)
     return RocksStore(folder, lock, database, sync=sync)
 
 
@@ -256,6 +294,9 @@ class _RocksSnapshot:
             try:
                 page = list(islice(_walk(self._iterator, begin, end, reverse), size))
             except Exception as error:
+                error.__traceback__ = (
+                    None  # its frames would keep the iterator, and so the database, open
+                )
                 raise _translated(error, self._folder) from error
             yield from page
             if len(page) < size or (limit and not (limit := limit - size)):
@@ -359,6 +400,7 @@ class _RocksTransaction:
             for begin, end in reversed(gaps) if reverse else gaps:
                 yield from _walk(self._bounded(end), begin, end, reverse)
         except Exception as error:
+            error.__traceback__ = None  # as above
             raise _translated(error, self._folder) from error
 
     def _bounded(self, end: bytes) -> rocksdict.RdictIter:
@@ -574,7 +616,9 @@ class RocksStore:
                 # The old database stays open, and readable, until there is room to open a new one.
                 await trio.to_thread.run_sync(_check_room, self._folder)
                 await self._close_database()
-                self._database = await trio.to_thread.run_sync(_open_database, self._folder)
+                self._database = await trio.to_thread.run_sync(
+                    partial(_open_database, self._folder, torn=True)
+                )
                 self._synced = self._written
                 self._failure = None
             assert self._database is not None

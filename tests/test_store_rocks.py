@@ -1,0 +1,443 @@
+"""What only RocksDB promises: one owner, an acknowledgement after the sync that covers it, life after I/O errors."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from matyan.errors import ConfigurationError, FolderInUse, Unavailable
+from matyan.store.base import Snapshot, Transaction
+from matyan.store.rocks import RocksStore, open_rocks
+from tests.small_disk import SIZE, small_disk
+
+__all__ = ["small_disk"]
+
+
+async def put(store: RocksStore, number: int, size: int = 100) -> None:
+    """Two keys, so that half a transaction would be seen."""
+
+    def body(tr: Transaction) -> None:
+        tr.set(b"\x01%06d" % number, random.randbytes(size))
+        tr.set(b"\x02%06d" % number, b"")
+
+    await store.transact(body)
+
+
+def numbers(snap: Snapshot) -> set[int]:
+    """What stands there, by number."""
+    first, second = (
+        {int(key[1:]) for key, _ in snap.scan(begin, begin + b"\xff")}
+        for begin in (b"\x01", b"\x02")
+    )
+    assert first == second
+    return first
+
+
+PRELUDE = f"""
+import os, random, signal, sys, trio, trio.testing
+from pathlib import Path
+from matyan.errors import Unavailable
+from matyan.store.rocks import open_rocks
+from {__name__} import numbers, put
+signal.alarm(60)
+"""
+
+
+def child(script: str, *args: object, **environment: str) -> subprocess.Popen[str]:
+    """A Python process with the helpers of this module; it ends by itself within 60 s."""
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), *map(str, args)]
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+HOLD = """
+    async def main():
+        store = open_rocks(Path(sys.argv[1]))
+        for i in range(int(sys.argv[2])):
+            await put(store, i)
+        print("ready", flush=True)
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        await store.aclose()
+    trio.run(main)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A store whose process was killed: 300 transactions in it, some in tables and some in the log."""
+    folder = tmp_path / "store"
+
+    async def main() -> None:
+        store = open_rocks(folder)
+        for i in range(100):
+            await put(store, i)
+        await store.compact()
+        await store.aclose()
+
+    trio.run(main)
+    with child(HOLD.replace("range(", "range(100, "), folder, 300) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
+    return folder
+
+
+# --- one owner -----------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_told_the_first(tmp_path: Path) -> None:
+    """Its number is in the sentence; when it has gone the folder is free, however it went."""
+    with child(HOLD, tmp_path / "store", 1) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        with pytest.raises(
+            FolderInUse, match=rf"in use by process {process.pid}, running since 20"
+        ):
+            open_rocks(tmp_path / "store")
+        process.kill()
+    trio.run(open_rocks(tmp_path / "store").aclose)
+
+
+async def test_the_same_process_cannot_open_it_twice(tmp_path: Path) -> None:
+    """Closing gives it free."""
+    store = open_rocks(tmp_path / "store")
+    with pytest.raises(FolderInUse, match=f"process {os.getpid()}"):
+        open_rocks(tmp_path / "store")
+    await store.aclose()
+    await open_rocks(tmp_path / "store").aclose()
+
+
+def test_a_folder_that_cannot_be_is_one_clear_sentence(tmp_path: Path) -> None:
+    """A file in its place or above it, or no permission: the sentence names the folder."""
+    (tmp_path / "file").write_text("mine")
+    for folder in tmp_path / "file", tmp_path / "file" / "below":
+        with pytest.raises(ConfigurationError, match=re.escape(f"{folder} cannot be made")):
+            open_rocks(folder)
+    with pytest.raises(ConfigurationError, match="/proc/matyan cannot be written"):
+        open_rocks(Path("/proc/matyan"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+async def test_a_closed_store_is_unavailable(tmp_path: Path) -> None:
+    """It does not open itself again."""
+    store = open_rocks(tmp_path / "store")
+    await store.aclose()
+    with pytest.raises(Unavailable, match="closed"):
+        await put(store, 1)
+    with pytest.raises(Unavailable, match="closed"):
+        await store.read(numbers)
+
+
+# --- what is left after a kill, and after damage ---------------------------------------------------
+
+
+def test_a_kill_loses_nothing_that_was_acknowledged(killed: Path) -> None:
+    """The log is replayed."""
+
+    async def main() -> None:
+        store = open_rocks(killed)
+        assert await store.read(numbers) == set(range(300))
+        await store.aclose()
+
+    trio.run(main)
+
+
+def overwrite(path: Path, place: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(place, os.SEEK_END if place < 0 else os.SEEK_SET)
+        file.write(data)
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (path,) = (path for path in folder.glob(pattern) if path.stat().st_size)
+    return path
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "CURRENT is missing": lambda folder: (folder / "CURRENT").unlink(),
+    "CURRENT is garbage": lambda folder: overwrite(folder / "CURRENT", 0, b"x" * 30),
+    "the manifest is missing": lambda folder: only(folder, "MANIFEST-*").unlink(),
+    "the manifest is garbage": lambda folder: overwrite(only(folder, "MANIFEST-*"), 0, b"x" * 50),
+    "a table is missing": lambda folder: only(folder, "*.sst").unlink(),
+    "a table's end is garbage": lambda folder: overwrite(only(folder, "*.sst"), -60, b"x" * 60),
+    "a table is cut short": lambda folder: os.truncate(only(folder, "*.sst"), 500),
+    "a table's data are garbage": lambda folder: overwrite(only(folder, "*.sst"), 1_000, b"x" * 50),
+    "the log has a hole": lambda folder: overwrite(only(folder, "*.log"), 9_000, b"\x00" * 4_096),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_damage_is_one_clear_sentence_and_nothing_is_harmed(
+    killed: Path, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    """It names the folder; when the damaged file is put back everything is there."""
+    copy = shutil.copytree(killed, tmp_path / "copy")
+    damage(killed)
+
+    async def fails() -> None:
+        store = open_rocks(killed)  # most are found here, a bad block when it is read
+        try:
+            await store.read(numbers)
+        finally:
+            await store.aclose()
+
+    with pytest.raises(ConfigurationError) as caught:
+        trio.run(fails)
+    assert str(killed) in str(caught.value)
+    assert "damaged" in str(caught.value)
+    for path in copy.iterdir():
+        if path.name.endswith((".log", ".sst", "CURRENT")) or "MANIFEST" in path.name:
+            shutil.copy(path, killed / path.name)
+
+    async def works() -> None:
+        store = open_rocks(killed)
+        assert await store.read(numbers) == set(range(300))
+        await store.aclose()
+
+    trio.run(works)
+
+
+def test_a_log_cut_short_by_a_kill_is_no_damage(killed: Path) -> None:
+    """A write that the kill cut in two was not acknowledged."""
+    log = only(killed, "*.log")
+    os.truncate(log, log.stat().st_size - 50)
+
+    async def main() -> None:
+        store = open_rocks(killed)
+        assert await store.read(numbers) == set(range(299))
+        await store.aclose()
+
+    trio.run(main)
+
+
+def test_after_a_power_cut_the_log_ends_where_it_is_torn(killed: Path) -> None:
+    """The machine was started since: what was not synced may be missing from the midst of the log on."""
+    log = only(killed, "*.log")
+    overwrite(log, -1_000, b"\x00" * 500)
+    lock = killed / "matyan.lock"
+    lock.write_text(lock.read_text().splitlines()[0] + "\nanother boot\n")
+
+    async def main() -> None:
+        store = open_rocks(killed)
+        found = await store.read(numbers)
+        assert set(range(290)) <= found < set(range(300))
+        assert found == set(range(len(found)))
+        await store.aclose()
+
+    trio.run(main)
+
+
+# --- a disk that is full -------------------------------------------------------------------------
+
+
+async def test_a_full_disk_refuses_and_recovers_by_itself(small_disk: Path) -> None:
+    """Nothing is half applied, what was acknowledged stays readable, and writing goes on when there is room."""
+    store = open_rocks(small_disk / "store")
+    acknowledged = set()
+
+    async def fill() -> None:
+        for number in range(10_000):
+            await put(store, number, 100_000)
+            acknowledged.add(number)
+
+    with pytest.raises(Unavailable, match="is full: free"):
+        await fill()
+    for number in range(20_000, 20_005):
+        with pytest.raises(Unavailable, match="is full: free"):
+            await put(store, number)
+    assert await store.read(numbers) == acknowledged
+    await trio.run_process(["mount", "-o", "remount,size=100M", str(small_disk)])
+    await put(store, 30_000)
+    found = await store.read(numbers)
+    # The transaction that was refused first may have landed; the ones after it never began.
+    assert acknowledged | {30_000} <= found <= acknowledged | {30_000, len(acknowledged)}
+    await store.aclose()
+    store = open_rocks(small_disk / "store")
+    assert await store.read(numbers) == found
+    await store.aclose()
+
+
+def test_a_disk_that_is_full_at_the_start_is_one_clear_sentence(small_disk: Path) -> None:
+    """It says to free some space."""
+    filler = os.open(small_disk / "filler", os.O_WRONLY | os.O_CREAT)
+    os.posix_fallocate(filler, 0, SIZE - 4 * os.statvfs(small_disk).f_frsize)
+    os.close(filler)
+    with pytest.raises(ConfigurationError, match="free some space"):
+        open_rocks(small_disk / "store")
+
+
+# --- the sync ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def faulty_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The compiled `faulty_disk.c`."""
+    compiler = shutil.which("cc") or pytest.skip("no C compiler")
+    library = tmp_path_factory.mktemp("faulty") / "faulty_disk.so"
+    source = Path(__file__).with_name("faulty_disk.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture
+def run_preloaded(faulty_disk: Path, tmp_path: Path) -> Callable[..., list[str]]:
+    """Runs a script on a store in a process with the faulty disk; gives the lines of its log."""
+    log = tmp_path / "calls"
+
+    def run(script: str, *args: object, **environment: str) -> list[str]:
+        environment |= {"LD_PRELOAD": str(faulty_disk), "MATYAN_TEST_LOG": str(log)}
+        with child(script, tmp_path / "store", log, *args, **environment) as process:
+            output, _ = process.communicate()
+        assert process.returncode == 0, output
+        return log.read_text().split("\n")
+
+    return run
+
+
+ACKNOWLEDGE = """
+    async def main():
+        store = open_rocks(Path(sys.argv[1]), sync=sys.argv[3] == "sync")
+        def note(text):
+            with open(sys.argv[2], "a") as file:
+                file.write(text + "\\n")
+        async def work(i):
+            for j in range(10):
+                await put(store, i * 10 + j)
+                note("acknowledged")
+        note("start")
+        async with trio.open_nursery() as nursery:
+            for i in range(int(sys.argv[4])):
+                nursery.start_soon(work, i)
+        note("end")
+        await store.aclose()
+    trio.run(main)
+"""
+
+
+def acknowledged_before_their_sync(lines: list[str]) -> int:
+    """How many acknowledgements came when fewer writes than that were covered by a sync that began after them."""
+    lines = lines[lines.index("start") : lines.index("end")]
+    written = covered = synced = acknowledged = early = 0
+    for line in lines:
+        written += line == "written"
+        acknowledged += line == "acknowledged"
+        if line == "sync begins":
+            covered = written
+        elif line == "sync ends":
+            synced = covered
+        early += line == "acknowledged" and acknowledged > synced
+    return early
+
+
+@pytest.mark.parametrize("tasks", [1, 20])
+def test_an_acknowledgement_leaves_after_the_sync_that_covers_it(
+    run_preloaded: Callable[..., list[str]], tasks: int
+) -> None:
+    """A power cut after it takes nothing back; many tasks share a sync."""
+    lines = run_preloaded(ACKNOWLEDGE, "sync", tasks)
+    assert lines.count("written") >= lines.count("acknowledged") == 10 * tasks
+    assert acknowledged_before_their_sync(lines) == 0
+    if tasks > 1:
+        assert lines.count("sync begins") < 10 * tasks / 2
+
+
+def test_that_test_fails_when_the_sync_is_switched_off(
+    run_preloaded: Callable[..., list[str]],
+) -> None:
+    """The negative control."""
+    assert acknowledged_before_their_sync(run_preloaded(ACKNOWLEDGE, "no sync", 1)) == 10
+
+
+def test_what_is_not_synced_is_not_seen_outside(run_preloaded: Callable[..., list[str]]) -> None:
+    """A read, and a transaction that writes nothing, return only when what they saw is on the disk."""
+    lines = run_preloaded(
+        """
+        async def main():
+            store = open_rocks(Path(sys.argv[1]))
+            def note(text):
+                with open(sys.argv[2], "a") as file:
+                    file.write(text + "\\n")
+            note("start")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(put, store, 1)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await store.transact(numbers) == {1}
+                note("acknowledged")
+                nursery.start_soon(put, store, 2)
+                await trio.testing.wait_all_tasks_blocked()
+                assert await store.read(numbers) == {1, 2}
+                note("acknowledged")
+            note("end")
+            await store.aclose()
+        trio.run(main)
+        """,
+        MATYAN_TEST_DELAY="50000",
+    )
+    assert acknowledged_before_their_sync(lines) == 0
+
+
+def test_a_failed_sync_is_unavailable_and_told_to_everyone(
+    run_preloaded: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Every transaction under way is refused; after the mend each is there wholly or not at all, and stays so."""
+    lines = run_preloaded(
+        """
+        async def main():
+            folder, fail = Path(sys.argv[1]), Path(sys.argv[3])
+            store = open_rocks(folder)
+            await put(store, 0)
+            fail.touch()
+            refused = []
+            async def work(i):
+                try:
+                    await put(store, i)
+                except Unavailable:
+                    refused.append(i)
+            async with trio.open_nursery() as nursery:
+                for i in range(1, 6):
+                    nursery.start_soon(work, i)
+            assert sorted(refused) == [1, 2, 3, 4, 5], refused
+            # Reads do not show what may be lost; while the disk does not mend, nothing goes on.
+            fail.unlink()
+            await put(store, 9)
+            found = await store.read(numbers)
+            assert {0, 9} <= found <= {0, 1, 2, 3, 4, 5, 9}, found
+            await store.aclose()
+            store = open_rocks(folder)
+            assert await store.read(numbers) == found
+            await store.aclose()
+        trio.run(main)
+        """,
+        tmp_path / "fail",
+        MATYAN_TEST_FAIL=str(tmp_path / "fail"),
+    )
+    assert "sync fails" in lines
+
+
+async def test_disk_bytes_shrink_when_it_is_compacted(tmp_path: Path) -> None:
+    """What was overwritten goes; what is left is as it was."""
+    store = open_rocks(tmp_path / "store")
+    for _ in range(5):
+        for number in range(20):
+            await put(store, number, 50_000)
+    before = store.disk_bytes()
+    await store.compact()
+    assert 1_000_000 < store.disk_bytes() < before / 2
+    assert await store.read(numbers) == set(range(20))
+    await store.aclose()
