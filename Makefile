@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/*.pxi) setup.py pyproject.toml
 
-.PHONY: setup run test lint clean
+.PHONY: setup run kafka test lint clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -16,6 +16,10 @@ $(VENV)/.ready: $(SOURCES)
 
 run: setup
 	$(BIN)/matyan up
+
+# A real single-node Kafka on 127.0.0.1:9092 (Java and Maven), its data under .kafka; Ctrl-C stops it.
+kafka: setup
+	$(BIN)/python -m dev.broker --port 9092 --data .kafka
 
 test: setup
 	$(BIN)/python -m pytest -q

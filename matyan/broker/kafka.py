@@ -1,0 +1,381 @@
+"""Kafka's producing side: frames of records to a topic, and a worker's side effects.
+
+librdkafka (by confluent-kafka) batches, retries and keeps the order; this file translates its thread, its
+delivery reports and its fatal errors into the words of `base.py`. No consumer (`kafka_consumer.py`), no topic
+administration (`kafka_admin.py`), no store and no rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+import trio
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Producer as RdProducer
+
+from matyan.broker.base import DeliveryCallback
+from matyan.errors import QueueFull, Unavailable
+from matyan.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+RECORD_OVERHEAD = 128
+"""Bytes that librdkafka keeps for a record besides its value: a struct of about 100 bytes and the key."""
+
+_POLL_S = 0.2
+_FATAL_DRAIN_S = 35.0
+"""After a fatal error the requests in flight still get their answers; a request's own limit is 30 s."""
+_RED_AFTER = 3
+"""Producers that failed one after another, none of which delivered anything: that is more than a restart mends."""
+
+
+def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
+    """librdkafka's properties that every client of this project shares."""
+    given = {
+        "security.protocol": settings.kafka_security_protocol,
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "sasl.password": settings.kafka_sasl_password,
+    }
+    return {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "client.id": "matyan",
+        # The default waits up to 10 s before it looks for a broker that came back; a held-back reply waits as long.
+        "reconnect.backoff.max.ms": 1_000,
+        "socket.keepalive.enable": True,
+        "logger": logging.getLogger("matyan.librdkafka"),
+        **{name: value for name, value in given.items() if value},
+        **extra,
+    }
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """The one setting for every load.
+
+    Measured with bench/frontier.py's loads on 2 cores (Kafka 4.1.0, librdkafka 2.16): without lingering one frame at
+    a time is acknowledged soonest, and while requests are in flight (5 at most, what idempotence allows) librdkafka
+    gathers by itself what comes in meanwhile, so that a busy producer sends large requests and an idle one none that
+    waited. linger.ms=0.5 costs a lonely frame 1.1 ms and gains nothing here, since frames arrive in bursts of one
+    poll and each is handed over whole. lz4 makes the broker's share of a core smaller by a third.
+    """
+    return client_config(
+        settings,
+        **{
+            "acks": "all",
+            "enable.idempotence": True,
+            # Java's partitioner: a run must land where the reference's producers put it.
+            "partitioner": "murmur2_random",
+            "compression.type": "lz4",
+            "linger.ms": 0,
+            "delivery.timeout.ms": max(1, int(settings.delivery_timeout_s * 1000)),
+            # The budget of bytes is ours (MATYAN_QUEUE_BYTES), so that a frame is taken whole or not at all.
+            "queue.buffering.max.messages": 0,
+            "queue.buffering.max.kbytes": 2_147_483_647,
+            "delivery.report.only.error": True,
+        },
+    )
+
+
+class PollingThread:
+    """A thread of its own for a polling loop (trio's limiter is for work that ends)."""
+
+    def __init__(self, loop: Callable[[], None], name: str) -> None:
+        self._loop = loop
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            # Suppressed: the loop that would be told has ended.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._ended.set)
+
+    def crashed(self) -> str | None:
+        """What ended the loop that should go on, or None."""
+        return None if self._error is None else f"the polling thread ended: {self._error!r}"
+
+    async def join(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+
+
+class _Frame:
+    """One call of produce(). `failed` gathers the records that were not delivered, as they are reported.
+
+    `values` stay until they are delivered (so the process holds them twice, librdkafka's copy is the other): after
+    a fatal error records are reported out of their order, and another client must get them in it.
+    """
+
+    __slots__ = ("failed", "key", "number", "on_done", "size", "values")
+
+    def __init__(
+        self,
+        number: int,
+        key: bytes,
+        values: Sequence[bytes],
+        size: int,
+        on_done: DeliveryCallback,
+    ) -> None:
+        self.number = number
+        self.key = key
+        self.values = values
+        self.size = size
+        self.on_done = on_done
+        self.failed: list[tuple[KafkaError, bytes]] = []
+
+    def undelivered(self) -> list[bytes]:
+        """The values of `failed` in the frame's order; of equal ones the later, since delivery is in order."""
+        counts = Counter(value for _, value in self.failed)
+        values = []
+        for value in reversed(self.values):
+            if counts[value]:
+                counts[value] -= 1
+                values.append(value)
+        values.reverse()
+        return values
+
+
+class _Report:
+    """The delivery callback that all records of one hand-over share: it dies when the last one has its report.
+
+    confluent-kafka holds a reference to it for each record until that record's report was served. With
+    delivery.report.only.error it calls it for a failed record (on the record: its error and value) and merely drops
+    the reference for a delivered one, which costs no Python call and no Message object a record: 1.7 µs a record
+    instead of 2.5 with a counting callback, librdkafka's own threads included. So "the last reference is gone" means:
+    every record is delivered or stands in `frame.failed`. A client that is destroyed with records in its queue leaks
+    its references: a frame can be left unanswered by that, never acknowledged. (A callback on the last record alone
+    would be as cheap, but a record in the middle can time out alone: enable.gapless.guarantee does not cover that.)
+    """
+
+    __slots__ = ("done", "frame")
+
+    def __init__(self, frame: _Frame, done: deque[_Frame]) -> None:
+        self.frame = frame
+        self.done = done
+
+    def __call__(self, error: KafkaError | None, message: Message[bytes, bytes]) -> None:
+        assert error is not None
+        self.frame.failed.append((error, message.value() or b""))
+
+    def __del__(self) -> None:
+        self.done.append(self.frame)
+
+
+class KafkaProducer:
+    """A `Producer` (base.py) of one topic. Made by `open_producer`."""
+
+    def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
+        self._config = {**config, "error_cb": self._on_error}
+        self._topic = topic
+        self._capacity = capacity_bytes
+        self._token = trio.lowlevel.current_trio_token()
+        self._rd = RdProducer(self._config)
+        self._done: deque[_Frame] = deque()
+        self._queued = 0
+        self._frames = 0
+        self._records = 0
+        self._number = 0
+        self._full = False
+        self._room: Callable[[], None] | None = None
+        self._progress = trio.Event()
+        # Set while a failed producer drains; frames that come in meanwhile wait here.
+        self._replacing = False
+        self._failed: list[_Frame] = []
+        self._waiting: list[_Frame] = []
+        self._fatal_error: str | None = None
+        self._fruitless = 0
+        self._stopping = threading.Event()
+        self._thread = PollingThread(self._poll_forever, "kafka-producer")
+
+    # --- the interface, in the trio thread -------------------------------------------------------
+
+    def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
+        size = sum(map(len, values)) + RECORD_OVERHEAD * len(values)
+        # A frame larger than the whole budget is taken when it is alone.
+        if self._queued and self._queued + size > self._capacity:
+            self._full = True
+            raise QueueFull(
+                f"{self._queued} of MATYAN_QUEUE_BYTES={self._capacity} bytes wait for Kafka already"
+            )
+        self._number += 1
+        frame = _Frame(self._number, key, values, size, on_done)
+        self._queued += size
+        self._frames += 1
+        self._records += len(values)
+        if self._replacing:
+            self._waiting.append(frame)
+        else:
+            self._hand_over(frame)
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        self._room = callback
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued
+
+    @property
+    def capacity_bytes(self) -> int:
+        return self._capacity
+
+    def fatal(self) -> str | None:
+        if self._fruitless >= _RED_AFTER:
+            return f"{self._fruitless} producers in turn failed and delivered nothing: {self._fatal_error}"
+        return self._thread.crashed()
+
+    async def aclose(self) -> None:
+        """Ends the thread. What is not delivered by now is dropped: flush first."""
+        self._stopping.set()
+        await self._thread.join()
+
+    async def flush(self, deadline: float) -> int:
+        with trio.move_on_at(deadline):
+            while self._frames:
+                self._progress = trio.Event()
+                await self._progress.wait()
+        return self._records
+
+    # --- frames out and reports in ---------------------------------------------------------------
+
+    def _hand_over(self, frame: _Frame) -> None:
+        key = frame.key
+        messages: list[dict[str, Any]] = [{"value": value, "key": key} for value in frame.values]
+        report = _Report(frame, self._done)
+        if self._rd.produce_batch(self._topic, messages, on_delivery=report) != len(messages):
+            # Refused at once (a fatal error that this thread has not seen yet, a record over librdkafka's limit).
+            frame.failed += [(row["_error"], row["value"]) for row in messages if "_error" in row]
+            self._token.run_sync_soon(self._finish, idempotent=True)
+        elif not messages:
+            self._token.run_sync_soon(self._finish, idempotent=True)
+
+    def _finish(self) -> None:
+        """Once per poll: every frame whose reports are in."""
+        done = self._done
+        while done:
+            frame = done.popleft()
+            if not frame.failed:
+                self._fruitless = 0
+                self._settle(frame, None)
+            elif self._failed_with_the_client(frame):
+                self._failed.append(frame)
+            else:
+                error, _ = frame.failed[0]
+                self._settle(
+                    frame,
+                    Unavailable(
+                        f"Kafka did not take {len(frame.failed)} of {len(frame.values)} records: {error.str()}"
+                    ),
+                )
+        self._progress.set()
+        if self._full and self._room is not None and self._queued < self._capacity:
+            self._full = False
+            self._room()
+
+    def _settle(self, frame: _Frame, error: Exception | None) -> None:
+        self._queued -= frame.size
+        self._frames -= 1
+        self._records -= len(frame.values)
+        frame.on_done(error)
+
+    # --- a fatal error: another client takes over --------------------------------------------------
+
+    def _failed_with_the_client(self, frame: _Frame) -> bool:
+        """Whether another client can still deliver these: they failed since theirs did, not by their age."""
+        return self._fatal_error is not None and not any(
+            error.code() == KafkaError._MSG_TIMED_OUT for error, _ in frame.failed
+        )
+
+    def _hold(self) -> None:
+        self._replacing = True
+
+    def _take_over(self, rd: RdProducer) -> None:
+        """The frames that the old client did not deliver go to the new one, in the order in which they came.
+
+        Of each only the records that failed: what is delivered stands in the log already. A record whose request
+        got no answer before the purge may stand there too and comes a second time; better that than losing it.
+        """
+        self._finish()
+        self._rd = rd
+        self._fatal_error = None
+        failed, self._failed = self._failed, []
+        waiting, self._waiting = self._waiting, []
+        self._replacing = False
+        for frame in sorted(failed, key=lambda frame: frame.number):
+            values = frame.undelivered()
+            self._records -= len(frame.values) - len(values)
+            frame.values, frame.failed = values, []
+            self._hand_over(frame)
+        for frame in waiting:
+            self._hand_over(frame)
+
+    # --- the polling thread ------------------------------------------------------------------------
+
+    def _poll_forever(self) -> None:
+        """Serves delivery reports until `aclose`; wakes trio once per poll that brought some."""
+        while not self._stopping.is_set():
+            self._serve(_POLL_S)
+            if self._fatal_error is not None:
+                self._replace()
+
+    def _serve(self, timeout: float) -> None:
+        try:
+            self._rd.poll(timeout)
+        except KafkaException as error:
+            # How confluent-kafka tells a fatal error, besides (or instead of) the callback.
+            self._on_error(error.args[0])
+        if self._done:
+            self._token.run_sync_soon(self._finish, idempotent=True)
+
+    def _replace(self) -> None:
+        trio.from_thread.run_sync(self._hold, trio_token=self._token)
+        self._fruitless += 1
+        log.error("the kafka producer failed and is replaced", error=self._fatal_error)
+        deadline = time.monotonic() + _FATAL_DRAIN_S
+        while len(self._rd) and time.monotonic() < deadline and not self._stopping.is_set():
+            # Each time: an answer can put records of a request back into the queue, which nobody sends any more.
+            self._rd.purge(in_flight=False)
+            self._serve(_POLL_S)
+        self._rd.purge()
+        while len(self._rd):
+            self._serve(_POLL_S)
+        if self._fruitless > 1:
+            self._stopping.wait(min(2.0**self._fruitless, 30.0))
+        if self._stopping.is_set():
+            return
+        rd = RdProducer(self._config)
+        trio.from_thread.run_sync(self._take_over, rd, trio_token=self._token)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            self._fatal_error = f"{error.name()}: {error.str()}"
+        else:
+            log.warning("kafka producer", error=error.str())
+
+
+@asynccontextmanager
+async def open_producer(
+    config: dict[str, Any], topic: str, capacity_bytes: int
+) -> AsyncIterator[KafkaProducer]:
+    """A producer of `topic`; closed on leaving, without a flush.
+
+    config: `producer_config`. capacity_bytes: MATYAN_QUEUE_BYTES.
+    """
+    producer = KafkaProducer(config, topic, capacity_bytes)
+    try:
+        yield producer
+    finally:
+        await producer.aclose()

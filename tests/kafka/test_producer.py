@@ -1,0 +1,227 @@
+"""The producer against a real broker."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import trio
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+
+from dev.broker import Broker
+from matyan.broker.kafka import KafkaProducer, open_producer, producer_config
+from matyan.errors import QueueFull, Unavailable
+from matyan.settings import Settings, load
+from tests.kafka.conftest import read_topic, until
+
+CAPACITY = 256 << 20
+
+
+class Replies:
+    """What on_done was called with, frame by frame, in order."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[int, Exception | None]] = []
+
+    def of(self, frame: int) -> Callable[[Exception | None], None]:
+        return lambda error: self.all.append((frame, error))
+
+    async def wait_for(self, count: int, seconds: float = 30) -> None:
+        await until(lambda: len(self.all) >= count, seconds)
+
+
+def frame(run: int, number: int, records: int) -> list[bytes]:
+    return [b"%d/%d/%d" % (run, number, index) for index in range(records)]
+
+
+async def test_frames_arrive_whole_and_in_order(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """Each frame is acknowledged once, and a key's records stand in one partition in the order of their frames."""
+    topic, replies = make_topic(6), Replies()
+    async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        for number in range(50):
+            for run in range(20):
+                producer.produce(b"run-%d" % run, frame(run, number, 7), replies.of(number))
+        await replies.wait_for(1000)
+        assert producer.queued_bytes == 0
+        assert await producer.flush(trio.current_time()) == 0
+    assert {error for _, error in replies.all} == {None}
+    by_key: dict[bytes, list[bytes]] = {}
+    partitions: dict[bytes, set[int]] = {}
+    for message in read_topic(broker, topic):
+        by_key.setdefault(message.key(), []).append(message.value())
+        partitions.setdefault(message.key(), set()).add(message.partition())
+    for run in range(20):
+        key = b"run-%d" % run
+        assert by_key[key] == [value for n in range(50) for value in frame(run, n, 7)]
+        assert len(partitions[key]) == 1
+
+
+async def test_partition_is_murmur2(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """A run lands where Kafka's Java client puts it: (murmur2(key) & 0x7fffffff) % partitions."""
+    topic, replies = make_topic(6), Replies()
+    async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        for run in range(100):
+            producer.produce(b"run-%d" % run, [b"x"], replies.of(run))
+        await replies.wait_for(100)
+    for message in read_topic(broker, topic):
+        assert message.partition() == (murmur2(message.key()) & 0x7FFFFFFF) % 6
+
+
+def murmur2(key: bytes) -> int:
+    """Kafka's Utils.murmur2, written from its description: MurmurHash2 with seed 0x9747b28c."""
+    m, mask = 0x5BD1E995, 0xFFFFFFFF
+    h = (0x9747B28C ^ len(key)) & mask
+    whole = len(key) & ~3
+    for at in range(0, whole, 4):
+        k = int.from_bytes(key[at : at + 4], "little") * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = (h * m & mask) ^ k
+    if rest := key[whole:]:
+        h = (h ^ int.from_bytes(rest, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
+
+
+async def test_full_queue_takes_nothing_and_says_when_there_is_room(own_broker: Broker) -> None:
+    """With the broker frozen the budget fills, a frame over it is refused whole, and room is told once it thaws."""
+    settings = load({"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap})
+    replies, room = Replies(), trio.Event()
+    async with open_producer(producer_config(settings), "data-ingestion", 100_000) as producer:
+        producer.on_room(room.set)
+        producer.produce(b"run", [b"first"], replies.of(0))
+        await replies.wait_for(1)
+        own_broker.freeze()
+        for number in range(1, 10):
+            producer.produce(b"run", [b"x" * 10_000], replies.of(number))
+        with pytest.raises(QueueFull, match="MATYAN_QUEUE_BYTES=100000"):
+            producer.produce(b"run", [b"x" * 10_000], replies.of(10))
+        before = producer.queued_bytes
+        assert 80_000 < before <= 100_000
+        assert not room.is_set()
+        own_broker.thaw()
+        with trio.fail_after(30):
+            await room.wait()
+        await replies.wait_for(10)
+    assert [number for number, _ in replies.all] == list(range(10))
+    assert len(read_topic(own_broker, "data-ingestion")) == 10
+
+
+async def test_broker_killed_and_restarted(own_broker: Broker) -> None:
+    """What was handed over before, during and after the broker's absence is delivered once, in order."""
+    settings = load({"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap})
+    replies = Replies()
+    async with open_producer(producer_config(settings), "data-ingestion", CAPACITY) as producer:
+
+        async def load_it() -> None:
+            for number in range(300):
+                producer.produce(b"run", frame(0, number, 10), replies.of(number))
+                await trio.sleep(0.01)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load_it)
+            await trio.sleep(1)
+            own_broker.kill()
+            await trio.sleep(1)
+            await trio.to_thread.run_sync(own_broker.start)
+        await replies.wait_for(300)
+    assert replies.all == [(number, None) for number in range(300)]
+    values = [message.value() for message in read_topic(own_broker, "data-ingestion")]
+    assert values == [value for number in range(300) for value in frame(0, number, 10)]
+
+
+async def test_delivery_timeout_gives_up_with_the_reason(own_broker: Broker) -> None:
+    """A frame that could not be delivered in MATYAN_DELIVERY_TIMEOUT_S ends with an error, and its bytes are free."""
+    settings = load(
+        {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap, "MATYAN_DELIVERY_TIMEOUT_S": "2"}
+    )
+    replies = Replies()
+    async with open_producer(producer_config(settings), "data-ingestion", CAPACITY) as producer:
+        producer.produce(b"run", [b"first"], replies.of(0))
+        await replies.wait_for(1)
+        own_broker.kill()
+        producer.produce(b"run", [b"lost", b"too"], replies.of(1))
+        assert await producer.flush(trio.current_time() + 0.2) == 2
+        await replies.wait_for(2)
+        assert producer.queued_bytes == 0
+        assert producer.fatal() is None
+    error = replies.all[1][1]
+    assert isinstance(error, Unavailable)
+    assert "2 of 2 records" in str(error)
+
+
+def limit_messages(broker: Broker, topic: str, size: int) -> None:
+    """Sets the topic's max.message.bytes."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(10)
+
+
+async def test_fatal_error_replaces_the_client(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """After a fatal error another client delivers every record that the first did not, once and in order; while
+    none of them delivers anything, live is red."""
+    topic, replies = make_topic(1), Replies()
+    # A batch that the broker refuses is fatal under the gapless guarantee: a fatal error at will.
+    config = {
+        **producer_config(settings),
+        "enable.gapless.guarantee": True,
+        "compression.type": "none",
+    }
+    big = b"x" * 20_000
+    async with open_producer(config, topic, CAPACITY) as producer:
+        await deliver_through_a_refusal(producer, replies, broker, topic, big)
+    values = [message.value() for message in read_topic(broker, topic)]
+    expected = [v for n in range(100) for v in frame(0, n, 5)] + [big]
+    expected += [v for n in range(100, 200) for v in frame(0, n, 5)]
+    assert values == expected
+
+
+async def deliver_through_a_refusal(
+    producer: KafkaProducer, replies: Replies, broker: Broker, topic: str, big: bytes
+) -> None:
+    for number in range(100):
+        producer.produce(b"run", frame(0, number, 5), replies.of(number))
+    await replies.wait_for(100)
+    await trio.to_thread.run_sync(limit_messages, broker, topic, 10_000)
+    producer.produce(b"run", [big], replies.of(-1))
+    for number in range(100, 200):
+        producer.produce(b"run", frame(0, number, 5), replies.of(number))
+        if number % 20 == 0:
+            await trio.sleep(0.05)
+    await until(lambda: producer.fatal() is not None, 60)
+    assert "GAPLESS" in (producer.fatal() or "")
+    await trio.to_thread.run_sync(limit_messages, broker, topic, 1_000_000)
+    await replies.wait_for(201, 90)
+    assert {error for _, error in replies.all} == {None}
+    assert producer.fatal() is None
+    assert producer.queued_bytes == 0
+
+
+async def test_trio_is_woken_once_a_poll(
+    settings: Settings, make_topic: Callable[..., str]
+) -> None:
+    """2,000 frames of one burst cost a few entries into the trio loop, not one each."""
+    replies = Replies()
+    async with open_producer(producer_config(settings), make_topic(6), CAPACITY) as producer:
+        turns = 0
+        finish = producer._finish
+
+        def counted() -> None:
+            nonlocal turns
+            turns += 1
+            finish()
+
+        producer._finish = counted  # type: ignore[method-assign]
+        started = time.monotonic()
+        for run in range(2_000):
+            producer.produce(b"run-%d" % run, [b"x"], replies.of(run))
+        await replies.wait_for(2_000)
+        assert turns < 400, f"{turns} in {time.monotonic() - started:.2f} s"
