@@ -1,0 +1,275 @@
+"""The Quart-trio app: presign, probes, the WebSocket route; and Hypercorn, which serves it behind the edge.
+
+The app is complete by itself, for HTTP/2 and for people who deploy the bare ASGI app; the edge's lane is
+what makes ingest fast. No store, no blob content (`transfer.py`) and no message schema here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.utils import wrap_app
+from quart import Response, abort, g, request, websocket
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
+from matyan.errors import QueueFull, Unavailable
+from matyan.frontier.session import MAX_WAITING, Session
+from matyan.frontier.transfer import Transfer
+from matyan.probes import PROBES, SEND_SECONDS, Answer, probe
+
+if TYPE_CHECKING:
+    from matyan.frontier.edge import Frontier, Returned
+
+log = structlog.get_logger(__name__)
+
+BODY_BYTES = 64 << 10
+"""What a JSON request may hold: a run id and an artifact path, at most 1,024 bytes together."""
+BODY_SECONDS = 30
+ROOM_WITHIN = 20.0
+"""Seconds that a presign waits for room in the producer's queue; the SDK waits for 30 s and does not ask again."""
+KEEP_ALIVE_SECONDS = 60
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def create_app(frontier: Frontier) -> QuartTrio:
+    """The app around one frontier's collaborators."""
+    app = QuartTrio("matyan.frontier", static_folder=None)
+    app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES, BODY_TIMEOUT=BODY_SECONDS)
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    _add_probes(app, frontier)
+    _add_presign(app, frontier)
+    _add_ingest(app, frontier)
+    _count_requests(app)
+
+    @app.errorhandler(HTTPException)
+    async def as_detail(error: HTTPException) -> tuple[dict[str, str], int]:
+        return {"detail": error.description or error.name}, error.code or 500
+
+    inner: ASGIApp = cast(ASGIApp, app.asgi_app)
+    transfer = Transfer(inner, frontier.blobs, frontier.settings.blob_max_bytes)
+    app.asgi_app = Cors(transfer, frontier.settings.cors_origins)  # type: ignore[method-assign, assignment]
+    return app
+
+
+def _add_probes(app: QuartTrio, frontier: Frontier) -> None:
+    async def page() -> Response:
+        answer = probe(frontier.about, request.path)
+        assert isinstance(answer, Answer)
+        return Response(answer.body, answer.status, content_type=answer.content_type)
+
+    for path in PROBES:
+        app.add_url_rule(path, path, page, strict_slashes=False)
+
+
+def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
+    settings, producer = frontier.settings, frontier.desk.producer
+
+    @app.post("/api/v1/rest/artifacts/presign", strict_slashes=False)
+    async def presign() -> dict[str, object]:
+        run, path, content_type = await _presign_fields()
+        base = settings.public_url or f"{request.scheme}://{request.host}"
+        message = {
+            "type": "blob_ref",
+            "s3_key": f"{run}/{path}",
+            "artifact_path": path,
+            "content_type": content_type,
+        }
+        now = format_timestamp(time.time_ns() // 1000)
+        frame = validate(json.dumps(message).encode(), run.encode(), now)
+        for _, _, reason in frame.rejected:
+            abort(422, reason)
+        try:
+            upload = await frontier.blobs.presign_put(run, path, content_type, base.rstrip("/"))
+        except Unavailable as error:
+            abort(503, str(error))
+        if settings.presign_blob_ref == "publish":
+            await publish(run, frame.records)
+        return {
+            "upload_url": upload.upload_url,
+            "s3_key": upload.s3_key,
+            "headers": upload.headers,
+        }
+
+    async def publish(run: str, records: list[bytes]) -> None:
+        def done(error: Exception | None) -> None:
+            if error is not None:
+                log.error("a blob_ref was not stored", run=run, error=str(error))
+
+        with trio.move_on_after(ROOM_WITHIN):
+            while True:
+                try:
+                    producer.produce(run.encode(), records, done)
+                except QueueFull:
+                    await trio.sleep(0.25)
+                else:
+                    return
+        abort(503, f"the queue of {producer.capacity_bytes:,} bytes is full: ask again later")
+
+
+async def _presign_fields() -> tuple[str, str, str]:
+    try:
+        body = json.loads(await request.get_data())
+    except ValueError:
+        abort(400, "the body is not JSON")
+    if not isinstance(body, dict):
+        abort(422, "the body is not a JSON object")
+    fields = [
+        body.get("run_id"),
+        body.get("artifact_path"),
+        body.get("content_type", "application/octet-stream"),
+    ]
+    for name, value in zip(("run_id", "artifact_path", "content_type"), fields, strict=True):
+        if not isinstance(value, str):
+            abort(422, f"{name}: {'a string is required' if value is None else 'not a string'}")
+    run, path, content_type = cast(list[str], fields)
+    if (reason := check_run_id(run)) is not None:
+        abort(422, f"run_id: {reason}")
+    if (reason := check_artifact_path(run, path)) is not None:
+        abort(422, f"artifact_path: {reason}")
+    if not (content_type.isascii() and content_type.isprintable() and len(content_type) <= 255):
+        abort(422, "content_type: at most 255 printable ASCII characters")
+    return run, path, content_type
+
+
+def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
+    @app.get("/api/v1/ws/runs/<path:run>")
+    async def upgrade(run: str) -> tuple[dict[str, str], int, dict[str, str]]:
+        sentence = "this path takes a WebSocket: point the SDK at this server's URL"
+        return {"detail": sentence}, 426, {"Upgrade": "websocket"}
+
+    @app.websocket("/api/v1/ws/runs/<path:run>")
+    async def ingest(run: str) -> tuple[dict[str, str], int] | None:
+        """The lane's session on another transport; slower, the same answers."""
+        if (reason := check_run_id(run)) is not None:
+            return {"detail": f"run id: {reason}"}, 400
+        await websocket.accept()
+        outgoing, replies = trio.open_memory_channel[bytes](float("inf"))
+        session = Session(frontier.desk, run, outgoing.send_nowait)
+        moved = trio.Event()
+
+        async def send_replies() -> None:
+            nonlocal moved
+            async for reply in replies:
+                with trio.fail_after(SEND_SECONDS):
+                    await websocket.send(reply.decode())
+                moved.set()
+                moved = trio.Event()
+
+        async def say_goodbye() -> None:
+            await frontier.draining.wait()
+            while session.waiting or replies.statistics().current_buffer_used:
+                await moved.wait()
+            await websocket.close(1001, "the server is shutting down")
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_replies)
+                nursery.start_soon(say_goodbye)
+                while True:
+                    message = await websocket.receive()
+                    if not isinstance(message, str):
+                        await websocket.close(1003, "messages are text frames")
+                        nursery.cancel_scope.cancel()
+                        break
+                    session.receive(message.encode(), trio.current_time())
+                    while session.crowded or replies.statistics().current_buffer_used > MAX_WAITING:
+                        await moved.wait()
+        except* trio.TooSlowError:
+            pass
+        finally:
+            session.leave()
+        return None
+
+
+def _count_requests(app: QuartTrio) -> None:
+    from matyan.frontier.edge import count_request
+
+    @app.before_request
+    async def begin() -> None:
+        g.begun = trio.current_time()
+
+    @app.after_request
+    async def count(response: Response) -> Response:
+        template = request.url_rule.rule if request.url_rule is not None else "unmatched"
+        took = trio.current_time() - g.get("begun", trio.current_time())
+        count_request(request.method, template, response.status_code, took)
+        return response
+
+
+class Cors:
+    """The answers to browsers of other origins (Fetch standard, "CORS protocol"), around every route."""
+
+    def __init__(self, inner: ASGIApp, origins: tuple[str, ...]) -> None:
+        self._inner = inner
+        self._origins = frozenset(origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = dict(scope.get("headers", ()))
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        known = origin and ("*" in self._origins or origin in self._origins)
+        if scope["type"] != "http" or not known:
+            await self._inner(scope, receive, send)
+            return
+        allowed = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+        if "*" not in self._origins:
+            allowed.append((b"access-control-allow-credentials", b"true"))
+        method = headers.get(b"access-control-request-method")
+        if scope["method"] == "OPTIONS" and method is not None:
+            allowed.append((b"access-control-allow-methods", b"GET, HEAD, POST, PUT, OPTIONS"))
+            asked = headers.get(b"access-control-request-headers")
+            if asked is not None:
+                allowed.append((b"access-control-allow-headers", asked))
+            allowed.append((b"access-control-max-age", b"600"))
+            await send({"type": "http.response.start", "status": 204, "headers": allowed})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def send_allowed(event: dict[str, Any]) -> None:
+            if event["type"] == "http.response.start":
+                event = {**event, "headers": [*event["headers"], *allowed]}
+            await send(event)
+
+        await self._inner(scope, receive, send_allowed)
+
+
+class WebServer:
+    """Hypercorn around the app, one connection at a time: the edge has the listener."""
+
+    def __init__(self, frontier: Frontier) -> None:
+        self._app = wrap_app(create_app(frontier), 0, "asgi")
+        self._config = Config()
+        self._config.keep_alive_timeout = KEEP_ALIVE_SECONDS
+        self._config.websocket_max_message_size = 16 << 20
+        self._config.include_server_header = False
+        self._context = WorkerContext(None)
+        self._state: dict[str, Any] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keeps the app alive (ASGI's lifespan) until it is cancelled."""
+        lifespan = Lifespan(self._app, self._config, self._state)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            task_status.started()
+
+    async def handle(self, stream: Returned) -> None:
+        await TCPServer(self._app, self._config, self._context, self._state.copy(), stream).run()  # type: ignore[arg-type]
+
+    async def terminate(self) -> None:
+        """Idle connections end now, the others after the request at hand."""
+        await self._context.terminated.set()

@@ -1,0 +1,160 @@
+"""Signed PUT and GET of blobs by the process itself, streamed: the embedded mode's stand-in for S3.
+
+Below Quart, because Quart's request body takes whatever arrives without back-pressure: a fast upload
+to a slow disk would fill the memory. Where a blob lies and what a signature is worth is the engine's affair.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Protocol, runtime_checkable
+
+import trio
+
+from matyan._codec import check_artifact_path, check_run_id
+from matyan.errors import NotFound, Unavailable
+from matyan.frontier.edge import count_request
+
+PATH = "/api/v1/rest/artifacts/blob/"
+CHUNK_WITHIN = 30.0
+"""Seconds in which the next bytes of an upload must come."""
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Pieces(Protocol):
+    """A blob's bytes, and their end."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class ServedBlobs(Protocol):
+    """An engine whose bytes this process serves: `blobs/folder.py`."""
+
+    def verify(self, method: str, run: str, path: str, query: str) -> bool: ...
+
+    async def receive(
+        self,
+        run: str,
+        path: str,
+        content_type: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+    ) -> None: ...
+
+    async def open(self, run: str, path: str) -> tuple[str, int, Pieces]: ...
+
+
+class Transfer:
+    """The signed URLs, around the app; without a ServedBlobs engine everything goes to the app."""
+
+    def __init__(self, inner: ASGIApp, blobs: object, max_bytes: int) -> None:
+        self._inner = inner
+        self._blobs = blobs if isinstance(blobs, ServedBlobs) else None
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        blobs = self._blobs
+        if blobs is None or scope["type"] != "http" or not scope["path"].startswith(PATH):
+            await self._inner(scope, receive, send)
+            return
+        begun = trio.current_time()
+        method = scope["method"]
+        try:
+            status = await self._transfer(blobs, method, scope, receive, send)
+        except _Refused as refused:
+            status = refused.status
+            body = json.dumps({"detail": refused.sentence}).encode()
+            await _start(send, status, "application/json", len(body))
+            await send({"type": "http.response.body", "body": body})
+        count_request(method, PATH + "<run>/<path>", status, trio.current_time() - begun)
+
+    async def _transfer(
+        self, blobs: ServedBlobs, method: str, scope: Scope, receive: Receive, send: Send
+    ) -> int:
+        run, _, path = scope["path"].removeprefix(PATH).partition("/")
+        reason = check_run_id(run) or check_artifact_path(run, path)
+        if reason is not None:
+            raise _Refused(400, reason)
+        if method not in {"PUT", "GET", "HEAD"}:
+            raise _Refused(405, "a signed URL takes PUT, GET and HEAD")
+        signed_for = "PUT" if method == "PUT" else "GET"
+        if not blobs.verify(signed_for, run, path, scope["query_string"].decode("latin-1")):
+            raise _Refused(403, "the signature is wrong or expired: ask for a new URL")
+        try:
+            if method == "PUT":
+                await self._put(blobs, run, path, scope, receive)
+                await _start(send, 200, "application/json", 2)
+                await send({"type": "http.response.body", "body": b"{}"})
+            else:
+                await self._get(blobs, run, path, send, head_only=method == "HEAD")
+        except NotFound as error:
+            raise _Refused(404, str(error)) from None
+        except Unavailable as error:
+            raise _Refused(503, str(error)) from None
+        return 200
+
+    async def _put(
+        self, blobs: ServedBlobs, run: str, path: str, scope: Scope, receive: Receive
+    ) -> None:
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._max_bytes:
+            raise self._too_large()
+        content_type = headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
+        await blobs.receive(run, path, content_type, self._chunks(receive), self._max_bytes)
+
+    async def _chunks(self, receive: Receive) -> AsyncIterator[bytes]:
+        size = 0
+        while True:
+            with trio.move_on_after(CHUNK_WITHIN) as scope:
+                event = await receive()
+            if scope.cancelled_caught:
+                raise _Refused(408, f"no byte of the body for {CHUNK_WITHIN:.0f} s")
+            if event["type"] == "http.disconnect":
+                raise _Refused(400, "the client went away before the end of the body")
+            size += len(event["body"])
+            if size > self._max_bytes:
+                raise self._too_large()
+            if event["body"]:
+                yield event["body"]
+            if not event.get("more_body", False):
+                return
+
+    async def _get(
+        self, blobs: ServedBlobs, run: str, path: str, send: Send, *, head_only: bool
+    ) -> None:
+        content_type, size, chunks = await blobs.open(run, path)
+        try:
+            await _start(send, 200, content_type, size)
+            if not head_only:
+                async for chunk in chunks:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await chunks.aclose()
+
+    def _too_large(self) -> _Refused:
+        return _Refused(413, f"a blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)")
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+async def _start(send: Send, status: int, content_type: str, length: int) -> None:
+    headers = [
+        (b"content-type", content_type.encode("latin-1")),
+        (b"content-length", str(length).encode()),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})

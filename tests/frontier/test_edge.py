@@ -1,0 +1,378 @@
+"""The edge over real loopback sockets: handshakes, RFC 6455, deadlines, drain."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+import trio
+import trio_websocket
+from trio.testing import MockClock
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.frames import Frame, Opcode
+
+from matyan.frontier.edge import drain
+from tests.frontier.conftest import RawClient, Served, a_frontier
+from tests.frontier.test_session import tag
+
+OK = {"status": "ok", "error": None}
+UPGRADE = (
+    "GET {path} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def masked(opcode: int, payload: bytes, *, fin: bool = True, head1: int = 0) -> bytes:
+    """A client's frame, with a mask of zeros so that bad bytes stay as they are."""
+    first = (0x80 if fin else 0) | opcode | head1
+    if len(payload) < 126:
+        size = bytes([0x80 | len(payload)])
+    elif len(payload) < 1 << 16:
+        size = bytes([0x80 | 126]) + len(payload).to_bytes(2, "big")
+    else:
+        size = bytes([0x80 | 127]) + len(payload).to_bytes(8, "big")
+    return bytes([first]) + size + bytes(4) + payload
+
+
+async def test_a_frame_is_answered_when_it_is_delivered(served: Served) -> None:
+    client = await served.link()
+    await client.send(tag("a"))
+    await served.handed(1)
+    with trio.move_on_after(0.05) as early:
+        await client.event()
+    assert early.cancelled_caught
+    served.producer.deliver()
+    assert await client.reply() == OK
+
+
+async def test_trio_websocket_can_talk_to_it(served: Served) -> None:
+    """Another implementation, its pings and its close."""
+    async with trio_websocket.open_websocket(
+        "127.0.0.1", served.port, "/api/v1/ws/runs/run-1", use_ssl=False
+    ) as socket:
+        await socket.send_message("[]")
+        assert json.loads(await socket.get_message()) == OK
+        await socket.ping(b"hello")
+        await socket.send_message(tag("a").decode())
+        await served.handed(1)
+        served.producer.deliver()
+        assert json.loads(await socket.get_message()) == OK
+    assert socket.closed.code == 1000
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+async def test_bytes_may_come_in_any_pieces(served: Served, size: int) -> None:
+    """Byte by byte or all at once, with the first frames behind the handshake."""
+    handshake = UPGRADE.format(path="/api/v1/ws/runs/run-1").encode()
+    data = handshake + masked(1, b"[]") + masked(1, b"{") + masked(8, (1000).to_bytes(2, "big"))
+    stream = await served.connect()
+    for start in range(0, len(data), size):
+        await stream.send_all(data[start : start + size])
+        await trio.lowlevel.checkpoint()
+    answer = b"".join([chunk async for chunk in stream])
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.index(b'"ok"') < answer.index(b"not JSON")
+    assert answer.endswith(b"\x88\x02\x03\xe8")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/api/v1/ws/runs/a/b", "run id"),
+        ("/api/v1/ws/runs/a%2Fb", "run id"),
+        ("/api/v1/ws/runs/", "run id"),
+        ("/api/v1/ws/runs/..", "run id"),
+        ("/api/v1/ws/runs/" + "x" * 129, "128"),
+        ("/api/v1/ws/runs/b%C3%BC", "run id"),
+        ("/api/v1/ws/runs/a b", "request"),
+    ],
+)
+async def test_a_bad_run_id_is_refused_before_the_handshake(
+    served: Served, path: str, says: str
+) -> None:
+    answer = await served.talk(UPGRADE.format(path=path).encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    if says != "request":
+        assert says in json.loads(body)["detail"]
+
+
+@pytest.mark.parametrize("run", ["a", "x" * 128, "A-Z_0.9:x", "a%2Db?token=5"])
+async def test_a_good_run_id_is_taken(served: Served, run: str) -> None:
+    stream = await served.connect()
+    await stream.send_all(UPGRADE.format(path=f"/api/v1/ws/runs/{run}").encode())
+    assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_a_credential_is_ignored(served: Served) -> None:
+    request = UPGRADE.format(path="/api/v1/ws/runs/a")
+    request = request.replace("\r\n\r\n", "\r\nAuthorization: Basic dTp0\r\n\r\n")
+    stream = await served.connect()
+    await stream.send_all(request.encode())
+    assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize(
+    ("without", "status"),
+    [("Sec-WebSocket-Key", 400), ("Sec-WebSocket-Version", 400), ("Connection", 426)],
+)
+async def test_an_incomplete_handshake_is_refused(
+    served: Served, without: str, status: int
+) -> None:
+    lines = UPGRADE.format(path="/api/v1/ws/runs/a").split("\r\n")
+    request = "\r\n".join(line for line in lines if not line.startswith(without))
+    assert (await served.talk(request.encode())).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+BAD = [
+    ("a binary frame", masked(2, b"x"), 1003),
+    ("a bad opcode", masked(3, b""), 1002),
+    ("a reserved bit", masked(1, b"[]", head1=0x20), 1002),
+    ("a compressed frame without the extension", masked(1, b"[]", head1=0x40), 1002),
+    ("a frame without a mask", b"\x81\x02[]", 1002),
+    ("a continuation of nothing", masked(0, b"x"), 1002),
+    ("a text in the middle of another", masked(1, b"[", fin=False) + masked(1, b"]"), 1002),
+    ("a ping in fragments", masked(9, b"x", fin=False), 1002),
+    ("a long ping", masked(9, b"x" * 126), 1002),
+    ("a close frame of one byte", masked(8, b"x"), 1002),
+    ("a close code that may not be sent", masked(8, (1005).to_bytes(2, "big")), 1002),
+    ("bad UTF-8", masked(1, b'{"\xff":1}'), 1007),
+    ("bad UTF-8 in a rejected item", masked(1, b'{"type":"\xc0\x80"}'), 1007),
+    ("bad UTF-8 across fragments", masked(1, b'["\xc3', fin=False) + masked(0, b'"]'), 1007),
+    ("a reason that is not UTF-8", masked(8, b"\x03\xe8\xff"), 1007),
+    ("17 MiB announced", b"\x81\xff" + (17 << 20).to_bytes(8, "big") + bytes(4), 1009),
+]
+
+
+@pytest.mark.parametrize(("data", "code"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+async def test_a_violation_has_its_close_code(served: Served, data: bytes, code: int) -> None:
+    """RFC 6455, 7.4.1; and a frame before it still gets its reply first."""
+    client = await served.link()
+    await client.send(tag("a"))
+    await client.stream.send_all(data)
+    await served.handed(1)
+    served.producer.deliver()
+    assert await client.reply() == OK
+    assert await client.close_code() == code
+    assert await client.event() is None
+
+
+async def test_16_mib_in_fragments_is_too_large(served: Served) -> None:
+    client = await served.link()
+    await client.stream.send_all(masked(1, b" " * (9 << 20), fin=False))
+    await client.stream.send_all(masked(0, b" " * (9 << 20))[:100])
+    assert await client.close_code() == 1009
+
+
+async def test_a_message_of_16_mib_is_taken(served: Served) -> None:
+    client = await served.link()
+    await client.send(b"[" + b" " * ((16 << 20) - 2) + b"]")
+    assert await client.reply() == OK
+
+
+async def test_fragments_with_pings_between_them(served: Served) -> None:
+    """RFC 6455, 5.4: control frames may stand between the fragments of a message."""
+    client = await served.link()
+    text = tag("ü")
+    await client.stream.send_all(
+        masked(1, text[:20], fin=False)
+        + masked(9, b"one")
+        + masked(0, b"", fin=False)
+        + masked(0, text[20:-1], fin=False)
+        + masked(9, b"two")
+        + masked(0, text[-1:])
+    )
+    for payload in (b"one", b"two"):
+        pong = await client.event()
+        assert isinstance(pong, Frame)
+        assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, payload)
+    await served.handed(1)
+    assert json.loads(served.producer.frames[0][1][0])["payload"] == {"tag_name": "ü"}
+    served.producer.deliver()
+    assert await client.reply() == OK
+
+
+async def test_pings_are_answered_while_a_reply_is_held_back(served: Served) -> None:
+    client = await served.link()
+    await client.send(tag("a"))
+    await served.handed(1)
+    client.protocol.send_ping(b"alive?")
+    await client.stream.send_all(b"".join(client.protocol.data_to_send()))
+    pong = await client.event()
+    assert isinstance(pong, Frame)
+    assert pong.opcode is Opcode.PONG
+
+
+async def test_deflate_is_declined_by_default() -> None:
+    async with a_frontier() as served:
+        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        assert client.protocol.extensions == []
+
+
+async def test_deflate_is_accepted_without_context_takeover() -> None:
+    async with a_frontier(deflate=True) as served:
+        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        (extension,) = client.protocol.extensions
+        assert extension.local_no_context_takeover  # type: ignore[attr-defined]
+        for name in ("a", "b"):
+            await client.send(tag(name))
+            await served.handed(1)
+            served.producer.deliver()
+            assert await client.reply() == OK
+
+
+async def test_what_inflates_beyond_16_mib_is_too_large() -> None:
+    """A bomb of 20 kB."""
+    async with a_frontier(deflate=True) as served:
+        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        await client.send(b"[" + b" " * (20 << 20) + b"]")
+        assert await client.close_code() == 1009
+
+
+async def test_a_client_that_goes_leaves_its_frame(served: Served) -> None:
+    client = await served.link()
+    await client.send(tag("a"))
+    await served.handed(1)
+    await client.stream.aclose()
+    while served.frontier.links:
+        await trio.lowlevel.checkpoint()
+    served.producer.deliver()
+    assert len(served.producer.delivered) == 1
+    assert served.frontier.desk.sessions == set()
+
+
+async def test_a_head_that_never_ends_is_refused(mock_clock: MockClock) -> None:
+    """408 after the deadline, whatever trickles in."""
+    async with a_frontier() as served:
+        stream = await served.connect()
+        await stream.send_all(b"GET / HTTP/1.1\r\nX: ")
+        while not served.frontier.idle:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(11)
+        answer = await stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_head_that_is_too_long_is_refused(served: Served) -> None:
+    answer = await served.talk(b"GET / HTTP/1.1\r\nX: " + b"x" * (20 << 10))
+    assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def settle(clock: MockClock, seconds: float) -> None:
+    """Moves the clock in steps of the sweeper's period and lets everybody run."""
+    for _ in range(int(seconds / 0.5)):
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        clock.jump(0.5)
+    await trio.testing.wait_all_tasks_blocked(0.005)
+
+
+async def test_a_silent_peer_is_pinged_and_dropped(mock_clock: MockClock) -> None:
+    """20 s of silence, then 20 s without an answer."""
+    async with a_frontier() as served:
+        client = await served.link()
+        await settle(mock_clock, 21)
+        event = await client.event()
+        assert isinstance(event, Frame)
+        assert event.opcode is Opcode.PING
+        await settle(mock_clock, 21)
+        assert len(served.frontier.links) == 1, "the client answered"
+        await client.stream.receive_some()
+        await settle(mock_clock, 21)
+        assert not served.frontier.links
+
+
+async def test_a_frame_is_answered_after_40_s_on_the_wire(mock_clock: MockClock) -> None:
+    async with a_frontier() as served:
+        client = await served.link()
+        await client.send(tag("a"))
+        await served.handed(1)
+        await settle(mock_clock, 41)
+        replies = [event async for event in until_text(client)]
+        assert b"kept and still being delivered" in replies[-1]
+
+
+async def until_text(client: RawClient):  # type: ignore[no-untyped-def]
+    while True:
+        event = await client.event()
+        assert isinstance(event, Frame)
+        yield bytes(event.data)
+        if event.opcode is Opcode.TEXT:
+            return
+
+
+async def test_a_slow_reader_costs_bounded_memory_and_time(mock_clock: MockClock) -> None:
+    """Who sends and never reads is no longer read, then closed; others are served meanwhile."""
+    async with a_frontier() as served:
+        client = await served.link()
+        data = masked(1, b"[]") * 1000
+        sent = 0
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def flood() -> None:
+                    nonlocal sent
+                    while True:
+                        await client.stream.send_all(data)
+                        sent += len(data)
+
+                nursery.start_soon(flood)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                (link,) = served.frontier.links
+                before = -1
+                while before != sent:
+                    before = sent
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+                assert 0 < len(link._out) < 1 << 20
+                other = await served.link("run-2")
+                await other.send(b"[]")
+                assert await other.reply() == OK
+                scope.cancel()
+        mock_clock.jump(31)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert link not in served.frontier.links
+
+
+async def test_drain_answers_then_closes_with_1001(served: Served) -> None:
+    """The frame at hand gets its reply before the close frame, an idle socket the close frame at once."""
+    busy, idle = await served.link("run-1"), await served.link("run-2")
+    await busy.send(tag("a"))
+    await served.handed(1)
+    left: list[int] = []
+
+    async def go() -> None:
+        left.append(await drain(served.frontier, trio.current_time() + 5))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go)
+        assert await idle.close_code() == 1001
+        served.producer.deliver()
+        assert await busy.reply() == OK
+        assert await busy.close_code() == 1001
+        await busy.stream.aclose()
+        await idle.stream.aclose()
+        with pytest.raises(OSError, match="connect"):
+            await served.connect()
+    assert left == [0]
+
+
+async def test_drain_ends_at_its_deadline_and_counts(served: Served) -> None:
+    client = await served.link()
+    await client.send(json.dumps([json.loads(tag("a")), json.loads(tag("b"))]).encode())
+    await served.handed(1)
+    assert await drain(served.frontier, trio.current_time() + 0.2) == 2
+    assert await client.close_code() == 1001
+
+
+async def test_a_frame_that_crosses_the_close_is_still_stored(served: Served) -> None:
+    client = await served.link()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(drain, served.frontier, trio.current_time() + 1))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(tag("a"))
+        await served.handed(1)
+        served.producer.deliver()
+        assert await client.close_code() == 1001
+        await client.stream.aclose()
+    assert len(served.producer.delivered) == 1
