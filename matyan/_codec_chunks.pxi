@@ -66,7 +66,7 @@ cdef inline int get_varint(Cursor *c, uint64_t *number) except -1:
         shift += 7
         if shift > 63:
             break
-    raise ValueError("a chunk that is cut short or holds no number where one is due")
+    raise ValueError("cut short")
 
 
 cdef uint8_t *put_planes(uint8_t *p, const double *values, Py_ssize_t n) noexcept:
@@ -238,14 +238,14 @@ cdef int chunk_open(Cursor *c, bytes chunk, uint8_t *flags, uint64_t *count, uin
     c.end = c.at + PyBytes_GET_SIZE(chunk)
     p = cursor_take(c, 2)
     if p[0] != CHUNK_FORMAT:
-        raise ValueError(f"a chunk of the unknown format {p[0]}")
+        raise ValueError(f"unknown format {p[0]}")
     flags[0] = p[1]
     if flags[0] & ~(CHUNK_LEVEL | CHUNK_ORDERED | CHUNK_RAW_TIMES):
-        raise ValueError("a chunk with unknown flags")
+        raise ValueError("unknown flags")
     get_varint(c, count)
     get_varint(c, before)
     if not 1 <= count[0] <= CHUNK_ROOM:
-        raise ValueError(f"a chunk that claims {count[0]} points")
+        raise ValueError(f"{count[0]} points")
     return 0
 
 
@@ -290,7 +290,7 @@ def decode_chunk(bytes chunk not None, Columns into not None):
         get_varint(&c, &run)
         get_varint(&c, &number)
         if run < 1 or run > <uint64_t>(n - i):
-            raise ValueError("a chunk whose steps do not add up")
+            raise ValueError("steps that do not add up")
         number = unzigzag(number)
         stop = i + <Py_ssize_t>run
         while i < stop:
@@ -317,7 +317,7 @@ def decode_chunk(bytes chunk not None, Columns into not None):
             latest += unzigzag(number)
         stop = <Py_ssize_t>(run >> 1)
         if stop < 1 or stop > n - i:
-            raise ValueError("a chunk whose epochs do not add up")
+            raise ValueError("epochs that do not add up")
         stop += i
         while i < stop:
             epochs[i] = <int64_t>latest if run & 1 else 0
@@ -326,5 +326,5 @@ def decode_chunk(bytes chunk not None, Columns into not None):
 
     get_planes(&c, into.values + into.size, n)
     if c.at != c.end:
-        raise ValueError("a chunk with bytes behind its end")
+        raise ValueError("bytes behind its end")
     into.size += n

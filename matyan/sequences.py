@@ -43,7 +43,7 @@ from matyan._codec import (
     msgpack_float,
     msgpack_int,
 )
-from matyan.errors import ConfigurationError, InvalidRecord
+from matyan.errors import ConfigurationError, InvalidRecord, Unavailable
 from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of, unpack, unpack_value
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
@@ -251,7 +251,7 @@ class _Packed:
         tail = tr.scan(*range_of(state.chunks), limit=2 * self._growth.latest, reverse=True)
         for i, (key, chunk) in enumerate(tail):
             (n,) = unpack(key, len(state.chunks))
-            chunk_level, ordered, count, before = chunk_head(chunk)
+            chunk_level, ordered, count, before = _head(chunk)
             level = max(level, chunk_level)
             if i == 0:
                 state.next_n = n + 1
@@ -301,14 +301,16 @@ class _Packed:
             level, before = FULL, state.merged_before
             for n in state.merged:
                 key = key_int(state.chunks, n)
-                chunk = tr.get(key)
-                assert chunk is not None, f"chunk {n} of {state.prefix!r} is gone"
-                decode_chunk(chunk, gathered)
+                stored = tr.get(key)
+                if stored is None:
+                    # The cached state is gone with this transaction, so the next try sees what is there.
+                    raise Unavailable("A sequence was changed by another program: trying again.")
+                _decode(stored, gathered)
                 tr.clear(key)
             state.merged = []
             state.merged_points = 0
         for i, chunk in enumerate(state.fresh):
-            decode_chunk(chunk, gathered)
+            _decode(chunk, gathered)
             tr.clear(key_int(state.chunks, state.next_n - len(state.fresh) + i))
         state.fresh = []
         state.fresh_points = 0
@@ -334,7 +336,7 @@ class _Packed:
         return size
 
     def count(self, snap: Snapshot, prefix: bytes) -> int:
-        head = self._head(snap, prefix)
+        head = self._newest(snap, prefix)
         if head is None:
             return 0
         _, ordered, count, before = head
@@ -345,22 +347,22 @@ class _Packed:
     def read(
         self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
     ) -> Iterator[Columns]:
-        head = self._head(snap, prefix)
+        head = self._newest(snap, prefix)
         if head is None:
             return
         ordered = head[1]
         columns = Columns()
         for _, chunk in snap.scan(*range_of(prefix + CHUNK)):
-            decode_chunk(chunk, columns)
+            _decode(chunk, columns)
             if ordered and len(columns) >= READ_POINTS:
                 yield from _cut(columns, begin, end)
                 columns = Columns()
         # Steps that came out of order can stand anywhere: only all of them together can be sorted.
         yield from _cut(columns if ordered else columns.merged(), begin, end)
 
-    def _head(self, snap: Snapshot, prefix: bytes) -> tuple[int, bool, int, int] | None:
+    def _newest(self, snap: Snapshot, prefix: bytes) -> tuple[int, bool, int, int] | None:
         for _, chunk in snap.scan(*range_of(prefix + CHUNK), limit=1, reverse=True):
-            return chunk_head(chunk)
+            return _head(chunk)
         return None
 
 
@@ -597,6 +599,26 @@ class SequenceWrites:
             state.dtype = dtype
         state.last_step = last_step
         state.last = last
+
+
+def _head(chunk: bytes) -> tuple[int, bool, int, int]:
+    try:
+        return chunk_head(chunk)
+    except ValueError as error:
+        raise _unreadable(error) from error
+
+
+def _decode(chunk: bytes, into: Columns) -> None:
+    try:
+        decode_chunk(chunk, into)
+    except ValueError as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: ValueError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The store holds a chunk that cannot be read ({error}): use the version that wrote it, or restore the store from a backup."
+    )
 
 
 def _no_free_step(name: str) -> InvalidRecord:

@@ -55,6 +55,7 @@ class Desk:
     run: str = field(default_factory=lambda: f"run{next(_runs)}")
     keys: Keys = field(init=False)
     sequences: Sequences = field(init=False)
+    tr: Transaction = field(init=False)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.store)
@@ -76,6 +77,7 @@ class Desk:
         writes: list[SequenceWrites] = []
 
         def transaction(tr: Transaction) -> T:
+            self.tr = tr
             writes.append(self.sequences.begin(tr))
             result = body(writes[-1])
             if abort:
@@ -220,7 +222,7 @@ def test_same_points_in_same_points_out(
             writes: SequenceWrites, groups: Groups = groups, ending: str = ending
         ) -> list[bool]:
             if ending == "delete":
-                writes._tr.clear_range(*desk.keys.run_range(desk.run))
+                desk.tr.clear_range(*desk.keys.run_range(desk.run))
                 writes.forget_run(desk.run)
             return [
                 writes.append_points(desk.run, 0, name, dtype, columns_of(rows))
@@ -531,10 +533,12 @@ def test_a_damaged_chunk_is_an_error_not_other_points(store: RocksStore) -> None
     desk = Desk(store, "packed")
     desk.append("loss", [(0, 1.0, 1.0, None)])
     key = desk.keys.seq(desk.run, 0, "loss") + fdb.tuple.pack(("chunk", 0))
-    damaged = encode_chunk(columns_of([(0, 1.0, 1.0, None)]))[:-1]
+    damaged = b"\x02" + encode_chunk(columns_of([(0, 1.0, 1.0, None)]))[1:]
     trio.run(store.transact, lambda tr: tr.set(key, damaged))
-    with pytest.raises(ValueError, match="cut short"):
-        desk.rows("loss")
+    for use in (lambda: desk.rows("loss"), lambda: desk.append("loss", [(1, 1.0, 1.0, None)])):
+        desk.restart()
+        with pytest.raises(ConfigurationError, match="holds a chunk"):
+            use()
 
 
 # --- the stamp -------------------------------------------------------------------------------------
