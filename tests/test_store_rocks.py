@@ -11,14 +11,16 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import rocksdict
 import trio
 
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import Snapshot, Transaction
-from matyan.store.rocks import RocksStore, open_rocks
+from matyan.store.rocks import RocksStore, _options, _write_options, open_rocks
 from tests.small_disk import SIZE, small_disk
 
 __all__ = ["small_disk"]
@@ -78,10 +80,10 @@ HOLD = """
 """
 
 
-@pytest.fixture
-def killed(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose process was killed: 300 transactions in it, some in tables and some in the log."""
-    folder = tmp_path / "store"
+    folder = tmp_path_factory.mktemp("killed") / "store"
 
     async def main() -> None:
         store = open_rocks(folder)
@@ -95,6 +97,13 @@ def killed(tmp_path: Path) -> Path:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGKILL)
+    return folder
+
+
+@pytest.fixture
+def killed(killed_once: Path, tmp_path: Path) -> Path:
+    """A copy of that store."""
+    folder: Path = shutil.copytree(killed_once, tmp_path / "store")
     return folder
 
 
@@ -441,3 +450,30 @@ async def test_disk_bytes_shrink_when_it_is_compacted(tmp_path: Path) -> None:
     assert 1_000_000 < store.disk_bytes() < before / 2
     assert await store.read(numbers) == set(range(20))
     await store.aclose()
+
+
+async def test_writers_wait_for_a_late_compaction_without_an_error(tmp_path: Path) -> None:
+    """Where RocksDB would put the trio thread to sleep, the transaction waits and runs again."""
+    options = _options(rocksdict.DBRecoveryMode.point_in_time())
+    options.set_write_buffer_size(64 * 1024)
+    options.set_max_write_buffer_number(2)
+    options.set_level_zero_file_num_compaction_trigger(2)
+    options.set_level_zero_slowdown_writes_trigger(2)
+    options.set_level_zero_stop_writes_trigger(3)
+    database = rocksdict.Rdict(str(tmp_path / "store"), options)
+    database.set_write_options(_write_options())
+    runs = 0
+
+    def body(number: int, tr: Transaction) -> None:
+        nonlocal runs
+        runs += 1
+        tr.set(b"\x01%06d" % number, random.randbytes(60_000))
+        tr.set(b"\x02%06d" % number, b"")
+
+    with (tmp_path / "lock").open("w") as lock:
+        store = RocksStore(tmp_path / "store", lock, database, sync=False)
+        for number in range(300):
+            await store.transact(partial(body, number))
+        assert await store.read(numbers) == set(range(300))
+        await store.aclose()
+    assert runs > 300
