@@ -386,12 +386,14 @@ class Sequences:
         self.layout: _Points = _Packed(self.growth) if layout == "packed" else _Compatible()
         self._cache: dict[_StateKey, _State] = {}  # the longest unused first
         self._room = cache_bytes
+        self._newest: SequenceWrites | None = None
 
     # --- writing ---
 
     def begin(self, tr: Transaction) -> SequenceWrites:
         """One transaction's work. A transaction whose body runs again begins again."""
-        return SequenceWrites(self, tr)
+        self._newest = SequenceWrites(self, tr)
+        return self._newest
 
     def committed(self, writes: SequenceWrites) -> None:
         """Keeps what `writes` knows, now that it is stored.
@@ -401,6 +403,8 @@ class Sequences:
         """
         for run in writes.forgotten:
             self.forget_run(run)
+        if writes is not self._newest:
+            return  # a later transaction has begun and may have written the same sequences
         for key, state in writes.states.items():
             state.weight = _STATE_BYTES + 64 * len(state.fresh) + 12 * state.fresh_points
             self._room -= state.weight
@@ -524,7 +528,8 @@ class SequenceWrites:
         Returns whether the sequence is new, as append_points does.
 
         Raises:
-            InvalidRecord: no free step is left, or a value that may not be cut into parts is too large.
+            InvalidRecord: no free step is left, msgpack cannot hold the value, or it is too large and may not be
+                cut into parts.
         """
         state = self._state(run, ctx, name)
         tr = self._tr
@@ -532,7 +537,10 @@ class SequenceWrites:
             step = state.next_step
             if step > _MAX_STEP:
                 raise _no_free_step(name)
-        packed = pack_value(value)
+        try:
+            packed = pack_value(value)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise InvalidRecord(f"{name}: {error}") from None
         if len(packed) > PART_BYTES and isinstance(value, dict) and (ctx, name) not in LOGS:
             parts = [packed[i : i + PART_BYTES] for i in range(0, len(packed), PART_BYTES)]
             packed = pack_value({"type": value.get("type"), "data": None, "__parts__": len(parts)})

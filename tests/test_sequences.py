@@ -450,6 +450,13 @@ def test_a_log_line_is_never_cut(store: RocksStore, layout: Layout) -> None:
         desk.put("logs", 1, "x" * 100_000)
 
 
+def test_what_msgpack_cannot_hold_is_refused(store: RocksStore) -> None:
+    desk = Desk(store, "packed")
+    for value in ({"n": 2**64}, {"s": "\ud800"}):
+        with pytest.raises(InvalidRecord, match="figure"):
+            desk.put("figure", 0, value)
+
+
 def test_an_object_that_looks_like_parts_is_itself(store: RocksStore) -> None:
     desk = Desk(store, "packed")
     desk.put("x", 0, {"type": None, "data": None, "__parts__": 2})
@@ -517,6 +524,31 @@ def test_a_later_chunk_has_a_higher_number(store: RocksStore) -> None:
             assert (ordered, before) == (True, points)
             points += count
         assert points == step + 1
+
+
+@layouts
+def test_transactions_may_overlap_their_commits(store: RocksStore, layout: Layout) -> None:
+    """The first is told of its commit after the second has begun: what it knew of the sequence is old then."""
+    desk = Desk(store, layout)
+    begun: list[SequenceWrites] = []
+
+    def body(tr: Transaction) -> None:
+        step = len(begun)
+        begun.append(desk.sequences.begin(tr))
+        columns = columns_of([(step, float(step), 1.0, None)])
+        begun[-1].append_points(desk.run, 0, "loss", "float", columns)
+
+    for _ in range(6):
+        trio.run(store.transact, body)
+        trio.run(store.transact, body)
+        desk.sequences.committed(begun[-2])
+        desk.sequences.committed(begun[-1])
+    trio.run(store.transact, body)
+    trio.run(store.transact, body)
+    desk.sequences.committed(begun[-1])
+    desk.sequences.committed(begun[-2])
+    trio.run(store.transact, body)
+    assert [row[0] for row in desk.rows("loss")] == list(range(15))
 
 
 def test_the_cache_is_bounded(store: RocksStore) -> None:
