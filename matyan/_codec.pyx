@@ -11,16 +11,16 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.exc cimport PyErr_Occurred
 from cpython.long cimport PyLong_AsLongLongAndOverflow
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.math cimport isfinite, llrint
+from libc.math cimport NAN, isfinite, isinf, llrint
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from datetime import datetime
 
 include "_codec_columns.pxi"
+include "_codec_tuples.pxi"
+include "_codec_chunks.pxi"
 include "_codec_scan.pxi"
 include "_codec_json.pxi"
 include "_codec_records.pxi"
-include "_codec_tuples.pxi"
-include "_codec_chunks.pxi"

@@ -7,11 +7,13 @@ import re as _re
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 
-MAX_ITEMS = 10_000
-MAX_RECORD = 900 * 1024
-MAX_KEY = 4_096
-MAX_NAME = 512
-MAX_BLOB_KEY = 1_024  # S3's limit
+cdef enum:
+    MAX_ITEMS = 10000
+    MAX_RECORD = 900 * 1024
+    MAX_KEY = 4096
+    MAX_NAME = 512
+    MAX_BLOB_KEY = 1024  # S3's limit
+
 LOG_SEQUENCES = ("logs", "__log_records")
 
 cdef enum Rule:
@@ -101,18 +103,28 @@ cdef enum:
     FIELD_ROOM = 32
     ROW_ROOM = 8
     KIND_ROOM = 16
-    TEXT_ROOM = 40
+    TEXT_ROOM = 32
     ORDER_ROOM = 16
+    HEAD_ROOM = 3
+    SLACK = 32      # room behind the text for copies of constant length
 
 cdef struct Text:
-    char data[TEXT_ROOM]
+    uint8_t data[TEXT_ROOM]
     Py_ssize_t size
+
+cdef struct Field:
+    Text name         # "name":
+    uint64_t word[3]  # the same as words, and
+    uint64_t mask[3]  # which of their bits count
 
 cdef struct Row:
     int field
     int rule
     int flags
-    Text member   # ,"name":
+    int copied        # bit n: a value of shape n without a flaw is copied as it stands,
+    Py_ssize_t least  # when its text has at least
+    Py_ssize_t most   # and at most so many bytes
+    Text member       # ,"name":
     Text default
 
 cdef struct Kind:
@@ -120,7 +132,7 @@ cdef struct Kind:
     int rows
     Row row[ROW_ROOM]
 
-cdef Text field_table[FIELD_ROOM]  # each in its quotes
+cdef Field field_table[FIELD_ROOM + 1]  # the last one matches no text
 cdef Kind kind_table[KIND_ROOM]
 cdef int field_count = 0
 cdef int kind_count = 0
@@ -138,9 +150,17 @@ cdef int set_text(Text *text, str value) except -1:
 
 cdef int field_of(str name) except -1:
     global field_count
+    cdef Field *field
+    cdef int i
     if name not in field_index:
+        if field_count == FIELD_ROOM or len(name) > 21:
+            raise ValueError(name)
         field_index[name] = field_count
-        set_text(&field_table[field_count], f'"{name}"')
+        field = &field_table[field_count]
+        set_text(&field.name, f'"{name}":')
+        for i in range(field.name.size):
+            field.mask[i // 8] |= <uint64_t>0xFF << (8 * (i % 8))
+        memcpy(field.word, field.name.data, 24)
         field_count += 1
     return field_index[name]
 
@@ -148,6 +168,7 @@ cdef int field_of(str name) except -1:
 cdef int fill_tables() except -1:
     global kind_count
     cdef Row *row
+    field_table[FIELD_ROOM].mask[0] = field_table[FIELD_ROOM].word[0] = <uint64_t>-1
     for kind, members in SCHEMA.items():
         set_text(&kind_table[kind_count].quoted, f'"{kind}"')
         for name, rule, flags, default in members:
@@ -155,6 +176,21 @@ cdef int fill_tables() except -1:
             row.field = field_of(name)
             row.rule = rule
             row.flags = flags
+            row.least = 3 if rule == NAME_RULE else 0
+            row.most = {NAME_RULE: MAX_NAME + 2, INT64_RULE: 18}.get(rule, MAX_RECORD)
+            row.copied = {
+                STRING_RULE: 1 << STRING,
+                NAME_RULE: 1 << STRING,
+                VALUE_RULE: 1 << FLOAT | 1 << SPECIAL,
+                NUMBER_RULE: 1 << FLOAT | 1 << SPECIAL,
+                INT64_RULE: 1 << INTEGER,
+                BOOL_RULE: 1 << TRUE_ | 1 << FALSE_,
+                OBJECT_RULE: 1 << OBJECT,
+                ARRAY_RULE: 1 << ARRAY,
+                TIME_RULE: 0,
+            }[rule]
+            if flags & NULLABLE and not flags & OMITTED:
+                row.copied |= 1 << NULL_
             set_text(&row.member, f',"{name}":')
             set_text(&row.default, default)
             kind_table[kind_count].rows += 1
@@ -178,59 +214,142 @@ cdef int S3_KEY = field_of("s3_key")
 cdef int ARTIFACT_PATH = field_of("artifact_path")
 cdef int CONTENT_TYPE = field_of("content_type")
 cdef int LOG_METRIC = KINDS.index("log_metric")
+cdef int LOG_CUSTOM_OBJECT = KINDS.index("log_custom_object")
+cdef int BLOB_REF = KINDS.index("blob_ref")
 
-# The fields of an object in the order in which the last such object had them: producers repeat
-# themselves, so a member's name is mostly one comparison. A wrong guess costs a look-up, nothing else.
-cdef struct Order:
-    int field[ORDER_ROOM]
+# One kind of object after the other, read from one buffer. Producers repeat themselves: a member's name
+# mostly stands where it stood in the object before, so it costs one comparison, and the first members
+# (type, run id, timestamp) often are the same bytes altogether. A wrong guess costs a look-up, nothing else.
+cdef struct Members:
+    Span slot[FIELD_ROOM + 1]  # of each field; what is unknown lands in the last
+    uint64_t present           # bit n: slot n is not ABSENT
+    uint8_t flaw               # of any value, known or not
+    int order[ORDER_ROOM]      # the fields as they stood in the object before
+    int alike                  # how many members the head has
+    const uint8_t *head        # the last object's begin, up to its member number `alike`;
+    Py_ssize_t head_size       # whoever scans keeps that object's bytes alive
+    Span head_slot[HEAD_ROOM]
+    int head_field[HEAD_ROOM]
+    Members *inner             # what reads the object `payload`, or NULL
 
 
-cdef inline int known_field(const Span *key) noexcept:
-    """The field that a key without escapes names, or FIELD_ROOM."""
+cdef void members_open(Members *m, int alike, Members *inner) noexcept:
+    cdef int i
+    for i in range(ORDER_ROOM):
+        m.order[i] = FIELD_ROOM
+    for i in range(FIELD_ROOM):
+        m.slot[i].shape = ABSENT
+    m.present = 0
+    m.alike = alike
+    m.head_size = 0
+    m.inner = inner
+
+
+cdef inline bint take_field(Scanner *c, const Field *field) noexcept:
+    """Advances over the field's name and colon when they stand here."""
+    if c.end - c.p < 24 or (
+        ((word_at(c.p) ^ field.word[0]) & field.mask[0])
+        | ((word_at(c.p + 8) ^ field.word[1]) & field.mask[1])
+        | ((word_at(c.p + 16) ^ field.word[2]) & field.mask[2])
+    ):
+        return False
+    c.p += field.name.size
+    return True
+
+
+cdef int look_up(const Span *key) except -1:
+    """The field that a key names, or FIELD_ROOM."""
     cdef Py_ssize_t size = key.stop - key.start
     cdef int i
+    if key.escaped:
+        return field_index.get(text_of(key), FIELD_ROOM)
     for i in range(field_count):
-        if field_table[i].size == size and memcmp(field_table[i].data, key.start, size) == 0:
+        if field_table[i].name.size == size + 1 and memcmp(field_table[i].name.data, key.start, size) == 0:
             return i
     return FIELD_ROOM
 
 
-cdef int scan_members(Scanner *c, Span *slots, Order *order) except -2:
+cdef inline void forget(Members *m, uint64_t keep) noexcept:
+    """The slots that the object before had filled are ABSENT again."""
+    cdef uint64_t stale = m.present & ~keep
+    cdef int field = 0
+    m.present = keep
+    while stale:
+        if stale & 1:
+            m.slot[field].shape = ABSENT
+        stale >>= 1
+        field += 1
+
+
+cdef inline int keep_head(Members *m, const uint8_t *start, Py_ssize_t size) noexcept:
+    cdef int i
+    m.head = start
+    m.head_size = size
+    for i in range(m.alike):
+        if m.inner != NULL and m.order[i] == PAYLOAD:
+            m.head_size = 0  # it is more than its span
+        m.head_field[i] = m.order[i]
+        m.head_slot[i] = m.slot[m.order[i]]
+    return 0
+
+
+cdef inline int take_head(Scanner *c, Members *m, uint64_t *seen) noexcept:
+    """Fills the slots of the first members when they are the bytes that the last head had."""
+    cdef Span *s
+    cdef int i
+    if m.head_size == 0 or c.end - c.p < m.head_size or memcmp(c.p, m.head, m.head_size) != 0:
+        return 0
+    for i in range(m.alike):
+        s = &m.slot[m.head_field[i]]
+        s[0] = m.head_slot[i]
+        s.start = c.p + (s.start - m.head)
+        s.stop = c.p + (s.stop - m.head)
+        m.flaw |= s.flaw
+        seen[0] |= <uint64_t>1 << m.head_field[i]
+    m.present |= seen[0]
+    c.p += m.head_size
+    return m.alike
+
+
+cdef int scan_members(Scanner *c, Members *m) except -2:
     """At `{`: fills the slot of each known field, the last of equal names; -1 when it is no JSON."""
     cdef Span key
-    cdef Span ignored
-    cdef int field, i = 0
-    cdef Text *guess
-    for field in range(field_count):
-        slots[field].shape = ABSENT
-    c.p += 1
-    skip_space(c)
-    if c.p < c.end and c.p[0] == c'}':
+    cdef Span *s
+    cdef const uint8_t *start = c.p
+    cdef uint64_t seen = 0
+    cdef int field, i
+    m.flaw = SOUND
+    i = take_head(c, m, &seen)
+    if i == 0:
         c.p += 1
-        return 0
-    while True:
-        field = order.field[i]
-        guess = &field_table[field]
-        if field < FIELD_ROOM and take(c, guess.data, guess.size):
-            skip_space(c)
-            if c.p == c.end or c.p[0] != c':':
-                return fail(c, "expected a colon")
+        skip_space(c)
+        if c.p < c.end and c.p[0] == c'}':
             c.p += 1
+            forget(m, 0)
+            return 0
+    while True:
+        field = m.order[i]
+        if take_field(c, &field_table[field]):
             skip_space(c)
         else:
             key.flaw = SOUND
             key.escaped = 0
             if scan_key(c, &key) < 0:
                 return -1
-            if key.escaped:
-                field = field_index.get(text_of(&key), FIELD_ROOM)
-            else:
-                field = known_field(&key)
-            order.field[i] = field
-        if i < ORDER_ROOM - 1:
-            i += 1
-        if scan_value(c, &slots[field] if field < FIELD_ROOM else &ignored) < 0:
+            field = m.order[i] = look_up(&key)
+        seen |= <uint64_t>1 << field
+        m.present |= seen
+        s = &m.slot[field]
+        if field == PAYLOAD and m.inner != NULL and c.p < c.end and c.p[0] == c'{':
+            s.start = c.p
+            s.shape = OBJECT
+            s.flaw = SOUND
+            if scan_members(c, m.inner) < 0:
+                return -1
+            s.stop = c.p
+        elif scan_value(c, s) < 0:
             return -1
+        m.flaw |= s.flaw
         skip_space(c)
         if c.p == c.end:
             return fail(c, "the text ends early")
@@ -239,36 +358,70 @@ cdef int scan_members(Scanner *c, Span *slots, Order *order) except -2:
             skip_space(c)
         elif c.p[0] == c'}':
             c.p += 1
+            forget(m, seen)
             return 0
         else:
             return fail(c, "expected a comma or the closing bracket")
+        if i < ORDER_ROOM - 1:
+            i += 1
+        if i == m.alike:
+            keep_head(m, start, c.p - start)
 
 
-# --- one record's text -------------------------------------------------------------------------
+# --- one frame's state -------------------------------------------------------------------------
 
-cdef struct Out:
-    uint8_t *data
-    Py_ssize_t size
-    Py_ssize_t room
+cdef struct Work:
+    Scanner scanner
+    Members members
+    Minute minute
+    Buffer out            # the record of the item at hand
+    int kind              # of the item at hand; -1: none yet
+    int enveloped         # the kind whose envelope stands in `out`, up to
+    Py_ssize_t envelope   # this byte
 
 
-cdef inline int out_reserve(Out *out, Py_ssize_t more) except -1:
-    cdef Py_ssize_t room
-    cdef void *grown
+cdef inline int reserve(Buffer *out, Py_ssize_t more) except -1:
     if out.room - out.size < more:
-        room = 2 * (out.size + more)
-        grown = realloc(out.data, room)
-        if grown == NULL:
-            raise MemoryError()
-        out.data = <uint8_t *>grown
-        out.room = room
+        buffer_grow(out, more)
     return 0
 
 
-cdef inline void out_put(Out *out, const void *data, Py_ssize_t size) noexcept:
-    """The caller has reserved the room."""
+# The puts write where room is reserved, SLACK included.
+
+cdef inline void put(Buffer *out, const void *data, Py_ssize_t size) noexcept:
     memcpy(out.data + out.size, data, size)
     out.size += size
+
+
+cdef inline void put_text(Buffer *out, const Text *text) noexcept:
+    memcpy(out.data + out.size, text.data, TEXT_ROOM)  # a constant length is a few moves
+    out.size += text.size
+
+
+cdef inline void put_span(Buffer *out, const Span *s, const uint8_t *end) noexcept:
+    """`end` is the end of the text that the span lies in."""
+    cdef Py_ssize_t size = s.stop - s.start
+    if size <= SLACK and end - s.start >= SLACK:
+        memcpy(out.data + out.size, s.start, SLACK)
+    else:
+        memcpy(out.data + out.size, s.start, size)
+    out.size += size
+
+
+cdef int put_envelope(Work *work, bytes run, bytes timestamp) except -1:
+    cdef Buffer *out = &work.out
+    out.size = 0
+    reserve(out, len(run) + len(timestamp) + 256)
+    put(out, b'{"type":', 8)
+    put_text(out, &kind_table[work.kind].quoted)
+    put(out, b',"run_id":"', 11)
+    put(out, PyBytes_AS_STRING(run), len(run))
+    put(out, b'","timestamp":"', 15)
+    put(out, PyBytes_AS_STRING(timestamp), len(timestamp))
+    put(out, b'","payload":', 12)
+    work.enveloped = work.kind
+    work.envelope = out.size
+    return 0
 
 
 cdef Py_ssize_t packed_size(const Span *s) except -1:
@@ -278,78 +431,84 @@ cdef Py_ssize_t packed_size(const Span *s) except -1:
     return most if most <= MAX_STORED // 2 else len(msgpack_value(loads(s)))
 
 
-cdef str put_member(Out *out, const Row *row, const Span *s):
-    """Appends the member's value; the reason when the value is not what the row says."""
-    cdef int64_t number
-    cdef int64_t micros
-    cdef int found
+cdef str put_number(Buffer *out, const Row *row, const Span *s):
+    """An integer or a boolean as a float."""
     cdef Py_ssize_t size = s.stop - s.start
-    cdef bytes text
-    if row.rule == VALUE_RULE or row.rule == NUMBER_RULE:
-        if s.shape == FLOAT or s.shape == SPECIAL:
-            out_put(out, s.start, size)
-            return None
-        if s.shape == INTEGER:
-            if size > 300 and float_of(s) in (float("inf"), float("-inf")):
-                return "out of the range of float64"
-            if size == 2 and s.start[0] == c'-' and s.start[1] == c'0':
-                out_put(out, b"0.0", 3)  # -0 is an integer, and integers have one zero
-                return None
-            out_put(out, s.start, size)
-            out_put(out, b".0", 2)
-            return None
-        if row.rule == VALUE_RULE and (s.shape == TRUE_ or s.shape == FALSE_):
-            out_put(out, b"1.0" if s.shape == TRUE_ else b"0.0", 3)
-            return None
-    elif row.rule == INT64_RULE:
-        if s.shape == INTEGER and size <= 18 and s.start[0] != c'-':
-            out_put(out, s.start, size)
-            return None
-        found = int64_of(s, &number)
-        if found == 2:
-            return "out of the range of int64"
-        if found == 1:
-            text = b"%d" % number
-            out_put(out, PyBytes_AS_STRING(text), len(text))
-            return None
-    elif row.rule == TIME_RULE:
-        if s.shape == STRING:
-            if s.escaped:
-                text = _json.dumps(text_of(s), ensure_ascii=False).encode("utf-8", "surrogatepass")
-                found = scan_time(
-                    <const uint8_t *>PyBytes_AS_STRING(text) + 1,
-                    <const uint8_t *>PyBytes_AS_STRING(text) + len(text) - 1, &micros,
-                )
-                if found:
-                    out_put(out, PyBytes_AS_STRING(text), len(text) - 1)
-            else:
-                found = scan_time(s.start + 1, s.stop - 1, &micros)
-                out_put(out, s.start, size - 1)
-            if found:
-                if found == 2:
-                    out_put(out, b"+00:00", 6)
-                out_put(out, b'"', 1)
-                return None
-    elif row.rule == BOOL_RULE:
-        if s.shape == TRUE_ or s.shape == FALSE_:
-            out_put(out, s.start, size)
-            return None
-    elif row.rule == STRING_RULE or row.rule == NAME_RULE:
-        if s.shape == STRING:
-            if s.flaw:
-                return FLAWS[s.flaw]
-            if row.rule == NAME_RULE and (size == 2 or size - 2 > MAX_NAME):
-                found = len(text_of(s).encode())
-                if not 1 <= found <= MAX_NAME:
-                    return f"has {found:,} bytes; a name has 1 to {MAX_NAME}"
-            out_put(out, s.start, size)
-            return None
-    elif s.shape == (OBJECT if row.rule == OBJECT_RULE else ARRAY):
-        if s.flaw:
-            return FLAWS[s.flaw]
-        out_put(out, s.start, size)
+    if s.shape == INTEGER:
+        if size > 300 and isinf(float_of(s)):
+            return "out of the range of float64"
+        if size == 2 and s.start[0] == c'-' and s.start[1] == c'0':
+            put(out, b"0.0", 3)  # -0 is an integer, and integers have one zero
+        else:
+            put(out, s.start, size)
+            put(out, b".0", 2)
+        return None
+    if row.rule == VALUE_RULE and (s.shape == TRUE_ or s.shape == FALSE_):
+        put(out, b"1.0" if s.shape == TRUE_ else b"0.0", 3)
         return None
     return f"expected {EXPECTED[row.rule]}"
+
+
+cdef str put_integer(Buffer *out, const Row *row, const Span *s):
+    """An integer that is long, or written as `5.0`."""
+    cdef int64_t number
+    cdef int found = int64_of(s, &number)
+    cdef bytes text
+    if found == 2:
+        return "out of the range of int64"
+    if found == 0:
+        return f"expected {EXPECTED[row.rule]}"
+    text = b"%d" % number
+    put(out, PyBytes_AS_STRING(text), len(text))
+    return None
+
+
+cdef str put_time(Work *work, const Row *row, const Span *s):
+    cdef Buffer *out = &work.out
+    cdef int64_t micros
+    cdef int found = 0
+    cdef bytes text
+    cdef const uint8_t *p = s.start
+    cdef Py_ssize_t size = s.stop - s.start
+    if s.shape == STRING:
+        if s.escaped:
+            text = b'"%b"' % text_of(s).encode("ascii", "replace")
+            p = <const uint8_t *>PyBytes_AS_STRING(text)
+            size = len(text)
+        found = scan_time(p + 1, p + size - 1, &work.minute, &micros)
+    if found == 0:
+        return f"expected {EXPECTED[row.rule]}"
+    put(out, p, size - 1)
+    if found == 2:
+        put(out, b'+00:00', 6)
+    put(out, b'"', 1)
+    return None
+
+
+cdef str put_other(Work *work, const Row *row, const Span *s):
+    """Appends a value that cannot be copied as it stands, or returns what is wrong with it."""
+    cdef Py_ssize_t size
+    if s.shape == ABSENT:
+        if row.flags & REQUIRED:
+            return "required"
+        put_text(&work.out, &row.default)
+        return None
+    if row.rule == VALUE_RULE or row.rule == NUMBER_RULE:
+        return put_number(&work.out, row, s)
+    if row.rule == INT64_RULE:
+        return put_integer(&work.out, row, s)
+    if row.rule == TIME_RULE:
+        return put_time(work, row, s)
+    if not row.copied >> s.shape & 1:
+        return f"expected {EXPECTED[row.rule]}"
+    if s.flaw:
+        return FLAWS[s.flaw]
+    if row.rule == NAME_RULE:
+        size = len(text_of(s).encode())
+        if not 1 <= size <= MAX_NAME:
+            return f"has {size:,} bytes; a name has 1 to {MAX_NAME}"
+    put_span(&work.out, s, s.stop)
+    return None
 
 
 cdef str too_large(str what, Py_ssize_t size):
@@ -387,47 +546,38 @@ cdef str hparams_flaw(str run, value):
     return None
 
 
-cdef str kind_flaw(int kind, Span *slots, str run):
+cdef bint is_log_sequence(const Span *name):
+    if name.escaped:
+        return text_of(name) in LOG_SEQUENCES
+    return name.start[1 : name.stop - name.start - 1] in (b"logs", b"__log_records")
+
+
+cdef str kind_flaw(Work *work, str run):
     """What a message must fulfil beyond its members' types."""
+    cdef Span *slots = work.members.slot
     cdef Py_ssize_t size
-    cdef Span *name = &slots[NAME]
-    cdef Span *context = &slots[CONTEXT]
-    what = KINDS[kind]
-    if what == "log_metric" or what == "log_custom_object":
-        if name.start[1] == c'l' or name.start[1] == c'_' or name.escaped:
-            if (context.shape != OBJECT or context.empty) and text_of(name) in LOG_SEQUENCES:
-                return "name: belongs to the run's logs in the empty context; choose another one"
-        if context.shape == OBJECT and packed_size(context) > MAX_STORED:
-            return too_large("context", packed_size(context))
-        if slots[DTYPE].shape == STRING and packed_size(&slots[DTYPE]) > MAX_STORED:
-            return too_large("dtype", packed_size(&slots[DTYPE]))
-    elif what == "log_hparams":
-        # No key can be longer than the text and what stands around it.
-        if slots[VALUE].stop - slots[VALUE].start > MAX_KEY - 600:
-            return hparams_flaw(run, loads(&slots[VALUE]))
-    elif what == "blob_ref":
+    kind = KINDS[work.kind]
+    if kind == "blob_ref":
         path = text_of(&slots[ARTIFACT_PATH])
         flaw = check_artifact_path(run, path)
         if flaw is not None:
             return "artifact_path: " + flaw
         if text_of(&slots[S3_KEY]) != f"{run}/{path}":
             return "s3_key: expected run_id/artifact_path"
-        size = packed_size(&slots[CONTENT_TYPE]) if slots[CONTENT_TYPE].shape == STRING else 0
-        if size + 1_100 > MAX_STORED:
-            return too_large("content_type", size)
-    elif what == "log_record":
+    if kind == "log_hparams":
+        return hparams_flaw(run, loads(&slots[VALUE]))
+    if kind == "log_record":
+        # They are one stored value, with some 50 bytes of names.
         size = 64
-        for field in ("message", "logger_info", "extra_args"):
-            if slots[<int>field_index[field]].shape > NULL_:
-                size += packed_size(&slots[<int>field_index[field]])
-        if size > MAX_STORED:
-            return too_large("message, logger_info and extra_args together", size)
-    else:
-        for member in SCHEMA[what]:
-            if member[1] == STRING_RULE and slots[<int>field_index[member[0]]].shape == STRING:
-                size = packed_size(&slots[<int>field_index[member[0]]])
-                if size > MAX_STORED:
-                    return too_large(member[0], size)
+        for name in ("message", "logger_info", "extra_args"):
+            if slots[<int>field_index[name]].shape > NULL_:
+                size += packed_size(&slots[<int>field_index[name]])
+        return too_large("message, logger_info and extra_args", size) if size > MAX_STORED else None
+    for name, rule, _, _ in SCHEMA[kind]:
+        if slots[<int>field_index[name]].shape >= STRING and not (kind == "log_custom_object" and name == "value"):
+            size = packed_size(&slots[<int>field_index[name]])
+            if size > MAX_STORED:
+                return too_large(name, size)
     return None
 
 
@@ -442,152 +592,154 @@ class NotJSON(ValueError):
     pass
 
 
-cdef object not_json(Scanner *c):
-    return NotJSON(f"the frame is not JSON: {c.error.decode()} at byte {c.p - c.begin}")
-
-
-cdef str validate_item(
-    Scanner *c, Span *slots, Order *order, Out *out, int *kind, bytes run, bytes timestamp
-):
-    """One item -> its record in `out` and None, or the reason; c.error when it is no JSON."""
+cdef str validate_item(Work *work, bytes run, bytes timestamp):
+    """One item -> its record in `out` and None, or the reason; scanner.error when it is no JSON."""
+    cdef Scanner *c = &work.scanner
+    cdef Buffer *out = &work.out
     cdef const uint8_t *start = c.p
-    cdef Kind *k
-    cdef Row *row
-    cdef Span *s
+    cdef Py_ssize_t size
+    cdef const Kind *kind
+    cdef const Row *row
+    cdef const Span *s
     cdef int i
-    cdef bint first = True
     cdef str reason
-    kind[0] = -1
     if c.p == c.end or c.p[0] != c'{':
-        if scan_value(c, slots) < 0:
-            return None
-        return "expected an object"
-    if scan_members(c, slots, order) < 0:
+        work.kind = -1
+        return None if scan_value(c, work.members.slot) < 0 else "expected an object"
+    if scan_members(c, &work.members) < 0:
         return None
-    s = &slots[TYPE]
+    reason = find_kind(work)
+    if reason is not None:
+        return reason
+    if work.kind != work.enveloped:
+        put_envelope(work, run, timestamp)
+    out.size = work.envelope
+    # What is added to the item's own text: defaults, `.0` and `+00:00`.
+    reserve(out, (c.p - start) + 256 + SLACK)
+    kind = &kind_table[work.kind]
+    for i in range(kind.rows):
+        row = &kind.row[i]
+        s = &work.members.slot[row.field]
+        if s.shape <= NULL_ and row.flags & OMITTED:
+            continue
+        put_text(out, &row.member)
+        size = s.stop - s.start
+        if row.copied >> s.shape & 1 and s.flaw == SOUND and row.least <= size <= row.most:
+            put_span(out, s, c.end)
+            continue
+        reason = put_other(work, row, s)
+        if reason is not None:
+            return f"{row.member.data[2:row.member.size - 2].decode()}: {reason}"
+    # The first member's comma is the opening bracket.
+    if out.size == work.envelope:
+        out.size += 1
+    out.data[work.envelope] = c'{'
+    put(out, b"}}", 2)
+    if work.kind == LOG_METRIC or work.kind == LOG_CUSTOM_OBJECT:
+        s = &work.members.slot[CONTEXT]
+        if (s.shape != OBJECT or s.empty) and is_log_sequence(&work.members.slot[NAME]):
+            return "name: belongs to the run's own logs; choose another one, or a context"
+    # In a short item nothing can be too long.
+    if c.p - start > MAX_KEY - 600 or work.kind == BLOB_REF:
+        reason = kind_flaw(work, run.decode())
+        if reason is None and out.size > MAX_RECORD:
+            return f"the record takes {out.size:,} bytes; the limit of a message is 900 KiB ({MAX_RECORD:,})"
+    return reason
+
+
+cdef str find_kind(Work *work):
+    cdef const Span *s = &work.members.slot[TYPE]
+    cdef const Text *quoted
+    cdef int i
+    if s.shape == STRING and work.kind >= 0:
+        quoted = &kind_table[work.kind].quoted
+        if s.stop - s.start == quoted.size and memcmp(s.start, quoted.data, quoted.size) == 0:
+            return None
+    work.kind = -1
     if s.shape == ABSENT:
         return "type: required"
     if s.shape != STRING:
         return "type: expected a string"
-    for i in range(kind_count):
-        k = &kind_table[i]
-        if s.stop - s.start == k.quoted.size and memcmp(s.start, k.quoted.data, k.quoted.size) == 0:
-            kind[0] = i
-            break
-    else:
-        text = text_of(s)
-        if text not in SCHEMA:
-            return f"type: {ascii(text[:64])} is none of {', '.join(KINDS)}"
-        kind[0] = KINDS.index(text)
-    k = &kind_table[kind[0]]
-    # What is added to the item's own text: the envelope, defaults, `.0` and `+00:00`.
-    out.size = 0
-    out_reserve(out, (c.p - start) + len(run) + len(timestamp) + 512)
-    out_put(out, b'{"type":', 8)
-    out_put(out, k.quoted.data, k.quoted.size)
-    out_put(out, b',"run_id":"', 11)
-    out_put(out, PyBytes_AS_STRING(run), len(run))
-    out_put(out, b'","timestamp":"', 15)
-    out_put(out, PyBytes_AS_STRING(timestamp), len(timestamp))
-    out_put(out, b'","payload":{', 13)
-    for i in range(k.rows):
-        row = &k.row[i]
-        s = &slots[row.field]
-        if s.shape <= NULL_:
-            if s.shape == ABSENT and row.flags & REQUIRED:
-                reason = "required"
-            elif s.shape == NULL_ and not row.flags & NULLABLE:
-                reason = f"expected {EXPECTED[row.rule]}"
-            elif row.flags & OMITTED:
-                continue
-            else:
-                out_put(out, row.member.data + first, row.member.size - first)
-                if s.shape == NULL_:
-                    out_put(out, b"null", 4)
-                else:
-                    out_put(out, row.default.data, row.default.size)
-                first = False
-                continue
+    text = text_of(s)
+    if text not in SCHEMA:
+        return f"type: {ascii(text[:64])} is none of {', '.join(KINDS)}"
+    work.kind = KINDS.index(text)
+    return None
+
+
+cdef int read_frame(Work *work, Frame result, bytes run, bytes timestamp) except -1:
+    """All items; scanner.error when the frame is no JSON."""
+    cdef Scanner *c = &work.scanner
+    cdef str reason
+    cdef bint many
+    skip_space(c)
+    many = c.p < c.end and c.p[0] == c'['
+    if many:
+        c.p += 1
+        skip_space(c)
+        if c.p < c.end and c.p[0] == c']':
+            c.p += 1
+            return 0
+    while True:
+        if result.count == MAX_ITEMS:
+            return fail_limit()
+        reason = validate_item(work, run, timestamp)
+        if c.error != NULL:
+            return 0
+        if reason is None:
+            result.records.append(buffer_value(&work.out))
+            result.kinds.append(work.kind)
         else:
-            out_put(out, row.member.data + first, row.member.size - first)
-            first = False
-            reason = put_member(out, row, s)
-            if reason is None:
-                continue
-        return f"{row.member.data[2:row.member.size - 2].decode()}: {reason}"
-    out_put(out, b"}}", 2)
-    reason = kind_flaw(kind[0], slots, run.decode())
-    if reason is None and out.size > MAX_RECORD:
-        return f"the record takes {out.size:,} bytes; the limit of a message is 900 KiB ({MAX_RECORD:,})"
-    return reason
+            result.rejected.append((result.count, KINDS[work.kind] if work.kind >= 0 else "", reason))
+        result.count += 1
+        if not many:
+            return 0
+        skip_space(c)
+        if c.p < c.end and c.p[0] == c',':
+            c.p += 1
+            skip_space(c)
+        elif c.p < c.end and c.p[0] == c']':
+            c.p += 1
+            return 0
+        else:
+            fail(c, "expected a comma or the closing bracket")
+            return 0
 
 
-def validate(frame, bytes run, bytes timestamp):
+cdef int fail_limit() except -1:
+    raise NotJSON(f"the frame holds more than {MAX_ITEMS:,} items; send smaller ones")
+
+
+def validate(frame, bytes run not None, bytes timestamp not None):
     cdef Frame result = Frame.__new__(Frame)
     cdef Py_buffer view
-    cdef Scanner c
-    cdef Out out
-    cdef Order order
-    cdef Span slots[FIELD_ROOM]
-    cdef int kind, i
-    cdef bint many
-    cdef str reason
+    cdef Work work
+    cdef Scanner *c = &work.scanner
     result.count = 0
     result.records = []
     result.kinds = []
     result.rejected = []
-    for i in range(ORDER_ROOM):
-        order.field[i] = FIELD_ROOM
-    out.data = NULL
-    out.size = out.room = 0
-    scanner_open(&c)
+    work.kind = work.enveloped = -1
+    work.minute.text[0] = 0  # no digits: no text is equal to it
+    members_open(&work.members, 2, NULL)  # type and run id
     # The view keeps the frame's bytes alive and in place until the end.
     PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
+    scanner_open(c)
+    buffer_open(&work.out)
     try:
-        scanner_at(&c, <const uint8_t *>view.buf, view.len)
-        skip_space(&c)
-        many = c.p < c.end and c.p[0] == c'['
-        if many:
-            c.p += 1
-            skip_space(&c)
-            if c.p < c.end and c.p[0] == c']':
-                c.p += 1
-                skip_space(&c)
-                if c.p != c.end:
-                    fail(&c, "unexpected text behind the frame's end")
-                    raise not_json(&c)
-                return result
-        while True:
-            if result.count == MAX_ITEMS:
-                raise NotJSON(f"the frame holds more than {MAX_ITEMS:,} items; send smaller ones")
-            reason = validate_item(&c, slots, &order, &out, &kind, run, timestamp)
-            if c.error != NULL:
-                raise not_json(&c)
-            if reason is None:
-                result.records.append(PyBytes_FromStringAndSize(<char *>out.data, out.size))
-                result.kinds.append(kind)
-            else:
-                result.rejected.append((result.count, KINDS[kind] if kind >= 0 else "", reason))
-            result.count += 1
-            skip_space(&c)
-            if many:
-                if c.p < c.end and c.p[0] == c',':
-                    c.p += 1
-                    skip_space(&c)
-                    continue
-                if c.p == c.end or c.p[0] != c']':
-                    fail(&c, "expected a comma or the closing bracket")
-                    raise not_json(&c)
-                c.p += 1
-                skip_space(&c)
+        scanner_at(c, <const uint8_t *>view.buf, view.len)
+        read_frame(&work, result, run, timestamp)
+        if c.error == NULL:
+            skip_space(c)
             if c.p != c.end:
-                fail(&c, "unexpected text behind the frame's end")
-                raise not_json(&c)
-            return result
+                c.error = "unexpected text behind the end"
+        if c.error != NULL:
+            raise NotJSON(f"the frame is not JSON: {c.error.decode()} at byte {c.p - c.begin}")
+        return result
     finally:
         PyBuffer_Release(&view)
-        scanner_close(&c)
-        free(out.data)
+        scanner_close(c)
+        buffer_close(&work.out)
 
 
 _RUN_ID = _re.compile(r"[A-Za-z0-9_.:-]{1,128}")

@@ -37,7 +37,8 @@ cdef class Points:
     cdef readonly Py_ssize_t first
     cdef readonly double timestamp
     cdef readonly double last_timestamp
-    cdef bytes raw_dtype
+    cdef bint closed        # another record of the run has come
+    cdef bytes dtype_text   # as it stands in the record
 
 
 cdef class Record:
@@ -54,114 +55,134 @@ cdef class Malformed:
 
 
 cdef class Run:
-    """One run's open groups while a batch is read."""
+    """One run in a batch, and its groups that are open."""
     cdef str run
-    cdef dict by_text      # name and context as they stand in the record -> Points
-    cdef dict by_sequence  # (name, ctx) -> Points
+    cdef dict open  # (name, ctx) -> Points
+
+
+# Which group a record belongs to, by the bytes of its name and context: so the two need not become
+# Python objects for each record. A slot is overwritten by the next sequence that falls on it.
+cdef struct Guess:
+    Span name
+    Span context
+    void *run      # the Reader's `runs` keeps it alive
+    void *points   # the Reader's `out` keeps it alive
+
+cdef enum:
+    GUESSES = 256
+
+
+cdef inline bint same_text(const Span *a, const Span *b) noexcept:
+    cdef Py_ssize_t size = a.stop - a.start
+    return size == b.stop - b.start and memcmp(a.start, b.start, size) == 0
+
+
+cdef inline uint64_t text_hash(const Span *s) noexcept:
+    """Of the length and the last eight bytes: names differ at their ends."""
+    cdef Py_ssize_t size = s.stop - s.start
+    cdef uint64_t word = 0
+    memcpy(&word, s.stop - min(size, 8), min(size, 8))
+    return (word ^ <uint64_t>size) * <uint64_t>0x9E3779B97F4A7C15
 
 
 cdef class Reader:
+    cdef object values  # keeps the bytes of every span alive
     cdef list out
-    cdef dict runs
-    cdef Order envelope_order
-    cdef Order payload_order
+    cdef dict runs      # a run id, its text in the records too -> Run
+    cdef Run run        # the last record's,
+    cdef Span run_text  # and how it stands there
     cdef Scanner scanner
-    cdef Span envelope[FIELD_ROOM]
-    cdef Span payload[FIELD_ROOM]
+    cdef Minute minute
+    cdef Members envelope
+    cdef Members payload
+    cdef Guess guesses[GUESSES]
 
-    def __cinit__(self):
-        cdef int i
+    def __cinit__(self, values):
+        self.values = values
         self.out = []
         self.runs = {}
-        for i in range(ORDER_ROOM):
-            self.envelope_order.field[i] = self.payload_order.field[i] = FIELD_ROOM
+        self.minute.text[0] = 0
+        members_open(&self.payload, 0, NULL)
+        members_open(&self.envelope, 3, &self.payload)  # type, run id and timestamp
         scanner_open(&self.scanner)
+        memset(self.guesses, 0, sizeof(self.guesses))
 
     def __dealloc__(self):
         scanner_close(&self.scanner)
 
-    cdef Run run_of(self, const Span *s):
-        cdef bytes text = s.start[: s.stop - s.start]
-        cdef Run run = self.runs.get(text)
-        cdef str name
-        if run is None:
-            name = text_of(s)
-            run = self.runs.get(name)
-            if run is None:
-                run = Run.__new__(Run)
-                run.run = name
-                run.by_text = {}
-                run.by_sequence = {}
-                self.runs[name] = run
-            self.runs[text] = run
-        return run
+    cdef int find_run(self, const Span *s) except -1:
+        if self.run is not None and same_text(s, &self.run_text):
+            return 0
+        name = text_of(s)
+        self.run = self.runs.get(name)
+        if self.run is None:
+            self.run = Run.__new__(Run)
+            self.run.run = name
+            self.run.open = {}
+            self.runs[name] = self.run
+        self.run_text = s[0]
+        return 0
 
     cdef str read(self, Py_ssize_t index, bytes value):
         """Appends what the record holds and returns None, or returns why it is none."""
         cdef Scanner *c = &self.scanner
-        cdef Span *e = self.envelope
+        cdef Span *e = self.envelope.slot
         cdef int64_t micros
         cdef Span *s
-        cdef Record record
-        cdef double timestamp
-        cdef Run run
         scanner_at(c, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-        c.max_depth = 65  # the payload itself is one level
         skip_space(c)
         if c.p == c.end or c.p[0] != c'{':
-            return "no JSON object"
-        if scan_members(c, e, &self.envelope_order) < 0:
-            return f"no JSON: {c.error.decode()} at byte {c.p - c.begin}"
+            return "not a JSON object"
+        if scan_members(c, &self.envelope) < 0:
+            return f"not JSON: {c.error.decode()} at byte {c.p - c.begin}"
         skip_space(c)
         if c.p != c.end:
-            return "unexpected text behind the record's end"
+            return "not JSON: unexpected text behind the end"
         if e[TYPE].shape != STRING or e[TYPE].flaw:
             return "type: expected a string"
         if e[RUN_ID].shape != STRING or e[RUN_ID].flaw:
             return "run_id: expected a string"
         s = &e[TIMESTAMP]
-        if s.shape != STRING or not scan_time(s.start + 1, s.stop - 1, &micros):
+        if s.shape != STRING or not scan_time(s.start + 1, s.stop - 1, &self.minute, &micros):
             return "timestamp: expected an ISO 8601 date and time"
         if e[PAYLOAD].shape != OBJECT:
             return "payload: expected an object"
-        if e[PAYLOAD].flaw:
-            return "payload: " + FLAWS[e[PAYLOAD].flaw]
-        timestamp = <double>micros / 1e6
-        run = self.run_of(&e[RUN_ID])
-        if (e[TYPE].stop - e[TYPE].start == 12
-                and memcmp(e[TYPE].start, b'"log_metric"', 12) == 0):
-            return self.point(index, run, timestamp)
+        self.find_run(&e[RUN_ID])
+        if e[TYPE].stop - e[TYPE].start == 12 and memcmp(e[TYPE].start, b'"log_metric"', 12) == 0:
+            return self.point(index, <double>micros / 1e6)
+        return self.record(index, <double>micros / 1e6)
+
+    cdef str record(self, Py_ssize_t index, double timestamp):
+        cdef Record record
+        cdef Points points
+        if self.payload.flaw:
+            return "payload: " + FLAWS[self.payload.flaw]
         record = Record.__new__(Record)
         record.index = index
-        record.kind = text_of(&e[TYPE])
-        record.run = run.run
+        record.kind = text_of(&self.envelope.slot[TYPE])
+        record.run = self.run.run
         record.timestamp = timestamp
-        record.payload = loads(&e[PAYLOAD])
-        run.by_text.clear()
-        run.by_sequence.clear()
+        record.payload = loads(&self.envelope.slot[PAYLOAD])
+        for points in self.run.open.values():
+            points.closed = True
+        self.run.open.clear()
         self.out.append(record)
         return None
 
-    cdef str point(self, Py_ssize_t index, Run run, double timestamp):
-        cdef Scanner *c = &self.scanner
-        cdef Span *p = self.payload
+    cdef str point(self, Py_ssize_t index, double timestamp):
+        cdef Span *p = self.payload.slot
         cdef Span *s
         cdef int64_t step = 0, epoch = 0, micros
         cdef uint8_t flags = 0
         cdef double value, time = timestamp
         cdef Points points
-        cdef bytes text
-        scanner_at(c, self.envelope[PAYLOAD].start, self.envelope[PAYLOAD].stop - self.envelope[PAYLOAD].start)
-        c.max_depth = 64
-        if scan_members(c, p, &self.payload_order) < 0:
-            return "payload: no JSON"
-        if p[NAME].shape != STRING:
+        if p[NAME].shape != STRING or p[NAME].flaw:
             return "name: expected a string"
         s = &p[VALUE]
         if NULL_ < s.shape <= SPECIAL:
             value = float_of(s)
         elif s.shape == NULL_:
-            value = float("nan")  # so the reference writes NaN and infinities
+            value = NAN  # so the reference writes NaN and infinities
         else:
             return "value: expected a number or null"
         if p[STEP].shape > NULL_:
@@ -172,71 +193,79 @@ cdef class Reader:
             if int64_of(&p[EPOCH], &epoch) != 1:
                 return "epoch: expected an integer in int64 or null"
             flags |= HAS_EPOCH
-        if p[CONTEXT].shape > NULL_ and p[CONTEXT].shape != OBJECT:
+        if p[CONTEXT].shape > NULL_ and (p[CONTEXT].shape != OBJECT or p[CONTEXT].flaw):
             return "context: expected an object or null"
-        if p[DTYPE].shape > NULL_ and p[DTYPE].shape != STRING:
+        if p[DTYPE].shape > NULL_ and (p[DTYPE].shape != STRING or p[DTYPE].flaw):
             return "dtype: expected a string or null"
         s = &p[CLIENT_DATETIME]
         if s.shape > NULL_:
-            if s.shape != STRING or not scan_time(s.start + 1, s.stop - 1, &micros):
+            if s.shape != STRING or not scan_time(s.start + 1, s.stop - 1, &self.minute, &micros):
                 return "client_datetime: expected an ISO 8601 date and time or null"
             time = <double>micros / 1e6
-        text = p[NAME].start[: p[NAME].stop - p[NAME].start]
-        if p[CONTEXT].shape == OBJECT and not p[CONTEXT].empty:
-            text += p[CONTEXT].start[: p[CONTEXT].stop - p[CONTEXT].start]
-        points = run.by_text.get(text)
-        if points is None:
-            points = self.group(index, run, timestamp)
-            run.by_text[text] = points
+        points = self.group(index, timestamp)
         points.columns.push(step, value, time, epoch, flags)
         points.last_timestamp = timestamp
-        self.set_dtype(points)
+        s = &p[DTYPE]
+        if s.shape != STRING:
+            points.dtype = "float"
+            points.dtype_text = b""
+        elif (PyBytes_GET_SIZE(points.dtype_text) != s.stop - s.start
+                or memcmp(PyBytes_AS_STRING(points.dtype_text), s.start, s.stop - s.start) != 0):
+            points.dtype = text_of(s)
+            points.dtype_text = s.start[: s.stop - s.start]
         return None
 
-    cdef int set_dtype(self, Points points) except -1:
-        cdef Span *s = &self.payload[DTYPE]
-        cdef Py_ssize_t size = s.stop - s.start
-        if s.shape != STRING:
-            if points.raw_dtype is not None or points.dtype is None:
-                points.dtype = "float"
-                points.raw_dtype = None
-        elif (points.raw_dtype is None or len(points.raw_dtype) != size
-                or memcmp(PyBytes_AS_STRING(points.raw_dtype), s.start, size) != 0):
-            points.raw_dtype = s.start[:size]
-            points.dtype = text_of(s)
-        return 0
-
-    cdef Points group(self, Py_ssize_t index, Run run, double timestamp):
-        """The open group of this record's sequence, perhaps under another spelling, or a new one."""
-        cdef Span *p = self.payload
-        cdef bytes context = b"{}"
+    cdef Points group(self, Py_ssize_t index, double timestamp):
+        """The open group of the record's sequence."""
+        cdef Span *name = &self.payload.slot[NAME]
+        cdef Span *context = &self.payload.slot[CONTEXT]
+        cdef Guess *guess
         cdef Points points
-        if p[CONTEXT].shape == OBJECT and not p[CONTEXT].empty:
-            context = p[CONTEXT].start[: p[CONTEXT].stop - p[CONTEXT].start]
-        name = text_of(&p[NAME])
+        if context.shape != OBJECT or context.empty:
+            context.start = context.stop = name.stop
+        guess = &self.guesses[(text_hash(name) + 3 * text_hash(context)) >> 56]
+        if (guess.run == <void *>self.run and same_text(name, &guess.name)
+                and same_text(context, &guess.context)):
+            points = <Points>guess.points
+            if not points.closed:
+                return points
+        points = self.find_group(index, timestamp)
+        guess.name = name[0]
+        guess.context = context[0]
+        guess.run = <void *>self.run
+        guess.points = <void *>points
+        return points
+
+    cdef Points find_group(self, Py_ssize_t index, double timestamp):
+        """The same by meaning, whatever the spelling; a new group when none is open."""
+        cdef Span *s = &self.payload.slot[CONTEXT]
+        cdef bytes context = s.start[: s.stop - s.start] or b"{}"
+        cdef Points points
+        name = text_of(&self.payload.slot[NAME])
         ctx = context_id_of(context)
-        points = run.by_sequence.get((name, ctx))
+        points = self.run.open.get((name, ctx))
         if points is None:
             points = Points.__new__(Points)
-            points.run = run.run
+            points.run = self.run.run
             points.name = name
             points.ctx = ctx
             points.context = context
             points.columns = Columns()
+            points.dtype_text = b""
             points.first = index
             points.timestamp = timestamp
-            run.by_sequence[(name, ctx)] = points
+            self.run.open[name, ctx] = points
             self.out.append(points)
         return points
 
 
 def decode_records(values):
-    cdef Reader reader = Reader()
+    cdef Reader reader = Reader(list(values))
     cdef Malformed malformed
     cdef Py_ssize_t index = 0
     cdef str reason
     cdef bytes value
-    for value in values:
+    for value in reader.values:
         reason = reader.read(index, value)
         if reason is not None:
             malformed = Malformed.__new__(Malformed)

@@ -13,11 +13,34 @@ cdef extern from *:
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
     #error "matyan's codec is written for little-endian machines"
     #endif
-    #define matyan_ctz(x) __builtin_ctzll(x)
-    #define matyan_likely(x) __builtin_expect(!!(x), 1)
+
+    /* How many of the next STEP bytes stand before the first quote, backslash, control or non-ASCII byte. */
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    #define MATYAN_STEP 16
+    static inline int matyan_plain(const uint8_t *p) {
+        const __m128i v = _mm_loadu_si128((const __m128i *)p);
+        const __m128i special = _mm_or_si128(
+            _mm_or_si128(_mm_cmpeq_epi8(v, _mm_set1_epi8(0x22)), _mm_cmpeq_epi8(v, _mm_set1_epi8(0x5C))),
+            _mm_cmplt_epi8(v, _mm_set1_epi8(0x20)));  /* signed: bytes >= 0x80 are below too */
+        return __builtin_ctz(_mm_movemask_epi8(special) | 0x10000);
+    }
+    #else
+    #define MATYAN_STEP 8
+    static inline int matyan_plain(const uint8_t *p) {
+        const uint64_t ones = 0x0101010101010101u;
+        uint64_t w, q, b, hit;
+        memcpy(&w, p, 8);
+        q = w ^ (ones * 0x22);
+        b = w ^ (ones * 0x5C);
+        /* A borrow makes a false hit only above a true one: the lowest is exact. */
+        hit = (((q - ones) & ~q) | ((b - ones) & ~b) | ((w - ones * 0x20) & ~w) | w) & (ones * 0x80);
+        return hit ? __builtin_ctzll(hit) >> 3 : 8;
+    }
+    #endif
     """
-    int matyan_ctz(uint64_t) noexcept nogil
-    bint matyan_likely(bint) noexcept nogil
+    int MATYAN_STEP
+    int matyan_plain(const uint8_t *p) noexcept nogil
 
 cdef extern from "Python.h":
     double PyOS_string_to_double(const char *s, char **end, void *overflow) except? -1.0
@@ -47,8 +70,9 @@ FLAWS = (
     "nested deeper than 64",
 )
 
-MAX_DEPTH = 64
-MAX_STORED = 100_000
+cdef enum:
+    MAX_DEPTH = 64
+    MAX_STORED = 100000
 
 cdef struct Span:
     const uint8_t *start
@@ -67,16 +91,13 @@ cdef struct Scanner:
     Py_ssize_t room
     Py_ssize_t max_depth
 
-cdef uint64_t ONES = 0x0101010101010101
-cdef uint64_t HIGHS = 0x8080808080808080
-
 
 cdef inline void scanner_open(Scanner *c) noexcept:
     c.p = c.end = c.begin = NULL
     c.error = NULL
     c.stack = NULL
     c.room = 0
-    c.max_depth = 64
+    c.max_depth = MAX_DEPTH
 
 
 cdef inline void scanner_at(Scanner *c, const uint8_t *text, Py_ssize_t size) noexcept:
@@ -95,9 +116,23 @@ cdef inline int fail(Scanner *c, const char *error) noexcept:
     return -1
 
 
-cdef inline void skip_space(Scanner *c) noexcept:
+cdef void skip_spaces(Scanner *c) noexcept:
     while c.p < c.end and (c.p[0] == c' ' or c.p[0] == c'\n' or c.p[0] == c'\r' or c.p[0] == c'\t'):
         c.p += 1
+
+
+cdef inline void skip_space(Scanner *c) noexcept:
+    if c.p < c.end and c.p[0] == c' ':  # what json.dumps writes
+        c.p += 1
+    if c.p < c.end and c.p[0] <= c' ':
+        skip_spaces(c)
+
+
+cdef inline uint64_t word_at(const uint8_t *p) noexcept:
+    """Eight bytes; the caller has checked the bounds."""
+    cdef uint64_t word
+    memcpy(&word, p, 8)
+    return word
 
 
 cdef inline bint take(Scanner *c, const char *text, Py_ssize_t size) noexcept:
@@ -179,39 +214,35 @@ cdef int scan_utf8(Scanner *c) noexcept:
 
 cdef int scan_string(Scanner *c, Span *s) noexcept:
     """Behind the opening quote; leaves the cursor behind the closing one. The span holds both quotes."""
-    cdef uint64_t w, q, b, hit
+    cdef const uint8_t *p = c.p
+    cdef int plain
     cdef uint8_t ch
-    s.start = c.p - 1
+    s.start = p - 1
     s.shape = STRING
     while True:
-        # Eight bytes at a time up to the first that is a quote, a backslash, a control or not ASCII. A
-        # borrow can only make a false hit above a true one, so the lowest hit is exact.
-        while matyan_likely(c.end - c.p >= 8):
-            memcpy(&w, c.p, 8)
-            q = w ^ (ONES * c'"')
-            b = w ^ (ONES * c'\\')
-            hit = (((q - ONES) & ~q) | ((b - ONES) & ~b) | ((w - ONES * 0x20) & ~w) | w) & HIGHS
-            if hit:
-                c.p += matyan_ctz(hit) >> 3
+        while c.end - p >= MATYAN_STEP:
+            plain = matyan_plain(p)
+            p += plain
+            if plain < MATYAN_STEP:
                 break
-            c.p += 8
-        if c.p == c.end:
+        if p == c.end:
+            c.p = p
             return fail(c, "a string does not end")
-        ch = c.p[0]
+        ch = p[0]
         if ch == c'"':
-            c.p += 1
-            s.stop = c.p
+            c.p = p + 1
+            s.stop = p + 1
             return 0
-        if ch == c'\\':
-            if scan_escape(c, s) < 0:
+        if ch == c'\\' or ch >= 0x80:
+            c.p = p
+            if (scan_escape(c, s) if ch == c'\\' else scan_utf8(c)) < 0:
                 return -1
+            p = c.p
         elif ch < 0x20:
+            c.p = p
             return fail(c, "a control character in a string")
-        elif ch >= 0x80:
-            if scan_utf8(c) < 0:
-                return -1
         else:
-            c.p += 1
+            p += 1
 
 
 cdef inline bint is_digit(uint8_t ch) noexcept:
@@ -528,32 +559,47 @@ cdef int64_t days_of(int64_t year, int64_t month, int64_t day) noexcept:
     return era * 146097 + yoe * 365 + yoe // 4 - yoe // 100 + doy - 719468
 
 
-cdef int scan_time(const uint8_t *p, const uint8_t *end, int64_t *micros) noexcept:
-    """`YYYY-MM-DD`, `T` or a space, `HH:MM[:SS[.fraction]]`, optional `Z` / `±hh:mm` / `±hhmm`.
+cdef struct Minute:
+    # The last `YYYY-MM-DDTHH:MM` that was read: neighbours in a batch share it.
+    uint64_t text[2]
+    int64_t count  # since the epoch
 
-    Sets microseconds since the epoch (no offset: UTC; digits behind the sixth are dropped).
-    Returns 0 when it is no such text, 1 when it has an offset, 2 when it has none.
-    """
-    cdef int year, month, day, hour, minute, second = 0, length
-    cdef int offset_hours, offset_minutes, i
-    cdef int64_t fraction = 0, offset = 0
-    cdef bint minus
-    if end - p < 16 or p[4] != c'-' or p[7] != c'-' or p[13] != c':':
-        return 0
-    if p[10] != c'T' and p[10] != c' ':
-        return 0
+
+cdef bint scan_minute(const uint8_t *p, Minute *minute) noexcept:
+    """16 bytes `YYYY-MM-DD`, `T` or a space, `HH:MM`."""
+    cdef int year, month, day, hour, length
+    if p[4] != c'-' or p[7] != c'-' or p[13] != c':' or not (p[10] == c'T' or p[10] == c' '):
+        return False
     year = two(p) * 100 + two(p + 2)
     month = two(p + 5)
     day = two(p + 8)
     hour = two(p + 11)
-    minute = two(p + 14)
-    if year < 1 or year > 9999 or month < 1 or month > 12 or hour > 23 or minute > 59:
-        return 0
+    if year < 1 or year > 9999 or month < 1 or month > 12 or hour > 23 or two(p + 14) > 59:
+        return False
     if month == 2:
         length = 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
     else:
         length = 30 if month == 4 or month == 6 or month == 9 or month == 11 else 31
     if day < 1 or day > length:
+        return False
+    minute.text[0] = word_at(p)
+    minute.text[1] = word_at(p + 8)
+    minute.count = (days_of(year, month, day) * 24 + hour) * 60 + two(p + 14)
+    return True
+
+
+cdef int scan_time(const uint8_t *p, const uint8_t *end, Minute *minute, int64_t *micros) noexcept:
+    """`YYYY-MM-DD`, `T` or a space, `HH:MM[:SS[.fraction]]`, optional `Z` / `±hh:mm` / `±hhmm`.
+
+    Sets microseconds since the epoch (no offset: UTC; digits behind the sixth are dropped).
+    Returns 0 when it is no such text, 1 when it has an offset, 2 when it has none.
+    """
+    cdef int second = 0, hours, minutes, digits = 0
+    cdef int64_t fraction = 0, offset = 0
+    cdef bint minus
+    if end - p < 16:
+        return 0
+    if (word_at(p) != minute.text[0] or word_at(p + 8) != minute.text[1]) and not scan_minute(p, minute):
         return 0
     p += 16
     if end - p >= 3 and p[0] == c':':
@@ -563,48 +609,46 @@ cdef int scan_time(const uint8_t *p, const uint8_t *end, int64_t *micros) noexce
         p += 3
         if end - p >= 2 and p[0] == c'.' and is_digit(p[1]):
             p += 1
-            for i in range(6):
-                fraction *= 10
-                if p < end and is_digit(p[0]):
-                    fraction += p[0] - c'0'
-                    p += 1
             while p < end and is_digit(p[0]):
+                if digits < 6:
+                    fraction = fraction * 10 + (p[0] - c'0')
+                    digits += 1
                 p += 1
-    micros[0] = ((days_of(year, month, day) * 24 + hour) * 60 + minute) * 60 + second
-    if p == end:
-        micros[0] = micros[0] * 1000000 + fraction
-        return 2
-    if p[0] == c'Z':
-        p += 1
-    elif p[0] == c'+' or p[0] == c'-':
+            while digits < 6:
+                fraction *= 10
+                digits += 1
+    if p < end and (p[0] == c'+' or p[0] == c'-'):
         minus = p[0] == c'-'
         p += 1
         if end - p < 4:
             return 0
-        offset_hours = two(p)
+        hours = two(p)
         p += 2
         if p[0] == c':':
             p += 1
         if end - p < 2:
             return 0
-        offset_minutes = two(p)
+        minutes = two(p)
         p += 2
-        if offset_hours > 23 or offset_minutes > 59:
+        if hours > 23 or minutes > 59:
             return 0
-        offset = (offset_hours * 60 + offset_minutes) * 60
-        if minus:
-            offset = -offset
-    if p != end:
-        return 0
-    micros[0] = (micros[0] - offset) * 1000000 + fraction
-    return 1
+        offset = -(hours * 60 + minutes) if minus else hours * 60 + minutes
+    elif p < end and p[0] == c'Z':
+        p += 1
+    elif p == end:
+        micros[0] = (minute.count * 60 + second) * 1000000 + fraction
+        return 2
+    micros[0] = ((minute.count - offset) * 60 + second) * 1000000 + fraction
+    return p == end
 
 
 def parse_timestamp(text):
     cdef bytes data = text.encode() if isinstance(text, str) else text
     cdef const uint8_t *p = data
     cdef int64_t micros
-    if not scan_time(p, p + len(data), &micros):
+    cdef Minute minute
+    minute.text[0] = 0  # no digits: no text is equal to it
+    if not scan_time(p, p + len(data), &minute, &micros):
         raise ValueError(f"no ISO 8601 date and time: {text!r}")
     return <double>micros / 1e6
 
