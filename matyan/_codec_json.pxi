@@ -308,6 +308,7 @@ cdef inline int take_head(Scanner *c, Members *m, uint64_t *seen) noexcept:
         seen[0] |= <uint64_t>1 << m.head_field[i]
     m.present |= seen[0]
     c.p += m.head_size
+    skip_space(c)
     return m.alike
 
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from matyan_api_models import context_to_id
 
 from matyan import _codec
 
 STAMP = b"2026-01-02T03:04:05.678901Z"
+free = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+)
 
 
 def metric(run: str = "r", **changes: Any) -> bytes:
@@ -71,3 +82,130 @@ def test_a_record_of_its_run_closes_a_group() -> None:
         (op.run, op.first, len(op.columns)) if isinstance(op, _codec.Points) else op.index
         for op in ops
     ] == [("a", 0, 2), 1, 3, ("a", 4, 1), 5]
+
+
+def test_a_sequence_has_one_group_however_it_is_spelled() -> None:
+    """Escapes, spaces and the order of members make no difference; the last dtype counts."""
+    plain = metric(context={"a": 1, "b": 2}, dtype="int")
+    spelled = metric(name="LOSS", context={"b": 2, "a": 1}).replace(b"LOSS", rb"\u006coss")
+    (points,) = _codec.decode_records([plain, spelled, plain.replace(b": ", b" :  ")])
+    assert isinstance(points, _codec.Points)
+    assert len(points.columns) == 3
+    assert (points.dtype, points.context) == ("int", b'{"a": 1, "b": 2}')
+
+
+def test_groups_of_many_sequences_and_runs() -> None:
+    """More of them than the reader can guess at once, in any order."""
+    rng = random.Random(3)
+    keys = [(f"r{i % 3}", f"n{i}", {"k": i % 5} if i % 2 else {}) for i in range(900)]
+    sent = rng.choices(keys, k=5_000)
+    ops = _codec.decode_records(
+        [metric(r, name=n, context=c, step=i) for i, (r, n, c) in enumerate(sent)]
+    )
+    got = {}
+    for op in ops:
+        assert isinstance(op, _codec.Points)
+        got[op.run, op.name, op.ctx] = [row[0] for row in op.columns.rows()]
+        assert op.first == got[op.run, op.name, op.ctx][0]
+    expected: dict[tuple[str, str, int], list[int]] = {}
+    for i, (r, n, c) in enumerate(sent):
+        expected.setdefault((r, n, context_to_id(c)), []).append(i)
+    assert got == expected
+    assert [op.first for op in ops if isinstance(op, _codec.Points)] == sorted(
+        s[0] for s in got.values()
+    )
+
+
+@given(st.one_of(st.none(), st.dictionaries(st.text(), free)))
+def test_context_ids_are_the_references(context: dict[str, Any] | None) -> None:
+    """Also when they are worked out from a record's text."""
+    assert _codec.context_id(context) == context_to_id(context)
+    (points,) = _codec.decode_records([metric(context=context)])
+    assert isinstance(points, _codec.Points)
+    assert points.ctx == context_to_id(context)
+    assert repr(json.loads(points.context)) == repr(context or {})
+
+
+@given(
+    st.one_of(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**64).map(float))
+)
+def test_floats_are_read_exactly(value: float) -> None:
+    """Python's own text of a float, as the SDK writes it."""
+    assert value_of(repr(value)) == value
+
+
+@given(
+    st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,25})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
+)
+@example("9007199254740993")
+@example("9007199254740993e22")
+@example("0." + "0" * 400 + "1")
+@example("1" + "0" * 400 + "e-400")
+@example("123456789012345678901234567890.5")
+@example("2.2250738585072011e-308")
+@example("179769313486231580793728971405301e277")
+@example("1e-999999999999999999999")
+@example("0e999999999999999999999")
+def test_any_number_is_read_as_python_reads_it(text: str) -> None:
+    """Correctly rounded, whatever its length."""
+    ours, theirs = value_of(text), float(text)
+    assert (ours, math.copysign(1, ours)) == (theirs, math.copysign(1, theirs))
+
+
+def value_of(text: str) -> float:
+    (points,) = _codec.decode_records([metric(value="VALUE").replace(b'"VALUE"', text.encode())])
+    assert isinstance(points, _codec.Points), text
+    return points.columns.rows()[0][1]
+
+
+@given(
+    st.sampled_from(["create_run", "finish_run", "log_hparams", "delete_run", "log_record", "new"]),
+    st.dictionaries(st.text(), free),
+    st.sampled_from(
+        ["2026-01-02T03:04:05.678901Z", "2026-01-02T03:04:05+00:00", "2026-01-02T03:04:05Z"]
+    ),
+)
+def test_other_records_keep_their_payload(kind: str, body: dict[str, Any], stamp: str) -> None:
+    """As Python's json reads it."""
+    data = {"payload": body, "timestamp": stamp, "run_id": "rün", "type": kind}
+    (op,) = _codec.decode_records([json.dumps(data).encode()])
+    assert isinstance(op, _codec.Record)
+    assert (op.index, op.kind, op.run) == (0, kind, "rün")
+    assert op.timestamp == _codec.parse_timestamp(stamp)
+    assert repr(op.payload) == repr(body)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b'{"type":1', "not JSON: the text ends early at byte 9"),
+        (b"{} {}", "not JSON: unexpected text behind the end"),
+        (b"{}", "type: expected a string"),
+        (record("r", "a", {}).replace(b'"r"', b"1"), "run_id: expected a string"),
+        (
+            record("r", "a", {}).replace(b"2026-01", b"2026-13"),
+            "timestamp: expected an ISO 8601 date and time",
+        ),
+        (record("r", "a", {}).replace(b"{}", b"[]"), "payload: expected an object"),
+        (record("r", "a", {"x": "\ud800"}), "payload: a lone surrogate is not valid Unicode"),
+        (record("r", "a", {"x": [2**64]}), "payload: an integer is outside -2^63 ... 2^64-1"),
+        (metric(name=...), "name: expected a string"),
+        (metric(value="1"), "value: expected a number or null"),
+        (metric(value=...), "value: expected a number or null"),
+        (metric(step=1.5), "step: expected an integer in int64 or null"),
+        (metric(epoch=2**63), "epoch: expected an integer in int64 or null"),
+        (metric(context=[]), "context: expected an object or null"),
+        (metric(dtype=1), "dtype: expected a string or null"),
+        (metric(client_datetime=""), "client_datetime: expected an ISO 8601 date and time or null"),
+    ],
+)
+def test_what_is_no_record_says_why(value: bytes, reason: str) -> None:
+    """For the dead letters; its neighbours are read."""
+    good = metric()
+    ops = _codec.decode_records([good, value, good])
+    assert isinstance(ops[0], _codec.Points)
+    assert isinstance(ops[1], _codec.Malformed)
+    assert (ops[1].index, ops[1].reason) == (1, reason)
+    assert len(ops[0].columns) == 2
