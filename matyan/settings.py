@@ -134,6 +134,8 @@ class Settings:
     queue_bytes: int = _setting(256 << 20, "MATYAN_QUEUE_BYTES", _positive)
     """Bytes a process may hold between accepting a frame and its delivery."""
     delivery_timeout_s: float = _setting(300.0, "MATYAN_DELIVERY_TIMEOUT_S", _seconds)
+    ws_deflate: bool = _setting(False, "MATYAN_WS_DEFLATE", _flag)
+    """Whether the frontier accepts permessage-deflate: a tenth of the bytes on a slow network, more CPU on both ends."""
     # the workers
     ingest_max_txn_bytes: int = _setting(1_000_000, "INGEST_MAX_TXN_BYTES", _positive)
     ingest_max_messages_per_txn: int = _setting(10_000, "INGEST_MAX_MESSAGES_PER_TXN", _positive)

@@ -14,10 +14,14 @@ from collections import Counter, deque
 from collections.abc import Callable
 from hashlib import blake2b
 
+import structlog
+
 from matyan import telemetry
 from matyan._codec import KINDS, Frame, NotJSON, error_reply, format_timestamp, validate
 from matyan.broker.base import Producer
 from matyan.errors import QueueFull
+
+log = structlog.get_logger(__name__)
 
 OK = b'{"status":"ok","error":null}'
 
@@ -95,6 +99,7 @@ class Taken:
         assert frame is not None
         if error is not None:
             _FRAMES["lost"].inc()
+            log.error("a frame was given up", run=self.session.run, error=str(error))
             self.reply = self.answer(f"not stored: {error}")
         elif frame.rejected:
             _FRAMES["partly"].inc()
@@ -134,8 +139,15 @@ class Desk:
 
     def sweep(self, now: float) -> None:
         """To be called about twice a second: answers what has waited for too long."""
-        for session in list(self.sessions):
-            session.sweep(now)
+        late = sum(session.sweep(now) for session in list(self.sessions))
+        if late:
+            log.warning(
+                "frames answered before they are stored",
+                frames=late,
+                waited_s=ANSWER_WITHIN,
+                queued_bytes=self.producer.queued_bytes,
+                parked_bytes=self.parked_bytes,
+            )
 
     def parked_records(self) -> int:
         """Records that wait for room."""
@@ -162,6 +174,10 @@ class Session:
         self._unhanded: list[Taken] = []
         self._late: list[tuple[float, Taken]] = []
         desk.sessions.add(self)
+
+    @property
+    def run(self) -> str:
+        return self._key.decode()
 
     @property
     def crowded(self) -> bool:
@@ -202,15 +218,17 @@ class Session:
         elif self._unhanded or not self._hand_over(taken):
             self._park(taken)
 
-    def sweep(self, now: float) -> None:
-        """Answers what has waited for 40 s, and forgets what need not be remembered."""
+    def sweep(self, now: float) -> int:
+        """Answers what has waited for 40 s, and forgets what need not be remembered; returns how many it answered."""
         if self._late:
             self._late = [(until, taken) for until, taken in self._late if until > now]
         if not self.waiting:
-            return
+            return 0
+        late = 0
         for taken in self.waiting:
             age = now - taken.since
             if age >= ANSWER_WITHIN and taken.reply is None:
+                late += 1
                 if taken.handed:
                     _FRAMES["kept"].inc()
                     taken.reply = taken.answer(
@@ -222,6 +240,7 @@ class Session:
             elif age >= _KEEP_BYTES:
                 taken.shrink()
         self.flush()
+        return late
 
     def flush(self) -> None:
         """Sends the replies that are due: a frame's reply never overtakes an earlier frame's."""

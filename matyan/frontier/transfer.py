@@ -7,7 +7,8 @@ to a slow disk would fill the memory. Where a blob lies and what a signature is 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import trio
@@ -72,8 +73,10 @@ class Transfer:
         except _Refused as refused:
             status = refused.status
             body = json.dumps({"detail": refused.sentence}).encode()
-            await _start(send, status, "application/json", len(body))
-            await send({"type": "http.response.body", "body": body})
+            async with _rest_discarded(receive):
+                # The rest of the body is not read: over HTTP/1 that ends the connection, and the client must know.
+                close = [(b"connection", b"close")] * scope["http_version"].startswith("1")
+                await _answer(send, status, body, close)
         count_request(method, PATH + "<run>/<path>", status, trio.current_time() - begun)
 
     async def _transfer(
@@ -91,10 +94,15 @@ class Transfer:
         try:
             if method == "PUT":
                 await self._put(blobs, run, path, scope, receive)
-                await _start(send, 200, "application/json", 2)
-                await send({"type": "http.response.body", "body": b"{}"})
+                await _answer(send, 200, b"{}")
             else:
-                await self._get(blobs, run, path, send, head_only=method == "HEAD")
+                content_type, size, pieces = await blobs.open(run, path)
+                async with aclosing(pieces), _rest_discarded(receive):
+                    await _start(send, 200, content_type, size)
+                    if method == "GET":
+                        async for piece in pieces:
+                            await _send_body(send, piece, more=True)
+                    await _send_body(send, b"", more=False)
         except NotFound as error:
             raise _Refused(404, str(error)) from None
         except Unavailable as error:
@@ -128,19 +136,6 @@ class Transfer:
             if not event.get("more_body", False):
                 return
 
-    async def _get(
-        self, blobs: ServedBlobs, run: str, path: str, send: Send, *, head_only: bool
-    ) -> None:
-        content_type, size, chunks = await blobs.open(run, path)
-        try:
-            await _start(send, 200, content_type, size)
-            if not head_only:
-                async for chunk in chunks:
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            await chunks.aclose()
-
     def _too_large(self) -> _Refused:
         return _Refused(413, f"a blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)")
 
@@ -152,9 +147,46 @@ class _Refused(Exception):
         self.sentence = sentence
 
 
-async def _start(send: Send, status: int, content_type: str, length: int) -> None:
+@asynccontextmanager
+async def _rest_discarded(receive: Receive) -> AsyncIterator[None]:
+    """Takes what still comes while an answer goes out, and ends the answer when the client has gone.
+
+    Hypercorn passes the body through a bounded queue and waits for room in it even to close: with nobody
+    at its other end the connection would stay for ever.
+    """
+    async with trio.open_nursery() as nursery:
+
+        async def discard() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(discard)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def _answer(
+    send: Send, status: int, body: bytes, extra: Sequence[tuple[bytes, bytes]] = ()
+) -> None:
+    await _start(send, status, "application/json", len(body), extra)
+    await _send_body(send, body, more=False)
+
+
+async def _send_body(send: Send, body: bytes, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _start(
+    send: Send,
+    status: int,
+    content_type: str,
+    length: int,
+    extra: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
     headers = [
         (b"content-type", content_type.encode("latin-1")),
         (b"content-length", str(length).encode()),
+        *extra,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -13,7 +13,7 @@ from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
-from matyan.blobs.base import Upload
+from matyan.blobs.base import Blobs, Upload
 from matyan.frontier.edge import Frontier, serve
 from matyan.health import Health
 from matyan.settings import Settings
@@ -115,10 +115,12 @@ class RawClient:
 
 @asynccontextmanager
 async def a_frontier(
-    producer: HandProducer | None = None, settings: Settings | None = None, **options: bool
+    producer: HandProducer | None = None,
+    settings: Settings | None = None,
+    blobs: Blobs | None = None,
 ) -> AsyncIterator[Served]:
     producer = producer or HandProducer(1 << 26)
-    frontier = Frontier(producer, NoBlobs(), Health(), settings or Settings(), **options)
+    frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings or Settings())
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         await nursery.start(frontier.health.run)

@@ -13,6 +13,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from matyan.frontier.edge import drain
+from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.test_session import tag
 
@@ -211,7 +212,7 @@ async def test_deflate_is_declined_by_default() -> None:
 
 
 async def test_deflate_is_accepted_without_context_takeover() -> None:
-    async with a_frontier(deflate=True) as served:
+    async with a_frontier(settings=Settings(ws_deflate=True)) as served:
         client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
         (extension,) = client.protocol.extensions
         assert extension.local_no_context_takeover  # type: ignore[attr-defined]
@@ -224,7 +225,7 @@ async def test_deflate_is_accepted_without_context_takeover() -> None:
 
 async def test_what_inflates_beyond_16_mib_is_too_large() -> None:
     """A bomb of 20 kB."""
-    async with a_frontier(deflate=True) as served:
+    async with a_frontier(settings=Settings(ws_deflate=True)) as served:
         client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
         await client.send(b"[" + b" " * (20 << 20) + b"]")
         assert await client.close_code() == 1009

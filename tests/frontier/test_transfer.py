@@ -1,0 +1,136 @@
+"""Signed URLs of the process itself, with the real folder engine behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from matyan.blobs.folder import FolderBlobs
+from matyan.settings import Settings
+from tests.frontier.conftest import Served, a_frontier
+
+PRESIGN = "/api/v1/rest/artifacts/presign"
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
+    async with a_frontier(blobs=blobs, settings=Settings(blob_max_bytes=3 << 20)) as served:
+        yield served
+
+
+@pytest.fixture
+async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+        yield http
+
+
+async def signed(http: httpx.AsyncClient, path: str, run: str = "r") -> str:
+    answer = await http.post(PRESIGN, json={"run_id": run, "artifact_path": path})
+    url: str = answer.json()["upload_url"]
+    return url
+
+
+def get_url(served: Served, path: str, run: str = "r") -> str:
+    blobs = served.frontier.blobs
+    assert isinstance(blobs, FolderBlobs)
+    return blobs.presign_get(run, path, served.url)
+
+
+@pytest.mark.parametrize(
+    "path", ["a.png", "a//b/", "ü 1%2F?#&.bin", "x" * 1000, "seq/loss/5.png", "日本/%"]
+)
+async def test_what_is_put_is_got(served: Served, http: httpx.AsyncClient, path: str) -> None:
+    """With the declared type, by any legal path, whole."""
+    data = bytes(range(256)) * 9000
+    put = await http.put(
+        await signed(http, path), content=data, headers={"Content-Type": "image/x"}
+    )
+    assert put.status_code == 200, put.text
+    got = await http.get(get_url(served, path))
+    assert (got.status_code, got.headers["content-type"]) == (200, "image/x")
+    assert got.content == data
+    head = await http.head(get_url(served, path))
+    assert (head.status_code, head.headers["content-length"]) == (200, str(len(data)))
+    assert head.content == b""
+
+
+async def test_a_put_in_chunks_without_a_length(served: Served, http: httpx.AsyncClient) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield b"0123456789"
+
+    assert (await http.put(await signed(http, "a"), content=chunks())).status_code == 200
+    assert (await http.get(get_url(served, "a"))).content == b"0123456789" * 10
+
+
+async def test_a_wrong_signature_is_403(served: Served, http: httpx.AsyncClient) -> None:
+    """Of another path, another run, another method, changed, or none."""
+    url = await signed(http, "a")
+    wrong = [
+        url.replace("/r/a?", "/r/b?"),
+        url.replace("/r/a?", "/s/a?"),
+        url.partition("?")[0],
+        url[:-1] + ("0" if url[-1] != "0" else "1"),
+        get_url(served, "a"),
+    ]
+    for bad in wrong:
+        assert (await http.put(bad, content=b"x")).status_code == 403
+    assert (await http.get(url)).status_code == 403
+    assert (await http.get(get_url(served, "a"))).status_code == 404
+
+
+async def test_an_expired_signature_is_403(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path, b"secret", -1)
+    async with a_frontier(blobs=blobs) as served, httpx.AsyncClient(base_url=served.url) as http:
+        answer = await http.put(await signed(http, "a"), content=b"x")
+        assert answer.status_code == 403
+        assert "expired" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_too_large_is_413_and_stores_nothing(
+    served: Served, http: httpx.AsyncClient, announced: bool
+) -> None:
+    """Refused before the first byte when the length is announced, else at the limit."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 100_000
+
+    content = b"x" * 4_000_000 if announced else chunks()
+    answer = await http.put(await signed(http, "a"), content=content)
+    assert answer.status_code == 413
+    assert "MATYAN_BLOB_MAX_BYTES" in answer.json()["detail"]
+    assert (await http.get(get_url(served, "a"))).status_code == 404
+
+
+async def test_a_put_that_breaks_off_stores_nothing(
+    served: Served, http: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    url = await signed(http, "a")
+    stream = await served.connect()
+    target = url.removeprefix(served.url)
+    await stream.send_all(
+        f"PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nxy".encode()
+    )
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    await stream.aclose()
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert (await http.get(get_url(served, "a"))).status_code == 404
+    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("target", ["r/../b", "r/%2e%2e/b", "r", "r%2Fs/a", "r/a%00"])
+async def test_a_path_that_is_none_is_400(served: Served, target: str) -> None:
+    request = f"PUT /api/v1/rest/artifacts/blob/{target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    answer = await served.talk(request.encode())
+    assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 403 "))
+
+
+async def test_another_method_is_405(http: httpx.AsyncClient) -> None:
+    assert (await http.post(await signed(http, "a"), content=b"x")).status_code == 405
