@@ -6,14 +6,15 @@ without end, since skipping would leave blobs that nothing names any more. What 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from matyan import telemetry
+from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import Blobs
-from matyan.broker.base import Batch, Consumer, DeadLetter
+from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter
 from matyan.errors import InvalidRecord
 from matyan.workers.partition import Holder, Tenure
 
@@ -23,14 +24,22 @@ Payload = dict[str, Any]
 async def delete_blobs(blobs: Blobs, payload: Payload) -> None:
     """run_deleted: the named blobs, or all that the run has."""
     run, named = payload.get("run_id"), payload.get("blob_keys")
-    if not isinstance(run, str) or not run:
-        raise InvalidRecord("run_deleted: run_id: expected a run id")
+    if not isinstance(run, str) or check_run_id(run) is not None:
+        raise InvalidRecord(f"run_deleted: run_id: {run!r} is no run id")
     if not named:
         await blobs.delete_run(run)
-    elif isinstance(named, list) and all(isinstance(key, str) for key in named):
-        await blobs.delete(named)
-    else:
-        raise InvalidRecord("run_deleted: blob_keys: expected an array of strings")
+        return
+    if not isinstance(named, list) or not all(map(_is_key, named)):
+        raise InvalidRecord("run_deleted: blob_keys: expected an array of run_id/path")
+    await blobs.delete(named)
+
+
+def _is_key(key: object) -> bool:
+    """Whether this names a blob: an engine must not be asked for what its signer would have refused."""
+    if not isinstance(key, str):
+        return False
+    run, _, path = key.partition("/")
+    return check_run_id(run) is None and check_artifact_path(run, path) is None
 
 
 async def count_only(blobs: Blobs, payload: Payload) -> None:
@@ -76,33 +85,16 @@ class ControlWorker(Holder):
     async def _handle(self, tenure: Tenure, batch: Batch, index: int) -> None:
         began = time.perf_counter()
         try:
-            kind, payload = _parse(batch.values[index])
-            await tenure.retrying(lambda: REACTIONS[kind](self._blobs, payload))
+            event = ControlEvent.from_bytes(batch.values[index])
+            react = REACTIONS.get(event.type)
+            if react is None:
+                raise InvalidRecord(f"type: {event.type!r} is no control event")
+            await tenure.retrying(partial(react, self._blobs, event.payload))
         except InvalidRecord as error:
             telemetry.CONTROL_ERRORS.labels("InvalidRecord").inc()
             letter = tenure.letter(batch, index, "InvalidRecord", str(error))
             await tenure.retrying(lambda: self._bury([letter]))
             telemetry.DEAD_LETTERS.labels(tenure.partition.topic).inc()
         else:
-            telemetry.CONTROL_PROCESSED.labels(kind).inc()
+            telemetry.CONTROL_PROCESSED.labels(event.type).inc()
             telemetry.CONTROL_SECONDS.observe(time.perf_counter() - began)
-
-
-def _parse(value: bytes) -> tuple[str, Payload]:
-    """The type and payload of a control event.
-
-    Raises:
-        InvalidRecord: it is none, or of a type without a reaction.
-    """
-    try:
-        event = json.loads(value)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRecord(f"no JSON: {error}") from None
-    if not isinstance(event, dict):
-        raise InvalidRecord("expected an object")
-    kind, payload = event.get("type"), event.get("payload")
-    if not isinstance(kind, str) or kind not in REACTIONS:
-        raise InvalidRecord(f"type: {kind!r} is no control event")
-    if not isinstance(payload, dict):
-        raise InvalidRecord("payload: expected an object")
-    return kind, payload
