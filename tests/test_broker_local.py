@@ -233,6 +233,17 @@ async def test_uncommitted_events_are_not_given_out_twice_to_one_owner(
         partition.committed(second.next_offset)
 
 
+async def test_the_consumer_waits_while_the_store_is_away(
+    broker: LocalBroker, store: RocksStore, autojump_clock: trio.testing.MockClock
+) -> None:
+    """As Kafka's goes on polling: its owner hears of trouble by its own transactions only."""
+    async with control(broker, store) as partition:
+        await store.aclose()
+        with trio.move_on_after(60) as scope:
+            await anext(partition.batches())
+        assert scope.cancelled_caught
+
+
 async def test_a_rolled_back_transaction_emits_nothing(
     broker: LocalBroker, store: RocksStore
 ) -> None:

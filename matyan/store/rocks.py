@@ -592,7 +592,8 @@ class RocksStore:
         """Waits for what is being written and read, and gives the folder free."""
         self._closed = True
         with trio.CancelScope(shield=True):
-            await self._close_database()
+            async with self._mending:  # not while it is being opened again
+                await self._close_database()
         if not self._lock.closed:
             self._syncer.stop()
             self._lock.close()
