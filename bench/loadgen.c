@@ -431,7 +431,7 @@ int main(int argc, char **argv)
     int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL}, events[256];
     epoll_ctl(epoll_fd, EPOLL_CTL_ADD, timer, &event);
-    int64_t begun = now_ns(CLOCK_MONOTONIC) + 1000000, interval = opt.rate > 0 ? (int64_t)(1e9 / opt.rate) : 0;
+    int64_t begun = now_ns(CLOCK_MONOTONIC), interval = opt.rate > 0 ? (int64_t)(1e9 / opt.rate) : 0;
     start_ns = begun + (int64_t)(opt.warmup * 1e9);
     end_ns = start_ns + (int64_t)(opt.seconds * 1e9);
     for (int i = 0; interval && i < n; i++) phases[i] = next_random() % interval;
