@@ -7,7 +7,8 @@
  *
  * A template is text with field marks: \1 run id, \2 metric name, \3 value, \4 step, \5 client_datetime.
  * Message number i of a connection is metric i % metrics at step i / metrics; its value the next of the values file;
- * its client_datetime the clock's, counted back through the frame by 1-19 us a message.
+ * its client_datetime the clock's, counted back through the frame by 1-19 us a message; or, with a spacing, a
+ * clock of the run's own that each step moves on by that much, give or take a tenth, as a training loop's would.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,6 +36,7 @@ typedef struct {
     int fd, index;
     char run[160];
     int64_t messages;      /* built so far: decides metric, step and value */
+    int64_t clock_us;      /* with a spacing: the run's own clock */
     int64_t frames;        /* sent so far */
     bool waiting;          /* a frame is in flight */
     int due;               /* paced: frames whose time has come while one was in flight */
@@ -49,7 +51,7 @@ typedef struct { int64_t *items; size_t count, room; } Samples;
 
 static struct {
     const char *host; int port; const char *prefix;
-    int connections, batch, metrics; int64_t first_step, frames;
+    int connections, batch, metrics; int64_t first_step, frames, spacing_us;
     double rate, seconds, warmup, hold;
     char *template, *create; size_t template_length, create_length;
     char **values; size_t *value_lengths; size_t values_count;
@@ -202,7 +204,13 @@ static void push(Connection *c)
 static void send_frame(Connection *c, int64_t intended)
 {
     int64_t epoch_us = now_ns(CLOCK_REALTIME) / 1000, times[opt.batch];
+    if (!c->clock_us) c->clock_us = epoch_us;
     for (int i = opt.batch - 1; i >= 0; i--) times[i] = epoch_us, epoch_us -= 1 + next_random() % 19;
+    for (int i = 0; opt.spacing_us && i < opt.batch; i++) {
+        bool step = (c->messages + i) % opt.metrics == 0;
+        c->clock_us += step ? opt.spacing_us * 9 / 10 + (int64_t)(next_random() % (opt.spacing_us / 5)) : 1 + (int64_t)(next_random() % 19);
+        times[i] = c->clock_us;
+    }
     char *at = c->out + HEADER_MAX;
     if (opt.batch > 1) *at++ = '[';
     for (int i = 0; i < opt.batch; i++) {
@@ -386,7 +394,7 @@ static void read_options(int argc, char **argv)
     static const struct option names[] = {
         {"port", 1, 0, 'p'}, {"prefix", 1, 0, 'r'}, {"connections", 1, 0, 'c'}, {"messages", 1, 0, 'b'},
         {"metrics", 1, 0, 'm'}, {"rate", 1, 0, 'f'}, {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'}, {"hold", 1, 0, 'h'},
-        {"frames", 1, 0, 'n'}, {"first-step", 1, 0, 's'}, {"template", 1, 0, 'x'}, {"create", 1, 0, 'y'}, {"values", 1, 0, 'v'}, {0}};
+        {"frames", 1, 0, 'n'}, {"first-step", 1, 0, 's'}, {"spacing-us", 1, 0, 'u'}, {"template", 1, 0, 'x'}, {"create", 1, 0, 'y'}, {"values", 1, 0, 'v'}, {0}};
     for (int o; (o = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (o) {
         case 'p': opt.port = atoi(optarg); break;
         case 'r': opt.prefix = optarg; break;
@@ -398,6 +406,7 @@ static void read_options(int argc, char **argv)
         case 'w': opt.warmup = atof(optarg); break;
         case 'h': opt.hold = atof(optarg); break;
         case 'n': opt.frames = atoll(optarg); break;
+        case 'u': opt.spacing_us = atoll(optarg); break;
         case 's': opt.first_step = atoll(optarg); break;
         case 'x': opt.template = read_file(optarg, &opt.template_length); break;
         case 'y': opt.create = read_file(optarg, &opt.create_length); break;
@@ -421,12 +430,14 @@ int main(int argc, char **argv)
     if (!all || !phases) die("out of memory");
     for (int i = 0; i < n; i++) open_connection(&all[i], i);
     if (opt.hold > 0) {  /* idle connections: the caller looks at the server meanwhile */
-        printf("{\"idle\": %d}\n", n);
+        printf("{\"connected\": %d}\n", n);
         fflush(stdout);
         usleep(opt.hold * 1e6);
         return 0;
     }
 
+    printf("{\"connected\": %d}\n", n);  /* the caller looks at the server's CPU here and at the result */
+    fflush(stdout);
     epoll_fd = epoll_create1(0);
     int timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL}, events[256];

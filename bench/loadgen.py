@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,9 @@ class Load:
     """Sequences a run: message i goes to sequence i % metrics at step i // metrics."""
     values: str = "smooth"
     """smooth (a loss curve at full precision) or random (uniform)."""
+    spacing_us: int = 0
+    """0: client_datetime is the clock's, so microseconds apart in a closed loop. Else a step's distance on the
+    run's own clock, give or take a tenth: what a training loop would have sent."""
 
     def __str__(self) -> str:
         pace = f" × {self.rate:g}/s" if self.rate else ""
@@ -115,6 +118,7 @@ def command(
             "messages": load.messages,
             "metrics": load.metrics,
             "rate": load.rate,
+            "spacing_us": load.spacing_us,
             **options,
         }
         for name, value in numbers.items():
@@ -137,11 +141,15 @@ def run(
     first_step: int = 0,
     prefix: str | None = None,
     create: bool = True,
+    cpu: Callable[[], float] = time.process_time,
 ) -> dict[str, Any]:
     """Puts `load` on 127.0.0.1:`port` and returns the generator's counts; latencies in milliseconds.
 
     With `frames`, that many a connection and no warm-up, or what of them `seconds` allow.
     ack_ms is from sending to acknowledgement, ack_from_schedule_ms from when the schedule wanted the frame sent (no coordinated omission).
+
+    `cpu` tells the server's CPU seconds; what it used from the first frame to the last reply, warm-up included and
+    connecting not, is cpu_s_per_million.
 
     Raises:
         RuntimeError: a connection broke, or a reply was not the exact ok reply.
@@ -157,10 +165,17 @@ def run(
         frames=frames,
         first_step=first_step,
     ) as words:
-        done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode or done.stderr:
-        raise RuntimeError(done.stderr.strip() or f"the generator ended with {done.returncode}")
-    result: dict[str, Any] = json.loads(done.stdout)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        before = cpu()
+        text = process.stdout.readline()
+        used = cpu() - before
+        _, errors = process.communicate()
+    if process.returncode or errors:
+        raise RuntimeError(errors.strip() or f"the generator ended with {process.returncode}")
+    result: dict[str, Any] = json.loads(text)
+    result["cpu_s_per_million"] = used / max(1, result["acknowledged"]) * 1e6
     result["prefix"] = prefix
     return result
 

@@ -1,0 +1,268 @@
+"""The tracker of one machine under load: `matyan up` in its own process, `loadgen.py` in another.
+
+    python -m bench.ingest [--rounds 3] [--seconds 5] [--scale 1] [--parts loads,disk,idle,long] [--json FILE]
+
+Acknowledged is stored: after each load the points that the tracker has are counted and must be as many as were acknowledged.
+
+What is counted, and the bias that it has:
+- messages/s and acknowledgements: the generator's, after a warm-up of a second; see `loadgen.py` for its own bias. It shares the machine's
+  cores with the server, and costs 0.1–0.3 of one.
+- CPU: the server's user and system seconds, threads of the store included, from the first frame to the last reply, for each
+  message that was acknowledged in that time.
+- Each round begins with an empty folder; the loads of one round follow each other on it.
+- disk: 1 million points in 32 runs of 10 metrics, a step every 20 ms, give or take a tenth, so that the times do not compress as those of a closed loop
+  would; the files' growth after an orderly stop, and again after compaction, everything else about the runs included.
+- memory is VmRSS; the page cache and the files it holds are not in it.
+- The folder lies in build/: the file system is this machine's, and so is the price of its fdatasync (printed first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from bench import loadgen
+from bench.loadgen import Load
+from bench.machine import (
+    Server,
+    busy,
+    describe,
+    disk_bytes,
+    environment,
+    free_port,
+    number,
+    say,
+    table,
+)
+from matyan import reader
+from matyan.store.rocks import open_rocks
+
+BUILD = Path(__file__).resolve().parent.parent / "build"
+LOADS = {
+    "packed": (
+        Load(32, 100),
+        Load(32, 100, metrics=10),
+        Load(32, 1),
+        Load(1, 1),
+        Load(500, 10, rate=20),
+        Load(100, 10, rate=5),
+    ),
+    "compatible": (Load(32, 100), Load(32, 1), Load(100, 10, rate=5)),
+}
+PACKAGES = ("matyan-trio", "trio", "websockets", "rocksdict")
+IDLE = 5000
+
+
+@contextmanager
+def tracker(folder: Path, layout: str = "packed") -> Iterator[tuple[Server, int]]:
+    """`matyan up` on `folder`, ready, and its port."""
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    command = Path(sys.executable).with_name("matyan")
+    with Server(
+        [command, "up", "--data", folder, "--port", str(port)],
+        ready=f"http://127.0.0.1:{port}/health/ready/",
+        env=environment(MATYAN_SEQUENCE_LAYOUT=layout),
+        folder=folder,
+    ) as server:
+        yield server, port
+
+
+def stored(folder: Path, prefix: str) -> int:
+    """Points of the runs that begin with `prefix`."""
+    with reader.open(folder) as opened:
+        return sum(run["points"] for run in opened.runs() if run["run"].startswith(prefix))
+
+
+def put(server: Server, port: int, folder: Path, load: Load, **options: Any) -> dict[str, Any]:
+    """Puts the load on it, and checks that what was acknowledged is stored."""
+    result = loadgen.run(port, load, cpu=server.cpu, **options)
+    result["rss_mb"] = server.memory() / 1e6
+    found = stored(folder, result["prefix"])
+    if found != result["acknowledged"]:
+        raise RuntimeError(f"{load}: {result['acknowledged']} acknowledged, {found} stored")
+    return result
+
+
+def compact(store: Path) -> None:
+    async def work() -> None:
+        opened = open_rocks(store)
+        try:
+            await opened.compact()
+        finally:
+            await opened.aclose()
+
+    trio.run(work)
+
+
+def sync_ms(folder: Path) -> float:
+    """The median of 200 appends of 4 KiB with fdatasync: below it no durable acknowledgement can be."""
+    times = []
+    with (folder / "sync").open("wb", buffering=0) as file:
+        for _ in range(200):
+            begun = time.perf_counter()
+            file.write(bytes(4096))
+            os.fdatasync(file.fileno())
+            times.append(time.perf_counter() - begun)
+    return statistics.median(times) * 1e3
+
+
+def measure_loads(scratch: Path, rounds: int, seconds: float) -> dict[str, list[dict[str, Any]]]:
+    results: dict[str, list[dict[str, Any]]] = {}
+    for turn in range(rounds):
+        for layout, loads in LOADS.items():
+            folder = scratch / f"loads-{turn}-{layout}"
+            with tracker(folder, layout) as (server, port):
+                for load in loads:
+                    result = put(server, port, folder, load, seconds=seconds)
+                    say(f"{layout}, {load}: {result}")
+                    results.setdefault(f"{load}, {layout}", []).append(result)
+            shutil.rmtree(folder)
+    return results
+
+
+def loads_table(results: dict[str, list[dict[str, Any]]]) -> str:
+    def median(rows: list[dict[str, Any]], *path: str) -> str:
+        values = []
+        for row in rows:
+            value: Any = row
+            for key in path:
+                value = value[key]
+            values.append(value)
+        return number(statistics.median(values))
+
+    columns = {
+        "messages/s": ("messages_per_s",),
+        "frames/s": ("frames_per_s",),
+        "ack p50, ms": ("ack_ms", "p50"),
+        "p99": ("ack_ms", "p99"),
+        "max": ("ack_ms", "max"),
+        "p99 from schedule": ("ack_from_schedule_ms", "p99"),
+        "CPU s / million": ("cpu_s_per_million",),
+        "RSS, MB": ("rss_mb",),
+        "generator CPU, s": ("generator_cpu_s",),
+    }
+    return table(
+        ["connections × messages a frame", *columns],
+        (
+            [name, *(median(rows, *path) for path in columns.values())]
+            for name, rows in results.items()
+        ),
+    )
+
+
+def measure_disk(scratch: Path, scale: float) -> list[tuple[str, int, float, float]]:
+    """(what, points, bytes a point after the stop, after compaction)"""
+    rows = []
+    for layout in LOADS:
+        for values in ("smooth", "random"):
+            folder = scratch / f"disk-{layout}-{values}"
+            load = Load(32, 100, metrics=10, values=values, spacing_us=20_000)
+            frames = max(1, round(1_000_000 * scale / load.connections / load.messages))
+            with tracker(folder, layout) as (server, port):
+                before = disk_bytes(folder)
+                points = put(server, port, folder, load, frames=frames, seconds=600)["acknowledged"]
+            after = (disk_bytes(folder) - before) / points
+            compact(folder / "rocksdb")
+            rows.append(
+                (
+                    f"{layout}, {values} values",
+                    points,
+                    after,
+                    (disk_bytes(folder) - before) / points,
+                )
+            )
+            say(str(rows[-1]))
+            shutil.rmtree(folder)
+    return rows
+
+
+def measure_idle(scratch: Path, connections: int) -> list[tuple[str, float]]:
+    """KB of the server's memory that a connection takes which sends nothing."""
+    rows = []
+    for create, what in ((False, "just opened"), (True, "after its create_run")):
+        folder = scratch / f"idle-{create}"
+        with tracker(folder) as (server, port):
+            time.sleep(1)
+            before = server.memory()
+            with loadgen.idle(port, connections, create=create):
+                time.sleep(2)
+                rows.append((what, (server.memory() - before) / connections / 1e3))
+                say(str(rows[-1]))
+        shutil.rmtree(folder)
+    return rows
+
+
+def measure_long(scratch: Path, scale: float) -> dict[str, float]:
+    """One run, one metric, 5 million points over one connection: the rate in its first and its last tenth; and the starts."""
+    folder = scratch / "long"
+    with tracker(folder) as (server, port):
+        result = {"start, empty folder, s": server.started_in}
+        result["RSS at rest, MB"] = server.memory() / 1e6
+        frames = max(10, round(5_000_000 * scale / 100))
+        done = put(server, port, folder, Load(1, 100), frames=frames, seconds=600)
+        rates = done["per_second"]
+        tenth = max(1, len(rates) // 10)
+        result["points"] = done["acknowledged"]
+        result["points/s, first tenth"] = statistics.mean(rates[:tenth])
+        result["points/s, last tenth"] = statistics.mean(rates[-tenth:])
+        result["RSS after it, MB"] = server.memory() / 1e6
+        begun = time.perf_counter()
+        with reader.open(folder) as opened:
+            opened.metric(done["prefix"] + "-00000", "metric_000", {"subset": "train"})
+        result["reading it all, s"] = time.perf_counter() - begun
+    with tracker(folder) as (server, port):
+        result["start, that folder, s"] = server.started_in
+    shutil.rmtree(folder)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The tracker of one machine under load.")
+    parser.add_argument("--rounds", type=int, default=3, help="medians over so many (loads)")
+    parser.add_argument("--seconds", type=float, default=5, help="of each load")
+    parser.add_argument("--scale", type=float, default=1, help="of the points of disk and long")
+    parser.add_argument("--parts", default="loads,disk,idle,long", help="comma list")
+    parser.add_argument("--json", type=Path, help="write all results there")
+    given = parser.parse_args()
+    parts = given.parts.split(",")
+    BUILD.mkdir(exist_ok=True)
+    everything: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="ingest-", dir=BUILD) as name:
+        scratch = Path(name)
+        print(
+            f"{describe(*PACKAGES)}; fdatasync {sync_ms(scratch):.2f} ms; "
+            f"{busy():.1f} cores busy before the start; loads: medians of {given.rounds} × {given.seconds:g} s\n"
+        )
+        if "loads" in parts:
+            loads = everything["loads"] = measure_loads(scratch, given.rounds, given.seconds)
+            print(loads_table(loads) + "\n")
+        if "disk" in parts:
+            disk = everything["disk"] = measure_disk(scratch, given.scale)
+            rows = ([what, f"{n:,}", number(a), number(b)] for what, n, a, b in disk)
+            print(table(["bytes a point", "points", "after the stop", "compacted"], rows) + "\n")
+        if "idle" in parts:
+            idle = everything["idle"] = measure_idle(scratch, IDLE)
+            rows = ([what, number(kb)] for what, kb in idle)
+            print(table([f"{IDLE:,} idle connections", "KB each"], rows) + "\n")
+        if "long" in parts:
+            long = everything["long"] = measure_long(scratch, given.scale)
+            print(table(["one run, one metric", ""], ([k, number(v)] for k, v in long.items())))
+    if given.json:
+        given.json.write_text(json.dumps(everything, indent=1))
+
+
+if __name__ == "__main__":
+    main()
