@@ -42,6 +42,7 @@ from bench.machine import (
     disk_bytes,
     environment,
     free_port,
+    leave_no_server,
     number,
     say,
     table,
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("--parts", default="loads,disk,idle,long", help="comma list")
     parser.add_argument("--json", type=Path, help="write all results there")
     given = parser.parse_args()
+    leave_no_server()
     parts = given.parts.split(",")
     BUILD.mkdir(exist_ok=True)
     everything: dict[str, Any] = {}

@@ -148,6 +148,14 @@ class Server:
             total += next(int(line.split()[1]) for line in lines if line.startswith(kind + ":"))
         return total * 1024
 
+    def quiet(self, timeout: float = 60) -> None:
+        """Waits until it uses less than a tenth of a core: some go on starting after they are ready."""
+        deadline = time.perf_counter() + timeout
+        used = -1.0
+        while used < 0 or (self.cpu() - used > 0.05 and time.perf_counter() < deadline):
+            used = self.cpu()
+            time.sleep(0.5)
+
     def stop(self, timeout: float = 30) -> int:
         """SIGTERM to the first, and SIGKILL to the group when that is not enough; the exit code."""
         self.process.terminate()
@@ -225,6 +233,11 @@ def number(value: float | None) -> str:
     if abs(value) >= 1000:
         return f"{round(value, 2 - len(str(int(abs(value)))) + 1):,.0f}"
     return f"{value:.3g}"
+
+
+def leave_no_server() -> None:
+    """Lets SIGTERM end the benchmark as Ctrl-C does, so that the servers under test end with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def say(text: str) -> None:

@@ -11,8 +11,9 @@ What is counted, and the bias that it has:
   in one process; the rows that say otherwise name the clients. The raw client of ours is `loadgen.py`, in C: it shows the server without the cost of a client in Python.
 - A run has 10 metrics; slower trackers get fewer points. Values are a smooth curve, so a store that compresses gains.
 - bytes a point: the files' growth from before the load until after the server's orderly stop; ours as it is and after compaction.
-- CPU: the server and its children, from before the load to after it. Memory: Pss, so that workers that share pages are not charged twice.
-- start to ready: a first start on an empty folder, compiled modules in place, until its health page answers.
+- CPU: the server and its children, during the load. Memory: Pss, so that workers that share pages are not charged twice.
+- start to ready: a first start on an empty folder, compiled modules in place, until its health page answers. The load
+  begins, and memory at rest is read, when the server has come to rest after that.
 - read: one metric of 100,000 points in a run of its own, into Python objects, median of five in a warm process, by the fastest way that the
   library offers: trackio and Aim open their files directly, MLflow and ours ask the server.
 - Clients and servers share the machine's cores.
@@ -43,6 +44,7 @@ from bench.machine import (
     disk_bytes,
     environment,
     free_port,
+    leave_no_server,
     number,
     say,
     settle,
@@ -248,12 +250,14 @@ def write(row: Row, scale: float, bin: Path, folder: Path) -> dict[str, float]:
     with Server(
         start.command, ready=start.ready, env=environment(**start.env), folder=folder
     ) as server:
+        server.quiet()
         result = {"start_s": server.started_in, "rest_mb": server.memory("Pss") / 1e6}
-        before, cpu = disk_bytes(folder), server.cpu()
+        before = disk_bytes(folder)
         if row.load:
             frames = max(1, round(row.points * scale / row.load.connections / row.load.messages))
-            done = loadgen.run(port, row.load, frames=frames, seconds=600)
+            done = loadgen.run(port, row.load, frames=frames, seconds=600, cpu=server.cpu)
             seconds, points = done["seconds"], done["acknowledged"]
+            result["cpu_s_per_million"] = done["cpu_s_per_million"]
         else:
             clients = [
                 Client(
@@ -269,7 +273,7 @@ def write(row: Row, scale: float, bin: Path, folder: Path) -> dict[str, float]:
             results = [client.result() for client in clients]
             seconds = max(r["ended"] for r in results) - min(r["started"] for r in results)
             points = sum(r["points"] for r in results)
-        result["cpu_s_per_million"] = (server.cpu() - cpu) / points * 1e6
+            result["cpu_s_per_million"] = (server.cpu() - cpu) / points * 1e6
         result["peak_mb"] = server.memory("Pss") / 1e6
         began = time.perf_counter()
         settle(folder)
@@ -345,6 +349,7 @@ def main() -> None:
     parser.add_argument("--envs", type=Path, default=ENVS, help="where their environments are")
     parser.add_argument("--markdown", type=Path, help="write the table there, too")
     given = parser.parse_args()
+    leave_no_server()
     names = given.only.split(",") if given.only else list(TRACKERS)
     bins = {name: prepared(TRACKERS[name], given.envs) for name in names}
     say(f"{describe('matyan-trio', 'matyan-client')}; {busy():.1f} cores busy before the start")
