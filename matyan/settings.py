@@ -113,7 +113,7 @@ class Settings:
     s3_bucket: str = _setting("matyan-artifacts", "S3_BUCKET")
     s3_region: str = _setting("us-east-1", "S3_REGION")
     s3_presign_expiry: int = _setting(3600, "S3_PRESIGN_EXPIRY", _positive)
-    """Seconds that a presigned URL is good for; the embedded mode's signed URLs too."""
+    """Seconds that a presigned URL is good for."""
     presign_blob_ref: str = _setting(
         "publish", "MATYAN_PRESIGN_BLOB_REF", _one_of("publish", "client")
     )
@@ -169,10 +169,20 @@ _DEVELOPMENT_ONLY = frozenset(
 )
 
 
-def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+EMBEDDED_IGNORES = ("KAFKA_", "FDB_", "S3_", "BLOB_")
+"""Beginnings of the names that the embedded mode does not read."""
+
+
+def load(
+    environment: Mapping[str, str] | None = None,
+    *,
+    ignore: tuple[str, ...] = (),
+    **overrides: Any,
+) -> Settings:
     """Settings from `environment` (default: os.environ over the `.env` file of the working folder).
 
-    `overrides` are already parsed values, from command-line flags; None means not given.
+    `ignore`: names that begin so keep their defaults. `overrides` are already parsed values, from command-line
+    flags; None means not given.
 
     Raises:
         ConfigurationError: names the variable, its value and what was expected.
@@ -186,7 +196,7 @@ def load(environment: Mapping[str, str] | None = None, **overrides: Any) -> Sett
         given = overrides.pop(row.name, None)
         if given is not None:
             values[row.name] = given
-        elif name in environment:
+        elif name in environment and not name.startswith(ignore):
             raw = environment[name]
             try:
                 values[row.name] = row.metadata["parse"](raw)

@@ -74,3 +74,10 @@ def test_production_refuses_development_values() -> None:
         loaded.refuse_development_values()
     assert "KAFKA_BOOTSTRAP_SERVERS" not in str(caught.value)
     settings.load({}).refuse_development_values()
+
+
+def test_what_the_embedded_mode_ignores_is_not_even_parsed() -> None:
+    """A Kafka, FDB or S3 setting that is wrong does not matter there."""
+    wrong = {"FDB_API_VERSION": "x", "S3_PRESIGN_EXPIRY": "x", "LOG_LEVEL": "DEBUG"}
+    loaded = settings.load(wrong, ignore=settings.EMBEDDED_IGNORES)
+    assert (loaded.fdb_api_version, loaded.log_level) == (730, "DEBUG")
