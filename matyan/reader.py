@@ -1,0 +1,312 @@
+"""Reading a tracker's data from Python, and the wire of the unix socket that answers.
+
+    import matyan.reader
+    with matyan.reader.open(".matyan") as reader:
+        points = reader.metric(run, "loss", context={"subset": "train"})
+
+It asks the process that holds the data folder (`matyan up`); when nobody holds it, this process opens
+the store for as long as the reader is open. No store, no trio and no printing here: the answers come
+from `local_api.py`, so that what a command shows does not depend on who holds the folder.
+
+The wire: one request a connection. Each message is a length (4 bytes, big endian) and msgpack. The request
+is a map with "op" and its arguments; each answer is `[ITEMS, [item, …]]`, the last `[END]` or `[ERROR, class, text]`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from matyan import errors
+from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
+
+SOCKET_NAME = "matyan.sock"
+ITEMS, END, ERROR = 0, 1, 2
+MAX_MESSAGE = 1 << 30
+_HEADER = struct.Struct(">I")
+# sun_path of Linux holds 108 bytes with the final zero.
+_MAX_SOCKET_PATH = 107
+_LOCK_WAIT_S = 5.0
+
+
+def pack_message(message: object) -> bytes:
+    """One message of the wire, its length first."""
+    body: bytes = msgpack.packb(message, use_bin_type=True)
+    return _HEADER.pack(len(body)) + body
+
+
+def unpack_message(body: bytes) -> Any:
+    # Free values of users may hold anything that msgpack holds, non-string keys never.
+    return msgpack.unpackb(body, raw=False, strict_map_key=False)
+
+
+def message_length(header: bytes) -> int:
+    """Raises ValueError when this is no header of ours."""
+    (length,) = _HEADER.unpack(header)
+    if length > MAX_MESSAGE:
+        raise ValueError(f"a message of {length} bytes")
+    return int(length)
+
+
+@contextmanager
+def socket_address(folder: Path) -> Iterator[str]:
+    """An address of the socket in `folder` that is short enough for bind() and connect().
+
+    A unix socket's path holds 107 bytes; a longer one is reached through the folder's descriptor.
+    """
+    direct = str(folder / SOCKET_NAME)
+    if len(os.fsencode(direct)) <= _MAX_SOCKET_PATH:
+        yield direct
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points of one metric, ordered by step; times are epoch seconds, an epoch is None where none was given."""
+
+    steps: array[int]
+    values: array[float]
+    times: array[float]
+    epochs: list[int | None]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A stretch of one sequence: `points` of a metric, or `objects` as (step, epoch, time, value)."""
+
+    name: str
+    context: dict[str, Any]
+    dtype: str
+    points: Points | None = None
+    objects: list[tuple[int, int | None, float, Any]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.points) if self.points is not None else len(self.objects or ())
+
+
+class Reader:
+    """Asks the process that holds a data folder. Made by `open`; every call is a connection of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ask(self, op: str, **arguments: Any) -> Iterator[Any]:
+        """Sends one request and yields its answers as they come.
+
+        Raises:
+            MatyanError: what the other side says; Unavailable when it went away.
+        """
+        with _connect(self.folder) as connection:
+            try:
+                connection.sendall(pack_message({"op": op, **arguments}))
+                with connection.makefile("rb", buffering=1 << 18) as stream:
+                    while True:
+                        header = stream.read(_HEADER.size)
+                        if len(header) < _HEADER.size:
+                            raise Unavailable(_GONE)
+                        length = message_length(header)
+                        body = stream.read(length)
+                        if len(body) < length:
+                            raise Unavailable(_GONE)
+                        kind, *rest = unpack_message(body)
+                        if kind == ITEMS:
+                            yield from rest[0]
+                        elif kind == END:
+                            return
+                        else:
+                            raise _error(*rest)
+            except OSError as error:
+                raise Unavailable(_GONE) from error
+
+    def _one(self, op: str, **arguments: Any) -> Any:
+        (answer,) = self.ask(op, **arguments)
+        return answer
+
+    def about(self) -> dict[str, Any]:
+        """Who answers: `version`, `pid`, `layout`, `url` (None when it does not take data)."""
+        about: dict[str, Any] = self._one("about")
+        return about
+
+    def runs(
+        self,
+        *,
+        experiment: str | None = None,
+        tag: str | None = None,
+        active: bool | None = None,
+        archived: bool | None = None,
+        limit: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The runs, newest first: run, name, experiment, tags, active, archived, created_at, duration, sequences, points."""
+        return self.ask(
+            "runs",
+            experiment=experiment,
+            tag=tag,
+            active=active,
+            archived=archived,
+            limit=limit,
+        )
+
+    def show(self, run: str) -> dict[str, Any]:
+        """One run: run, meta, attrs, tags, contexts, sequences. `run` may be a unique beginning of the id.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        shown: dict[str, Any] = self._one("show", run=run)
+        return shown
+
+    def logs(self, run: str) -> Iterator[dict[str, Any]]:
+        """Log records and terminal lines by time: kind ("record" or "line"), step, message, level, time."""
+        return self.ask("logs", run=run)
+
+    def blocks(
+        self, run: str, *, name: str | None = None, context: dict[str, Any] | None = None
+    ) -> Iterator[Block]:
+        """Everything a run tracked, or its sequences called `name` (in `context`, when given), in bounded pieces."""
+        for item in self.ask("export", run=run, name=name, context=context):
+            yield _block(item)
+
+    def metric(self, run: str, name: str, context: dict[str, Any] | None = None) -> Points:
+        """All points of one metric, merged and ordered by step. `context` None: the empty one.
+
+        Raises:
+            NotFound: there is no such run, or no such metric in it.
+        """
+        whole = Points(array("q"), array("d"), array("d"), [])
+        found = False
+        for block in self.blocks(run, name=name, context=context or {}):
+            if block.points is not None:
+                found = True
+                whole.steps.extend(block.points.steps)
+                whole.values.extend(block.points.values)
+                whole.times.extend(block.points.times)
+                whole.epochs.extend(block.points.epochs)
+        if not found:
+            raise errors.NotFound(
+                f"run {run} has no metric {name!r} in that context; `matyan show {run}` lists them"
+            )
+        return whole
+
+    def delete(self, run: str) -> dict[str, Any]:
+        """Deletes a run and its blobs; returns when both are done: `run`, `points`, `blobs_pending`."""
+        deleted: dict[str, Any] = self._one("delete", run=run)
+        return deleted
+
+    def dead_letters(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
+        """Records that could not be applied: id, topic, partition, offset, time, error_class, error_text, size, run, type."""
+        return self.ask("dlq_list", limit=limit)
+
+    def dead_letter(self, number: int) -> dict[str, Any]:
+        """One dead letter with its `key` and `value` (bytes)."""
+        letter: dict[str, Any] = self._one("dlq_show", id=number)
+        return letter
+
+    def replay(self, numbers: list[int] | None = None) -> Iterator[dict[str, Any]]:
+        """Sends dead letters (None: all) through the ingestion again; yields id and outcome ("applied" or "dead again")."""
+        return self.ask("dlq_replay", ids=numbers)
+
+
+_GONE = "the process that holds this data folder went away while it answered; run the same command again"
+
+
+@contextmanager
+def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
+    """Opens a data folder for reading, whether or not `matyan up` runs on it.
+
+    Raises:
+        ConfigurationError: there is no tracker's data in the folder, or it cannot be opened.
+    """
+    folder = Path(data).absolute()
+    if not (folder / "rocksdb").is_dir():
+        raise ConfigurationError(
+            f"there is no tracker data in {folder}; name another folder with --data, "
+            f"or start one with: matyan up --data {folder}"
+        )
+    deadline = time.monotonic() + _LOCK_WAIT_S
+    with ExitStack() as stack:
+        while not _answers(folder):
+            from matyan.embedded import background
+
+            try:
+                stack.enter_context(background(folder))
+            except FolderInUse:
+                # Somebody is between taking the lock and answering, or between the last answer and the exit.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+        yield Reader(folder)
+
+
+def _answers(folder: Path) -> bool:
+    try:
+        _connect(folder).close()
+    except Unavailable:
+        return False
+    return True
+
+
+def _connect(folder: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with socket_address(folder) as address:
+            connection.connect(address)
+    except PermissionError:
+        connection.close()
+        raise ConfigurationError(
+            f"{folder / SOCKET_NAME} belongs to another user; run this command as the user who runs matyan up"
+        ) from None
+    except OSError as error:
+        connection.close()
+        raise Unavailable(f"nobody answers at {folder / SOCKET_NAME}: {error}") from error
+    return connection
+
+
+def _error(name: str, text: str) -> MatyanError:
+    kind = getattr(errors, name, None)
+    known = isinstance(kind, type) and issubclass(kind, MatyanError)
+    return kind(text) if known and kind is not None else MatyanError(text)
+
+
+def _block(item: dict[str, Any]) -> Block:
+    if "objects" in item:
+        return Block(
+            item["name"],
+            item["context"],
+            item["dtype"],
+            objects=[(step, epoch, when, value) for step, epoch, when, value in item["objects"]],
+        )
+    steps, values, times = array("q"), array("d"), array("d")
+    steps.frombytes(item["steps"])
+    values.frombytes(item["values"])
+    times.frombytes(item["times"])
+    epochs: list[int | None]
+    if item["epochs"] is None:
+        epochs = [None] * len(steps)
+    else:
+        numbers = array("q")
+        numbers.frombytes(item["epochs"])
+        epochs = [
+            number if given else None
+            for number, given in zip(numbers, item["epoch_mask"], strict=True)
+        ]
+    return Block(
+        item["name"], item["context"], item["dtype"], points=Points(steps, values, times, epochs)
+    )
