@@ -1,0 +1,137 @@
+"""Exports read back by the libraries that users would read them with."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import struct
+from array import array
+
+import pyarrow.parquet as parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matyan.export import FIELDS, WRITERS
+from matyan.reader import Block, Points
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+
+POINTS = st.lists(
+    st.tuples(
+        INT64, st.floats(), st.floats(allow_nan=False, allow_infinity=False), st.none() | INT64
+    )
+)
+JSON_OBJECTS = st.dictionaries(
+    st.text(),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=5,
+    ),
+    max_size=4,
+)
+
+
+def metric(rows: list[tuple[int, float, float, int | None]], **head: object) -> Block:
+    points = Points(
+        array("q", (row[0] for row in rows)),
+        array("d", (row[1] for row in rows)),
+        array("d", (row[2] for row in rows)),
+        [row[3] for row in rows],
+    )
+    return Block(**{"name": "loss", "context": {}, "dtype": "float", **head}, points=points)
+
+
+def written(format_: str, *blocks: Block) -> bytes:
+    out = io.BytesIO()
+    WRITERS[format_](blocks, out)
+    return out.getvalue()
+
+
+def same(left: float, right: float) -> bool:
+    return struct.pack("<d", left) == struct.pack("<d", right) or (
+        math.isnan(left) and math.isnan(right)
+    )
+
+
+@given(POINTS, st.text(), JSON_OBJECTS)
+def test_jsonl_gives_back_every_point(rows, name, context) -> None:
+    """One object a point, with the fields of the issue; NaN and infinities as Python's json writes them."""
+    lines = written("jsonl", metric(rows, name=name, context=context)).decode().splitlines()
+    read = [json.loads(line) for line in lines]
+    assert len(read) == len(rows)
+    for got, (step, value, when, epoch) in zip(read, rows, strict=True):
+        assert tuple(got) == FIELDS
+        assert (got["name"], got["context"], got["dtype"]) == (name, context, "float")
+        assert (got["step"], got["epoch"], got["time"]) == (step, epoch, when)
+        assert same(got["value"], value)
+
+
+@given(JSON_OBJECTS)
+def test_jsonl_gives_back_objects(value) -> None:
+    """The value of a custom object is the object."""
+    block = Block("figure", {}, "figure", objects=[(3, None, 1.5, value)])
+    (line,) = written("jsonl", block).decode().splitlines()
+    assert json.loads(line)["value"] == value
+
+
+@given(POINTS, st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\0")))
+def test_csv_gives_back_every_point(rows, name) -> None:
+    """Floats are written so that reading them gives the same bits; a missing epoch is empty."""
+    text = written("csv", metric(rows, name=name, context={"a": 'b,"c'})).decode()
+    head, *read = csv.reader(io.StringIO(text, newline=""))
+    assert tuple(head) == FIELDS
+    assert len(read) == len(rows)
+    for got, (step, value, when, epoch) in zip(read, rows, strict=True):
+        assert got[0] == name
+        assert json.loads(got[1]) == {"a": 'b,"c'}
+        assert (int(got[3]), float(got[5])) == (step, when)
+        assert got[4] == ("" if epoch is None else str(epoch))
+        assert same(float(got[6]), value)
+
+
+@given(POINTS)
+def test_parquet_gives_back_every_point_and_object(rows) -> None:
+    """Metrics stand in `value`, objects as JSON in `object`."""
+    figure = Block(
+        "figure", {"subset": "test"}, "figure", objects=[(7, 2, 1.5, {"type": "figure"})]
+    )
+    table = parquet.read_table(io.BytesIO(written("parquet", metric(rows), figure))).to_pylist()
+    assert len(table) == len(rows) + 1
+    for got, (step, value, when, epoch) in zip(table, rows, strict=False):
+        assert (got["step"], got["time"], got["epoch"], got["object"]) == (step, when, epoch, None)
+        assert same(got["value"], value)
+    assert json.loads(table[-1]["object"]) == {"type": "figure"}
+    assert table[-1]["value"] is None
+    assert json.loads(table[-1]["context"]) == {"subset": "test"}
+
+
+@pytest.mark.parametrize("format_", WRITERS)
+def test_no_blocks_is_a_valid_file(format_) -> None:
+    """A run without sequences exports to an empty table, not to an error."""
+    text = written(format_)
+    if format_ == "csv":
+        assert text.decode().strip() == ",".join(FIELDS)
+    elif format_ == "jsonl":
+        assert text == b""
+    else:
+        assert parquet.read_table(io.BytesIO(text)).num_rows == 0
+
+
+@pytest.mark.parametrize("format_", WRITERS)
+def test_blocks_are_written_as_they_come(format_) -> None:
+    """Memory does not grow with the run: a block is written before the next one is asked for."""
+    out = io.BytesIO()
+    sizes = []
+
+    def blocks():
+        for start in range(0, 8 * 65_536, 65_536):
+            sizes.append(out.tell())
+            yield metric([(step, step * 0.1, 1.0, None) for step in range(start, start + 65_536)])
+
+    WRITERS[format_](blocks(), out)
+    assert all(later > earlier for earlier, later in itertools.pairwise(sizes[1:]))
