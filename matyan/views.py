@@ -1,0 +1,319 @@
+"""What the commands show: tables and colours in a terminal, tab-separated lines in a pipe.
+
+No store and no questions here: rows in, text out. rich is imported only where a terminal sees it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from matyan.reader import Block
+
+Row = Mapping[str, Any]
+
+# Braille cells hold 2 x 4 dots; the bit of each, by column and row from the top (Unicode 15, U+2800).
+_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+
+
+def clean(text: object) -> str:
+    """One line that cannot move the cursor: names and messages come from strangers."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as "850 ms", "12.3 s", "4 min 05 s", "3 h 12 min" or "2 d 04 h"."""
+    if seconds is None:
+        return "–"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24:02d} h"
+
+
+def moment(epoch_seconds: float | None) -> str:
+    """A time of day in the reader's time zone."""
+    if epoch_seconds is None:
+        return "–"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch_seconds))
+
+
+def number(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else clean(value)
+
+
+def state(row: Row) -> str:
+    words = "active" if row["active"] else "finished"
+    return words + ", archived" if row["archived"] else words
+
+
+def as_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
+) -> None:
+    """A table in a terminal, lines with tabs and without a heading in a pipe."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(clean(cell) for cell in row))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(
+            column,
+            justify="right" if column in right else "left",
+            no_wrap=column == columns[0],
+            overflow="fold",
+        )
+    for row in rows:
+        drawn.add_row(*(Text(clean(cell)) for cell in row))
+    Console().print(drawn)
+
+
+def heading(text: str) -> None:
+    print(f"\n\x1b[1m{clean(text)}\x1b[0m" if sys.stdout.isatty() else f"# {clean(text)}")
+
+
+def terminal_width() -> int:
+    return shutil.get_terminal_size((86, 24)).columns
+
+
+def title(sequence: Row) -> str:
+    """A sequence's name with its context, such as loss {"subset": "train"}."""
+    context = json.dumps(sequence["context"], ensure_ascii=False) if sequence["context"] else ""
+    return f"{sequence['name']} {context}".rstrip()
+
+
+def runs(rows: Iterable[Row]) -> None:
+    table(
+        ("run", "name", "experiment", "tags", "state", "duration", "sequences", "points"),
+        (
+            (
+                row["run"],
+                row["name"] or "",
+                row["experiment"] or "",
+                ", ".join(row["tags"]),
+                state(row),
+                duration(row["duration"]),
+                row["sequences"],
+                row["points"],
+            )
+            for row in rows
+        ),
+        right=("duration", "sequences", "points"),
+    )
+
+
+def show(shown: Row) -> None:
+    meta = shown["meta"]
+    table(
+        ("run", shown["run"]),
+        [
+            ("name", meta.get("name")),
+            *((("description", meta["description"]),) if meta.get("description") else ()),
+            ("experiment", shown["experiment"] or "–"),
+            ("tags", ", ".join(shown["tags"]) or "–"),
+            (
+                "state",
+                state(
+                    {
+                        "active": meta.get("active"),
+                        "archived": meta.get("is_archived"),
+                    }
+                ),
+            ),
+            ("created", moment(meta.get("created_at"))),
+            ("duration", duration(meta.get("duration"))),
+        ],
+    )
+    attributes = dict(shown["attrs"])
+    blobs = attributes.pop("__blobs__", {})
+    if attributes:
+        heading("Parameters")
+        table(("parameter", "value"), _leaves(attributes))
+    if shown["sequences"]:
+        heading("Sequences")
+        table(
+            ("name", "context", "type", "points", "last step", "last"),
+            (
+                (
+                    sequence["name"],
+                    json.dumps(sequence["context"], ensure_ascii=False)
+                    if sequence["context"]
+                    else "",
+                    sequence["dtype"],
+                    sequence["points"],
+                    sequence["last_step"],
+                    number(sequence["last"]),
+                )
+                for sequence in shown["sequences"]
+            ),
+            right=("points", "last step", "last"),
+        )
+    if blobs:
+        heading("Artifacts")
+        table(
+            ("path", "type"),
+            ((path, blob.get("content_type", "")) for path, blob in sorted(blobs.items())),
+        )
+
+
+def _leaves(tree: Any, path: str = "") -> Iterable[tuple[str, str]]:
+    if isinstance(tree, dict) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, json.dumps(tree, ensure_ascii=False)
+
+
+_LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
+_COLOURS = {"warning": "33", "error": "31", "critical": "1;31", "debug": "2"}
+
+
+def logs(rows: Iterable[Row]) -> None:
+    """One line a log record or terminal line, by time."""
+    terminal = sys.stdout.isatty()
+    for row in rows:
+        level = _LEVELS.get(row["level"], row["level"]) if row["kind"] == "record" else "line"
+        message = clean(row["message"])
+        if terminal:
+            colour = _COLOURS.get(str(level))
+            if colour:
+                message = f"\x1b[{colour}m{message}\x1b[0m"
+            print(f"\x1b[2m{moment(row['time'])} {level:>8}\x1b[0m  {message}")
+        else:
+            print(f"{row['time']!r}\t{level}\t{message}")
+
+
+def dead_letters(rows: Iterable[Row]) -> None:
+    table(
+        ("id", "topic", "partition", "offset", "run", "type", "bytes", "error"),
+        (
+            (
+                row["id"],
+                row["topic"],
+                row["partition"],
+                row["offset"],
+                row["run"] or "",
+                row["type"] or "",
+                row["size"],
+                f"{row['error_class']}: {row['error_text']}",
+            )
+            for row in rows
+        ),
+        right=("id", "partition", "offset", "bytes"),
+    )
+
+
+def plot(
+    blocks: Iterable[Block], last_step: int, *, width: int = 72, height: int = 12
+) -> list[str]:
+    """Lines of a plot of one metric in braille dots: the mean of each column's finite values, over the steps.
+
+    Reads `blocks` once and keeps two numbers a column, whatever the number of points.
+    """
+    columns = width * 2
+    sums, counts = [0.0] * columns, [0] * columns
+    first_step: int | None = None
+    scale = 0.0
+    for block in blocks:
+        if block.points is None or not len(block):
+            continue
+        if first_step is None:
+            first_step = block.points.steps[0]
+            scale = (columns - 1) / max(1, last_step - first_step)
+        for step, value in zip(block.points.steps, block.points.values, strict=True):
+            if math.isfinite(value):
+                # Points may have come since `last_step` was read.
+                column = min(columns - 1, int((step - first_step) * scale))
+                sums[column] += value
+                counts[column] += 1
+    dots = [
+        (column, total / count)
+        for column, (total, count) in enumerate(zip(sums, counts, strict=True))
+        if count
+    ]
+    if not dots or first_step is None:
+        return ["(no finite values)"]
+    low = min(value for _, value in dots)
+    high = max(value for _, value in dots)
+    span = (high - low) or 1.0
+    cells = [[0x2800] * width for _ in range(height)]
+    above: int | None = None
+    for column, value in dots:
+        row = round((high - value) / span * (height * 4 - 1))
+        for dot in _between(above, row):
+            cells[dot // 4][column // 2] |= _DOTS[column % 2][dot % 4]
+        above = row
+    margin = max(len(number(low)), len(number(high)))
+    lines = []
+    for index, line in enumerate(cells):
+        label = {0: number(high), height - 1: number(low)}.get(index, "")
+        lines.append(f"{label:>{margin}} ┤{''.join(map(chr, line))}")
+    steps = f"{first_step}{str(last_step).rjust(width - len(str(first_step)))}"
+    lines.append(f"{' ' * margin} └{'─' * width}")
+    lines.append(f"{' ' * margin}  {steps}")
+    return lines
+
+
+def _between(above: int | None, row: int) -> range:
+    """The dots of this column: from next to the last column's to this one's, so that the line is whole."""
+    if above is None or abs(above - row) <= 1:
+        return range(row, row + 1)
+    return range(row, above) if row < above else range(above + 1, row + 1)
+
+
+class StatusLine:
+    """The last line of a terminal, kept below whatever else is written to it.
+
+    A file for structlog too: a log line takes the status away, is written, and the status comes back.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._text = ""
+
+    def isatty(self) -> bool:
+        return bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    def write(self, text: str) -> int:
+        self._stream.write(f"\r\x1b[K{text}")
+        if text.endswith("\n"):
+            self._stream.write(self._text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def show(self, text: str) -> None:
+        self._text = text
+        self._stream.write(f"\r\x1b[K{text}")
+        self._stream.flush()
+
+    def close(self) -> None:
+        self.show("")
