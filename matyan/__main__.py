@@ -1,0 +1,5 @@
+"""`python -m matyan` is `matyan`."""
+
+from matyan.cli import main
+
+main()

@@ -1,0 +1,408 @@
+"""The `matyan` command: the composition root. The only place that picks engines and reads settings.
+
+Commands only parse, ask and print: answers come through `reader.py`, text through `views.py`, services from
+`embedded.py` and `services.py`. What a command does not need it does not import, so that each starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from matyan import __version__
+from matyan.errors import ConfigurationError, MatyanError, NotFound
+
+if TYPE_CHECKING:
+    from matyan.reader import Block, Reader
+
+# --- commands that live elsewhere: name -> ("module:attribute", one line for --help) -------------
+
+LAZY: dict[str, tuple[str, str]] = {}
+
+
+class Commands(click.Group):
+    """Imports a command of LAZY when it is called, and ends every known error in one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *LAZY]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in LAZY:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = LAZY[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, command.get_short_help_str(70)) for name, command in self.commands.items()]
+        rows += [(name, short_help) for name, (_, short_help) in LAZY.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@contextmanager
+def _known_errors() -> Iterator[None]:
+    """One sentence and the right exit code: 2 for the surroundings, 130 for Ctrl-C, 1 for the rest."""
+    try:
+        yield
+    except MatyanError as error:
+        click.echo(f"matyan: {error}", err=True)
+        raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
+    except BrokenPipeError:
+        # `matyan export RUN | head` is no error; nothing more can be written, at exit neither.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(141) from None
+
+
+def main() -> None:
+    """The entry point of the console script."""
+    with _known_errors():
+        try:
+            code = cli.main(standalone_mode=False)
+        except click.exceptions.Abort:
+            click.echo(err=True)
+            raise SystemExit(130) from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except click.ClickException as error:
+            error.show()
+            raise SystemExit(error.exit_code) from None
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="matyan")
+def cli() -> None:
+    """A tracker for training runs: no metric is ever lost.
+
+    \b
+    Start one, and point the SDK at it:
+      matyan up
+      python examples/digits.py
+    \b
+    Then look at what it holds:
+      matyan runs
+      matyan show RUN --plot loss
+      matyan export RUN --format csv > run.csv
+    \b
+    RUN is a run id or a unique beginning of one.
+    """
+
+
+def _data(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        default=Path(".matyan"),
+        show_default=True,
+        envvar="MATYAN_DATA",
+        help="The data folder.",
+    )(command)
+
+
+# --- the tracker ---------------------------------------------------------------------------------
+
+
+@cli.command()
+@_data
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=53801, show_default=True, help="0: any free."
+)
+def up(data: Path, host: str, port: int) -> int:
+    """Run the whole tracker on this machine, until Ctrl-C.
+
+    \b
+    Everything is kept in the data folder. The commands that read and write it work meanwhile:
+      matyan up --data runs/ &
+      matyan runs --data runs/
+    \b
+    Reachable from other machines, on another port:
+      matyan up --host 0.0.0.0 --port 8080
+    """
+    from matyan import embedded, settings
+
+    return embedded.run(data, host, port, settings.load(ignore=settings.EMBEDDED_IGNORES))
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reader(data: Path) -> Iterator[Reader]:
+    from matyan import reader
+
+    with reader.open(data) as opened:
+        yield opened
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@cli.command()
+@_data
+@click.option("--experiment", metavar="NAME", help="Only runs of this experiment.")
+@click.option("--tag", metavar="NAME", help="Only runs with this tag.")
+@click.option("--active/--finished", default=None, help="Only runs that go on, or have ended.")
+@click.option("--archived/--not-archived", default=None, help="Only archived runs, or the others.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The N newest.")
+@_json
+def runs(
+    data: Path,
+    experiment: str | None,
+    tag: str | None,
+    active: bool | None,
+    archived: bool | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """List the runs, newest first.
+
+    \b
+    In a pipe: one line a run, with tabs, without a heading.
+      matyan runs --experiment digits --limit 5
+      matyan runs --tag broken | cut -f1 | xargs -n1 matyan delete --yes
+      matyan runs --json | jq '.[] | select(.points > 1000) | .run'
+    """
+    from matyan import views
+
+    with _reader(data) as reader:
+        rows = reader.runs(
+            experiment=experiment, tag=tag, active=active, archived=archived, limit=limit
+        )
+        if as_json:
+            views.as_json(list(rows))
+        else:
+            views.runs(rows)
+
+
+@cli.command()
+@click.argument("run")
+@_data
+@click.option("--plot", metavar="NAME", help="Draw this metric, in each of its contexts.")
+@_json
+def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
+    """Show one run: its parameters, and its sequences with their last values.
+
+    \b
+      matyan show 3f2a
+      matyan show 3f2a --plot loss
+      matyan show 3f2a --json | jq .attrs.hparams
+    """
+    from matyan import views
+
+    with _reader(data) as reader:
+        shown = reader.show(run)
+        if as_json:
+            views.as_json(shown)
+            return
+        if plot is None:
+            views.show(shown)
+            return
+        sequences = [one for one in shown["sequences"] if one["name"] == plot]
+        if not sequences:
+            names = ", ".join(sorted({one["name"] for one in shown["sequences"]}))
+            raise NotFound(f"run {shown['run']} has no metric {plot!r}; it has: {names or 'none'}")
+        width = min(100, views.terminal_width() - 14)
+        for sequence in sequences:
+            views.heading(views.title(sequence))
+            blocks = reader.blocks(shown["run"], name=plot, context=sequence["context"])
+            click.echo("\n".join(views.plot(blocks, sequence["last_step"], width=width)))
+
+
+@cli.command()
+@click.argument("run")
+@_data
+@_json
+def logs(run: str, data: Path, as_json: bool) -> None:
+    """Print a run's log records and terminal lines, by time.
+
+    \b
+    With --json, one object a line: kind ("record" or "line"), step, message, level, time.
+      matyan logs 3f2a
+      matyan logs 3f2a --json | jq -r 'select(.level >= 30) | .message'
+    """
+    import json
+
+    from matyan import views
+
+    with _reader(data) as reader:
+        rows = reader.logs(run)
+        if as_json:
+            for row in rows:
+                click.echo(json.dumps(row, ensure_ascii=False))
+        else:
+            views.logs(rows)
+
+
+@cli.command()
+@click.argument("run")
+@_data
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    default="csv",
+    show_default=True,
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write. Default: standard output.",
+)
+def export(run: str, data: Path, format_: str, output: Path | None) -> None:
+    """Write every point, object and log line of a run to a file.
+
+    \b
+    One row a point: name, context, dtype, step, epoch, time (epoch seconds), value.
+      matyan export 3f2a > run.csv
+      matyan export 3f2a --format parquet -o run.parquet
+      matyan export 3f2a --format jsonl | jq 'select(.name == "loss")'
+    """
+    from matyan.export import WRITERS
+
+    if output is None and format_ == "parquet" and sys.stdout.isatty():
+        raise ConfigurationError("Parquet is not for a terminal; name a file with --output FILE")
+    with _reader(data) as reader:
+        shown = reader.show(run)
+        total = sum(sequence["points"] for sequence in shown["sequences"])
+        with _output(output) as out, _progress(reader.blocks(shown["run"]), total) as blocks:
+            WRITERS[format_](blocks, out)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that appears under its name only when it is whole."""
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.flush()
+        return
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(blocks: Iterable[Block], total: int) -> Iterator[Iterable[Block]]:
+    """Counts points past a bar on a terminal's standard error; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield blocks
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        "points",
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("export", total=total)
+
+        def counted() -> Iterator[Block]:
+            for block in blocks:
+                yield block
+                bar.advance(task, len(block))
+
+        yield counted()
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.argument("run")
+@_data
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(run: str, data: Path, yes: bool) -> None:
+    """Delete a run, with its points, logs and artifacts, for good.
+
+    \b
+      matyan delete 3f2a
+      matyan delete 3f2a --yes
+    """
+    with _reader(data) as reader:
+        shown = reader.show(run)
+        points = sum(sequence["points"] for sequence in shown["sequences"])
+        if not yes:
+            click.confirm(
+                f"Delete run {shown['run']} ({shown['meta'].get('name')}, {points} points) for good?",
+                abort=True,
+                err=True,
+            )
+        deleted = reader.delete(shown["run"])
+    click.echo(f"deleted run {deleted['run']} ({points} points)")
+    if deleted["blobs_pending"]:
+        click.echo("its artifacts are still being deleted; that goes on by itself", err=True)
+
+
+@cli.group()
+def dlq() -> None:
+    """Look at records that could not be applied, and send them again."""
+
+
+@dlq.command("list")
+@_data
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N.")
+@_json
+def dlq_list(data: Path, limit: int | None, as_json: bool) -> None:
+    """List the dead letters: where each came from and why it could not be applied."""
+    from matyan import views
+
+    with _reader(data) as reader:
+        letters = reader.dead_letters(limit)
+        if as_json:
+            views.as_json(list(letters))
+        else:
+            views.dead_letters(letters)
+
+
+@dlq.command("show")
+@click.argument("number", type=int, metavar="ID")
+@_data
+def dlq_show(number: int, data: Path) -> None:
+    """Print the original bytes of one dead letter, as they came."""
+    with _reader(data) as reader:
+        letter = reader.dead_letter(number)
+    sys.stdout.buffer.write(letter["value"])
+    if sys.stdout.isatty():
+        click.echo()
+
+
+@dlq.command("replay")
+@click.argument("numbers", type=int, nargs=-1, metavar="[ID]...")
+@_data
+@click.option("--all", "everything", is_flag=True, help="Every dead letter there is.")
+def dlq_replay(numbers: tuple[int, ...], data: Path, everything: bool) -> None:
+    """Send dead letters through the ingestion again; those that are applied leave the list.
+
+    \b
+      matyan dlq replay 12 13
+      matyan dlq replay --all
+    """
+    if bool(numbers) == everything:
+        raise click.UsageError("name the dead letters by their ids, or all of them with --all")
+    again = 0
+    with _reader(data) as reader:
+        for outcome in reader.replay(None if everything else list(numbers)):
+            click.echo(f"{outcome['id']}\t{outcome['outcome']}")
+            again += outcome["outcome"] != "applied"
+    if again:
+        raise MatyanError(f"{again} of them could not be applied; `matyan dlq list` says why")

@@ -1,0 +1,444 @@
+"""The tracker of one machine: store, broker, blobs and workers of one data folder, in one process.
+
+Puts parts together; decides nothing about records. `up` is `matyan up`; `background` is the same without a
+port, for a command on a folder that nobody holds.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+from prometheus_client import Counter, Gauge
+
+from matyan import __version__, logs, telemetry
+from matyan import settings as settings_
+from matyan._codec import format_timestamp, range_of
+from matyan.blobs.folder import FolderBlobs
+from matyan.broker import local
+from matyan.broker.base import ControlEvent, DeadLetter
+from matyan.broker.local import LocalBroker
+from matyan.errors import ConfigurationError, MatyanError, Unavailable
+from matyan.frontier import edge
+from matyan.health import Health
+from matyan.keys import Keys, unpack_value
+from matyan.local_api import LocalAPI
+from matyan.queries import Queries
+from matyan.records import Rules
+from matyan.sequences import STAMPS, Layout, Sequences, open_layout
+from matyan.settings import Settings
+from matyan.store.base import Snapshot, Transaction
+from matyan.store.rocks import RocksStore, open_rocks
+from matyan.views import StatusLine
+from matyan.workers.control import ControlWorker
+from matyan.workers.ingest import IngestWorker
+from matyan.workers.supervise import Task, run_service
+
+# The embedded mode reads no S3 setting; the SDK presigns right before it uploads.
+_URL_EXPIRY_S = 3600
+_SECRET_BYTES = 32
+# How long a command waits for what it asked for; the store may be busy with large batches.
+_WRITE_S = 60.0
+_CONTROL_S = 30.0
+_POLL_S = 0.02
+# What a command that is being answered gets before the folder is given free.
+_GRACE_S = 2.0
+_STATUS_S = 1.0
+# In a pipe: how often traffic is logged, while there is some.
+_TRAFFIC_S = 60.0
+
+_log = structlog.get_logger()
+
+
+class Tracker:
+    """The parts of one data folder. Made by `open_tracker`; works while its tasks run."""
+
+    def __init__(self, data: Path, store: RocksStore, layout: Layout, queue_bytes: int) -> None:
+        self.store = store
+        self.keys = keys = Keys(store)
+        broker = LocalBroker(keys, queue_bytes)
+        self._outbox = broker.outbox()
+        self.producer = broker.producer()
+        self.blobs = FolderBlobs(data / "blobs", _secret(data / "secret"), _URL_EXPIRY_S)
+        self.ingest = IngestWorker(
+            broker.ingest_consumer(),
+            store,
+            keys,
+            lambda: Rules(keys, Sequences(keys, layout)),
+            self._outbox,
+        )
+        self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
+        self._queries = queries = Queries(keys, Sequences(keys, layout))
+        self._api = LocalAPI(
+            data,
+            store,
+            reads={
+                "runs": queries.runs,
+                "show": queries.show,
+                "logs": queries.logs,
+                "export": queries.export,
+                "dlq_list": queries.dead_letters,
+                "dlq_show": queries.dead_letter,
+            },
+            writes={"delete": self._delete, "dlq_replay": self._replay},
+        )
+        self.health = Health()
+        self.health.add("store", self._check_store)
+
+    def tasks(self) -> list[Task]:
+        return [
+            Task("ingest", self.ingest.run),
+            Task("control", self._control.run),
+            Task("commands", self._api.serve),
+        ]
+
+    async def drain(self, deadline: float) -> int:
+        """Waits for what was accepted and for commands being answered; returns the records not stored.
+
+        What the control worker has not done stands in the store and is done by the next process.
+        """
+        left = await self.producer.flush(deadline)
+        with trio.move_on_after(_GRACE_S):
+            await self._api.idle()
+        return left
+
+    async def _check_store(self) -> None:
+        trouble = self.ingest.trouble()
+        if trouble is not None:
+            raise Unavailable(trouble)
+        await self.store.read(lambda snap: snap.get(self.keys.layout()))
+
+    async def _bury(self, letters: Sequence[DeadLetter]) -> None:
+        await self.store.transact(lambda tr: self._outbox.within(tr, [], letters))
+
+    # --- what the CLI writes -----------------------------------------------------------------------
+
+    async def _delete(self, *, run: str) -> AsyncIterator[object]:
+        """Deletes a run and waits for its blobs to go."""
+        run = await self.store.read(lambda snap: self._queries.resolve(snap, run))
+        timestamp = format_timestamp(time.time_ns() // 1000).decode()
+        # Run ids need no escaping in JSON (contract, section 6).
+        record = (
+            f'{{"type":"delete_run","run_id":"{run}","timestamp":"{timestamp}","payload":{{}}}}'
+        )
+        await self._apply(run.encode(), record.encode())
+        pending = True
+        with trio.move_on_after(_CONTROL_S):
+            while pending:
+                pending = await self.store.read(lambda snap: self._has_events(snap, run))
+                await trio.sleep(_POLL_S if pending else 0)
+        yield {"run": run, "blobs_pending": pending}
+
+    async def _replay(self, *, ids: Sequence[int] | None) -> AsyncIterator[object]:
+        """Hands dead letters over again; each leaves the store when it was applied.
+
+        A crash between the two applies it twice, which is harmless for all but objects and log records without a step.
+        """
+        if ids is None:
+            ids = await self.store.read(
+                lambda snap: [one.number for one in local.dead_letters(snap, self.keys)]
+            )
+        for number in ids:
+            row = await self.store.read(partial(self._queries.one_dead_letter, id=number))
+            before = await self.store.read(self._last_letter)
+            await self._apply(row["key"] or b"", row["value"])
+            after = await self.store.read(self._last_letter)
+
+            def remove(tr: Transaction, number: int = number) -> None:
+                local.remove_dead_letter(tr, self.keys, number)
+
+            await self.store.transact(remove)
+            outcome = "applied" if after == before else f"dead again, as {after}"
+            yield {"id": number, "outcome": outcome}
+
+    async def _apply(self, key: bytes, record: bytes) -> None:
+        """Returns when the record is committed, as itself or as a dead letter.
+
+        Raises:
+            Unavailable: not in time.
+        """
+        outcome: list[Exception | None] = []
+        done = trio.Event()
+
+        def on_done(error: Exception | None) -> None:
+            outcome.append(error)
+            done.set()
+
+        self.producer.produce(key, [record], on_done)
+        with trio.move_on_after(_WRITE_S):
+            await done.wait()
+        error = outcome[0] if outcome else Unavailable("the store did not take it in time")
+        if error is not None:
+            raise error
+
+    def _last_letter(self, snap: Snapshot) -> int | None:
+        return max((one.number for one in local.dead_letters(snap, self.keys)), default=None)
+
+    def _has_events(self, snap: Snapshot, run: str) -> bool:
+        standing = snap.scan(*range_of(self.keys.control_events_prefix()))
+        return any(
+            ControlEvent.from_bytes(value).payload.get("run_id") == run for _, value in standing
+        )
+
+
+@asynccontextmanager
+async def open_tracker(
+    data: Path, settings: Settings, *, layout: Layout | None = None
+) -> AsyncIterator[Tracker]:
+    """Opens a data folder, made when it is not there; leaving closes it.
+
+    `layout`: None is what the folder has, else packed.
+
+    Raises:
+        FolderInUse: another process holds it.
+        ConfigurationError: it cannot be opened, or has the other layout.
+    """
+    store = open_rocks(data / "rocksdb")
+    try:
+        keys = Keys(store)
+        stamped = await store.transact(lambda tr: _open_layout(tr, keys, layout))
+        yield Tracker(data, store, stamped, settings.queue_bytes)
+    finally:
+        await store.aclose()
+
+
+def _open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
+    if wanted is None:
+        stamp = tr.get(keys.layout())
+        compatible = stamp is not None and unpack_value(stamp) == STAMPS["compatible"]
+        wanted = "compatible" if compatible else "packed"
+    open_layout(tr, keys, wanted)
+    return wanted
+
+
+def _secret(path: Path) -> bytes:
+    """The key that signs blob URLs: made once, readable by its owner alone."""
+    try:
+        with suppress(FileNotFoundError):
+            secret = path.read_bytes()
+            if len(secret) == _SECRET_BYTES:
+                return secret
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        partial = path.with_name(f"{path.name}.part")
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secret)
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot use {path} ({error.strerror}); mend its permissions, or name another folder with --data"
+        ) from None
+    return secret
+
+
+# --- for a command on a folder that nobody holds ---------------------------------------------------
+
+
+@contextmanager
+def background(data: Path) -> Iterator[None]:
+    """Holds a data folder in a thread of this process and answers at its socket.
+
+    Raises:
+        ConfigurationError: as `open_embedded` does.
+    """
+    loaded = settings_.load(ignore=settings_.EMBEDDED_IGNORES)
+    logs.configure("ERROR")
+    began: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event] | BaseException] = (
+        queue.SimpleQueue()
+    )
+
+    async def hold() -> None:
+        async with open_tracker(data, loaded) as tracker, trio.open_nursery() as nursery:
+            for task in tracker.tasks():
+                await nursery.start(task.run)
+            stop = trio.Event()
+            began.put((trio.lowlevel.current_trio_token(), stop))
+            await stop.wait()
+            await tracker.drain(trio.current_time() + loaded.shutdown_flush_timeout)
+            nursery.cancel_scope.cancel()
+
+    def thread() -> None:
+        try:
+            trio.run(hold)
+        except BaseException as error:  # noqa: BLE001 - goes to the thread that waits for it
+            began.put(error)
+
+    holder = threading.Thread(target=thread, name="matyan store", daemon=True)
+    holder.start()
+    first = began.get()
+    if isinstance(first, BaseException):
+        raise _plain(first)
+    token, stop = first
+    try:
+        yield
+    finally:
+        with suppress(trio.RunFinishedError):
+            token.run_sync_soon(stop.set)
+        holder.join()
+    if not began.empty():
+        late = began.get()
+        assert isinstance(late, BaseException)
+        raise _plain(late)
+
+
+def _plain(error: BaseException) -> BaseException:
+    """The error inside groups of one; the first of ours inside a larger one."""
+    while isinstance(error, BaseExceptionGroup):
+        ours = error.subgroup(MatyanError)
+        error = (ours or error).exceptions[0]
+    return error
+
+
+# --- matyan up -------------------------------------------------------------------------------------
+
+
+def run(data: Path, host: str, port: int, settings: Settings) -> int:
+    """Runs the tracker until SIGINT or SIGTERM; 0 when everything that was accepted is stored.
+
+    Raises:
+        ConfigurationError: the port, the folder or a setting must be changed.
+    """
+    line = StatusLine(sys.stderr) if sys.stderr.isatty() else None
+    logs.configure(settings.log_level, stream=line or sys.stderr)
+    try:
+        return trio.run(_up, data.absolute(), host, port, settings, line)
+    finally:
+        if line is not None:
+            line.close()
+
+
+async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
+    layout: Layout = "compatible" if settings.sequence_layout == "compatible" else "packed"
+    async with open_tracker(data, settings, layout=layout) as tracker:
+        frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings)
+        listeners: list[trio.SocketListener] = []
+
+        async def serve(*, task_status: trio.TaskStatus[object]) -> None:
+            listeners[:] = await _listen(host, port)
+            await edge.serve(frontier, listeners, task_status=task_status)
+
+        async def report(*, task_status: trio.TaskStatus[None]) -> None:
+            _greet(data, host, listeners)
+            task_status.started()
+            await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
+
+        async def drain(deadline: float) -> int:
+            left = await edge.drain(frontier, deadline)
+            return max(left, await tracker.drain(deadline))
+
+        return await run_service(
+            [*tracker.tasks(), Task("frontier", serve), Task("report", report)],
+            drain,
+            tracker.health,
+            drain_s=settings.shutdown_flush_timeout,
+        )
+
+
+async def _listen(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(port, host=host)
+    except socket.gaierror:
+        raise ConfigurationError(
+            f"{host!r} is no address of this machine; name one with --host, such as 127.0.0.1 or 0.0.0.0"
+        ) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigurationError(
+            f"cannot listen on {host} port {port} ({reason}); stop the program that has it, "
+            "or name another port with --port (0: any free one)"
+        ) from None
+
+
+def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener]) -> None:
+    port = listeners[0].socket.getsockname()[1]
+    everywhere = host in {"0.0.0.0", "::", ""}
+    name = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{port}"
+    print(f"matyan {__version__} takes data at {url}")
+    if everywhere:
+        print(f"  from other machines:  http://{socket.gethostname()}:{port}")
+    print(f"  health and metrics:   {url}/health/ready/  {url}/metrics/")
+    print(f"  data folder:          {data}")
+    print("In the training code:\n")
+    print("    from matyan_client import Run")
+    print(f'    run = Run(repo="{url}")')
+    print('    run.track(0.5, name="loss")\n')
+    print("Ctrl-C stops it.", flush=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    connections: int
+    messages: int
+    points: int
+    waiting_bytes: int
+    errors: int
+
+
+def _traffic(tracker: Tracker) -> _Traffic:
+    processed = {
+        sample.labels["message_type"]: sample.value
+        for family in telemetry.INGEST_PROCESSED.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+    return _Traffic(
+        int(_sum(telemetry.WS_CONNECTIONS)),
+        int(sum(processed.values())),
+        int(processed.get("log_metric", 0)),
+        tracker.producer.queued_bytes,
+        int(_sum(telemetry.REJECTED) + _sum(telemetry.DEAD_LETTERS)),
+    )
+
+
+def _sum(metric: Counter | Gauge) -> float:
+    return sum(
+        sample.value
+        for family in metric.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    )
+
+
+async def _watch(tracker: Tracker, line: StatusLine) -> None:
+    """The live line of a terminal."""
+    messages, moment = 0, trio.current_time()
+    while True:
+        now, traffic = trio.current_time(), _traffic(tracker)
+        rate = (traffic.messages - messages) / max(now - moment, 1e-9)
+        messages, moment = traffic.messages, now
+        line.show(
+            f"{traffic.connections:,} connections · {rate:,.0f} messages/s · {traffic.points:,} points · "
+            f"{traffic.waiting_bytes / 1000:,.0f} kB waiting · {traffic.errors:,} errors"
+        )
+        await trio.sleep(_STATUS_S)
+
+
+async def _log_traffic(tracker: Tracker) -> None:
+    """The same for a pipe: a log line a minute, while there is something to tell."""
+    last = _traffic(tracker)
+    while True:
+        await trio.sleep(_TRAFFIC_S)
+        traffic = _traffic(tracker)
+        if traffic != last:
+            _log.info(
+                "traffic",
+                connections=traffic.connections,
+                messages_per_second=round((traffic.messages - last.messages) / _TRAFFIC_S, 1),
+                points=traffic.points,
+                waiting_bytes=traffic.waiting_bytes,
+                errors=traffic.errors,
+            )
+        last = traffic

@@ -1,0 +1,272 @@
+"""Reads over a snapshot, as plain values: the rows that the CLI and `reader.py` get.
+
+No sockets, no formats for people, no writes. Every function yields as it scans, so that an answer's size
+costs no memory; what a sequence is made of knows `sequences.py` alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from matyan import entities, runs, trees
+from matyan._codec import pack, range_of, unpack
+from matyan.broker import local
+from matyan.errors import NotFound
+from matyan.keys import Keys, unpack_value
+from matyan.sequences import SequenceInfo, Sequences
+from matyan.store.base import Snapshot
+
+Row = dict[str, Any]
+
+_LINES, _RECORDS = "logs", "__log_records"
+# Near ids are looked for among so many of the newest runs.
+_SUGGEST_FROM = 10_000
+# Where a log sequence stands still for a reader: in the empty context.
+_NO_CONTEXT = 0
+
+
+class Queries:
+    """Every read that a user can ask for. The snapshot is the first argument of each."""
+
+    def __init__(self, keys: Keys, sequences: Sequences) -> None:
+        self._keys = keys
+        self._sequences = sequences
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def runs(
+        self,
+        snap: Snapshot,
+        *,
+        experiment: str | None = None,
+        tag: str | None = None,
+        active: bool | None = None,
+        archived: bool | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Row]:
+        """A row a run, newest first; a filter that is None lets every run pass."""
+        wanted = [
+            fact
+            for fact, given in (
+                (("experiment", experiment), experiment),
+                (("tag", tag), tag),
+                (("active", active), active),
+                (("archived", archived), archived),
+            )
+            if given is not None
+        ]
+        found = (
+            run
+            for run in runs.list_runs(snap, self._keys, newest_first=True)
+            if all(snap.get(self._keys.index(*fact, run)) is not None for fact in wanted)
+        )
+        for run in itertools.islice(found, limit):
+            yield self._run_row(snap, run)
+
+    def _run_row(self, snap: Snapshot, run: str) -> Row:
+        meta = runs.read_meta(snap, self._keys, run)
+        sequences = points = 0
+        for info in self._sequences.sequences(snap, run):
+            sequences += 1
+            points += self._sequences.count(snap, run, info.ctx, info.name)
+        return {
+            "run": run,
+            "name": meta.get("name"),
+            "experiment": entities.experiment_of(snap, self._keys, run),
+            "tags": sorted(entities.tags_of(snap, self._keys, run)),
+            "active": meta.get("active"),
+            "archived": meta.get("is_archived"),
+            "created_at": meta.get("created_at"),
+            "duration": meta.get("duration"),
+            "sequences": sequences,
+            "points": points,
+        }
+
+    def resolve(self, snap: Snapshot, run: str) -> str:
+        """The id of the run that is called `run`, or that alone begins with it.
+
+        Raises:
+            NotFound: none or several do; the sentence names near ones.
+        """
+        if runs.exists(snap, self._keys, run):
+            return run
+        if run:
+            begun = list(itertools.islice(self._beginning(snap, run), 4))
+            if len(begun) == 1:
+                return begun[0]
+            if begun:
+                names = ", ".join(begun[:3]) + (", …" if len(begun) > 3 else "")
+                raise NotFound(f"several runs begin with {run!r}: {names}; give more of the id")
+        newest = itertools.islice(
+            runs.list_runs(snap, self._keys, newest_first=True), _SUGGEST_FROM
+        )
+        near = difflib.get_close_matches(run, list(newest), n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; `matyan runs` lists them"
+        raise NotFound(f"there is no run {run!r}{hint}")
+
+    def _beginning(self, snap: Snapshot, text: str) -> Iterator[str]:
+        """The runs whose ids begin with `text`: one short scan each, whatever they hold."""
+        # Without the end of its text element, the packed beginning of an id is what the packed ids begin with.
+        begin = pack((text,), self._keys.runs)[:-1]
+        end = begin + b"\xff"
+        while True:
+            first = next(iter(snap.scan(begin, end, limit=1)), None)
+            if first is None:
+                return
+            run = str(unpack(first[0], len(self._keys.runs))[0])
+            yield run
+            begin = self._keys.run_range(run)[1]
+
+    # --- one run ---------------------------------------------------------------------------------
+
+    def show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        """One object: run, experiment, meta, attrs, tags, contexts, sequences."""
+        run = self.resolve(snap, run)
+        contexts = self._contexts(snap, run)
+        attrs = trees.read(snap, self._keys.attrs(run))
+        yield {
+            "run": run,
+            "experiment": entities.experiment_of(snap, self._keys, run),
+            "meta": runs.read_meta(snap, self._keys, run),
+            "attrs": attrs if isinstance(attrs, dict) else {},
+            "tags": sorted(entities.tags_of(snap, self._keys, run)),
+            "contexts": list(contexts.values()),
+            "sequences": [
+                {
+                    "name": info.name,
+                    "context": contexts.get(info.ctx, {}),
+                    "dtype": info.dtype,
+                    "last": info.last,
+                    "last_step": info.last_step,
+                    "points": self._sequences.count(snap, run, info.ctx, info.name),
+                }
+                for info in self._sequences.sequences(snap, run)
+            ],
+        }
+
+    def _contexts(self, snap: Snapshot, run: str) -> dict[int, Row]:
+        prefix = self._keys.contexts_prefix(run)
+        return {
+            unpack(key, len(prefix))[0]: unpack_value(packed)
+            for key, packed in snap.scan(*range_of(prefix))
+        }
+
+    def logs(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        """Log records and terminal lines, merged by time."""
+        run = self.resolve(snap, run)
+        present = {
+            info.name for info in self._sequences.sequences(snap, run) if info.ctx == _NO_CONTEXT
+        }
+
+        def rows(kind: str, name: str) -> Iterator[Row]:
+            if name not in present:
+                return
+            for step, _, when, value in self._sequences.objects(snap, run, _NO_CONTEXT, name):
+                if kind == "record" and isinstance(value, dict):
+                    yield {
+                        "kind": kind,
+                        "step": step,
+                        "message": value.get("message"),
+                        "level": value.get("log_level"),
+                        "time": value.get("timestamp", when),
+                        "args": value.get("args"),
+                        "logger_info": value.get("logger_info"),
+                    }
+                else:
+                    yield {
+                        "kind": kind,
+                        "step": step,
+                        "message": value,
+                        "level": None,
+                        "time": when,
+                    }
+
+        yield from heapq.merge(
+            rows("record", _RECORDS), rows("line", _LINES), key=lambda row: row["time"]
+        )
+
+    def export(
+        self,
+        snap: Snapshot,
+        *,
+        run: str,
+        name: str | None = None,
+        context: Row | None = None,
+    ) -> Iterator[Row]:
+        """All sequences of a run, or those called `name` (in `context`): blocks of columns, or of objects."""
+        run = self.resolve(snap, run)
+        contexts = self._contexts(snap, run)
+        for info in self._sequences.sequences(snap, run):
+            here = contexts.get(info.ctx, {})
+            if name not in (None, info.name) or (context is not None and context != here):
+                continue
+            head: Row = {"name": info.name, "context": here, "dtype": info.dtype}
+            yield from self._sequence(snap, run, info, head)
+
+    def _sequence(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
+        for block in self._sequences.points(snap, run, info.ctx, info.name):
+            mask = block.epoch_mask()
+            given = any(mask)
+            yield {
+                **head,
+                "steps": block.steps_bytes(),
+                "values": block.values_bytes(),
+                "times": block.times_bytes(),
+                "epochs": block.epochs_bytes() if given else None,
+                "epoch_mask": mask if given else None,
+            }
+        # One object a block: each may be as large as a message.
+        for row in self._sequences.objects(snap, run, info.ctx, info.name):
+            yield {**head, "objects": [row]}
+
+    # --- dead letters ----------------------------------------------------------------------------
+
+    def dead_letters(self, snap: Snapshot, *, limit: int | None = None) -> Iterator[Row]:
+        """A row a dead letter, oldest first, without its bytes."""
+        for standing in itertools.islice(local.dead_letters(snap, self._keys), limit):
+            yield _letter_row(standing)
+
+    def dead_letter(self, snap: Snapshot, *, id: int) -> Iterator[Row]:
+        """One dead letter with its key and value."""
+        yield self.one_dead_letter(snap, id=id)
+
+    def one_dead_letter(self, snap: Snapshot, *, id: int) -> Row:
+        standing = local.dead_letter(snap, self._keys, id)
+        if standing is None:
+            raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
+        letter = standing.letter
+        return {**_letter_row(standing), "key": letter.key, "value": letter.value}
+
+
+def _letter_row(standing: local.StandingLetter) -> Row:
+    letter = standing.letter
+    run, kind = _names_in(letter.value)
+    return {
+        "id": standing.number,
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "run": run,
+        "type": kind,
+        "size": len(letter.value),
+        "error_class": letter.error_class,
+        "error_text": letter.error_text,
+        "version": standing.version,
+        "time": standing.time,
+    }
+
+
+def _names_in(record: bytes) -> tuple[str | None, str | None]:
+    """Run and type of a record, as far as it can be read: it may be broken."""
+    try:
+        body = json.loads(record)
+    except ValueError:
+        return None, None
+    if not isinstance(body, dict):
+        return None, None
+    return body.get("run_id"), body.get("type")

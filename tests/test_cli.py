@@ -1,0 +1,433 @@
+"""The `matyan` command as a person and a script meet it: real processes, real folders, real exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as parquet
+import pytest
+from websockets.sync.client import connect
+
+from tests.tracker import MATYAN, Tracker, asked, asked_lines, environment, matyan, running
+
+START = "2026-01-02T03:04:05.000000+00:00"
+END = "2026-01-02T03:04:17.500000+00:00"
+
+
+def send(tracker: Tracker, run: str, *messages: dict[str, object]) -> None:
+    """One frame, acknowledged."""
+    with connect(f"ws{tracker.url[4:]}/api/v1/ws/runs/{run}") as socket_:
+        socket_.send(json.dumps(messages))
+        assert json.loads(socket_.recv()) == {"status": "ok", "error": None}
+
+
+def metric(name: str, step: int, value: float, **context: str) -> dict[str, object]:
+    return {
+        "type": "log_metric",
+        "name": name,
+        "value": value,
+        "step": step,
+        "epoch": None,
+        "context": context or None,
+        "dtype": "float",
+        "client_datetime": START,
+    }
+
+
+def fill(tracker: Tracker, run: str, *, experiment: str = "digits", points: int = 100) -> None:
+    send(
+        tracker,
+        run,
+        {"type": "create_run", "client_datetime": START},
+        {"type": "set_run_property", "name": f"name of {run}", "experiment": experiment},
+        {"type": "log_hparams", "value": {"hparams": {"lr": 0.01}}},
+        {"type": "add_tag", "tag_name": f"tag-{run[:5]}"},
+        *(metric("loss", step, 1 / (step + 1), subset="train") for step in range(points)),
+        {"type": "log_terminal_line", "line": "epoch 1\x1b[2J", "step": 0},
+        {"type": "log_record", "message": "careful", "level": 30, "timestamp": 1767323046.0},
+        {"type": "finish_run", "client_datetime": END},
+    )
+
+
+@pytest.fixture(scope="module", params=["running", "stopped"])
+def data(request, tmp_path_factory) -> Iterator[Path]:
+    """A folder with three runs, with and without a tracker on it: every command must not tell the difference."""
+    folder = tmp_path_factory.mktemp("cli") / "data"
+    with running(folder) as tracker:
+        fill(tracker, "alpha-1")
+        fill(tracker, "alpha-2", points=5)
+        fill(tracker, "beta-1", experiment="letters")
+        send(tracker, "beta-1", {"type": "set_run_property", "archived": True})
+        if request.param == "stopped":
+            assert tracker.stop() == 0
+        yield folder
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_runs_in_a_pipe_are_lines_with_tabs(data) -> None:
+    """Newest first, one line a run, no heading, no colours."""
+    lines = matyan("runs", "--data", data).stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["beta-1", "alpha-2", "alpha-1"]
+    assert lines[1].split("\t")[1:] == [
+        "name of alpha-2", "digits", "tag-alpha", "finished", "12.5 s", "3", "7",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ((), ["beta-1", "alpha-2", "alpha-1"]),
+        (("--experiment", "digits"), ["alpha-2", "alpha-1"]),
+        (("--experiment", "none"), []),
+        (("--tag", "tag-beta-"), ["beta-1"]),
+        (("--archived",), ["beta-1"]),
+        (("--not-archived",), ["alpha-2", "alpha-1"]),
+        (("--active",), []),
+        (("--finished", "--limit", "2"), ["beta-1", "alpha-2"]),
+    ],
+)
+def test_filters_of_runs(data, filters, found) -> None:
+    """Each narrows; together they narrow further."""
+    assert [row["run"] for row in asked("runs", "--data", data, *filters)] == found
+
+
+def test_runs_as_json(data) -> None:
+    """The fields that programs rely on, with their types."""
+    (row,) = (row for row in asked("runs", "--data", data) if row["run"] == "alpha-1")
+    created_at = row.pop("created_at")
+    assert time.time() - 600 < created_at < time.time()
+    assert row == {
+        "run": "alpha-1",
+        "name": "name of alpha-1",
+        "experiment": "digits",
+        "tags": ["tag-alpha"],
+        "active": False,
+        "archived": False,
+        "duration": 12.5,
+        "sequences": 3,
+        "points": 102,
+    }
+
+
+def test_show_as_json(data) -> None:
+    """One object: meta, attrs, tags, contexts, sequences."""
+    shown = asked("show", "alpha-1", "--data", data)
+    assert set(shown) == {"run", "experiment", "meta", "attrs", "tags", "contexts", "sequences"}
+    assert shown["attrs"] == {"hparams": {"lr": 0.01}}
+    assert shown["contexts"] == [{}, {"subset": "train"}]
+    assert shown["meta"]["name"] == "name of alpha-1"
+    loss = next(one for one in shown["sequences"] if one["name"] == "loss")
+    assert (loss["points"], loss["last_step"], loss["last"]) == (100, 99, 0.01)
+
+
+def test_show_draws_a_metric(data) -> None:
+    """A plot in braille dots, with its range; a name that is not there names those that are."""
+    text = matyan("show", "alpha-1", "--data", data, "--plot", "loss").stdout
+    assert 'loss {"subset": "train"}' in text
+    assert re.search(r"^ *1 ┤[\u2800-\u28ff]+$", text, re.MULTILINE)
+    wrong = matyan("show", "alpha-1", "--data", data, "--plot", "los", check=1)
+    assert "loss" in wrong.stderr
+
+
+def test_a_unique_beginning_is_enough(data) -> None:
+    """As with git: `beta` is one run, `alpha` are two."""
+    assert asked("show", "beta", "--data", data)["run"] == "beta-1"
+    wrong = matyan("show", "alpha", "--data", data, check=1)
+    assert "alpha-1" in wrong.stderr
+    assert "alpha-2" in wrong.stderr
+
+
+@pytest.mark.parametrize("command", ["show", "logs", "export", "delete"])
+def test_an_unknown_run_is_one_sentence_and_1(data, command) -> None:
+    """It names near ids; nothing is deleted."""
+    done = matyan(command, "alpah-1", "--data", data, check=1)
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert "alpah-1" in done.stderr
+    assert "alpha-1" in done.stderr
+
+
+def test_logs_by_time(data) -> None:
+    """Records and lines; control characters cannot reach a terminal."""
+    rows = asked_lines("logs", "alpha-1", "--data", data, "--json")
+    assert {row["kind"] for row in rows} == {"record", "line"}
+    record = next(row for row in rows if row["kind"] == "record")
+    assert (record["message"], record["level"], record["step"]) == ("careful", 30, 0)
+    assert record["time"] == 1767323046.0
+    assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
+    text = matyan("logs", "alpha-1", "--data", data).stdout
+    assert "\twarning\tcareful\n" in text
+    assert "\x1b" not in text
+
+
+def test_export_in_each_format(data, tmp_path) -> None:
+    """To standard output or a file; the same 102 rows each time."""
+    rows = asked_lines("export", "alpha-1", "--data", data, "--format", "jsonl")
+    assert len(rows) == 102
+    loss = [row for row in rows if row["name"] == "loss"]
+    assert loss[3] == {
+        "name": "loss",
+        "context": {"subset": "train"},
+        "dtype": "float",
+        "step": 3,
+        "epoch": None,
+        "time": 1767323045.0,
+        "value": 0.25,
+    }
+    assert len(matyan("export", "alpha-1", "--data", data).stdout.splitlines()) == 103
+    file = tmp_path / "run.parquet"
+    matyan("export", "alpha-1", "--data", data, "--format", "parquet", "-o", file)
+    assert parquet.read_table(file).num_rows == 102
+    assert os.listdir(tmp_path) == ["run.parquet"]
+    wrong = matyan("export", "alpha-1", "--data", data, "-o", "/nowhere/x.csv", check=2)
+    assert "/nowhere/x.csv" in wrong.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(data) -> None:
+    """`matyan export | head -1` prints one line and no traceback."""
+    done = subprocess.run(
+        f"{' '.join(MATYAN)} export alpha-1 --data {data} | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout.splitlines() == ["name,context,dtype,step,epoch,time,value"]
+    assert done.stderr == ""
+
+
+def test_dlq_is_empty(data) -> None:
+    """No dead letters is an empty list; an unknown id is one sentence."""
+    assert asked("dlq", "list", "--data", data) == []
+    assert matyan("dlq", "replay", "--all", "--data", data).stdout == ""
+    assert "7" in matyan("dlq", "show", "7", "--data", data, check=1).stderr
+    assert "--all" in matyan("dlq", "replay", "--data", data, check=2).stderr
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_delete_asks_and_deletes(tmp_path, stopped) -> None:
+    """No means no; --yes does not ask; the tracker may run or not."""
+    with running(tmp_path / "data") as tracker:
+        fill(tracker, "alpha-1")
+        if stopped:
+            assert tracker.stop() == 0
+        data = tracker.data
+        asking = matyan("delete", "alpha-1", "--data", data, input="n\n", check=130)
+        assert "102 points" in asking.stderr
+        assert len(asked("runs", "--data", data)) == 1
+        assert "alpha-1" in matyan("delete", "alpha-1", "--data", data, "--yes").stdout
+        assert asked("runs", "--data", data) == []
+        matyan("delete", "alpha-1", "--data", data, "--yes", check=1)
+
+
+def test_many_commands_at_once_without_a_tracker(tmp_path) -> None:
+    """The first holds the folder and answers the others; none fails for the lock."""
+    with running(tmp_path / "data") as tracker:
+        fill(tracker, "alpha-1")
+        assert tracker.stop() == 0
+    commands = [
+        subprocess.Popen(
+            [*MATYAN, "runs", "--data", str(tmp_path / "data"), "--json"],
+            stdout=subprocess.PIPE,
+            env=environment(),
+        )
+        for _ in range(5)
+    ]
+    for command in commands:
+        out, _ = command.communicate(timeout=60)
+        assert command.returncode == 0
+        assert [row["run"] for row in json.loads(out)] == ["alpha-1"]
+
+
+# --- matyan up -----------------------------------------------------------------------------------
+
+
+def test_up_says_how_to_connect_and_drains(tmp_path) -> None:
+    """URLs, folder and three lines of Python; ready at once; exit code 0 at SIGTERM and SIGINT; state is private."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with running(tmp_path / "data") as tracker:
+            said = "".join(tracker.output)
+            assert str(tmp_path / "data") in said
+            assert f'run = Run(repo="{tracker.url}")' in said
+            health = json.loads(tracker.get("/health/ready/"))
+            assert health["status"] == "ok"
+            secret = tmp_path / "data" / "secret"
+            assert secret.stat().st_mode & 0o777 == 0o600
+            assert tracker.stop(number) == 0
+
+
+def test_up_after_kill_9(tmp_path) -> None:
+    """What was acknowledged is there, before and after the next start."""
+    with running(tmp_path / "data") as tracker:
+        fill(tracker, "alpha-1")
+        tracker.stop(signal.SIGKILL)
+    assert asked("show", "alpha-1", "--data", tmp_path / "data")["tags"] == ["tag-alpha"]
+    with running(tmp_path / "data") as tracker:
+        assert len(asked("runs", "--data", tracker.data)) == 1
+
+
+def test_a_port_that_is_taken(tmp_path) -> None:
+    """One sentence with the port and the option, exit code 2."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = matyan("up", "--data", tmp_path / "data", "--port", port, check=2)
+    assert port in done.stderr
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_in_use(tmp_path) -> None:
+    """The sentence names the first process."""
+    with running(tmp_path / "data") as tracker:
+        done = matyan("up", "--data", tracker.data, "--port", "0", check=2)
+        assert str(tracker.process.pid) in done.stderr
+        assert json.loads(tracker.get("/health/ready/"))["status"] == "ok"
+
+
+@pytest.mark.parametrize("place", ["/proc/nowhere", "file/below"])
+def test_a_folder_that_cannot_be_made(tmp_path, place) -> None:
+    """Unwritable, or below a file: one sentence with the folder, exit code 2."""
+    (tmp_path / "file").write_text("")
+    done = matyan("up", "--data", place, "--port", "0", check=2, cwd=tmp_path)
+    assert place in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_corrupt_folder(tmp_path) -> None:
+    """One sentence, exit code 2, and nothing in the folder is changed."""
+    with running(tmp_path / "data") as tracker:
+        fill(tracker, "alpha-1")
+        assert tracker.stop() == 0
+    current = tmp_path / "data" / "rocksdb" / "CURRENT"
+    good = current.read_bytes()
+    current.write_bytes(b"MANIFEST-999999\n")
+    for command in (("up", "--port", "0"), ("runs",)):
+        done = matyan(*command, "--data", tmp_path / "data", check=2)
+        assert "damaged" in done.stderr
+        assert "Traceback" not in done.stderr
+    current.write_bytes(good)
+    assert len(asked("runs", "--data", tmp_path / "data")) == 1
+
+
+def test_the_other_layout(tmp_path) -> None:
+    """`up` refuses it by name; the reading commands take the folder's own."""
+    with running(tmp_path / "data", MATYAN_SEQUENCE_LAYOUT="compatible") as tracker:
+        fill(tracker, "alpha-1")
+        assert tracker.stop() == 0
+    done = matyan("up", "--data", tmp_path / "data", "--port", "0", check=2)
+    assert "MATYAN_SEQUENCE_LAYOUT=compatible" in done.stderr
+    rows = asked_lines("export", "alpha-1", "--data", tmp_path / "data", "--format", "jsonl")
+    assert len(rows) == 102
+
+
+@pytest.mark.parametrize(("name", "value"), [("LOG_LEVEL", "LOUD"), ("MATYAN_QUEUE_BYTES", "many")])
+def test_a_bad_setting(tmp_path, name, value) -> None:
+    """One sentence with the name and the value."""
+    done = matyan(
+        "up", "--data", tmp_path / "data", "--port", "0", check=2, env=environment(**{name: value})
+    )
+    assert name in done.stderr
+    assert value in done.stderr
+
+
+def test_kafka_fdb_and_s3_settings_are_not_read(tmp_path) -> None:
+    """The embedded mode starts whatever they hold."""
+    other = {
+        "KAFKA_BOOTSTRAP_SERVERS": "nowhere:1",
+        "FDB_CLUSTER_FILE": "/nowhere",
+        "FDB_API_VERSION": "x",
+        "S3_PRESIGN_EXPIRY": "x",
+        "BLOB_BACKEND_TYPE": "gcs",
+    }
+    with running(tmp_path / "data", **other) as tracker:
+        fill(tracker, "alpha-1")
+        assert tracker.stop() == 0
+
+
+def test_reading_a_folder_without_data_makes_nothing(tmp_path) -> None:
+    """A wrong --data is one sentence, exit code 2, and no new folder."""
+    done = matyan("runs", "--data", tmp_path / "typo", check=2)
+    assert "matyan up" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_long_data_path(tmp_path) -> None:
+    """Longer than a unix socket's address may be."""
+    data = tmp_path / ("a" * 120) / ("b" * 80)
+    with running(data) as tracker:
+        fill(tracker, "alpha-1")
+        assert [row["run"] for row in asked("runs", "--data", data)] == ["alpha-1"]
+
+
+# --- in a terminal -------------------------------------------------------------------------------
+
+
+def in_a_terminal(*arguments: str | Path) -> tuple[int, str]:
+    """Runs a command with a terminal of 100 columns."""
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execvpe(
+            MATYAN[0],
+            [*MATYAN, *map(str, arguments)],
+            environment(COLUMNS="100", TERM="xterm-256color"),
+        )
+    seen = b""
+    while True:
+        try:
+            piece = os.read(master, 65_536)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(master)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("runs",),
+        ("show", "alpha-1"),
+        ("show", "alpha-1", "--plot", "loss"),
+        ("logs", "alpha-1"),
+        ("export", "alpha-1"),
+        ("dlq", "list"),
+    ],
+)
+def test_every_reading_command_in_a_terminal(data, arguments) -> None:
+    """Tables, colours and bars; the stranger's escape sequence never reaches the screen."""
+    code, seen = in_a_terminal(*arguments, "--data", data)
+    assert code == 0
+    assert "Traceback" not in seen
+    assert "\x1b[2J" not in seen
+
+
+def test_help_teaches() -> None:
+    """Each command's help has an example of itself."""
+    text = matyan("--help").stdout
+    for command in ("up", "runs", "show", "logs", "export", "delete"):
+        assert re.search(rf"^  {command} ", text, re.MULTILINE)
+        assert f"matyan {command} " in matyan(command, "--help").stdout
+    assert "matyan dlq replay" in matyan("dlq", "replay", "--help").stdout
+
+
+def test_no_such_command() -> None:
+    """Click's own errors keep their exit code."""
+    assert "No such command" in matyan("fly", check=2).stderr

@@ -1,0 +1,109 @@
+"""A real `matyan up` process for tests: started on a free port, stopped by its signal, asked by the real CLI."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MATYAN = (sys.executable, "-m", "matyan")
+_SECONDS = 60
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's, without what a developer's shell may set for a tracker or the SDK."""
+    names = ("MATYAN_", "KAFKA_", "FDB_", "S3_", "BLOB_")
+    return {
+        **{key: value for key, value in os.environ.items() if not key.startswith(names)},
+        "PYTHONUNBUFFERED": "1",
+        **extra,
+    }
+
+
+def matyan(*arguments: str | Path, check: int | None = 0, **kwargs: Any) -> Any:
+    """Runs one command to its end; `check` is the exit code that it must have (None: any)."""
+    kwargs.setdefault("env", environment())
+    kwargs.setdefault("text", True)
+    done = subprocess.run(
+        [*MATYAN, *map(str, arguments)],
+        capture_output=True,
+        timeout=_SECONDS,
+        check=False,
+        **kwargs,
+    )
+    assert check is None or done.returncode == check, (arguments, done)
+    return done
+
+
+def asked(*arguments: str | Path) -> Any:
+    """What a command prints with --json."""
+    return json.loads(matyan(*arguments, "--json").stdout)
+
+
+def asked_lines(*arguments: str | Path) -> list[Any]:
+    """What a command prints, one JSON value a line."""
+    return [json.loads(line) for line in matyan(*arguments).stdout.splitlines()]
+
+
+@dataclass
+class Tracker:
+    data: Path
+    process: subprocess.Popen[str]
+    url: str
+    output: list[str]
+    """What it has printed so far; grows."""
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            body: bytes = response.read()
+            return body
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Sends a signal and returns the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(_SECONDS)
+
+
+@contextmanager
+def running(data: Path, *arguments: str, **env: str) -> Iterator[Tracker]:
+    """A tracker that answers; killed at the end unless the test stopped it."""
+    process = subprocess.Popen(
+        [*MATYAN, "up", "--data", str(data), "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(**env),
+    )
+    output: list[str] = []
+    greeted = threading.Event()
+
+    def drain() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.append(line)
+            if "Ctrl-C" in line:
+                greeted.set()
+        greeted.set()
+
+    reader = threading.Thread(target=drain, daemon=True)
+    reader.start()
+    try:
+        assert greeted.wait(_SECONDS)
+        found = re.search(r"http://\S+:\d+", "".join(output))
+        assert found is not None, "".join(output)
+        yield Tracker(data, process, found.group(), output)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        reader.join()
