@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -12,9 +13,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from matyan import telemetry
 from matyan.broker.base import Batch
+from matyan.broker.local import LocalBroker
 from matyan.errors import InvalidRecord, OffsetConflict, Unavailable
-from matyan.keys import unpack_value
+from matyan.keys import Keys, unpack_value
+from matyan.records import Rules, Unit
+from matyan.sequences import Sequences
 from matyan.store.base import Snapshot, Transaction
+from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 from tests.ledger import Ledger, metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
@@ -467,3 +472,57 @@ async def test_acknowledging_before_the_commit_loses_records() -> None:
     scene.engine.before_next = lambda: acknowledged.extend(consumer.held.acknowledged)
     await scene.work(consumer, lose_records_by_acknowledging_before_the_commit=True)
     assert acknowledged == [5]
+
+
+# --- the engines of one machine -------------------------------------------------------------------
+
+
+async def test_what_the_embedded_engines_acknowledged_is_stored_once(tmp_path: Path) -> None:
+    """RocksDB and the broker in the process: a worker that crashes after a commit, one that goes on, a reopened store."""
+    store = open_rocks(tmp_path)
+    keys = Keys(store)
+    broker = LocalBroker(keys, 1 << 20)
+    producer = broker.producer()
+    acknowledged: list[int] = []
+
+    def send(i: int) -> None:
+        producer.produce(b"r", points(i, i + 1), lambda error: acknowledged.append(i))
+
+    class Crash(Exception):
+        pass
+
+    class Forgetful(Rules):
+        def committed(self, unit: Unit) -> None:
+            raise Crash
+
+    def worker(kind: type[Rules]) -> IngestWorker:
+        return IngestWorker(
+            broker.ingest_consumer(),
+            store,
+            keys,
+            lambda: kind(keys, Sequences(keys, "packed")),
+            broker.outbox(),
+        )
+
+    for i in range(10):
+        send(i)
+    with pytest.RaisesGroup(Crash, flatten_subgroups=True):
+        await worker(Forgetful).run()
+    assert acknowledged == []
+    second = worker(Rules)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(second.run)
+        for i in range(10, 20):
+            send(i)
+        assert await producer.flush(trio.current_time() + 10) == 0
+        second.stop()
+    assert acknowledged == [*range(20)]
+    await store.aclose()
+    reopened = open_rocks(tmp_path)
+    blocks = await reopened.read(
+        lambda snap: [*Sequences(keys, "packed").points(snap, "r", 0, "m")]
+    )
+    assert [row[:2] for block in blocks for row in block.rows()] == [
+        (i, float(i)) for i in range(20)
+    ]
+    await reopened.aclose()
