@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 
+import h2.connection
+import h2.events
 import pytest
 import trio
 import trio_websocket
@@ -13,6 +16,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from matyan.frontier.edge import drain
+from matyan.frontier.session import MAX_WAITING
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.test_session import tag
@@ -377,3 +381,93 @@ async def test_a_frame_that_crosses_the_close_is_still_stored(served: Served) ->
         assert await client.close_code() == 1001
         await client.stream.aclose()
     assert len(served.producer.delivered) == 1
+
+
+async def test_a_connection_that_fills_its_share_is_read_no_further(served: Served) -> None:
+    """Back-pressure through TCP: what is not read is not held; all is answered in the end."""
+    client = await served.link()
+    count = 300
+
+    async def send() -> None:
+        for index in range(count):
+            await client.send(tag(f"{index:03}" + "x" * 500) + b" " * 20_000)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        before = -1
+        while before != len(served.producer.frames):
+            before = len(served.producer.frames)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert MAX_WAITING <= before < count
+        replies = 0
+        while replies < count:
+            served.producer.deliver(len(served.producer.frames))
+            with trio.move_on_after(0.05):
+                while True:
+                    assert await client.reply() == OK
+                    replies += 1
+    names = [json.loads(value)["payload"]["tag_name"][:3] for value in served.producer.delivered]
+    assert names == [f"{index:03}" for index in range(count)]
+
+
+async def test_the_unmodified_sdks_transport(served: Served) -> None:
+    """It connects with deflate on offer, batches, gets its replies, and ends with all sent."""
+    from matyan_client.transport.ws import WsTransport
+
+    def use() -> dict[str, int]:
+        transport = WsTransport(served.url, "sdk-run")
+        transport.send_create_run()
+        for step in range(250):
+            transport.send_log_metric(
+                "loss", 1 / (step + 1), step=step, context={"subset": "train"}
+            )
+        transport.send_log_metric("nan", float("nan"), step=0)
+        transport.send_finish_run()
+        transport.close()
+        return transport.stats
+
+    async def deliver() -> None:
+        while True:
+            if served.producer.frames:
+                served.producer.deliver()
+            await trio.sleep(0.005)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deliver)
+        stats = await trio.to_thread.run_sync(use)
+        nursery.cancel_scope.cancel()
+    assert stats == {"sent": 253, "dropped": 0, "pending": 0}
+    records = [json.loads(value) for value in served.producer.delivered]
+    assert [record["type"] for record in records[:2]] == ["create_run", "log_metric"]
+    assert [record["payload"]["step"] for record in records[1:251]] == list(range(250))
+    assert records[-1]["type"] == "finish_run"
+
+
+async def test_http_2_goes_to_the_app(served: Served) -> None:
+    """With prior knowledge (RFC 9113, 3.3): a page, and the WebSocket route by extended CONNECT (RFC 8441)."""
+    connection = h2.connection.H2Connection()
+    stream = await served.connect()
+    connection.initiate_connection()
+    common = [(":authority", "x"), (":scheme", "http")]
+    connection.send_headers(1, [(":method", "GET"), (":path", "/docs"), *common], end_stream=True)
+    await stream.send_all(connection.data_to_send())
+    statuses: dict[int, bytes] = {}
+    texts: dict[int, bytes] = {1: b"", 3: b""}
+
+    async def until(done: Callable[[], bool]) -> None:
+        while not done():
+            for event in connection.receive_data(bytes(await stream.receive_some())):
+                if isinstance(event, h2.events.ResponseReceived):
+                    statuses[event.stream_id] = dict(event.headers)[b":status"]
+                elif isinstance(event, h2.events.DataReceived):
+                    texts[event.stream_id] += event.data
+            await stream.send_all(connection.data_to_send())
+
+    await until(lambda: texts[1].endswith(b"</html>\n"))
+    assert statuses[1] == b"200"
+    connect = [(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/api/v1/ws/runs/r")]
+    connection.send_headers(3, [*connect, *common, ("sec-websocket-version", "13")])
+    connection.send_data(3, masked(1, b"[]"))
+    await stream.send_all(connection.data_to_send())
+    await until(lambda: b'{"status":"ok","error":null}' in texts[3])
+    assert statuses[3] == b"200"

@@ -1,0 +1,98 @@
+"""The workers' METRICS_PORT: the same pages as the frontier's, without a framework."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from matyan.health import Health
+from matyan.probes import parse_head, serve_probes
+
+
+@pytest.fixture
+async def health() -> Health:
+    return Health()
+
+
+@pytest.fixture
+async def port(health: Health) -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(serve_probes, health, "127.0.0.1", 0)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_says_how_it_is(health: Health, port: int) -> None:
+    health.add_live("loop of the producer", lambda: "fatal error")
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        ready = await http.get("/health/ready/")
+        assert (ready.status_code, ready.json()) == (200, {"status": "ok", "checks": {}})
+        live = await http.get("/health/live")
+        assert live.status_code == 503
+        assert live.json()["checks"]["loop of the producer"] == "fatal error"
+        assert "matyan_ingestion_batch_size" in (await http.get("/metrics")).text
+        assert (await http.get("/api/v1/rest/version")).json()["component"] == "worker"
+        head = await http.head("/docs")
+        assert (head.status_code, head.content) == (200, b"")
+        assert int(head.headers["content-length"]) > 0
+        nothing = await http.get("/nothing")
+        assert nothing.status_code == 404
+        assert "/metrics/" in nothing.json()["detail"]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+async def test_requests_may_come_in_any_pieces(port: int, size: int) -> None:
+    """Two of them, one behind the other, the second without keep-alive."""
+    data = b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\nGET /docs HTTP/1.0\r\n\r\n"
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    for start in range(0, len(data), size):
+        await stream.send_all(data[start : start + size])
+    answer = b"".join([chunk async for chunk in stream])
+    assert answer.count(b"HTTP/1.1 200 OK") == 2
+
+
+async def test_what_is_no_http_is_closed(port: int) -> None:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(b"\x16\x03\x01 hello\r\n\r\n")
+    assert b"".join([chunk async for chunk in stream]) == b""
+
+
+async def test_a_silent_peer_is_dropped(mock_clock: MockClock, health: Health) -> None:
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(serve_probes, health, "127.0.0.1", 0)
+        stream = await trio.open_tcp_stream(*listener.socket.getsockname())
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(11)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")
+        nursery.cancel_scope.cancel()
+
+
+def test_a_header_that_appears_twice_counts_whole() -> None:
+    head = parse_head(b"GET /a?b HTTP/1.1\r\nConnection: x\r\nconnection: Close\r\n\r\n", b"")
+    assert head is not None
+    assert head.headers["connection"] == "x, Close"
+    assert not head.keeps_alive
+    assert head.path == "/a"
+
+
+@pytest.mark.parametrize(
+    "raw", [b"PRI * HTTP/2.0\r\n\r\n", b"GET /\r\n\r\n", b"GET / x\r\n\r\n", b"\r\n\r\n"]
+)
+def test_other_heads_are_for_somebody_else(raw: bytes) -> None:
+    assert parse_head(raw, b"") is None
+
+
+def test_the_probes_cost_a_worker_no_framework() -> None:
+    code = (
+        "import sys, matyan.probes; print({'quart', 'hypercorn', 'websockets'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "set()"
