@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from math import inf
@@ -117,7 +118,6 @@ class Link:
         "_resume",
         "_session",
         "_sock",
-        "_unfinished",
         "_unfinished_since",
     )
 
@@ -146,8 +146,7 @@ class Link:
         self._resume: trio.Event | None = None
         self._draining = self._parted = self._closed = False
         self._messages = 0
-        self._unfinished = -1
-        self._unfinished_since = 0.0
+        self._unfinished_since = inf
 
     async def run(self) -> None:
         """Reads until the peer or this side ends the connection."""
@@ -197,7 +196,8 @@ class Link:
         protocol = self._protocol
         self._heard = now = trio.current_time()
         protocol.receive_data(data)
-        for frame in protocol.events_received():
+        events = protocol.events_received()
+        for frame in events:
             assert isinstance(frame, Frame)
             opcode = frame.opcode
             if opcode is Opcode.TEXT or opcode is Opcode.CONT:
@@ -219,11 +219,17 @@ class Link:
             elif opcode is Opcode.BINARY:
                 protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
                 break
+        if events and self._parts is None:
+            self._unfinished_since = inf
+        elif self._unfinished_since == inf:
+            self._unfinished_since = now
         writes = protocol.data_to_send()
         if not writes:
             return
         if protocol.state is OPEN:
             self._write(b"".join(writes))
+        elif self._parted:
+            self._end_if_through()
         else:
             self._farewell += writes
             if protocol.close_rcvd is not None:
@@ -285,18 +291,13 @@ class Link:
             self._pinged = now
             self._protocol.send_ping(b"")
             self._write(b"".join(self._protocol.data_to_send()))
-        elif self._protocol.reader.buffer or self._parts is not None:
-            if self._unfinished != self._messages:
-                self._unfinished, self._unfinished_since = self._messages, now
-            elif now >= self._unfinished_since + MESSAGE_WITHIN:
-                self._protocol.fail(
-                    CloseCode.POLICY_VIOLATION,
-                    f"a message must be complete within {MESSAGE_WITHIN:.0f} s",
-                )
-                self._farewell = self._protocol.data_to_send()
-                self._part_if_answered()
-        else:
-            self._unfinished = -1
+        elif now >= self._unfinished_since + MESSAGE_WITHIN:
+            self._protocol.fail(
+                CloseCode.POLICY_VIOLATION,
+                f"a message must be complete within {MESSAGE_WITHIN:.0f} s",
+            )
+            self._farewell = self._protocol.data_to_send()
+            self._part_if_answered()
 
     def _write(self, data: bytes) -> None:
         if self._closed:
@@ -323,11 +324,10 @@ class Link:
             with trio.move_on_after(SEND_SECONDS):
                 while out:
                     await wait_writable(self._sock)
-                    del out[: self._sock.send(out)]
-        except BlockingIOError:
-            pass
+                    with suppress(BlockingIOError):
+                        del out[: self._sock.send(out)]
         except (OSError, trio.ClosedResourceError):
-            out.clear()
+            pass
         if out:
             self.drop()
             return
@@ -335,8 +335,12 @@ class Link:
         self._resume_if_possible()
 
     def _end_if_through(self) -> None:
-        # `websockets` marks the end of the stream with an empty write.
-        if self._parted and self._protocol.eof_sent and not self._closed:
+        """Ends the connection once the farewell is out: at once after both close frames, else with a moment's linger."""
+        if not self._parted or self._out or self._closed:
+            return
+        if self._protocol.close_rcvd is not None:
+            self.drop()
+        elif self._protocol.eof_sent:
             try:
                 self._sock.shutdown(socket.SHUT_WR)
             except OSError:
@@ -466,6 +470,7 @@ async def serve(
     task_status: trio.TaskStatus[list[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until it is cancelled or drained; closes the listeners."""
+    frontier.accepting, frontier.web_loaded = trio.CancelScope(), trio.Event()
     async with trio.open_nursery() as nursery:
         frontier.nursery = nursery
         nursery.start_soon(_sweep, frontier)
@@ -619,8 +624,11 @@ async def _refuse(stream: trio.SocketStream, answer: Answer) -> None:
     await linger(stream)
 
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
 def count_request(method: str, template: str, status: int, seconds: float) -> None:
     """Counts one HTTP request under the route's template, so that labels stay few."""
-    labels = (method, template, f"{status // 100}xx")
+    labels = (method if method in _METHODS else "other", template, f"{status // 100}xx")
     telemetry.HTTP_REQUESTS.labels(*labels).inc()
     telemetry.HTTP_SECONDS.labels(*labels).observe(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import pytest
@@ -91,7 +91,8 @@ class RawClient:
             self.events += self.protocol.events_received()
             for write in self.protocol.data_to_send():
                 if write:
-                    await self.stream.send_all(write)
+                    with suppress(trio.BrokenResourceError):  # the server may be through with it
+                        await self.stream.send_all(write)
         return self.events.pop(0)
 
     async def send(self, text: bytes) -> None:

@@ -102,6 +102,24 @@ async def test_presign_waits_for_room_and_then_says_503(mock_clock: MockClock) -
         assert b"queue" in answers[0]
 
 
+async def test_a_body_that_never_comes_is_given_up(mock_clock: MockClock) -> None:
+    """408 within bounded time, and the connection ends."""
+    async with a_frontier() as served:
+        await served.frontier.web_loaded.wait()
+        stream = await served.connect()
+        await stream.send_all(
+            f"POST {PRESIGN} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode()
+        )
+        for _ in range(35):
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            mock_clock.jump(1)
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(3)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert served.frontier.streams == set()
+
+
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize("headers", [{}, {"Origin": "https://other.example"}])
 async def test_the_probes_answer_with_and_without_the_last_slash(

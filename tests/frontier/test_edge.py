@@ -209,6 +209,46 @@ async def test_pings_are_answered_while_a_reply_is_held_back(served: Served) -> 
     assert pong.opcode is Opcode.PONG
 
 
+async def test_a_client_that_closes_gets_its_last_reply_first(served: Served) -> None:
+    """Then the close frame comes back, and the end of the stream at once."""
+    client = await served.link()
+    await client.send(tag("a"))
+    client.protocol.send_close(1000)
+    await client.stream.send_all(b"".join(client.protocol.data_to_send()))
+    await served.handed(1)
+    await trio.testing.wait_all_tasks_blocked(0.02)
+    served.producer.deliver()
+    assert await client.reply() == OK
+    assert await client.close_code() == 1000
+    with trio.fail_after(1):
+        assert await client.event() is None
+
+
+async def test_a_close_does_not_wait_for_ever(mock_clock: MockClock) -> None:
+    """5 s for the reply, then the close frame; the delivery goes on."""
+    async with a_frontier() as served:
+        client = await served.link()
+        await client.send(tag("a"))
+        client.protocol.send_close(1000)
+        await client.stream.send_all(b"".join(client.protocol.data_to_send()))
+        await served.handed(1)
+        await settle(mock_clock, 6)
+        assert await client.close_code() == 1000
+        served.producer.deliver()
+        assert len(served.producer.delivered) == 1
+
+
+async def test_a_message_that_never_ends_is_given_up(mock_clock: MockClock) -> None:
+    """Though the peer is alive and sends a byte now and then."""
+    async with a_frontier() as served:
+        client = await served.link()
+        data = masked(1, b" " * 1000)
+        for index in range(22):
+            await client.stream.send_all(data[index : index + 1])
+            await settle(mock_clock, 15)
+        assert await client.close_code() == 1008
+
+
 async def test_deflate_is_declined_by_default() -> None:
     async with a_frontier() as served:
         client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
@@ -283,8 +323,7 @@ async def test_a_silent_peer_is_pinged_and_dropped(mock_clock: MockClock) -> Non
         assert event.opcode is Opcode.PING
         await settle(mock_clock, 21)
         assert len(served.frontier.links) == 1, "the client answered"
-        await client.stream.receive_some()
-        await settle(mock_clock, 21)
+        await settle(mock_clock, 41)
         assert not served.frontier.links
 
 
@@ -456,7 +495,10 @@ async def test_http_2_goes_to_the_app(served: Served) -> None:
 
     async def until(done: Callable[[], bool]) -> None:
         while not done():
-            for event in connection.receive_data(bytes(await stream.receive_some())):
+            with trio.fail_after(10):
+                data = await stream.receive_some()
+            assert data, "the server closed the connection"
+            for event in connection.receive_data(bytes(data)):
                 if isinstance(event, h2.events.ResponseReceived):
                     statuses[event.stream_id] = dict(event.headers)[b":status"]
                 elif isinstance(event, h2.events.DataReceived):
@@ -467,6 +509,8 @@ async def test_http_2_goes_to_the_app(served: Served) -> None:
     assert statuses[1] == b"200"
     connect = [(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/api/v1/ws/runs/r")]
     connection.send_headers(3, [*connect, *common, ("sec-websocket-version", "13")])
+    await stream.send_all(connection.data_to_send())
+    await until(lambda: 3 in statuses)
     connection.send_data(3, masked(1, b"[]"))
     await stream.send_all(connection.data_to_send())
     await until(lambda: b'{"status":"ok","error":null}' in texts[3])
