@@ -10,6 +10,8 @@ import pytest
 import trio
 
 from matyan.broker.base import Batch, Consumer, Partition, Producer
+from matyan.broker.kafka import open_producer, producer_config
+from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
 from matyan.broker.local import LocalBroker
 from matyan.errors import QueueFull
 from matyan.keys import Keys
@@ -26,11 +28,17 @@ class Harness:
     consumer: Callable[[], Consumer]
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "kafka"])
 async def harness(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Harness]:
-    assert request.param == "local"
+    if request.param == "kafka":
+        settings = request.getfixturevalue("settings")
+        topic = request.getfixturevalue("make_topic")()
+        async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+            config = consumer_config(settings, f"group-{topic}")
+            yield Harness(producer, lambda: KafkaConsumer(config, topic))
+        return
     store = open_rocks(tmp_path_factory.mktemp("store"))
     broker = LocalBroker(Keys(store), CAPACITY)
     yield Harness(broker.producer(), broker.ingest_consumer)

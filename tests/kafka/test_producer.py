@@ -13,7 +13,7 @@ from dev.broker import Broker
 from matyan.broker.kafka import KafkaProducer, open_producer, producer_config
 from matyan.errors import QueueFull, Unavailable
 from matyan.settings import Settings, load
-from tests.kafka.conftest import read_topic, until
+from tests.kafka.topics import read_topic, until
 
 CAPACITY = 256 << 20
 

@@ -1,65 +1,15 @@
-"""A real broker for these tests: one for the session, and more for those that kill theirs."""
+"""Making and reading topics by the plain client, and waiting for the world outside trio."""
 
 from __future__ import annotations
 
-import os
 import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
 import trio
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from dev.broker import Broker, Missing, classpath
-from matyan.settings import Settings, load
-
-
-@pytest.fixture(scope="session")
-def kafka_jars() -> None:
-    """Skips with the reason where the broker cannot be run, or fails when MATYAN_TEST_REQUIRE_KAFKA is set."""
-    try:
-        classpath()
-    except Missing as reason:
-        if os.environ.get("MATYAN_TEST_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"MATYAN_TEST_REQUIRE_KAFKA=1, but {reason}")
-        pytest.skip(str(reason))
-
-
-@pytest.fixture(scope="session")
-def broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """The session's broker. Tests make their own topics on it and do not stop it."""
-    broker = Broker(tmp_path_factory.mktemp("kafka"))
-    broker.start()
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def own_broker(kafka_jars: None, tmp_path: Path) -> Iterator[Broker]:
-    """A broker that a test may freeze, kill and start again."""
-    broker = Broker(tmp_path / "kafka")
-    broker.start()
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture
-def settings(broker: Broker) -> Settings:
-    return load({"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap})
-
-
-@pytest.fixture
-def make_topic(broker: Broker) -> Callable[..., str]:
-    """make_topic(partitions, config): the name of a new topic on the session's broker."""
-
-    def make(partitions: int = 1, config: dict[str, str] | None = None) -> str:
-        name = f"t-{uuid.uuid4().hex[:12]}"
-        create_topic(broker, name, partitions, config)
-        return name
-
-    return make
+from dev.broker import Broker
 
 
 def create_topic(

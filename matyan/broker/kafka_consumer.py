@@ -1,0 +1,489 @@
+"""Kafka's consuming side: a member of a consumer group whose partitions are read by trio tasks.
+
+One thread polls librdkafka without a pause, whatever the tasks do: rebalances are answered, partitions that are too
+far ahead are paused by bytes. Where a partition starts is decided by the stored offset (contract, section 5); offsets
+committed to Kafka follow behind. No retry of an engine, no rules, no store.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import groupby
+from typing import Any
+
+import structlog
+import trio
+from confluent_kafka import Consumer as RdConsumer
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+
+from matyan import telemetry
+from matyan.broker.base import Batch, Partition
+from matyan.broker.kafka import PollingThread, client_config
+from matyan.broker.kafka_admin import (
+    Place,
+    describe_topic,
+    describe_topic_soon,
+    metadata,
+    open_admin,
+    read_place,
+)
+from matyan.errors import OffsetConflict, Unavailable
+from matyan.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BATCH_BYTES = 1_000_000
+BATCH_AGE_S = 0.02
+"""How long records are gathered when they come slowly: half of what freshness may take."""
+BATCH_RECORDS = 4_000
+
+PAUSE_BYTES = 8 << 20
+RESUME_BYTES = 2 << 20
+"""A partition that is so far ahead of its task is paused, and resumed when the task has come so near again."""
+
+_COMMIT_S = 0.2
+_LAG_S = 1.0
+_TOPIC_S = 5.0
+_CLOSE_S = 10.0
+
+
+def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
+    """librdkafka's properties for a member of `group`."""
+    config = client_config(
+        settings,
+        **{
+            "group.id": group,
+            "partition.assignment.strategy": "cooperative-sticky",
+            # Where to start and what is done is ours to say.
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            # A paused partition drops what is fetched ahead, so little is; and a queue that was full is filled
+            # again at once instead of after a second.
+            "queued.max.messages.kbytes": 4_096,
+            "fetch.queue.backoff.ms": 10,
+            "fetch.error.backoff.ms": 100,
+        },
+    )
+    if settings.instance_id:
+        config["group.instance.id"] = settings.instance_id
+    return config
+
+
+class KafkaConsumer:
+    """A `Consumer` (base.py) of one topic.
+
+    Args:
+        config: `consumer_config`.
+        offsets_are_stored: whether the owner of a partition keeps its offset in the store. Without (the control
+            worker) the offset committed to Kafka decides where to start.
+        drain_s: seconds that the owner of a revoked partition has to leave it.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topic: str,
+        *,
+        offsets_are_stored: bool = True,
+        drain_s: float = 10.0,
+    ) -> None:
+        self.topic = topic
+        self.offsets_are_stored = offsets_are_stored
+        self._config = config
+        self._drain_s = drain_s
+
+    @asynccontextmanager
+    async def partitions(
+        self,
+    ) -> AsyncIterator[AsyncIterator[AbstractAsyncContextManager[Partition]]]:
+        member = _Member(self._config, self.topic, self.offsets_are_stored, self._drain_s)
+        try:
+            yield member.assigned()
+        finally:
+            await member.aclose()
+
+
+class _Member:
+    """One life in the group: the client, its thread, and the partitions that it owns now."""
+
+    def __init__(
+        self, config: dict[str, Any], topic: str, offsets_are_stored: bool, drain_s: float
+    ) -> None:
+        self.topic = topic
+        self.offsets_are_stored = offsets_are_stored
+        self.group: str = config["group.id"]
+        self._drain_s = drain_s
+        self._token = trio.lowlevel.current_trio_token()
+        self._send, self._receive = trio.open_memory_channel[_Partition](10_000)
+        self._stopping = threading.Event()
+        self.rd = RdConsumer(config)
+        self.admin = open_admin(config)
+        # Read and written by the thread.
+        self._parts: dict[int, _Partition] = {}
+        self._topic_id: str | None = None
+        self._asked: Any = None
+        self._next_topic_check = time.monotonic() + _TOPIC_S
+        self._thread = PollingThread(self._poll_forever, f"kafka-{topic}")
+
+    # --- in trio ---------------------------------------------------------------------------------
+
+    async def assigned(self) -> AsyncIterator[AbstractAsyncContextManager[Partition]]:
+        async for part in self._receive:
+            yield self._held(part)
+        # Only the thread's end closes the channel, and only an error ends it before `aclose`.
+        raise Unavailable(self._thread.crashed() or "the consumer is closed")
+
+    @asynccontextmanager
+    async def _held(self, part: _Partition) -> AsyncIterator[Partition]:
+        part.is_left.clear()
+        try:
+            part.topic_id = await self._look_up_topic_id(part)
+            yield part
+        finally:
+            part.is_left.set()
+
+    async def _look_up_topic_id(self, part: _Partition) -> str:
+        """Waits for the broker to say it; a partition that is revoked meanwhile gets none and is left at once."""
+        while not part.revoked.is_set():
+            try:
+                found = await trio.to_thread.run_sync(
+                    describe_topic, self.admin, self.topic, abandon_on_cancel=True
+                )
+            except Unavailable as error:
+                log.warning("waits for the topic's id", topic=self.topic, reason=str(error))
+                with trio.move_on_after(1):
+                    await part.revoked.wait()
+            else:
+                self._topic_id = str(found.topic_id)
+                return self._topic_id
+        return ""
+
+    async def aclose(self) -> None:
+        """Leaves the group. A broker that does not answer is not waited for longer than 10 s."""
+        self._stopping.set()
+        with trio.move_on_after(_CLOSE_S, shield=True):
+            await self._thread.join()
+
+    def _wake(self) -> None:
+        for part in list(self._parts.values()):
+            part.arrival.unpark_all()
+
+    # --- in the thread ---------------------------------------------------------------------------
+
+    def _poll_forever(self) -> None:
+        self.rd.subscribe(
+            [self.topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+        try:
+            while not self._stopping.is_set():
+                messages = self.rd.consume(BATCH_RECORDS, BATCH_AGE_S)
+                if messages:
+                    self._distribute(messages)
+                for part in list(self._parts.values()):
+                    part.reconcile(self.rd)
+                self._watch_topic()
+        finally:
+            self.rd.close()
+            self._token.run_sync_soon(self._send.close)
+
+    def _distribute(self, messages: list[Message[bytes, bytes]]) -> None:
+        errors = [message for message in messages if message.error() is not None]
+        if errors:
+            messages = [message for message in messages if message.error() is None]
+            for message in errors:
+                self._on_error(message)
+        for number, run in groupby(messages, Message.partition):
+            part = self._parts.get(number) if number is not None else None
+            if part is not None:
+                part.put(list(run))
+        self._token.run_sync_soon(self._wake, idempotent=True)
+
+    def _on_error(self, message: Message[bytes, bytes]) -> None:
+        error = message.error()
+        assert error is not None
+        if error.fatal():
+            raise KafkaException(error)
+        log.warning(
+            "kafka consumer", topic=self.topic, partition=message.partition(), error=error.str()
+        )
+        part = self._parts.get(message.partition() or 0)
+        if error.code() in _POSITION_IS_WRONG and part is not None:
+            # Its owner reads the stored offset again, and `start` says what is wrong.
+            self._renew([part])
+        else:
+            self._next_topic_check = 0.0
+
+    def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
+        telemetry.REBALANCES.labels("assigned").inc()
+        # Paused at a place that needs no look-up, until `start` has said where.
+        rd.incremental_assign([TopicPartition(self.topic, tp.partition, 0) for tp in partitions])
+        rd.pause(partitions)
+        self._announce(tp.partition for tp in partitions)
+
+    def _announce(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            part = _Partition(self, number)
+            self._parts[number] = part
+            self._token.run_sync_soon(self._send.send_nowait, part)
+
+    def _on_revoke(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
+        """Answers when each owner has left its partition, or at the deadline: being late is harmless, since the
+        stored offset fences it."""
+        telemetry.REBALANCES.labels("revoked").inc()
+        parts = self._leave(partitions)
+        deadline = time.monotonic() + self._drain_s
+        for part in parts:
+            if not part.is_left.wait(max(0.0, deadline - time.monotonic())):
+                log.warning(
+                    "a revoked partition is not left in time",
+                    topic=self.topic,
+                    partition=part.partition,
+                )
+            part.commit(rd)
+        rd.incremental_unassign(partitions)
+
+    def _on_lost(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
+        """Others own them already: nothing is gained by waiting."""
+        telemetry.REBALANCES.labels("lost").inc()
+        self._leave(partitions)
+        rd.incremental_unassign(partitions)
+
+    def _leave(self, partitions: Iterable[TopicPartition]) -> list[_Partition]:
+        parts = [
+            part for tp in partitions if (part := self._parts.pop(tp.partition, None)) is not None
+        ]
+        for part in parts:
+            self._token.run_sync_soon(part.leave)
+        return parts
+
+    def _renew(self, parts: list[_Partition]) -> None:
+        """Ends the ownership of `parts` and begins a new one of the same partitions."""
+        tps = [part.tp for part in parts]
+        self.rd.pause(tps)
+        self._leave(tps)
+        self._announce(part.partition for part in parts)
+
+    def _watch_topic(self) -> None:
+        """A topic that was deleted and created again has another id, and its offsets mean something else."""
+        if self._asked is not None:
+            if not self._asked.done():
+                return
+            asked, self._asked = self._asked, None
+            if asked.exception() is None and self._topic_id is not None:
+                found = str(asked.result().topic_id)
+                if found != self._topic_id:
+                    log.error("the topic was created again", topic=self.topic, topic_id=found)
+                    self._topic_id = found
+                    self._renew(list(self._parts.values()))
+        elif time.monotonic() >= self._next_topic_check:
+            self._next_topic_check = time.monotonic() + _TOPIC_S
+            self._asked = describe_topic_soon(self.admin, self.topic)
+
+
+_POSITION_IS_WRONG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+
+
+class _Partition:
+    """A partition while this member owns it. Tasks and the thread share it; each field says whose it is."""
+
+    def __init__(self, member: _Member, number: int) -> None:
+        self.topic = member.topic
+        self.topic_id = ""
+        self.partition = number
+        self.tp = TopicPartition(member.topic, number)
+        self.revoked = trio.Event()
+        self.arrival = trio.lowlevel.ParkingLot()
+        self.is_left = threading.Event()
+        self.is_left.set()
+        self._member = member
+        self._queue: deque[tuple[list[int], list[bytes | None], list[bytes], int]] = deque()
+        # Bytes that came and that went: each has one writer, the thread and the task.
+        self._came = 0
+        self._went = 0
+        # Written by the task, read by the thread.
+        self._seek_to: int | None = None
+        self._held_back = False
+        self._done: int | None = None
+        self._placed = trio.Event()
+        self._place_error: KafkaException | None = None
+        # The thread's.
+        self._started = False
+        self._paused_at: float | None = time.monotonic()
+        self._committed: int | None = None
+        self._next_commit = 0.0
+        self._next_lag = 0.0
+
+    # --- in trio: the interface ------------------------------------------------------------------
+
+    async def start(self, stored: int | None) -> int:
+        offset = await trio.to_thread.run_sync(self._locate, stored, abandon_on_cancel=True)
+        self._placed = trio.Event()
+        self._place_error = None
+        self._seek_to = offset
+        await self._placed.wait()
+        if self.revoked.is_set():
+            raise Unavailable(f"{self.topic} [{self.partition}] was revoked")
+        if self._place_error is not None:
+            raise Unavailable(str(self._place_error)) from self._place_error
+        return offset
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        queue = self._queue
+        while True:
+            # Under load a chunk always waits: so this is where the wish to leave is heard.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while not queue and not self.revoked.is_set():
+                await self.arrival.park()
+            if self.revoked.is_set():
+                return
+            offsets, keys, values, size = queue.popleft()
+            while queue and size + queue[0][3] <= BATCH_BYTES:
+                more = queue.popleft()
+                offsets += more[0]
+                keys += more[1]
+                values += more[2]
+                size += more[3]
+            self._went += size
+            yield Batch(offsets, keys, values, offsets[-1] + 1)
+
+    def committed(self, next_offset: int) -> None:
+        self._done = next_offset
+
+    def pause(self) -> None:
+        self._held_back = True
+
+    def resume(self) -> None:
+        self._held_back = False
+
+    def leave(self) -> None:
+        self.revoked.set()
+        self.arrival.unpark_all()
+        self._placed.set()
+
+    # --- in a worker thread: where to start --------------------------------------------------------
+
+    def _locate(self, stored: int | None) -> int:
+        """The contract's rules for the place of a partition (section 5).
+
+        Raises:
+            OffsetConflict: only a person can say what is right.
+            Unavailable: the broker does not answer.
+        """
+        # By another client: confluent-kafka's Consumer does not answer a second thread while one is in consume().
+        place = read_place(self._member.admin, self._member.group, self.topic, [self.partition])
+        return self._choose(stored, place[self.partition])
+
+    def _choose(self, stored: int | None, found: Place) -> int:
+        low, high, committed, is_ours = found.low, found.high, found.committed, found.is_ours
+        place = f"{self.topic} [{self.partition}]"
+        if not self._member.offsets_are_stored:
+            return low if committed is None else min(max(committed, low), high)
+        if stored is None:
+            if committed is None or is_ours:
+                # Ours without a stored offset: this store has never seen the topic, so it gets all of it.
+                return low
+            if not low <= committed <= high:
+                raise OffsetConflict(
+                    f"{place}: the store knows no offset, and the committed one, {committed}, is not between the "
+                    f"topic's first and end offset, {low} and {high}: `matyan offsets reset` says where to start"
+                )
+            log.info("takes over from a committed offset", place=place, offset=committed)
+            return committed
+        if stored > high:
+            raise OffsetConflict(
+                f"{place}: the stored offset {stored} is beyond the topic's end {high}: records were lost by the "
+                "broker, or the store belongs to another cluster; `matyan offsets reset --to end` or `--to start` "
+                "goes on from there"
+            )
+        if stored < low:
+            raise OffsetConflict(
+                f"{place}: the stored offset is {stored}, but the topic begins at {low}: its retention removed "
+                f"{low - stored} records before they were stored; `matyan offsets reset --to start` accepts that"
+            )
+        if committed is not None and committed > stored and not is_ours:
+            raise OffsetConflict(
+                f"{place}: another program of the group {self._member.group} committed {committed}, beyond the stored "
+                f"offset {stored}: stop it; then `matyan offsets reset --to stored` applies those records here too, "
+                "and `--to committed` skips them"
+            )
+        return stored
+
+    # --- in the polling thread -----------------------------------------------------------------------
+
+    def put(self, messages: list[Message[bytes, bytes]]) -> None:
+        if not self._started or self._seek_to is not None:
+            return  # from before a seek
+        size = sum(map(len, messages))
+        self._came += size
+        self._queue.append(
+            (
+                list(map(Message.offset, messages)),  # type: ignore[arg-type]
+                list(map(Message.key, messages)),
+                [message.value() or b"" for message in messages],
+                size,
+            )
+        )
+
+    def reconcile(self, rd: RdConsumer) -> None:
+        """Makes the client do what the tasks want by now."""
+        if self._seek_to is not None:
+            self._seek(rd)
+        ahead = self._came - self._went
+        is_paused = self._paused_at is not None
+        wants_pause = (
+            not self._started
+            or self._held_back
+            or ahead > (RESUME_BYTES if is_paused else PAUSE_BYTES)
+        )
+        now = time.monotonic()
+        if wants_pause and not is_paused:
+            rd.pause([self.tp])
+            self._paused_at = now
+        elif is_paused and not wants_pause:
+            rd.resume([self.tp])
+            telemetry.PAUSED_SECONDS.labels(self.topic).inc(now - (self._paused_at or now))
+            self._paused_at = None
+        if self._done != self._committed and now >= self._next_commit:
+            self._next_commit = now + _COMMIT_S
+            self.commit(rd)
+        if now >= self._next_lag and self._done is not None:
+            self._next_lag = now + _LAG_S
+            watermarks = rd.get_watermark_offsets(self.tp, cached=True)
+            if watermarks is not None and watermarks[1] >= 0:
+                telemetry.LAG.labels(self.topic, str(self.partition)).set(
+                    max(0, watermarks[1] - self._done)
+                )
+
+    def _seek(self, rd: RdConsumer) -> None:
+        assert self._seek_to is not None
+        try:
+            rd.seek(TopicPartition(self.topic, self.partition, self._seek_to))
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:
+                return  # the client has not begun with a new partition yet: in the next round
+            self._place_error = error
+        else:
+            self._queue.clear()
+            self._went = self._came
+            self._started = True
+        self._seek_to = None
+        self._member._token.run_sync_soon(self._placed.set)
+
+    def commit(self, rd: RdConsumer) -> None:
+        """Tells Kafka how far the store is. Not waited for: the stored offset is the truth."""
+        done = self._done
+        if done is None or done == self._committed:
+            return
+        self._committed = done
+        rd.commit(
+            offsets=[TopicPartition(self.topic, self.partition, done, metadata(self.topic_id))],
+            asynchronous=True,
+        )
