@@ -278,7 +278,10 @@ class Link:
         if now >= self._deadline:
             self.drop()
         elif self._parted:
-            return
+            # A peer that was refused in the middle of a message may still be sending it. asyncio (of Python 3.11) breaks
+            # when the end comes before its buffer is empty, and with it the SDK's sender: so not before it is quiet.
+            if not self._closed and self._protocol.eof_sent and now >= self._heard + SWEEP_EVERY:
+                self._end_sending()
         elif self._farewell:
             if now >= self._farewell_by:
                 self._part()
@@ -335,16 +338,15 @@ class Link:
         self._resume_if_possible()
 
     def _end_if_through(self) -> None:
-        """Ends the connection once the farewell is out: at once after both close frames, else with a moment's linger."""
-        if not self._parted or self._out or self._closed:
-            return
-        if self._protocol.close_rcvd is not None:
+        """Ends the connection once the farewell is out: at once after both close frames, else `sweep` lingers."""
+        if self._parted and not self._out and self._protocol.close_rcvd is not None:
             self.drop()
-        elif self._protocol.eof_sent:
-            try:
-                self._sock.shutdown(socket.SHUT_WR)
-            except OSError:
-                self.drop()
+
+    def _end_sending(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.drop()
 
     def _resume_if_possible(self) -> None:
         if self._resume is not None and not self._out and not self._session.crowded:
