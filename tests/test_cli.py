@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -431,3 +432,46 @@ def test_help_teaches() -> None:
 def test_no_such_command() -> None:
     """Click's own errors keep their exit code."""
     assert "No such command" in matyan("fly", check=2).stderr
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_dead_letter_is_listed_shown_and_replayed(tmp_path, stopped) -> None:
+    """A point without a step after the highest step there is: its record is kept, the others of its frame are stored."""
+    with running(tmp_path / "data") as tracker:
+        top = 2**63 - 1
+        last = {**metric("loss", 0, 2.0), "step": None, "client_datetime": START}
+        send(tracker, "alpha-1", metric("loss", top, 1.0))
+        send(tracker, "alpha-1", metric("other", 0, 1.0), last, metric("other", 1, 2.0))
+        if stopped:
+            assert tracker.stop() == 0
+        data = tracker.data
+        (letter,) = asked("dlq", "list", "--data", data)
+        assert (letter["run"], letter["type"]) == ("alpha-1", "log_metric")
+        assert "step" in letter["error_text"]
+        shown = json.loads(matyan("dlq", "show", str(letter["id"]), "--data", data).stdout)
+        assert (shown["payload"]["name"], shown["payload"]["step"]) == ("loss", None)
+        # Nothing was mended, so it comes back, and the exit code says so.
+        again = matyan("dlq", "replay", "--all", "--data", data, check=1)
+        assert "dead again" in again.stdout
+        assert len(asked("dlq", "list", "--data", data)) == 1
+        assert asked("runs", "--data", data)[0]["points"] == 3
+
+
+def test_up_in_a_terminal_shows_one_live_line(tmp_path) -> None:
+    """Connections, messages/s, points, waiting and errors; Ctrl-C ends it with 0."""
+    pid, master = pty.fork()
+    if pid == 0:
+        arguments = [*MATYAN, "up", "--data", str(tmp_path / "data"), "--port", "0"]
+        os.execvpe(MATYAN[0], arguments, environment(TERM="xterm-256color"))
+    seen = b""
+    while b"errors" not in seen:
+        seen += os.read(master, 65_536)
+    os.write(master, b"\x03")
+    with contextlib.suppress(OSError):
+        while piece := os.read(master, 65_536):
+            seen += piece
+    os.close(master)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    text = seen.decode()
+    assert "0 connections · 0 messages/s · 0 points · 0 kB waiting · 0 errors" in text
+    assert "Traceback" not in text
