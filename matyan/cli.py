@@ -341,12 +341,11 @@ def delete(run: str, data: Path, yes: bool) -> None:
     with _reader(data) as reader:
         shown = reader.show(run)
         points = sum(sequence["points"] for sequence in shown["sequences"])
-        if not yes:
-            click.confirm(
-                f"Delete run {shown['run']} ({shown['meta'].get('name')}, {points} points) for good?",
-                abort=True,
-                err=True,
-            )
+        question = (
+            f"Delete run {shown['run']} ({shown['meta'].get('name')}, {points} points) for good?"
+        )
+        if not yes and not click.confirm(question, err=True):
+            raise MatyanError("nothing was deleted")
         deleted = reader.delete(shown["run"])
     click.echo(f"deleted run {deleted['run']} ({points} points)")
     if deleted["blobs_pending"]:

@@ -229,8 +229,9 @@ def test_delete_asks_and_deletes(tmp_path, stopped) -> None:
         if stopped:
             assert tracker.stop() == 0
         data = tracker.data
-        asking = matyan("delete", "alpha-1", "--data", data, input="n\n", check=130)
+        asking = matyan("delete", "alpha-1", "--data", data, input="n\n", check=1)
         assert "102 points" in asking.stderr
+        assert "nothing was deleted" in asking.stderr
         assert len(asked("runs", "--data", data)) == 1
         assert "alpha-1" in matyan("delete", "alpha-1", "--data", data, "--yes").stdout
         assert asked("runs", "--data", data) == []
@@ -475,3 +476,21 @@ def test_up_in_a_terminal_shows_one_live_line(tmp_path) -> None:
     text = seen.decode()
     assert "0 connections · 0 messages/s · 0 points · 0 kB waiting · 0 errors" in text
     assert "Traceback" not in text
+
+
+def test_ctrl_c_is_quiet(tmp_path) -> None:
+    """A command that is interrupted ends with 130 and no traceback, and does nothing."""
+    with running(tmp_path / "data") as tracker:
+        fill(tracker, "alpha-1")
+        asking = subprocess.Popen(
+            [*MATYAN, "delete", "alpha-1", "--data", str(tracker.data)],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
+        assert asking.stderr is not None
+        assert b"Delete run" in asking.stderr.read(10)
+        asking.send_signal(signal.SIGINT)
+        assert b"Traceback" not in asking.stderr.read()
+        assert asking.wait(30) == 130
+        assert len(asked("runs", "--data", tracker.data)) == 1
