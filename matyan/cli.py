@@ -66,7 +66,7 @@ def main() -> None:
     """The entry point of the console script."""
     with _known_errors():
         try:
-            code = cli.main(standalone_mode=False)
+            code = cli.main(prog_name="matyan", standalone_mode=False)
         except click.exceptions.Abort:
             click.echo(err=True)
             raise SystemExit(130) from None

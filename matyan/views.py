@@ -243,7 +243,7 @@ def plot(
             continue
         if first_step is None:
             first_step = block.points.steps[0]
-            scale = (columns - 1) / max(1, last_step - first_step)
+            scale = columns / max(1, last_step - first_step + 1)
         for step, value in zip(block.points.steps, block.points.values, strict=True):
             if math.isfinite(value):
                 # Points may have come since `last_step` was read.
