@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 # --- commands that live elsewhere: name -> ("module:attribute", one line for --help) -------------
 
-LAZY: dict[str, tuple[str, str]] = {}
+LAZY: dict[str, tuple[str, str]] = {
+    "frontier": ("matyan.services:frontier", "Take data from clients and hand it to Kafka."),
+    "ingest-worker": ("matyan.services:ingest_worker", "Apply the records in Kafka to the store."),
+    "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
+    "topics": ("matyan.services:topics", "Make and check the topics in Kafka."),
+}
 
 
 class Commands(click.Group):

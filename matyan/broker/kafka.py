@@ -20,9 +20,11 @@ import trio
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
 
-from matyan.broker.base import DeliveryCallback
+from matyan import __version__
+from matyan.broker.base import ControlEvent, DeadLetter, DeliveryCallback
 from matyan.errors import QueueFull, Unavailable
 from matyan.settings import Settings
+from matyan.store.base import Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -379,3 +381,72 @@ async def open_producer(
         yield producer
     finally:
         await producer.aclose()
+
+
+class KafkaOutbox:
+    """An `Outbox` (base.py): events and dead letters are delivered before the transaction that they belong to."""
+
+    def __init__(self, settings: Settings) -> None:
+        # Shorter than a frame's: a worker that waits here tries again by itself, and is paused meanwhile.
+        self._config = {**producer_config(settings), "delivery.timeout.ms": 30_000}
+        del self._config["delivery.report.only.error"]
+        self._control_topic = settings.kafka_control_events_topic
+        self._rd: RdProducer | None = None
+        self._lock = threading.Lock()
+
+    async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        if events or dead:
+            await trio.to_thread.run_sync(self._deliver, events, dead)
+
+    def within(
+        self, tr: Transaction, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]
+    ) -> None:
+        """Nothing to do: `before` has delivered them."""
+
+    async def bury(self, dead: Sequence[DeadLetter]) -> None:
+        """Delivers dead letters. Raises Unavailable: try again."""
+        await self.before([], dead)
+
+    def _deliver(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        failed: list[str] = []
+
+        def report(error: KafkaError | None, message: Message[bytes, bytes]) -> None:
+            if error is not None:
+                failed.append(error.str())
+
+        with self._lock:
+            try:
+                rd = self._rd = self._rd or RdProducer(self._config)
+                for event in events:
+                    rd.produce(self._control_topic, event.to_bytes(), on_delivery=report)
+                for letter in dead:
+                    rd.produce(
+                        f"{letter.topic}-dlq",
+                        letter.value,
+                        letter.key,
+                        on_delivery=report,
+                        headers=letter_headers(letter, time.time()),
+                    )
+                left = rd.flush(31)
+            except KafkaException as error:
+                # A fatal error: the next attempt makes another client.
+                self._rd = None
+                raise Unavailable(f"Kafka did not take an event: {error.args[0].str()}") from error
+        if failed or left:
+            raise Unavailable(
+                f"Kafka did not take {len(failed) + left} events or dead letters: {', '.join(set(failed))}"
+            )
+
+
+def letter_headers(letter: DeadLetter, moment: float) -> list[tuple[str, str | bytes | None]]:
+    """The headers of a dead letter (contract, section 3). moment: epoch seconds."""
+    fields = {
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "error_class": letter.error_class,
+        "error_text": letter.error_text,
+        "version": __version__,
+        "time": moment,
+    }
+    return [(name, str(field).encode()) for name, field in fields.items()]

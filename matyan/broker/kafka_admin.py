@@ -5,7 +5,7 @@ Blocking calls, for a thread. Nothing here is on a record's way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,10 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from matyan.errors import Unavailable
+from matyan.settings import Settings
 
 _NETWORK_S = 10.0
 
@@ -124,3 +125,47 @@ def _result(soon: Future[Any], topic: str) -> Any:
 
 
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
+
+
+def topic_names(settings: Settings) -> dict[str, int]:
+    """The topics of a deployment and how many partitions `create_topics` gives each."""
+    ingest, control = settings.kafka_data_ingestion_topic, settings.kafka_control_events_topic
+    return {ingest: 6, control: 1, f"{ingest}-dlq": 1, f"{control}-dlq": 1}
+
+
+def create_topics(admin: AdminClient, topics: Mapping[str, int], replication: int) -> list[str]:
+    """Makes those of `topics` that are missing; returns their names.
+
+    Raises:
+        Unavailable: the broker does not answer, or does not make them.
+    """
+    missing = [name for name in topics if name not in known_topics(admin)]
+    if missing:
+        new = [NewTopic(name, topics[name], replication) for name in missing]
+        for name, soon in admin.create_topics(new, request_timeout=_NETWORK_S).items():
+            _result(soon, name)
+    return missing
+
+
+def known_topics(admin: AdminClient) -> set[str]:
+    """The topics that the broker has.
+
+    Raises:
+        Unavailable: it does not answer.
+    """
+    try:
+        return set(admin.list_topics(timeout=_NETWORK_S).topics)
+    except KafkaException as error:
+        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+
+
+def require_topics(admin: AdminClient, topics: Iterable[str]) -> None:
+    """
+    Raises:
+        Unavailable: the broker does not answer, or some are missing.
+    """
+    missing = sorted(set(topics) - known_topics(admin))
+    if missing:
+        raise Unavailable(
+            f"Kafka has no topic {', '.join(missing)}: `matyan topics create` makes them"
+        )
