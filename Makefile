@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/*.pxi) setup.py pyproject.toml
 
-.PHONY: setup run kafka test lint asan clean
+.PHONY: setup run kafka test lint asan clean bench
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -39,6 +39,11 @@ asan: setup
 	cd $(ASAN) && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=. \
 		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . --hypothesis-profile=ci tests/test_codec_*.py
+
+# Short forms; each program's --help names its options. The peers' environments are made under build/.
+bench: setup
+	$(BIN)/python -m bench.ingest --rounds 1 --seconds 3 --scale 0.2
+	$(BIN)/python -m bench.peers --rounds 1 --scale 0.2
 
 clean:
 	rm -rf $(VENV) build *.egg-info matyan/_codec.c matyan/*.so

@@ -32,7 +32,7 @@ class Matyan:
     """The unmodified SDK, matyan-client."""
 
     def connect(self, url: str, run: str, folder: str) -> None:
-        from matyan_client import Run
+        from matyan_client import Run  # type: ignore[import-untyped,unused-ignore]
 
         self.run = Run(run_hash=run, repo=url, capture_terminal_logs=False)
         self.transport = self.run._ws

@@ -1,0 +1,214 @@
+"""The frontier beside the reference's: `matyan-frontier` 0.3.0 and ours in turn, on one Kafka broker, under one load generator.
+
+    python -m bench.frontier [--rounds 3] [--seconds 5] [--only reference,ours] [--env FOLDER] [--python python3.12]
+
+The broker is `dev/broker.py`'s (one node, real Kafka, in a folder under build/). The reference runs in an environment of its own (Python 3.12,
+made from the package index under build/bench/envs, or given by --env), with its defaults; ours with its defaults: one setting for all loads.
+
+What is counted, and the bias that it has:
+- messages/s and acknowledgements are the generator's (see `loadgen.py`); CPU is the frontier's alone, the broker's stands beside it.
+- After each load the topic must have grown by as many records as were acknowledged, and one create_run a connection.
+- Neither is offered permessage-deflate, which the reference would accept and pay for; the SDK offers it.
+- Broker, frontier and generator share the machine's cores.
+- bare: confluent-kafka with our producer's setting and prebuilt records of the size that ours writes; what the broker takes without a frontier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from bench import loadgen
+from bench.loadgen import Load
+from bench.machine import (
+    Server,
+    busy,
+    describe,
+    environment,
+    free_port,
+    leave_no_server,
+    number,
+    say,
+    table,
+)
+from dev.broker import TOPICS, Broker, running
+from matyan import settings
+from matyan.broker.kafka import producer_config
+
+BUILD = Path(__file__).resolve().parent.parent / "build"
+TOPIC = "data-ingestion"
+LOADS = (
+    *(Load(connections, messages) for connections in (1, 32) for messages in (1, 10, 100)),
+    Load(500, 10, rate=20),
+    Load(100, 10, rate=5),
+)
+
+
+def reference(python: str, env: Path | None) -> list[str]:
+    """The reference's command, installed when it is not there."""
+    folder = env or BUILD / "bench" / "envs" / "frontier"
+    if not (folder / "bin" / "matyan-frontier").exists():
+        say(f"installing matyan-frontier in {folder}")
+        subprocess.run([python, "-m", "venv", str(folder)], check=True)
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
+        subprocess.run([*pip, "matyan-frontier==0.3.0", "matyan-api-models==0.2.1"], check=True)
+    return [str(folder / "bin" / "matyan-frontier"), "start"]
+
+
+def ours() -> list[str]:
+    return [str(Path(sys.executable).with_name("matyan")), "frontier"]
+
+
+def records(broker: Broker) -> int:
+    """Records of the topic."""
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "bench"})
+    try:
+        marks = [
+            consumer.get_watermark_offsets(TopicPartition(TOPIC, partition), timeout=10)
+            for partition in range(TOPICS[TOPIC])
+        ]
+        return sum(high for _, high in marks)
+    finally:
+        consumer.close()
+
+
+def cpu_of(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(
+    command: list[str], broker: Broker, load: Load, scratch: Path, seconds: float
+) -> dict[str, float]:
+    """One load on a fresh frontier."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    port = free_port()
+    env = environment(KAFKA_BOOTSTRAP_SERVERS=broker.bootstrap, HOST="127.0.0.1", PORT=str(port))
+    with Server(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        ready=f"http://127.0.0.1:{port}/health/live/",
+        env=env,
+        folder=folder,
+    ) as server:
+        server.quiet()
+        # The first frame must not pay for the producer's connection.
+        loadgen.run(port, Load(1, 1), frames=20, seconds=30)
+        before = records(broker)
+        assert broker.process is not None
+        broker_cpu = cpu_of(broker.process.pid)
+        done = loadgen.run(port, load, seconds=seconds, cpu=server.cpu)
+        broker_cpu = cpu_of(broker.process.pid) - broker_cpu
+        memory = server.memory()
+    grown = records(broker) - before
+    if grown != done["acknowledged"] + load.connections:
+        raise RuntimeError(f"{load}: {done['acknowledged']} acknowledged, {grown} in the topic")
+    return {
+        "messages_per_s": done["messages_per_s"],
+        "p50": done["ack_ms"]["p50"],
+        "p99": done["ack_ms"]["p99"],
+        "cpu": done["cpu_s_per_million"],
+        "broker_cpu": broker_cpu / done["acknowledged"] * 1e6,
+        "rss_mb": memory / 1e6,
+    }
+
+
+def bare(broker: Broker, seconds: float) -> tuple[float, float]:
+    """(messages/s in bulk, milliseconds for one at a time) of confluent-kafka alone."""
+    given = dataclasses.replace(settings.load(ignore=()), kafka_bootstrap_servers=broker.bootstrap)
+    producer = Producer({**producer_config(given), "queue.buffering.max.messages": 200_000})
+    value, keys = b"x" * 330, [f"bare-{i:05d}".encode() for i in range(32)]
+    begun = time.perf_counter()
+    sent = 0
+    while time.perf_counter() - begun < seconds:
+        for key in keys:
+            for _ in range(100):
+                while True:
+                    try:
+                        producer.produce(TOPIC, value, key)
+                        break
+                    except BufferError:
+                        producer.poll(0.01)
+        sent += 100 * len(keys)
+        producer.poll(0)
+    producer.flush(60)
+    rate = sent / (time.perf_counter() - begun)
+    times = []
+    for _ in range(1000):
+        one = time.perf_counter()
+        producer.produce(TOPIC, value, keys[0])
+        producer.flush(10)
+        times.append(time.perf_counter() - one)
+    return rate, statistics.median(times) * 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Our frontier and the reference's, on Kafka.")
+    parser.add_argument("--rounds", type=int, default=3, help="medians over so many")
+    parser.add_argument("--seconds", type=float, default=5, help="of each load")
+    parser.add_argument("--only", default="reference,ours")
+    parser.add_argument("--env", type=Path, help="an environment that has matyan-frontier 0.3.0")
+    parser.add_argument("--python", default="python3.12", help="makes that environment")
+    given = parser.parse_args()
+    leave_no_server()
+    commands: dict[str, list[str]] = {}
+    for name in given.only.split(","):
+        commands[name] = ours() if name == "ours" else reference(given.python, given.env)
+    BUILD.mkdir(exist_ok=True)
+    results: dict[tuple[Load, str], list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory(prefix="frontier-", dir=BUILD) as name:
+        scratch = Path(name)
+        with running(scratch / "kafka") as broker:
+            print(f"{describe('matyan-trio', 'confluent-kafka')}; {busy():.1f} cores busy before\n")
+            alone, single = bare(broker, given.seconds)
+            for _ in range(given.rounds):
+                for load in LOADS:
+                    for who, command in commands.items():
+                        result = measure(command, broker, load, scratch, given.seconds)
+                        say(f"{load}, {who}: {result}")
+                        results.setdefault((load, who), []).append(result)
+    print(report(results))
+    print(f"\nbare confluent-kafka: {number(alone)} messages/s, {number(single)} ms one at a time")
+    busiest = Load(32, 100)
+    if (busiest, "ours") in results:
+        share = medians(results[busiest, "ours"])["messages_per_s"] / alone
+        print(f"ours at {busiest}: {share:.0%} of that")
+
+
+def medians(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+
+
+def report(results: dict[tuple[Load, str], list[dict[str, float]]]) -> str:
+    columns = {
+        "messages/s": "messages_per_s",
+        "ack p50, ms": "p50",
+        "p99": "p99",
+        "CPU s / million": "cpu",
+        "broker's": "broker_cpu",
+        "RSS, MB": "rss_mb",
+    }
+    rows: list[list[Any]] = []
+    for load in LOADS:
+        found = {who: medians(r) for (of, who), r in results.items() if of == load}
+        for who, median in found.items():
+            rows.append([f"{load}, {who}", *(number(median[key]) for key in columns.values())])
+        if len(found) == 2:
+            a, b = found["ours"], found["reference"]
+            rows.append(
+                [f"{load}, ours : reference", *(f"{a[k] / b[k]:.2f}" for k in columns.values())]
+            )
+    return table(["connections × messages a frame", *columns], rows)
+
+
+if __name__ == "__main__":
+    main()
