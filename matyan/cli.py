@@ -29,6 +29,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "ingest-worker": ("matyan.services:ingest_worker", "Apply the records in Kafka to the store."),
     "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
     "topics": ("matyan.services:topics", "Make and check the topics in Kafka."),
+    "offsets": ("matyan.services:offsets", "Compare stored and Kafka's offsets; set them."),
 }
 
 

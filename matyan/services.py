@@ -1,4 +1,5 @@
-"""The services of a deployment, one a process: `matyan frontier`, `ingest-worker`, `control-worker`; and `topics`.
+"""The services of a deployment, one a process: `matyan frontier`, `ingest-worker`, `control-worker`;
+and the commands `topics` and `offsets`.
 
 Puts parts together; decides nothing about records. What a service does not need it does not import: the frontier's
 process holds neither a store nor blob content.
@@ -16,9 +17,13 @@ import trio
 
 from matyan import logs
 from matyan.broker.kafka_admin import (
+    Place,
+    commit_offsets,
     create_topics,
+    describe_topic,
     known_topics,
     open_admin,
+    read_place,
     require_topics,
     topic_names,
 )
@@ -149,11 +154,9 @@ def ingest_worker(
     store_: str, workers: int, metrics_port: int | None, kafka_bootstrap_servers: str | None
 ) -> int:
     """Apply the records in Kafka to the store, each exactly once."""
-    engine, _, folder = store_.partition(":")
-    if engine != "rocks" or not folder:
-        raise ConfigurationError(f"--store {store_}: expected rocks:FOLDER")
+    folder = _folder(store_)
     settings = _load(metrics_port=metrics_port, kafka_bootstrap_servers=kafka_bootstrap_servers)
-    return trio.run(_ingest, settings, Path(folder), workers)
+    return trio.run(_ingest, settings, folder, workers)
 
 
 async def _ingest(settings: Settings, folder: Path, count: int) -> int:
@@ -294,3 +297,98 @@ def topics_check() -> None:
         click.echo(f"{name}\t{'ok' if name in known else 'missing'}")
     if set(topic_names(settings)) - known:
         raise MatyanError("topics are missing: `matyan topics create` makes them")
+
+
+# --- offsets -------------------------------------------------------------------------------------
+
+
+@click.group()
+def offsets() -> None:
+    """Compare the stored offsets with Kafka's, and say where ingestion goes on."""
+
+
+@offsets.command("show")
+@click.option("--store", "store_", required=True, metavar="rocks:FOLDER")
+def offsets_show(store_: str) -> None:
+    """Print stored, committed and end offset and the lag of each partition; no worker may run."""
+    click.echo("partition\tstored\tcommitted\tend\tlag")
+    for number, stored, place in trio.run(_offsets, load(), _folder(store_), None):
+        behind = place.high - (place.low if stored is None else stored)
+        click.echo(f"{number}\t{stored}\t{place.committed}\t{place.high}\t{behind}")
+
+
+@offsets.command("reset")
+@click.option("--store", "store_", required=True, metavar="rocks:FOLDER")
+@click.option("--to", type=click.Choice(["start", "end", "stored", "committed"]), required=True)
+@click.option("--partition", type=int, help="Only this one.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def offsets_reset(store_: str, to: str, partition: int | None, yes: bool) -> None:
+    """Set where ingestion goes on, in the store and in Kafka; no worker may run.
+
+    Before an offset that was stored, records are applied twice; beyond it, they are skipped for good.
+    """
+    which = "every partition" if partition is None else f"partition {partition}"
+    if not yes:
+        click.confirm(f"Set {which} to its {to} offset?", abort=True, err=True)
+
+    def choose(number: int, stored: int | None, place: Place) -> int | None:
+        if partition is not None and number != partition:
+            return None
+        return {
+            "start": place.low,
+            "end": place.high,
+            "stored": stored,
+            "committed": place.committed,
+        }[to]
+
+    for number, stored, _ in trio.run(_offsets, load(), _folder(store_), choose):
+        click.echo(f"{number}\t{stored}")
+
+
+def _folder(store_: str) -> Path:
+    engine, _, folder = store_.partition(":")
+    if engine != "rocks" or not folder:
+        raise ConfigurationError(f"--store {store_}: expected rocks:FOLDER")
+    return Path(folder)
+
+
+async def _offsets(
+    settings: Settings,
+    folder: Path,
+    choose: Callable[[int, int | None, Place], int | None] | None,
+) -> list[tuple[int, int | None, Place]]:
+    """(partition, stored offset, place) of each partition, after `choose` has set those that it names."""
+    from matyan.broker.kafka import client_config
+    from matyan.keys import Keys, pack_value, unpack_value
+    from matyan.store.base import Transaction
+    from matyan.store.rocks import open_rocks
+
+    admin = open_admin(client_config(settings))
+    topic, group = settings.kafka_data_ingestion_topic, "ingestion-workers"
+    described = describe_topic(admin, topic)
+    topic_id = str(described.topic_id)
+    places = read_place(admin, group, topic, [row.id for row in described.partitions])
+    store = open_rocks(folder)
+    try:
+        keys = Keys(store)
+
+        def body(tr: Transaction) -> list[tuple[int, int | None, Place]]:
+            rows = []
+            for number, place in sorted(places.items()):
+                key = keys.ingest(topic_id, number)
+                packed = tr.get(key)
+                stored = None if packed is None else int(unpack_value(packed))
+                chosen = None if choose is None else choose(number, stored, place)
+                if chosen is not None:
+                    tr.set(key, pack_value(chosen))
+                    stored = chosen
+                rows.append((number, stored, place))
+            return rows
+
+        rows = await store.transact(body)
+    finally:
+        await store.aclose()
+    if choose is not None:
+        known = {number: stored for number, stored, _ in rows if stored is not None}
+        commit_offsets(admin, group, topic, topic_id, known)
+    return rows

@@ -169,3 +169,22 @@ def require_topics(admin: AdminClient, topics: Iterable[str]) -> None:
         raise Unavailable(
             f"Kafka has no topic {', '.join(missing)}: `matyan topics create` makes them"
         )
+
+
+def commit_offsets(
+    admin: AdminClient, group: str, topic: str, topic_id: str, offsets: Mapping[int, int]
+) -> None:
+    """Commits `offsets`, by partition, as ours.
+
+    Raises:
+        Unavailable: the broker does not answer, or the group has members.
+    """
+    tps = [
+        TopicPartition(topic, partition, offset, metadata(topic_id))
+        for partition, offset in offsets.items()
+    ]
+    if tps:
+        (soon,) = admin.alter_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group, tps)], request_timeout=_NETWORK_S
+        ).values()
+        _result(soon, topic)

@@ -1,0 +1,100 @@
+"""Where a partition starts, and what a worker sends beside its transaction, on a real broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import trio
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from dev.broker import Broker
+from matyan.broker.base import ControlEvent, DeadLetter, Partition
+from matyan.broker.kafka import KafkaOutbox, open_producer, producer_config
+from matyan.broker.kafka_admin import commit_offsets
+from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
+from matyan.errors import OffsetConflict
+from matyan.settings import Settings
+from tests.kafka.topics import create_topic, read_topic
+
+
+async def fill(settings: Settings, topic: str, records: int) -> None:
+    async with open_producer(producer_config(settings), topic, 1 << 20) as producer:
+        producer.produce(b"run", [b"%d" % n for n in range(records)], lambda error: None)
+        assert await producer.flush(trio.current_time() + 30) == 0
+
+
+def commit_as_another_program(broker: Broker, topic: str, offset: int) -> None:
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    place = ConsumerGroupTopicPartitions(f"group-{topic}", [TopicPartition(topic, 0, offset)])
+    for soon in admin.alter_consumer_group_offsets([place]).values():
+        soon.result(10)
+
+
+async def start_at(settings: Settings, topic: str, stored: int | None) -> tuple[int, bytes]:
+    """Where a partition of this stored offset starts, and the first record that it gives."""
+    consumer = KafkaConsumer(consumer_config(settings, f"group-{topic}"), topic)
+    with trio.fail_after(60):
+        async with consumer.partitions() as assigned, await anext(assigned) as partition:
+            offset = await partition.start(stored)
+            return offset, (await first(partition))
+
+
+async def first(partition: Partition) -> bytes:
+    async for batch in partition.batches():
+        return batch.values[0]
+    raise AssertionError("the partition was revoked")
+
+
+async def test_without_stored_offset_it_takes_over_from_another_program(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """A fresh store goes on where the reference's worker committed; over our own commit it starts at the beginning."""
+    topic = make_topic()
+    await fill(settings, topic, 20)
+    assert await start_at(settings, topic, None) == (0, b"0")
+    commit_as_another_program(broker, topic, 7)
+    assert await start_at(settings, topic, None) == (7, b"7")
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    commit_offsets(admin, f"group-{topic}", topic, "an id", {0: 9})
+    assert await start_at(settings, topic, None) == (0, b"0")
+    assert await start_at(settings, topic, 3) == (3, b"3")
+
+
+async def test_offsets_that_contradict_each_other_are_errors(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """A stored offset beyond the end, or behind another program's commit, names the command that mends it."""
+    topic = make_topic()
+    await fill(settings, topic, 20)
+    with pytest.RaisesGroup(OffsetConflict, allow_unwrapped=True) as beyond:
+        await start_at(settings, topic, 21)
+    assert "matyan offsets reset --to end" in repr(beyond.value)
+    commit_as_another_program(broker, topic, 9)
+    with pytest.RaisesGroup(OffsetConflict, allow_unwrapped=True) as behind:
+        await start_at(settings, topic, 3)
+    assert "matyan offsets reset --to stored" in repr(behind.value)
+
+
+async def test_outbox_delivers_events_and_dead_letters(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """A dead letter carries the original bytes and key, and headers that say where it came from and why."""
+    topic = make_topic()
+    create_topic(broker, f"{topic}-dlq")
+    outbox = KafkaOutbox(settings)
+    event = ControlEvent("run_deleted", 1.5, {"run_id": "r"})
+    await outbox.before(
+        [event], [DeadLetter(topic, 3, 17, b"r", b"not a record", "Malformed", "no JSON")]
+    )
+    (letter,) = read_topic(broker, f"{topic}-dlq")
+    assert (letter.key(), letter.value()) == (b"r", b"not a record")
+    headers = dict(letter.headers() or [])  # type: ignore[arg-type]
+    assert headers["topic"] == topic.encode()
+    assert (headers["partition"], headers["offset"]) == (b"3", b"17")
+    assert (headers["error_class"], headers["error_text"]) == (b"Malformed", b"no JSON")
+    assert headers.keys() >= {"version", "time"}
+    events = [json.loads(m.value() or b"") for m in read_topic(broker, "control-events")]
+    assert {"run_id": "r"} in [row["payload"] for row in events]
