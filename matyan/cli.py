@@ -30,6 +30,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
     "topics": ("matyan.services:topics", "Make and check the topics in Kafka."),
     "offsets": ("matyan.services:offsets", "Compare stored and Kafka's offsets; set them."),
+    "doctor": ("matyan.services:doctor", "Check what the services need, and how to mend it."),
 }
 
 

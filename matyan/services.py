@@ -1,5 +1,5 @@
 """The services of a deployment, one a process: `matyan frontier`, `ingest-worker`, `control-worker`;
-and the commands `topics` and `offsets`.
+and the commands `topics`, `offsets` and `doctor`.
 
 Puts parts together; decides nothing about records. What a service does not need it does not import: the frontier's
 process holds neither a store nor blob content.
@@ -7,6 +7,7 @@ process holds neither a store nor blob content.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -392,3 +393,46 @@ async def _offsets(
         known = {number: stored for number, stored, _ in rows if stored is not None}
         commit_offsets(admin, group, topic, topic_id, known)
     return rows
+
+
+# --- doctor --------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--wait", is_flag=True, help="Wait until all is well, for an init container.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=300.0, show_default=True, help="Seconds."
+)
+def doctor(wait: bool, timeout: float) -> None:
+    """Check the settings, the broker and its topics, and the blobs' settings; say how to mend what is wrong."""
+    settings = _load()
+    end = time.monotonic() + timeout
+    while True:
+        found = _examine(settings)
+        if not wait or time.monotonic() >= end or all(why is None for why in found.values()):
+            break
+        time.sleep(1)
+    for name, why in found.items():
+        click.echo(f"{name}\t{'ok' if why is None else why}")
+    if any(why is not None for why in found.values()):
+        raise MatyanError("not all is well")
+
+
+def _examine(settings: Settings) -> dict[str, str | None]:
+    """What was examined, and what is wrong with it or None."""
+    from matyan.blobs.s3 import S3Blobs
+
+    kafka = _kafka_check(settings, list(topic_names(settings)))
+    examined: dict[str, Callable[[], object]] = {
+        "kafka": kafka,
+        "blobs": lambda: S3Blobs(settings),
+    }
+    found: dict[str, str | None] = {"settings": None}
+    for name, examine in examined.items():
+        try:
+            examine()
+        except MatyanError as error:
+            found[name] = str(error)
+        else:
+            found[name] = None
+    return found

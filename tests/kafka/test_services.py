@@ -122,3 +122,47 @@ async def test_frontier_imports_no_store(tmp_path: Path) -> None:
         "assert not bad, bad"
     )
     await trio.run_process([sys.executable, "-c", code])
+
+
+async def test_frozen_broker_holds_replies_back_and_loses_nothing(
+    own_broker: Broker, tmp_path: Path
+) -> None:
+    """While the broker is frozen no frame is acknowledged; thawed, each frame stands in the topic once, in order."""
+    with running(own_broker, "frontier", "--host", "127.0.0.1", "--port", "0") as frontier:
+        assert frontier.stdout is not None
+        line = await trio.to_thread.run_sync(frontier.stdout.readline)
+        port = int(line.split()[-1])
+        with trio.fail_after(90):
+            async with trio.open_nursery() as nursery:
+                for number in range(RUNS):
+                    nursery.start_soon(trio.to_thread.run_sync, send, port, f"run-{number}", 400)
+                await trio.sleep(1)
+                own_broker.freeze()
+                await trio.sleep(10)
+                own_broker.thaw()
+    texts: dict[str, list[str]] = {}
+    for message in read_topic(own_broker, "data-ingestion"):
+        record = json.loads(message.value() or b"")
+        texts.setdefault(record["run_id"], []).append(record["payload"]["message"])
+    expected = [f"{n}/{i}" for n in range(400) for i in range(RECORDS)]
+    assert texts == {f"run-{n}": expected for n in range(RUNS)}
+
+
+async def test_doctor_says_what_is_missing(own_broker: Broker) -> None:
+    """All is well on a broker with the topics; without a broker the exit code is 1 and the line says why."""
+
+    def ask(bootstrap: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "matyan", "doctor"],
+            env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    well = await trio.to_thread.run_sync(ask, own_broker.bootstrap)
+    assert (well.returncode, well.stdout) == (0, "settings\tok\nkafka\tok\nblobs\tok\n")
+    own_broker.kill()
+    ill = await trio.to_thread.run_sync(ask, own_broker.bootstrap)
+    assert ill.returncode == 1
+    assert "Kafka does not answer" in ill.stdout
