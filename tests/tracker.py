@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,10 +75,12 @@ class Tracker:
 
 
 @contextmanager
-def running(data: Path, *arguments: str, **env: str) -> Iterator[Tracker]:
+def running(
+    data: Path, *arguments: str, command: Sequence[str] = (*MATYAN, "up"), **env: str
+) -> Iterator[Tracker]:
     """A tracker that answers; killed at the end unless the test stopped it."""
     process = subprocess.Popen(
-        [*MATYAN, "up", "--data", str(data), "--port", "0", *arguments],
+        [*command, "--data", str(data), "--port", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

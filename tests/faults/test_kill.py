@@ -4,75 +4,82 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.faults.broken_tracker import broken_tracker
 from tests.faults.load import Client
-from tests.tracker import Tracker
+from tests.tracker import MATYAN, asked, asked_lines, running
 
-HERE = Path(__file__).parent
-KILLS = int(os.environ.get("MATYAN_TEST_KILLS", "12"))
-
-
-def stored_values(tracker: Tracker, run: str) -> list[float]:
-    return [row["value"] for row in tracker.json_lines("export", run, "--format", "jsonl")]
+KILLS = 100 if os.environ.get("MATYAN_TEST_AT_LENGTH") else 12
+UP = (*MATYAN, "up")
 
 
-def kill_many_times(tracker: Tracker, kills: int, seed: int) -> list[str]:
+def free_port() -> str:
+    """A port that stays the same through the restarts of one test."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def stored_values(data: Path, run: str) -> list[float]:
+    rows = asked_lines("export", run, "--format", "jsonl", "--data", data)
+    return [row["value"] for row in rows]
+
+
+def kill_many_times(data: Path, kills: int, seed: int, command: Sequence[str] = UP) -> list[str]:
     """Kills the tracker again and again under load; returns what is wrong with what it stored."""
     chance = random.Random(seed)
-    tracker.start()
-    clients = [Client(tracker.url, f"kill-{number}") for number in range(4)]
+    port = free_port()
+    clients = [Client(f"http://127.0.0.1:{port}", f"kill-{number}") for number in range(4)]
     for client in clients:
         client.start()
-    try:
-        for _ in range(kills):
+    for _ in range(kills):
+        with running(data, "--port", port, command=command) as tracker:
             clients[0].join(chance.uniform(0.05, 0.6))  # a random moment under load
-            tracker.kill()
-            tracker.start()
-    finally:
+            tracker.process.kill()
+    with running(data, "--port", port, command=command) as tracker:
+        clients[0].join(0.2)
         for client in clients:
             client.finish()
-    acknowledged = sum(len(client.ledger.acknowledged) for client in clients)
-    assert acknowledged > 0, "no load reached the tracker"
-    faults = [
-        f"{client.run_id}: {fault}"
-        for client in clients
-        for fault in client.ledger.faults(stored_values(tracker, client.run_id))
-    ]
-    assert tracker.stop() == 0
+        faults = [
+            f"{client.run_id}: {fault}"
+            for client in clients
+            for fault in client.ledger.faults(stored_values(data, client.run_id))
+        ]
+        assert tracker.stop() == 0
+    assert all(client.ledger.acknowledged for client in clients), "no load reached the tracker"
     return faults
 
 
 def test_a_killed_tracker_loses_nothing_acknowledged_and_doubles_nothing(tmp_path: Path) -> None:
     """Whatever was acknowledged is stored once; whatever was not is stored once or not at all."""
-    assert kill_many_times(Tracker(tmp_path / "data"), KILLS, seed=20260102) == []
+    assert kill_many_times(tmp_path / "data", KILLS, seed=20260102) == []
 
 
 def test_an_acknowledgement_before_the_commit_is_caught(tmp_path: Path) -> None:
     """The negative control: with acknowledgements sent before the commit, the same test finds losses."""
-    command = [sys.executable, str(HERE / "broken_tracker.py"), "--acknowledge-early"]
-    tracker = Tracker(tmp_path / "data", command=command)
     for seed in range(5):
-        faults = kill_many_times(tracker, 4, seed)
+        data = tmp_path / str(seed)
+        faults = kill_many_times(data, 4, seed, broken_tracker("acknowledge-early"))
         if any("lost" in fault for fault in faults):
             return
     pytest.fail("acknowledgements sent before the commit went unnoticed")
 
 
 SDK_TRAINING = """
-import sys
+import sys, time
 from matyan_client import Run
 run = Run(run_hash="sdk-killed", repo=sys.argv[1], capture_terminal_logs=False)
 for step in range(int(sys.argv[2])):
     run.track(float(step), name="loss", step=step)
-    if step % 50 == 0:
-        import time; time.sleep(0.01)
+    time.sleep(0.002)
 run.close()
-print(run._ws is None)
 """
 
 
@@ -82,29 +89,28 @@ def test_the_sdk_goes_on_after_a_kill(tmp_path: Path) -> None:
     The SDK loses the frame that waits when its socket closes (contract, section 1), so some steps may be
     missing; none may be there twice or with another value, and its sender must be alive at the end.
     """
-    steps = 4000
-    tracker = Tracker(tmp_path / "data")
-    tracker.start()
-    training = subprocess.Popen(
-        [sys.executable, "-c", SDK_TRAINING, tracker.url, str(steps)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    steps, data, port = 4000, tmp_path / "data", free_port()
     chance = random.Random(7)
+    training = None
     try:
-        for _ in range(3):
-            try:
-                training.wait(chance.uniform(0.2, 0.5))
-            except subprocess.TimeoutExpired:
-                tracker.kill()
-                tracker.start()
-        training.wait(90)
+        for kills in range(4):
+            with running(data, "--port", port) as tracker:
+                if training is None:
+                    training = subprocess.Popen(
+                        [sys.executable, "-c", SDK_TRAINING, tracker.url, str(steps)],
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    )
+                try:
+                    training.wait(chance.uniform(0.5, 1.0) if kills < 3 else 90)
+                except subprocess.TimeoutExpired:
+                    tracker.process.kill()
     finally:
-        training.kill()
-    rows = tracker.json_lines("export", "sdk-killed", "--format", "jsonl")
+        if training is not None:
+            training.kill()
+    rows = asked_lines("export", "sdk-killed", "--format", "jsonl", "--data", data)
     points = {row["step"]: row["value"] for row in rows}
     assert len(rows) == len(points)
     assert all(value == step for step, value in points.items())
     assert points[steps - 1] == steps - 1, "the last frame, sent after the kills, is missing"
-    assert tracker.json("show", "sdk-killed", "--json")["meta"]["active"] is False
-    assert tracker.stop() == 0
+    assert asked("show", "sdk-killed", "--data", data)["meta"]["active"] is False

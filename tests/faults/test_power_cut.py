@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from websockets.sync.client import connect
 
-from tests.tracker import MATYAN, running
+from tests.faults.broken_tracker import broken_tracker
+from tests.tracker import MATYAN, asked, running
 
 HERE = Path(__file__).parent
 FRAMES = 60
@@ -66,7 +67,7 @@ def replies_and_unsafe_ones(log: Path) -> tuple[int, int]:
         what, _fd, size, path = line.split("\t")
         if what == "recv" and path.startswith("socket:"):
             received[path] = position
-        elif what == "write" and path.endswith(".log") and "/rocks" in path:
+        elif what == "write" and path.endswith(".log") and "/rocksdb/" in path:
             written = position
         elif what == "sync-begin" and path.endswith(".log"):
             begun[path] = written
@@ -81,10 +82,11 @@ def replies_and_unsafe_ones(log: Path) -> tuple[int, int]:
 REPLY_BYTES = 2 + len('{"status":"ok","error":null}')
 
 
-def observed(tmp_path: Path, preload: Path, command: list[str]) -> tuple[int, int]:
+def observed(tmp_path: Path, preload: Path, command: Sequence[str]) -> tuple[int, int]:
     log = tmp_path / "calls.log"
     env = {"LD_PRELOAD": str(preload), "MATYAN_TEST_CALLS_LOG": str(log)}
-    with running(tmp_path / "data", command=command, env=env) as tracker:
+    data = tmp_path / "data"
+    with running(data, command=command, **env) as tracker:
         clients = [
             threading.Thread(target=send_frames, args=(tracker.url, number))
             for number in range(CONNECTIONS)
@@ -93,22 +95,20 @@ def observed(tmp_path: Path, preload: Path, command: list[str]) -> tuple[int, in
             client.start()
         for client in clients:
             client.join()
-        points = [row["points"] for row in tracker.json("runs", "--json")]
+        points = [row["points"] for row in asked("runs", "--data", data)]
     assert points == [FRAMES] * CONNECTIONS
     return replies_and_unsafe_ones(log)
 
 
 def test_every_reply_leaves_after_the_sync_that_covers_it(tmp_path: Path, preload: Path) -> None:
     """No reply stands in the log before its frame was written and synced."""
-    replies, unsafe = observed(tmp_path, preload, [*MATYAN, "up"])
+    replies, unsafe = observed(tmp_path, preload, (*MATYAN, "up"))
     assert replies == FRAMES * CONNECTIONS
     assert unsafe == 0
 
 
 def test_without_the_sync_the_same_test_fails(tmp_path: Path, preload: Path) -> None:
     """The negative control: with the sync switched off, replies are unsafe."""
-    replies, unsafe = observed(
-        tmp_path, preload, [sys.executable, str(HERE / "broken_tracker.py"), "--no-sync"]
-    )
+    replies, unsafe = observed(tmp_path, preload, broken_tracker("no-sync"))
     assert replies == FRAMES * CONNECTIONS
     assert unsafe > 0
