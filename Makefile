@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/*.pxi) setup.py pyproject.toml
 
-.PHONY: setup run kafka test lint asan clean bench
+.PHONY: setup run kafka test test-faults lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -23,6 +23,10 @@ kafka: setup
 
 test: setup
 	$(BIN)/python -m pytest -q
+
+# The fault tests with many more kills than `make test` has time for.
+test-faults: setup
+	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q tests/faults tests/kafka
 
 lint: setup
 	$(BIN)/ruff check .
@@ -44,6 +48,14 @@ asan: setup
 bench: setup
 	$(BIN)/python -m bench.ingest --rounds 1 --seconds 3 --scale 0.2
 	$(BIN)/python -m bench.peers --rounds 1 --scale 0.2
+
+# A wheel from this tree must work without it, in an environment of its own.
+wheel: setup
+	rm -rf dist build/wheel
+	$(BIN)/uv build --quiet --wheel --python $(BIN)/python
+	$(BIN)/uv venv --quiet --python $(BIN)/python build/wheel
+	$(BIN)/uv pip install --quiet --python build/wheel/bin/python dist/*.whl
+	cd build/wheel && bin/matyan --version && bin/matyan up --help && bin/python -c 'import matyan._codec'
 
 clean:
 	rm -rf $(VENV) build *.egg-info matyan/_codec.c matyan/*.so
