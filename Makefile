@@ -38,7 +38,7 @@ lint: setup
 ASAN := build/asan
 asan: setup
 	rm -rf $(ASAN) && mkdir -p $(ASAN)/matyan && cp matyan/*.py matyan/*.pyx matyan/*.pxi $(ASAN)/matyan/
-	cp setup.py $(ASAN)/ && cp -r tests $(ASAN)/
+	cp setup.py $(ASAN)/ && cp -r tests dev $(ASAN)/
 	cd $(ASAN) && MATYAN_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd $(ASAN) && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=. \
