@@ -32,7 +32,7 @@ class Matyan:
     """The unmodified SDK, matyan-client."""
 
     def connect(self, url: str, run: str, folder: str) -> None:
-        from matyan_client import Run  # type: ignore[import-untyped,unused-ignore]
+        from matyan_client import Run
 
         self.run = Run(run_hash=run, repo=url, capture_terminal_logs=False)
         self.transport = self.run._ws
@@ -69,7 +69,7 @@ class Trackio:
     """batch: metrics a call of log()."""
 
     def connect(self, url: str, run: str, folder: str) -> None:
-        import trackio  # type: ignore[import-not-found,unused-ignore]
+        import trackio
 
         os.environ["TRACKIO_DIR"] = folder + "-client"
         self.run = trackio.init(project="bench", name=run, server_url=url, embed=False)
@@ -91,7 +91,7 @@ class Trackio:
 
     def read(self, url: str, run: str, folder: str, metric: str) -> int:
         os.environ["TRACKIO_DIR"] = folder
-        from trackio.sqlite_storage import SQLiteStorage  # type: ignore[import-not-found,unused-ignore]
+        from trackio.sqlite_storage import SQLiteStorage
 
         return len(SQLiteStorage.get_metric_values("bench", run, metric))
 
@@ -100,8 +100,8 @@ class MLflow:
     """batch: points a call of log_batch()."""
 
     def connect(self, url: str, run: str, folder: str) -> None:
-        from mlflow import MlflowClient  # type: ignore[import-not-found,unused-ignore]
-        from mlflow.entities import Metric  # type: ignore[import-not-found,unused-ignore]
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric
 
         self.metric = Metric
         self.client = MlflowClient(tracking_uri=url)
@@ -125,7 +125,7 @@ class MLflow:
         self.client.set_terminated(self.id)
 
     def read(self, url: str, run: str, folder: str, metric: str) -> int:
-        from mlflow import MlflowClient  # type: ignore[import-not-found,unused-ignore]
+        from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=url)
         number = client.get_experiment_by_name("bench").experiment_id
@@ -138,7 +138,7 @@ class MLflow:
 
 class Aim:
     def connect(self, url: str, run: str, folder: str) -> None:
-        import aim  # type: ignore[import-not-found,unused-ignore]
+        import aim
 
         self.run = aim.Run(
             repo=url, system_tracking_interval=None, capture_terminal_logs=False, experiment=run
@@ -158,8 +158,8 @@ class Aim:
         self.run.close()
 
     def read(self, url: str, run: str, folder: str, metric: str) -> int:
-        import aim  # type: ignore[import-not-found,unused-ignore]
-        from aim.storage.context import Context  # type: ignore[import-not-found,unused-ignore]
+        import aim
+        from aim.storage.context import Context
 
         repo = aim.Repo(folder)
         # Opened for writing: a run that no `aim up` has indexed yet reads as empty otherwise.
