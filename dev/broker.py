@@ -148,8 +148,10 @@ class Broker:
         with (self.folder / "broker.log").open("ab") as log:
             if not (data / "meta.properties").exists():
                 cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+                # One word: an id can begin with a dash, and would be read as an option.
+                name = f"--cluster-id={cluster}"
                 subprocess.run(
-                    [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", properties],
+                    [*java, "kafka.tools.StorageTool", "format", name, "-c", properties],
                     stdout=log,
                     stderr=log,
                     check=True,
