@@ -178,3 +178,9 @@ def chunk_head(chunk: bytes) -> tuple[int, bool, int, int]:
 
 def decode_chunk(chunk: bytes, into: Columns) -> None:
     """Appends the points of a chunk to `into`. Raises ValueError, and appends nothing, on bytes that are no chunk."""
+
+# --- WebSocket ---------------------------------------------------------------------------------
+
+def text_message(data: bytes) -> bytes | None:
+    """The payload when `data` is exactly one whole text message of a client: a final, masked frame of less than
+    64 KiB without reserved bits (RFC 6455, section 5.2). None: anything else, a violation too."""

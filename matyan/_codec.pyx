@@ -4,7 +4,7 @@
 Everything about formats lives here; no I/O, no settings, no policy: limits come in as arguments or are
 the contract's constants. One bounds-checked cursor owns pointer arithmetic. Encode stands beside decode,
 one family a file: columns (points in memory), json (frames and records), tuples (keys and msgpack), chunks
-(the packed layout).
+(the packed layout), frames (WebSocket).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -24,3 +24,4 @@ include "_codec_chunks.pxi"
 include "_codec_scan.pxi"
 include "_codec_json.pxi"
 include "_codec_records.pxi"
+include "_codec_frames.pxi"

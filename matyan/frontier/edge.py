@@ -27,7 +27,7 @@ from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.server import ServerProtocol
 
 from matyan import telemetry
-from matyan._codec import check_run_id
+from matyan._codec import check_run_id, text_message
 from matyan.broker.base import Producer
 from matyan.errors import Unavailable
 from matyan.frontier.session import OK, Desk, Session
@@ -91,6 +91,11 @@ def _text_frame(payload: bytes) -> bytes:
 _OK_FRAME = _text_frame(OK)
 
 
+def _wire_bytes(payload: int) -> int:
+    """What a client's frame of so many bytes of payload takes: two bytes, a longer length, the mask."""
+    return payload + 6 + (0 if payload < 126 else 2 if payload < 1 << 16 else 8)
+
+
 class Link:
     """One ingest connection after its handshake.
 
@@ -107,6 +112,7 @@ class Link:
         "_farewell_by",
         "_frontier",
         "_heard",
+        "_held_bytes",
         "_log",
         "_messages",
         "_opened",
@@ -147,6 +153,9 @@ class Link:
         self._draining = self._parted = self._closed = False
         self._messages = 0
         self._unfinished_since = inf
+        # Bytes that the protocol has and gave no frame for yet. What is compressed comes out in another size: then
+        # this is never 0 again, and the protocol gets everything.
+        self._held_bytes = 1 if protocol.extensions else 0
 
     async def run(self) -> None:
         """Reads until the peer or this side ends the connection."""
@@ -193,36 +202,15 @@ class Link:
             tell("closed", code=int(code), reason=said, messages=self._messages)
 
     def _received(self, data: bytes) -> None:
-        protocol = self._protocol
         self._heard = now = trio.current_time()
-        protocol.receive_data(data)
-        events = protocol.events_received()
-        for frame in events:
-            assert isinstance(frame, Frame)
-            opcode = frame.opcode
-            if opcode is Opcode.TEXT or opcode is Opcode.CONT:
-                if frame.fin and self._parts is None:
-                    message = frame.data
-                else:
-                    if self._parts is None:
-                        self._parts = bytearray()
-                    self._parts += frame.data
-                    if not frame.fin:
-                        continue
-                    message, self._parts = self._parts, None
-                self._messages += 1
-                try:
-                    self._session.receive(bytes(message), now)
-                except UnicodeDecodeError as error:
-                    protocol.fail(CloseCode.INVALID_DATA, f"not UTF-8 at position {error.start}")
-                    break
-            elif opcode is Opcode.BINARY:
-                protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
-                break
-        if events and self._parts is None:
-            self._unfinished_since = inf
-        elif self._unfinished_since == inf:
-            self._unfinished_since = now
+        protocol = self._protocol
+        at_boundary = not self._held_bytes and self._parts is None and protocol.state is OPEN
+        # One whole message in one read, as the SDK sends: 0.1 µs in place of the 8 that the protocol takes.
+        message = text_message(data) if at_boundary else None
+        if message is None:
+            self._parse(data, now)
+        elif self._take(message, now):
+            return
         writes = protocol.data_to_send()
         if not writes:
             return
@@ -235,6 +223,45 @@ class Link:
             if protocol.close_rcvd is not None:
                 self._farewell_by = now + CLOSE_WITHIN
             self._part_if_answered()
+
+    def _parse(self, data: bytes, now: float) -> None:
+        protocol = self._protocol
+        protocol.receive_data(data)
+        events = protocol.events_received()
+        self._held_bytes += len(data)
+        for frame in events:
+            assert isinstance(frame, Frame)
+            self._held_bytes -= _wire_bytes(len(frame.data))
+            opcode = frame.opcode
+            if opcode is Opcode.TEXT or opcode is Opcode.CONT:
+                if frame.fin and self._parts is None:
+                    message = frame.data
+                else:
+                    if self._parts is None:
+                        self._parts = bytearray()
+                    self._parts += frame.data
+                    if not frame.fin:
+                        continue
+                    message, self._parts = self._parts, None
+                if not self._take(bytes(message), now):
+                    break
+            elif opcode is Opcode.BINARY:
+                protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
+                break
+        if events and self._parts is None:
+            self._unfinished_since = inf
+        elif self._unfinished_since == inf:
+            self._unfinished_since = now
+
+    def _take(self, message: bytes, now: float) -> bool:
+        """Hands a message to the session; False: it is no text and the connection fails."""
+        self._messages += 1
+        try:
+            self._session.receive(message, now)
+        except UnicodeDecodeError as error:
+            self._protocol.fail(CloseCode.INVALID_DATA, f"not UTF-8 at position {error.start}")
+            return False
+        return True
 
     def _reply(self, payload: bytes) -> None:
         if self._parted:

@@ -81,6 +81,36 @@ async def test_bytes_may_come_in_any_pieces(served: Served, size: int) -> None:
     assert answer.endswith(b"\x88\x02\x03\xe8")
 
 
+@pytest.mark.parametrize("cut", [1, 3, 5, 9, 200, 70_000])
+async def test_messages_that_come_whole_and_in_pieces_keep_their_order(
+    served: Served, cut: int
+) -> None:
+    """A whole message is read another way than one in pieces: neither way loses the other's place."""
+    client = await served.link()
+    sizes = (0, 120, 126, 65_600, 10)
+    messages = [
+        masked(1, tag(f"{n}" + "x" * (size % 500)) + b" " * size) for n, size in enumerate(sizes)
+    ]
+    for message in messages:
+        await client.stream.send_all(message[:cut])
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        await client.stream.send_all(message[cut:])
+        await trio.testing.wait_all_tasks_blocked(0.001)
+        await client.stream.send_all(message)
+    # The last one twice in one read, with half of a ping behind.
+    ping = masked(9, b"alive?")
+    await client.stream.send_all(messages[0] * 2 + ping[:3])
+    await trio.testing.wait_all_tasks_blocked(0.001)
+    await client.stream.send_all(ping[3:])
+    pong = await client.event()
+    assert isinstance(pong, Frame)
+    assert pong.opcode is Opcode.PONG
+    # A copy of a frame that waits is a resend and not taken: each message counts once.
+    await served.handed(len(sizes))
+    taken = [json.loads(frame[1][0])["payload"]["tag_name"][0] for frame in served.producer.frames]
+    assert taken == [str(n) for n in range(len(sizes))]
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [
