@@ -111,6 +111,21 @@ async def test_messages_that_come_whole_and_in_pieces_keep_their_order(
     assert taken == [str(n) for n in range(len(sizes))]
 
 
+async def test_a_frame_within_a_frame_is_no_frame(served: Served) -> None:
+    """A read that holds just what looks like a whole message is not taken for one in the midst of another."""
+    client = await served.link()
+    text = tag("hidden")
+    # Two masks that leave ASCII when both are taken off.
+    mask, outer = b"\x20\x20\xa0\xa0", b"\x80\x80\0\0"
+    hidden = bytes(byte ^ mask[i % 4] for i, byte in enumerate(text))
+    inner = bytes([0x81, 0x80 | len(text)]) + mask + hidden
+    await client.stream.send_all(bytes([0x81, 0x80 | len(inner)]) + outer)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    await client.stream.send_all(inner)
+    assert "not JSON" in (await client.reply())["error"]
+    assert served.producer.frames == []
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [
