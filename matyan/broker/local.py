@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 
 import msgpack
 import trio
@@ -38,6 +39,13 @@ CONTROL_TOPIC = "control-events"
 
 BATCH_BYTES = 8 << 20
 """Everything that waits is one batch, up to so many bytes of records: one sync acknowledges it all."""
+
+GATHER_S = 0.003
+"""How long after an acknowledgement the next batch waits for those who were just answered. Who is answered sends again
+at once, if it sends in a loop; and where many send now and then, a commit and its sync are shared by what comes in
+so many seconds. A lone client never waits: it is back, or alone after a pause. See `_Log.take`."""
+GATHER_BYTES = 64 << 10
+"""So much is a batch that is worth its sync; nobody is waited for then."""
 
 CONTROL_BATCH = 1_000
 
@@ -90,6 +98,10 @@ class _Log:
         self._next = 0
         self._on_room: Callable[[], None] | None = None
         self._was_full = False
+        self._waiting_bytes = 0
+        # Whose frames were acknowledged last and who has not sent since; and when that was.
+        self._absent: set[bytes] = set()
+        self._answered = -inf
         self._arrival = trio.lowlevel.ParkingLot()
         self._empty = trio.lowlevel.ParkingLot()
 
@@ -104,8 +116,11 @@ class _Log:
                 f"{self._queued_bytes:,} of {self._capacity_bytes:,} bytes (MATYAN_QUEUE_BYTES) wait for the store"
             )
         self._queued_bytes += size
+        self._waiting_bytes += size
         self._waiting.append((key, values, on_done, size))
-        if self._arrival:
+        self._absent.discard(key)
+        # The first of a batch starts its clock; those that follow wake nobody until it is due.
+        if self._arrival and (len(self._waiting) == 1 or self._is_due()):
             self._arrival.unpark_all()
 
     def on_room(self, callback: Callable[[], None]) -> None:
@@ -143,14 +158,18 @@ class _Log:
                 "running process; stop it and start it on the folder that you mean."
             )
         self._waiting.extendleft(reversed(self._given))
+        self._waiting_bytes = sum(size for _, _, _, size in self._waiting)
         self._given.clear()
         self._next = self._head
         return stored - self._head
 
     async def take(self, skip: int) -> Batch:
-        """The next batch, without its first `skip` records."""
+        """The next batch, without its first `skip` records; as soon as it is due."""
         while not self._waiting:
             await self._arrival.park()
+        if not self._is_due():
+            with trio.move_on_at(self._answered + GATHER_S):
+                await self._arrival.park()
         keys: list[bytes | None] = []
         values: list[bytes] = []
         waiting, given, size = self._waiting, self._given, 0
@@ -161,19 +180,30 @@ class _Log:
             keys += [key] * len(its_values)
             values += its_values
             size += its_size
+        self._waiting_bytes -= size
         first = self._next
         self._next = first + len(values)
         if skip:
             del keys[:skip], values[:skip]
         return Batch(range(first + skip, self._next), keys, values, self._next)
 
+    def _is_due(self) -> bool:
+        return (
+            not self._absent
+            or self._waiting_bytes >= GATHER_BYTES
+            or trio.current_time() >= self._answered + GATHER_S
+        )
+
     def committed(self, next_offset: int) -> None:
         """Acknowledges the frames that end at or before `next_offset`."""
         given = self._given
         head = self._head
         assert head is not None
+        absent = self._absent = set()
+        self._answered = trio.current_time()
         while given and (end := head + len(given[0][1])) <= next_offset:
-            _, _, on_done, size = given.popleft()
+            key, _, on_done, size = given.popleft()
+            absent.add(key)
             # All is in order before the call: it may produce, and what it raises must not make it be called again.
             self._head = head = end
             self._queued_bytes -= size
