@@ -32,6 +32,13 @@ RECORD_OVERHEAD = 128
 """Bytes that librdkafka keeps for a record besides its value: a struct of about 100 bytes and the key."""
 
 _POLL_S = 0.2
+GATHER_S = 0.001
+"""Frames that are held while others are in flight are handed over after one to two of these, whatever is in flight:
+a partition without a leader must not hold up those of the others."""
+GATHER_BYTES = 64 << 10
+"""So much fills a request and is not held."""
+_CALL_FRAMES = 64
+"""Frames that one call hands over: what is gathered while a client is replaced can be the whole budget."""
 _FATAL_DRAIN_S = 35.0
 """After a fatal error the requests in flight still get their answers; a request's own limit is 30 s."""
 _RED_AFTER = 3
@@ -61,11 +68,8 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
 def producer_config(settings: Settings) -> dict[str, Any]:
     """The one setting for every load.
 
-    Measured with bench/frontier.py's loads on 2 cores (Kafka 4.1.0, librdkafka 2.16): without lingering one frame at
-    a time is acknowledged soonest, and while requests are in flight (5 at most, what idempotence allows) librdkafka
-    gathers by itself what comes in meanwhile, so that a busy producer sends large requests and an idle one none that
-    waited. linger.ms=0.5 costs a lonely frame 1.1 ms and gains nothing here, since frames arrive in bursts of one
-    poll and each is handed over whole. lz4 makes the broker's share of a core smaller by a third.
+    librdkafka never lingers: linger.ms=0.5 costs a lonely frame 1.1 ms. What there is to linger for, `KafkaProducer`
+    gathers itself. lz4 makes the broker's share of a core smaller by a third.
     """
     return client_config(
         settings,
@@ -139,6 +143,11 @@ class _Frame:
         self.on_done = on_done
         self.failed: list[tuple[KafkaError, bytes]] = []
 
+    def messages(self, done: deque[_Frame]) -> list[dict[str, Any]]:
+        """What produce_batch takes; its reports end in `done`."""
+        key, report = self.key, _Report(self, done)
+        return [{"value": value, "key": key, "callback": report} for value in self.values]
+
     def undelivered(self) -> list[bytes]:
         """The values of `failed` in the frame's order; of equal ones the later, since delivery is in order."""
         counts = Counter(value for _, value in self.failed)
@@ -152,7 +161,7 @@ class _Frame:
 
 
 class _Report:
-    """The delivery callback that all records of one hand-over share: it dies when the last one has its report.
+    """The delivery callback that all records of a frame share: it dies when the last one has its report.
 
     confluent-kafka holds a reference to it for each record until that record's report was served. With
     delivery.report.only.error it calls it for a failed record (on the record: its error and value) and merely drops
@@ -178,7 +187,13 @@ class _Report:
 
 
 class KafkaProducer:
-    """A `Producer` (base.py) of one topic. Made by `open_producer`."""
+    """A `Producer` (base.py) of one topic. Made by `open_producer`.
+
+    It lingers only while there is something to linger for, as Nagle's algorithm (RFC 896) does: a frame that finds
+    nothing in flight goes at once, and what comes in while frames are in flight goes together as soon as the next of
+    them is delivered. So a lonely frame never waits, and a busy producer sends few requests: librdkafka's
+    own linger.ms makes every frame wait, and without it each of many small frames is a request of its own.
+    """
 
     def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
         self._config = {**config, "error_cb": self._on_error}
@@ -194,14 +209,20 @@ class KafkaProducer:
         self._full = False
         self._room: Callable[[], None] | None = None
         self._progress = trio.Event()
-        # Set while a failed producer drains; frames that come in meanwhile wait here.
+        self._in_flight = 0
+        self._gathered: list[_Frame] = []
+        self._gathered_bytes = 0
+        self._holds = trio.Event()
+        # Set while a failed client drains; what comes in meanwhile is gathered.
         self._replacing = False
         self._failed: list[_Frame] = []
-        self._waiting: list[_Frame] = []
         self._fatal_error: str | None = None
         self._fruitless = 0
         self._stopping = threading.Event()
         self._thread = PollingThread(self._poll_forever, "kafka-producer")
+        # A system task, since a nursery around the caller's body would wrap its errors into groups.
+        self._clock = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._keep_time)
 
     # --- the interface, in the trio thread -------------------------------------------------------
 
@@ -218,10 +239,12 @@ class KafkaProducer:
         self._queued += size
         self._frames += 1
         self._records += len(values)
-        if self._replacing:
-            self._waiting.append(frame)
+        self._gathered.append(frame)
+        self._gathered_bytes += size
+        if not self._in_flight or self._gathered_bytes >= GATHER_BYTES:
+            self._hand_over()
         else:
-            self._hand_over(frame)
+            self._holds.set()
 
     def on_room(self, callback: Callable[[], None]) -> None:
         self._room = callback
@@ -241,6 +264,7 @@ class KafkaProducer:
 
     async def aclose(self) -> None:
         """Ends the thread. What is not delivered by now is dropped: flush first."""
+        self._clock.cancel()
         self._stopping.set()
         await self._thread.join()
 
@@ -253,22 +277,44 @@ class KafkaProducer:
 
     # --- frames out and reports in ---------------------------------------------------------------
 
-    def _hand_over(self, frame: _Frame) -> None:
-        key = frame.key
-        messages: list[dict[str, Any]] = [{"value": value, "key": key} for value in frame.values]
-        report = _Report(frame, self._done)
-        if self._rd.produce_batch(self._topic, messages, on_delivery=report) != len(messages):
+    def _hand_over(self) -> None:
+        """Gives librdkafka what is gathered, unless a failed client is being replaced."""
+        if self._replacing:
+            return
+        frames, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        self._in_flight += len(frames)
+        for begin in range(0, len(frames), _CALL_FRAMES):
+            self._produce(frames[begin : begin + _CALL_FRAMES])
+
+    def _produce(self, frames: Sequence[_Frame]) -> None:
+        messages = [message for frame in frames for message in frame.messages(self._done)]
+        taken = self._rd.produce_batch(self._topic, messages)
+        if taken != len(messages):
             # Refused at once (a fatal error that this thread has not seen yet, a record over librdkafka's limit).
-            frame.failed += [(row["_error"], row["value"]) for row in messages if "_error" in row]
+            for message in messages:
+                if "_error" in message:
+                    message["callback"].frame.failed.append((message["_error"], message["value"]))
+        if taken != len(messages) or self._done:
             self._token.run_sync_soon(self._finish, idempotent=True)
-        elif not messages:
-            self._token.run_sync_soon(self._finish, idempotent=True)
+
+    async def _keep_time(self) -> None:
+        """Hands over what was held through a whole GATHER_S; turns only while something is held."""
+        with self._clock:
+            while True:
+                await self._holds.wait()
+                while self._gathered:
+                    oldest = self._gathered[0]
+                    await trio.sleep(GATHER_S)
+                    if self._gathered and self._gathered[0] is oldest:
+                        self._hand_over()
+                self._holds = trio.Event()
 
     def _finish(self) -> None:
         """Once per poll: every frame whose reports are in."""
         done = self._done
         while done:
             frame = done.popleft()
+            self._in_flight -= 1
             if not frame.failed:
                 self._fruitless = 0
                 self._settle(frame, None)
@@ -283,6 +329,7 @@ class KafkaProducer:
                     ),
                 )
         self._progress.set()
+        self._hand_over()
         if self._full and self._room is not None and self._queued < self._capacity:
             self._full = False
             self._room()
@@ -313,16 +360,14 @@ class KafkaProducer:
         self._finish()
         self._rd = rd
         self._fatal_error = None
-        failed, self._failed = self._failed, []
-        waiting, self._waiting = self._waiting, []
-        self._replacing = False
-        for frame in sorted(failed, key=lambda frame: frame.number):
+        for frame in self._failed:
             values = frame.undelivered()
             self._records -= len(frame.values) - len(values)
             frame.values, frame.failed = values, []
-            self._hand_over(frame)
-        for frame in waiting:
-            self._hand_over(frame)
+        self._gathered = sorted(self._failed + self._gathered, key=lambda frame: frame.number)
+        self._failed = []
+        self._replacing = False
+        self._hand_over()
 
     # --- the polling thread ------------------------------------------------------------------------
 
