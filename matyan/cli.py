@@ -1,7 +1,7 @@
 """The `matyan` command: the composition root. The only place that picks engines and reads settings.
 
 Commands only parse, ask and print: answers come through `reader.py`, text through `views.py`, services from
-`embedded.py` and `services.py`. What a command does not need it does not import, so that each starts at once.
+`embedded.py` and `services.py`, the operator's commands from `operations.py`. What a command does not need it does not import, so that each starts at once.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LAZY: dict[str, tuple[str, str]] = {
     "frontier": ("matyan.services:frontier", "Take data from clients and hand it to Kafka."),
     "ingest-worker": ("matyan.services:ingest_worker", "Apply the records in Kafka to the store."),
     "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
-    "topics": ("matyan.services:topics", "Make and check the topics in Kafka."),
-    "offsets": ("matyan.services:offsets", "Compare stored and Kafka's offsets; set them."),
-    "doctor": ("matyan.services:doctor", "Check what the services need, and how to mend it."),
+    "topics": ("matyan.operations:topics", "Make and check the topics in Kafka."),
+    "offsets": ("matyan.operations:offsets", "Compare stored and Kafka's offsets; set them."),
+    "doctor": ("matyan.operations:doctor", "Check what the services need, and how to mend it."),
 }
 
 
