@@ -5,7 +5,10 @@ No retry: the callers have their own.
 
 from __future__ import annotations
 
+import urllib.request
+import uuid
 from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -78,11 +81,72 @@ class S3Blobs:
                 return count
             count += await self.delete(keys)
 
+    # --- for `matyan doctor` -----------------------------------------------------------------------
+
+    async def check(self) -> None:
+        """Lists, puts a probe object by a presigned URL as a client would, and deletes it.
+
+        Raises:
+            Unavailable: which of these did not work, and the settings that decide about it.
+        """
+        key = f"matyan-doctor/{uuid.uuid4()}"
+        place = {"Bucket": self._bucket, "Key": key}
+        try:
+            await self._call(lambda: self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
+            # By the address that this process reaches: the public one may be for clients alone.
+            url = await self._call(
+                lambda: self._client.generate_presigned_url("put_object", place, ExpiresIn=60)
+            )
+            await trio.to_thread.run_sync(_put, url, b"probe")
+            await self.delete([key])
+        except Unavailable as error:
+            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
+            raise Unavailable(f"{error}: {_MENDS.get(code, _MEND)}") from error
+
+    async def server_time(self) -> float:
+        """The S3 server's clock in epoch seconds, to the second, from the Date header of whatever it answers.
+
+        Raises:
+            Unavailable: it does not answer, or tells no time.
+        """
+        try:
+            answer = await trio.to_thread.run_sync(
+                lambda: self._client.head_bucket(Bucket=self._bucket), abandon_on_cancel=True
+            )
+        except ClientError as error:
+            answer = error.response
+        except BotoCoreError as error:
+            raise Unavailable(f"S3: {error}") from error
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        if date is None:
+            raise Unavailable("S3: the server's answer has no Date header")
+        return parsedate_to_datetime(date).timestamp()
+
     async def _call(self, call: Callable[[], T]) -> T:
         try:
             return await trio.to_thread.run_sync(call)
         except (BotoCoreError, ClientError) as error:
             raise Unavailable(f"S3: {error}") from error
+
+
+_MEND = "look at S3_ENDPOINT and S3_REGION, and whether the server runs"
+_MENDS = {
+    "NoSuchBucket": "make that bucket, or name another one with S3_BUCKET",
+    **dict.fromkeys(
+        ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        "S3_ACCESS_KEY and S3_SECRET_KEY must be a key that may list, put and delete in S3_BUCKET",
+    ),
+    "RequestTimeTooSkewed": "set this machine's clock",
+}
+"""What mends an error, by the S3 API's code."""
+
+
+def _put(url: str, body: bytes) -> None:
+    request = urllib.request.Request(url, body, method="PUT")
+    try:
+        urllib.request.urlopen(request, timeout=10).close()
+    except OSError as error:  # every error of urllib is one
+        raise Unavailable(f"S3: a PUT to a presigned URL failed: {error}") from error
 
 
 def _client(settings: Settings, endpoint: str) -> Any:
