@@ -15,7 +15,14 @@ class ConfigurationError(MatyanError):
 
 
 class FolderInUse(ConfigurationError):
-    """Another process holds the data folder: name it, or ask it."""
+    """Another process holds the data folder: name it, or ask it.
+
+    holder: what is known of that process, such as "process 123, running since 2026-01-02 03:04:05".
+    """
+
+    def __init__(self, text: str, holder: str = "another process") -> None:
+        super().__init__(text)
+        self.holder = holder
 
 
 class NotFound(MatyanError):

@@ -169,7 +169,8 @@ def _lock(folder: Path) -> IO[str]:
         holder = file.readline().strip() or "another process"
         file.close()
         raise FolderInUse(
-            f"The data folder {folder} is in use by {holder}: stop that process or name another folder."
+            f"The data folder {folder} is in use by {holder}: stop that process or name another folder.",
+            holder,
         ) from None
     return file
 
