@@ -1,7 +1,7 @@
 """The `matyan` command: the composition root. The only place that picks engines and reads settings.
 
 Commands only parse, ask and print: answers come through `reader.py`, text through `views.py`, services from
-`embedded.py` and `services.py`, the operator's commands from `operations.py`. What a command does not need it does not import, so that each starts at once.
+`embedded.py` and `services.py`, the operator's commands from `operations.py` and `doctor.py`. What a command does not need it does not import, so that each starts at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import click
 
 from matyan import __version__
 from matyan.errors import ConfigurationError, MatyanError, NotFound
+from matyan.flags import as_json_option
 
 if TYPE_CHECKING:
     from matyan.reader import Block, Reader
@@ -30,7 +31,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
     "topics": ("matyan.operations:topics", "Make and check the topics in Kafka."),
     "offsets": ("matyan.operations:offsets", "Compare stored and Kafka's offsets; set them."),
-    "doctor": ("matyan.operations:doctor", "Check what the services need, and how to mend it."),
+    "doctor": ("matyan.doctor:doctor", "Check what the services need, and how to mend it."),
 }
 
 
@@ -151,9 +152,6 @@ def _reader(data: Path) -> Iterator[Reader]:
         yield opened
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
 @cli.command()
 @_data
 @click.option("--experiment", metavar="NAME", help="Only runs of this experiment.")
@@ -161,7 +159,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--active/--finished", default=None, help="Only runs that go on, or have ended.")
 @click.option("--archived/--not-archived", default=None, help="Only archived runs, or the others.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The N newest.")
-@_json
+@as_json_option
 def runs(
     data: Path,
     experiment: str | None,
@@ -195,7 +193,7 @@ def runs(
 @click.argument("run")
 @_data
 @click.option("--plot", metavar="NAME", help="Draw this metric, in each of its contexts.")
-@_json
+@as_json_option
 def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
     """Show one run: its parameters, and its sequences with their last values.
 
@@ -228,7 +226,7 @@ def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
 @cli.command()
 @click.argument("run")
 @_data
-@_json
+@as_json_option
 def logs(run: str, data: Path, as_json: bool) -> None:
     """Print a run's log records and terminal lines, by time.
 
@@ -367,7 +365,7 @@ def dlq() -> None:
 @dlq.command("list")
 @_data
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N.")
-@_json
+@as_json_option
 def dlq_list(data: Path, limit: int | None, as_json: bool) -> None:
     """List the dead letters: where each came from and why it could not be applied."""
     from matyan import views

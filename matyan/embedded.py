@@ -320,8 +320,7 @@ def run(data: Path, host: str, port: int, settings: Settings) -> int:
 
 
 async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
-    layout: Layout = "compatible" if settings.sequence_layout == "compatible" else "packed"
-    async with open_tracker(data, settings, layout=layout) as tracker:
+    async with open_tracker(data, settings, layout=settings.rocks_layout) as tracker:
         frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings)
         listeners: list[trio.SocketListener] = []
 

@@ -1,30 +1,45 @@
-"""The operator's commands of a deployment: `matyan topics`, `offsets` and `doctor`.
+"""The operator's commands on Kafka and the store of a deployment: `matyan topics` and `matyan offsets`.
 
-They look at what the services need, and set it; they run no service and apply no record.
+They look at what the services need, and set it; they run no service and apply no record. What is wrong with a topic
+is said by `broker/kafka_topics.py`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import trio
+from confluent_kafka.admin import AdminClient
 
+from matyan import views
 from matyan.broker.kafka_admin import (
     Place,
     commit_offsets,
-    create_topics,
     describe_topic,
-    known_topics,
     open_admin,
     read_place,
-    topic_names,
 )
-from matyan.errors import MatyanError
-from matyan.services import folder_of, kafka_check, load_settings
-from matyan.settings import Settings, load
+from matyan.broker.kafka_topics import (
+    Topic,
+    alter_topics,
+    create_topics,
+    inspect_topics,
+    topic_names,
+    troubles,
+)
+from matyan.errors import FolderInUse, MatyanError, NotFound
+from matyan.flags import KAFKA, as_json_option, settings_flags, store_option
+from matyan.settings import Settings
+
+
+def _admin(settings: Settings) -> AdminClient:
+    from matyan.broker.kafka import client_config
+
+    return open_admin(client_config(settings))
+
 
 # --- topics --------------------------------------------------------------------------------------
 
@@ -35,28 +50,94 @@ def topics() -> None:
 
 
 @topics.command("create")
-@click.option("--replication", type=click.IntRange(1), default=1, show_default=True)
-def topics_create(replication: int) -> None:
-    """Make the topics that are missing."""
-    from matyan.broker.kafka import client_config
+@click.option(
+    "--partitions",
+    type=click.IntRange(1),
+    default=6,
+    show_default=True,
+    help="Of the topic of the clients' records: as many workers can share it. The others have one.",
+)
+@click.option(
+    "--replication",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Copies of each record. With 3, min.insync.replicas becomes 2: one broker may be away.",
+)
+@click.option(
+    "--alter",
+    is_flag=True,
+    help="Raise max.message.bytes and min.insync.replicas of the topics that are there, too.",
+)
+@settings_flags(*KAFKA)
+def topics_create(settings: Settings, partitions: int, replication: int, alter: bool) -> None:
+    """Make the topics that are missing, fit for our records.
 
-    settings = load()
-    made = create_topics(open_admin(client_config(settings)), topic_names(settings), replication)
-    for name in topic_names(settings):
-        click.echo(f"{name}\t{'created' if name in made else 'was there'}")
+    Partitions and replicas of a topic that is there are left alone: more partitions would move runs to other ones.
+
+    \b
+      matyan topics create --partitions 12 --replication 3
+      matyan topics create --alter
+    """
+    admin = _admin(settings)
+    wanted = topic_names(settings, partitions)
+    names = [*wanted]
+    before = {topic.name: topic for topic in inspect_topics(admin, names)}
+    made = create_topics(admin, wanted, replication)
+    standing = [before[name] for name in names if name not in made]
+    altered = alter_topics(admin, standing) if alter else []
+    for name in names:
+        click.echo(f"{name}\t{_outcome(before[name], name in made, name in altered)}")
+    # What was made or altered a moment ago may not be told by every broker yet.
+    _end_with([topic for topic in standing if topic.name not in altered])
+
+
+def _outcome(before: Topic, is_made: bool, is_altered: bool) -> str:
+    if is_made:
+        return "created"
+    many = "1 partition" if before.partitions == 1 else f"{before.partitions} partitions"
+    return f"{'altered' if is_altered else 'was there'}, with {many}"
 
 
 @topics.command("check")
-def topics_check() -> None:
-    """Say which topics are missing; exit with 1 when one is."""
-    from matyan.broker.kafka import client_config
+@as_json_option
+@settings_flags(*KAFKA)
+def topics_check(settings: Settings, as_json: bool) -> None:
+    """Show the topics, and what is wrong with them; exit with 1 when something is.
 
-    settings = load()
-    known = known_topics(open_admin(client_config(settings)))
-    for name in topic_names(settings):
-        click.echo(f"{name}\t{'ok' if name in known else 'missing'}")
-    if set(topic_names(settings)) - known:
-        raise MatyanError("topics are missing: `matyan topics create` makes them")
+    Advice ("could be safer") does not change the exit code. Sentences go to standard error.
+
+    \b
+    In a pipe: topic, partitions, replication, max.message.bytes, min.insync.replicas, verdict; with tabs.
+      matyan topics check
+      matyan topics check --json | jq -r '.[] | select(.trouble != []) | .topic'
+    """
+    found = inspect_topics(_admin(settings), [*topic_names(settings)])
+    if as_json:
+        views.as_json([_topic_row(topic) for topic in found])
+    else:
+        views.topics(_topic_row(topic) for topic in found)
+        for advice in dict.fromkeys(advice for topic in found for advice in topic.advice()):
+            names = ", ".join(topic.name for topic in found if advice in topic.advice())
+            click.echo(f"advice for {names}: {advice}", err=True)
+    _end_with(found)
+
+
+def _topic_row(topic: Topic) -> views.Row:
+    return {
+        "topic": topic.name,
+        "partitions": topic.partitions,
+        "replication": topic.replication,
+        "max.message.bytes": topic.max_message_bytes,
+        "min.insync.replicas": topic.min_insync_replicas,
+        "trouble": topic.trouble(),
+        "advice": topic.advice(),
+    }
+
+
+def _end_with(topics: list[Topic]) -> None:
+    if found := troubles(topics):
+        raise MatyanError("\nmatyan: ".join(found))
 
 
 # --- offsets -------------------------------------------------------------------------------------
@@ -64,127 +145,168 @@ def topics_check() -> None:
 
 @click.group()
 def offsets() -> None:
-    """Compare the stored offsets with Kafka's, and say where ingestion goes on."""
+    """Compare the stored offsets with Kafka's, and say where ingestion goes on.
+
+    The stored offset, which stands in the store with the data, is the truth; the committed one is for displays.
+    """
+
+
+_STORE_HELP = "The store of the ingestion workers."
+
+
+@dataclass(frozen=True, slots=True)
+class _Stand:
+    """One partition: where the store and where Kafka say that it stands."""
+
+    partition: int
+    stored: int | None
+    place: Place
+
+    def row(self) -> views.Row:
+        known = self.stored if self.stored is not None else self.place.committed
+        return {
+            "partition": self.partition,
+            "stored": self.stored,
+            "committed": self.place.committed,
+            "start": self.place.low,
+            "end": self.place.high,
+            "lag": self.place.high - (self.place.low if known is None else known),
+        }
 
 
 @offsets.command("show")
-@click.option("--store", "store_", required=True, metavar="rocks:FOLDER")
-def offsets_show(store_: str) -> None:
-    """Print stored, committed and end offset and the lag of each partition; no worker may run."""
-    click.echo("partition\tstored\tcommitted\tend\tlag")
-    for number, stored, place in trio.run(_offsets, load(), folder_of(store_), None):
-        behind = place.high - (place.low if stored is None else stored)
-        click.echo(f"{number}\t{stored}\t{place.committed}\t{place.high}\t{behind}")
+@store_option(_STORE_HELP)
+@as_json_option
+@settings_flags(*KAFKA)
+def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
+    """Show stored, committed and end offset and the lag of each partition.
+
+    While a worker holds the store its stored offsets cannot be read; the lag is then that of the committed ones,
+    which follow within a second.
+
+    \b
+    In a pipe: partition, stored, committed, end, lag; with tabs, "–" for none.
+      matyan offsets show --store rocks:/var/lib/matyan
+      matyan offsets show --store rocks:/var/lib/matyan --json | jq 'map(.lag) | add'
+    """
+    kafka = _Group(settings)
+    try:
+        stands = trio.run(kafka.stands, folder, None)
+    except FolderInUse as error:
+        click.echo(
+            f"{folder} is held by {error.holder}: its stored offsets are not shown, and the lag is that of the "
+            "committed ones",
+            err=True,
+        )
+        stands = [_Stand(number, None, place) for number, place in sorted(kafka.places().items())]
+    rows = [stand.row() for stand in stands]
+    if as_json:
+        views.as_json(rows)
+    else:
+        views.offsets(rows)
 
 
 @offsets.command("reset")
-@click.option("--store", "store_", required=True, metavar="rocks:FOLDER")
-@click.option("--to", type=click.Choice(["start", "end", "stored", "committed"]), required=True)
-@click.option("--partition", type=int, help="Only this one.")
+@store_option(_STORE_HELP)
+@click.option(
+    "--to",
+    type=click.Choice(["start", "end", "stored", "committed"]),
+    required=True,
+    help="The topic's first or end offset, or what the store or Kafka has, for both.",
+)
+@click.option("--partition", type=click.IntRange(0), help="Only this one.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def offsets_reset(store_: str, to: str, partition: int | None, yes: bool) -> None:
+@settings_flags(*KAFKA)
+def offsets_reset(
+    settings: Settings, folder: Path, to: str, partition: int | None, yes: bool
+) -> None:
     """Set where ingestion goes on, in the store and in Kafka; no worker may run.
 
     Before an offset that was stored, records are applied twice; beyond it, they are skipped for good.
-    """
-    which = "every partition" if partition is None else f"partition {partition}"
-    if not yes:
-        click.confirm(f"Set {which} to its {to} offset?", abort=True, err=True)
 
-    def choose(number: int, stored: int | None, place: Place) -> int | None:
-        if partition is not None and number != partition:
+    \b
+      matyan offsets reset --store rocks:/var/lib/matyan --to stored
+      matyan offsets reset --store rocks:/var/lib/matyan --to end --partition 3 --yes
+    """
+
+    def choose(stand: _Stand) -> int | None:
+        if partition not in (None, stand.partition):
             return None
         return {
-            "start": place.low,
-            "end": place.high,
-            "stored": stored,
-            "committed": place.committed,
+            "start": stand.place.low,
+            "end": stand.place.high,
+            "stored": stand.stored,
+            "committed": stand.place.committed,
         }[to]
 
-    for number, stored, _ in trio.run(_offsets, load(), folder_of(store_), choose):
-        click.echo(f"{number}\t{stored}")
+    kafka = _Group(settings)
+    if partition is not None and partition not in kafka.places():
+        raise NotFound(f"the topic {kafka.topic} has no partition {partition}")
+    which = "every partition" if partition is None else f"partition {partition}"
+    if not yes:
+        click.confirm(f"Set {which} of {kafka.topic} to its {to} offset?", abort=True, err=True)
+    views.table(
+        ("partition", "goes on at"),
+        (
+            (stand.partition, views.or_none(stand.stored))
+            for stand in trio.run(kafka.stands, folder, choose)
+            if partition in (None, stand.partition)
+        ),
+        right=("partition", "goes on at"),
+    )
 
 
-async def _offsets(
-    settings: Settings,
-    folder: Path,
-    choose: Callable[[int, int | None, Place], int | None] | None,
-) -> list[tuple[int, int | None, Place]]:
-    """(partition, stored offset, place) of each partition, after `choose` has set those that it names."""
-    from matyan.broker.kafka import client_config
-    from matyan.keys import Keys, pack_value, unpack_value
-    from matyan.store.base import Transaction
-    from matyan.store.rocks import open_rocks
+class _Group:
+    """The ingestion workers' consumer group, and the offsets in their store."""
 
-    admin = open_admin(client_config(settings))
-    topic, group = settings.kafka_data_ingestion_topic, "ingestion-workers"
-    described = describe_topic(admin, topic)
-    topic_id = str(described.topic_id)
-    places = read_place(admin, group, topic, [row.id for row in described.partitions])
-    store = open_rocks(folder)
-    try:
-        keys = Keys(store)
+    def __init__(self, settings: Settings) -> None:
+        self.topic = settings.kafka_data_ingestion_topic
+        self._name = "ingestion-workers"
+        self._admin = _admin(settings)
+        self._described = describe_topic(self._admin, self.topic)
+        self._topic_id = str(self._described.topic_id)
 
-        def body(tr: Transaction) -> list[tuple[int, int | None, Place]]:
-            rows = []
-            for number, place in sorted(places.items()):
-                key = keys.ingest(topic_id, number)
-                packed = tr.get(key)
-                stored = None if packed is None else int(unpack_value(packed))
-                chosen = None if choose is None else choose(number, stored, place)
-                if chosen is not None:
-                    tr.set(key, pack_value(chosen))
-                    stored = chosen
-                rows.append((number, stored, place))
-            return rows
+    def places(self) -> dict[int, Place]:
+        numbers = [row.id for row in self._described.partitions]
+        return read_place(self._admin, self._name, self.topic, numbers)
 
-        rows = await store.transact(body)
-    finally:
-        await store.aclose()
-    if choose is not None:
-        known = {number: stored for number, stored, _ in rows if stored is not None}
-        commit_offsets(admin, group, topic, topic_id, known)
-    return rows
+    async def stands(
+        self, folder: Path, choose: Callable[[_Stand], int | None] | None
+    ) -> list[_Stand]:
+        """Each partition, after `choose` has set the stored and committed offset of those that it names."""
+        from matyan.keys import Keys, pack_value, unpack_value
+        from matyan.store.base import Snapshot, Transaction
+        from matyan.store.rocks import open_rocks
 
-
-# --- doctor --------------------------------------------------------------------------------------
-
-
-@click.command()
-@click.option("--wait", is_flag=True, help="Wait until all is well, for an init container.")
-@click.option(
-    "--timeout", type=click.FloatRange(0), default=300.0, show_default=True, help="Seconds."
-)
-def doctor(wait: bool, timeout: float) -> None:
-    """Check the settings, the broker and its topics, and the blobs' settings; say how to mend what is wrong."""
-    settings = load_settings()
-    end = time.monotonic() + timeout
-    while True:
-        found = _examine(settings)
-        if not wait or time.monotonic() >= end or all(why is None for why in found.values()):
-            break
-        time.sleep(1)
-    for name, why in found.items():
-        click.echo(f"{name}\t{'ok' if why is None else why}")
-    if any(why is not None for why in found.values()):
-        raise MatyanError("not all is well")
-
-
-def _examine(settings: Settings) -> dict[str, str | None]:
-    """What was examined, and what is wrong with it or None."""
-    from matyan.blobs.s3 import S3Blobs
-
-    kafka = kafka_check(settings, list(topic_names(settings)))
-    examined: dict[str, Callable[[], object]] = {
-        "kafka": kafka,
-        "blobs": lambda: S3Blobs(settings),
-    }
-    found: dict[str, str | None] = {"settings": None}
-    for name, examine in examined.items():
+        store = open_rocks(folder)
         try:
-            examine()
-        except MatyanError as error:
-            found[name] = str(error)
-        else:
-            found[name] = None
-    return found
+            places = self.places()
+            keys = Keys(store)
+
+            def read(snap: Snapshot) -> list[_Stand]:
+                found = []
+                for number, place in sorted(places.items()):
+                    packed = snap.get(keys.ingest(self._topic_id, number))
+                    stored = None if packed is None else int(unpack_value(packed))
+                    found.append(_Stand(number, stored, place))
+                return found
+
+            def write(tr: Transaction) -> None:
+                for number, offset in chosen.items():
+                    tr.set(keys.ingest(self._topic_id, number), pack_value(offset))
+
+            stands = await store.read(read)
+            chosen = {
+                stand.partition: offset
+                for stand in stands
+                if choose is not None and (offset := choose(stand)) is not None
+            }
+            if chosen:
+                # Kafka first: it refuses while the group has members, and then nothing has changed.
+                commit_offsets(self._admin, self._name, self.topic, self._topic_id, chosen)
+                await store.transact(write)
+            return [
+                replace(stand, stored=chosen.get(stand.partition, stand.stored)) for stand in stands
+            ]
+        finally:
+            await store.aclose()

@@ -6,7 +6,6 @@ process holds neither a store nor blob content.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,75 +14,86 @@ import structlog
 import trio
 
 from matyan import logs
-from matyan.broker.kafka_admin import open_admin, require_topics
-from matyan.errors import ConfigurationError, Unavailable
+from matyan.broker.kafka_admin import open_admin
+from matyan.broker.kafka_topics import require_fit_topics, require_topics
+from matyan.errors import Unavailable
+from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_option
 from matyan.health import Health
-from matyan.settings import Settings, load
+from matyan.settings import Settings
 from matyan.workers.backoff import Backoff
 from matyan.workers.supervise import Task, run_service
 
 log = structlog.get_logger(__name__)
 
-Check = Callable[[], None]
+
+class _KafkaStart:
+    """Start-up: alive but not ready until the broker is there and `topics` are fit for our records."""
+
+    def __init__(self, settings: Settings, topics: list[str]) -> None:
+        from matyan.broker.kafka import client_config
+
+        self._admin = open_admin(client_config(settings))
+        self._topics = topics
+        self._missing: str | None = "not asked yet"
+
+    async def wait(self) -> None:
+        backoff = Backoff(0.2, 5.0)
+        while self._missing is not None:
+            try:
+                await trio.to_thread.run_sync(require_fit_topics, self._admin, self._topics)
+            except Unavailable as error:
+                self._missing = str(error)
+                log.warning("waits at its start", missing="kafka", reason=self._missing)
+                await trio.sleep(backoff.next())
+            else:
+                self._missing = None
+
+    def health(self) -> Health:
+        health = Health()
+
+        async def ask() -> None:
+            if self._missing is not None:
+                raise Unavailable(self._missing)
+            await trio.to_thread.run_sync(require_topics, self._admin, self._topics)
+
+        health.add("kafka", ask)
+        return health
 
 
-def kafka_check(settings: Settings, topics: list[str]) -> Check:
-    from matyan.broker.kafka import client_config
-
-    admin = open_admin(client_config(settings))
-    return lambda: require_topics(admin, topics)
-
-
-async def _wait_for(what: str, check: Check) -> None:
-    """Start-up: alive but not ready until it is there."""
-    backoff = Backoff(0.2, 5.0)
-    while True:
-        try:
-            await trio.to_thread.run_sync(check)
-        except Unavailable as error:
-            log.warning("waits at its start", missing=what, reason=str(error))
-            await trio.sleep(backoff.next())
-        else:
-            return
-
-
-def _health(check: Check) -> Health:
-    health = Health()
-
-    async def ask() -> None:
-        await trio.to_thread.run_sync(check)
-
-    health.add("kafka", ask)
-    return health
-
-
-def load_settings(**overrides: Any) -> Settings:
-    settings = load(None, **overrides)
+def _begin(settings: Settings) -> None:
     settings.refuse_development_values()
     logs.configure(settings.log_level)
-    return settings
-
-
-def folder_of(store_: str) -> Path:
-    engine, _, folder = store_.partition(":")
-    if engine != "rocks" or not folder:
-        raise ConfigurationError(f"--store {store_}: expected rocks:FOLDER")
-    return Path(folder)
 
 
 # --- the frontier --------------------------------------------------------------------------------
 
 
 @click.command()
-@click.option("--host", help="HOST: the address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), help="PORT. 0: any free.")
-@click.option("--kafka-bootstrap-servers", help="KAFKA_BOOTSTRAP_SERVERS.")
-def frontier(host: str | None, port: int | None, kafka_bootstrap_servers: str | None) -> int:
-    """Take data from clients and hand it to Kafka."""
-    return trio.run(
-        _frontier,
-        load_settings(host=host, port=port, kafka_bootstrap_servers=kafka_bootstrap_servers),
-    )
+@settings_flags(
+    "host",
+    "port",
+    *KAFKA,
+    *S3,
+    "presign_blob_ref",
+    "queue_bytes",
+    "delivery_timeout_s",
+    "ws_deflate",
+    "cors_origins",
+    "metrics_enabled",
+    *SERVICE,
+)
+def frontier(settings: Settings) -> int:
+    """Take data from clients and hand it to Kafka.
+
+    A reply is sent when every in-sync replica has the records of its frame. SIGTERM drains: exit code 0 means that
+    everything accepted is in Kafka.
+
+    \b
+      matyan frontier --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
+      KAFKA_BOOTSTRAP_SERVERS=kafka:9092 matyan frontier --port 8080 --log-level DEBUG
+    """
+    _begin(settings)
+    return trio.run(_frontier, settings)
 
 
 async def _frontier(settings: Settings) -> int:
@@ -92,8 +102,8 @@ async def _frontier(settings: Settings) -> int:
     from matyan.frontier import edge
 
     topic = settings.kafka_data_ingestion_topic
-    check = kafka_check(settings, [topic])
-    health = _health(check)
+    start = _KafkaStart(settings, [topic])
+    health = start.health()
     blobs = S3Blobs(settings)
     async with open_producer(producer_config(settings), topic, settings.queue_bytes) as producer:
         service = edge.Frontier(producer, blobs, health, settings)
@@ -106,7 +116,7 @@ async def _frontier(settings: Settings) -> int:
 
         async def wait(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
-            await _wait_for("kafka", check)
+            await start.wait()
 
         async def drain(deadline: float) -> int:
             return await edge.drain(service, deadline)
@@ -141,20 +151,34 @@ def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
 
 
 @click.command("ingest-worker")
+@store_option("Where runs are kept: a folder of this machine, for RocksDB.")
 @click.option(
-    "--store", "store_", required=True, metavar="rocks:FOLDER", help="Where runs are kept."
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Members of the consumer group in this process, for the partitions of a store that one process holds.",
 )
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
-@click.option("--metrics-port", type=int, help="METRICS_PORT; 0 or less: none.")
-@click.option("--kafka-bootstrap-servers", help="KAFKA_BOOTSTRAP_SERVERS.")
-def ingest_worker(
-    store_: str, workers: int, metrics_port: int | None, kafka_bootstrap_servers: str | None
-) -> int:
-    """Apply the records in Kafka to the store, each exactly once."""
-    folder = folder_of(store_)
-    settings = load_settings(
-        metrics_port=metrics_port, kafka_bootstrap_servers=kafka_bootstrap_servers
-    )
+@settings_flags(
+    *KAFKA,
+    "instance_id",
+    "sequence_layout",
+    "ingest_max_txn_bytes",
+    "ingest_max_messages_per_txn",
+    "host",
+    "metrics_port",
+    *SERVICE,
+)
+def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
+    """Apply the records in Kafka to the store, each exactly once.
+
+    The store keeps the offset of each partition with the data; `matyan offsets show` compares it with Kafka's.
+
+    \b
+      matyan ingest-worker --store rocks:/var/lib/matyan --workers 2
+      MATYAN_INSTANCE_ID=worker-1 matyan ingest-worker --store rocks:/var/lib/matyan --metrics-port 9091
+    """
+    _begin(settings)
     return trio.run(_ingest, settings, folder, workers)
 
 
@@ -163,14 +187,13 @@ async def _ingest(settings: Settings, folder: Path, count: int) -> int:
     from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
     from matyan.keys import Keys
     from matyan.records import Rules
-    from matyan.sequences import Layout, Sequences, open_layout
+    from matyan.sequences import Sequences, open_layout
     from matyan.store.rocks import open_rocks
     from matyan.workers.ingest import IngestWorker
 
-    layout: Layout = "compatible" if settings.sequence_layout == "compatible" else "packed"
+    layout = settings.rocks_layout
     topic = settings.kafka_data_ingestion_topic
-    check = kafka_check(settings, [topic, f"{topic}-dlq", settings.kafka_control_events_topic])
-    health = _health(check)
+    start = _KafkaStart(settings, [topic, f"{topic}-dlq", settings.kafka_control_events_topic])
     store = open_rocks(folder)
     try:
         keys = Keys(store)
@@ -194,19 +217,21 @@ async def _ingest(settings: Settings, folder: Path, count: int) -> int:
                 )
             )
         tasks = [Task(f"ingest-{n}", worker.run) for n, worker in enumerate(workers)]
-        return await _run_workers(settings, health, check, "ingest-worker", tasks, workers)
+        return await _run_workers(settings, start, "ingest-worker", tasks, workers)
     finally:
         await store.aclose()
 
 
 @click.command("control-worker")
-@click.option("--metrics-port", type=int, help="METRICS_PORT; 0 or less: none.")
-@click.option("--kafka-bootstrap-servers", help="KAFKA_BOOTSTRAP_SERVERS.")
-def control_worker(metrics_port: int | None, kafka_bootstrap_servers: str | None) -> int:
-    """Do what control events ask for outside of the store: delete the blobs of deleted runs."""
-    settings = load_settings(
-        metrics_port=metrics_port, kafka_bootstrap_servers=kafka_bootstrap_servers
-    )
+@settings_flags(*KAFKA, *S3, "instance_id", "host", "metrics_port", *SERVICE)
+def control_worker(settings: Settings) -> int:
+    """Do what control events ask for outside of the store: delete the blobs of deleted runs.
+
+    \b
+      matyan control-worker --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
+      matyan control-worker --metrics-port 9092
+    """
+    _begin(settings)
     return trio.run(_control, settings)
 
 
@@ -217,23 +242,23 @@ async def _control(settings: Settings) -> int:
     from matyan.workers.control import ControlWorker
 
     topic = settings.kafka_control_events_topic
-    check = kafka_check(settings, [topic, f"{topic}-dlq"])
+    start = _KafkaStart(settings, [topic, f"{topic}-dlq"])
     consumer = KafkaConsumer(
         consumer_config(settings, "control-workers"), topic, offsets_are_stored=False
     )
     worker = ControlWorker(consumer, S3Blobs(settings), KafkaOutbox(settings).bury)
     tasks = [Task("control", worker.run)]
-    return await _run_workers(settings, _health(check), check, "control-worker", tasks, [worker])
+    return await _run_workers(settings, start, "control-worker", tasks, [worker])
 
 
 async def _run_workers(
     settings: Settings,
-    health: Health,
-    check: Check,
+    kafka: _KafkaStart,
     component: str,
     tasks: list[Task],
     workers: list[Any],
 ) -> int:
+    health = kafka.health()
     ended = trio.Event()
     running = len(workers)
 
@@ -248,7 +273,7 @@ async def _run_workers(
         return Task(task.name, run)
 
     async def wait(*, task_status: trio.TaskStatus[None]) -> None:
-        await _wait_for("kafka", check)
+        await kafka.wait()
         task_status.started()
 
     async def drain(deadline: float) -> int:

@@ -11,9 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
-
-from dotenv import dotenv_values
+from typing import Any, Literal
 
 from matyan.errors import ConfigurationError
 
@@ -55,6 +53,13 @@ def _positive(raw: str) -> int:
     return number
 
 
+def _port(raw: str) -> int:
+    number = _whole(raw)
+    if not 0 <= number <= 65535:
+        raise ValueError("expected a port, 0 to 65535")
+    return number
+
+
 def _words(raw: str) -> tuple[str, ...]:
     """A JSON array of strings, or a list with commas."""
     if raw.strip().startswith("["):
@@ -68,23 +73,30 @@ def _words(raw: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in raw.split(",") if word.strip())
 
 
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(raw: str) -> str:
-        if raw not in words:
-            raise ValueError(f"expected one of {', '.join(words)}")
-        return raw
+class _OneOf:
+    def __init__(self, *words: str) -> None:
+        self.words = words
 
-    return parse
+    def __call__(self, raw: str) -> str:
+        if raw not in self.words:
+            raise ValueError(f"expected one of {', '.join(self.words)}")
+        return raw
 
 
 def _level(raw: str) -> str:
-    return _one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")(raw.upper())
+    return _OneOf("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")(raw.upper())
 
 
 def _setting(
-    default: Any, name: str, parse: Callable[[str], Any] = _text, secret: bool = False
+    default: Any,
+    name: str,
+    help: str,
+    parse: Callable[[str], Any] = _text,
+    secret: bool = False,
 ) -> Any:
-    return field(default=default, metadata={"env": name, "parse": parse, "secret": secret})
+    return field(
+        default=default, metadata={"env": name, "help": help, "parse": parse, "secret": secret}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,57 +104,125 @@ class Settings:
     """Every setting, with its unit where it has one. The embedded mode reads no Kafka, FDB or S3 one."""
 
     # Kafka
-    kafka_bootstrap_servers: str = _setting("localhost:9092", "KAFKA_BOOTSTRAP_SERVERS")
-    kafka_data_ingestion_topic: str = _setting("data-ingestion", "KAFKA_DATA_INGESTION_TOPIC")
-    kafka_control_events_topic: str = _setting("control-events", "KAFKA_CONTROL_EVENTS_TOPIC")
-    kafka_security_protocol: str = _setting("", "KAFKA_SECURITY_PROTOCOL")
-    kafka_sasl_mechanism: str = _setting("", "KAFKA_SASL_MECHANISM")
-    kafka_sasl_username: str = _setting("", "KAFKA_SASL_USERNAME")
-    kafka_sasl_password: str = _setting("", "KAFKA_SASL_PASSWORD", secret=True)
-    instance_id: str = _setting("", "MATYAN_INSTANCE_ID")
-    """Kafka's group.instance.id: static membership when it is given."""
+    kafka_bootstrap_servers: str = _setting(
+        "localhost:9092", "KAFKA_BOOTSTRAP_SERVERS", "Kafka's brokers, HOST:PORT with commas."
+    )
+    kafka_data_ingestion_topic: str = _setting(
+        "data-ingestion", "KAFKA_DATA_INGESTION_TOPIC", "The topic of the clients' records."
+    )
+    kafka_control_events_topic: str = _setting(
+        "control-events", "KAFKA_CONTROL_EVENTS_TOPIC", "The topic of the control events."
+    )
+    kafka_security_protocol: str = _setting(
+        "", "KAFKA_SECURITY_PROTOCOL", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+    )
+    kafka_sasl_mechanism: str = _setting(
+        "", "KAFKA_SASL_MECHANISM", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
+    )
+    kafka_sasl_username: str = _setting("", "KAFKA_SASL_USERNAME", "The user at the brokers.")
+    kafka_sasl_password: str = _setting(
+        "", "KAFKA_SASL_PASSWORD", "The user's password.", secret=True
+    )
+    instance_id: str = _setting(
+        "",
+        "MATYAN_INSTANCE_ID",
+        "Kafka's group.instance.id, of one worker: one that comes back soon gets its partitions without a rebalance.",
+    )
     # FoundationDB
-    fdb_cluster_file: str = _setting("fdb.cluster", "FDB_CLUSTER_FILE")
-    fdb_api_version: int = _setting(730, "FDB_API_VERSION", _positive)
+    fdb_cluster_file: str = _setting("fdb.cluster", "FDB_CLUSTER_FILE", "The cluster's file.")
+    fdb_api_version: int = _setting(730, "FDB_API_VERSION", "The client's version.", _positive)
     # blobs
-    blob_backend_type: str = _setting("s3", "BLOB_BACKEND_TYPE")
-    s3_endpoint: str = _setting("http://localhost:9000", "S3_ENDPOINT")
-    s3_public_endpoint: str = _setting("", "S3_PUBLIC_ENDPOINT")
-    s3_access_key: str = _setting("rustfsadmin", "S3_ACCESS_KEY")
-    s3_secret_key: str = _setting("rustfsadmin", "S3_SECRET_KEY", secret=True)
-    s3_bucket: str = _setting("matyan-artifacts", "S3_BUCKET")
-    s3_region: str = _setting("us-east-1", "S3_REGION")
-    s3_presign_expiry: int = _setting(3600, "S3_PRESIGN_EXPIRY", _positive)
-    """Seconds that a presigned URL is good for."""
+    blob_backend_type: str = _setting("s3", "BLOB_BACKEND_TYPE", "Where blobs are kept: s3.")
+    s3_endpoint: str = _setting(
+        "http://localhost:9000", "S3_ENDPOINT", "The S3 server, as this process reaches it."
+    )
+    s3_public_endpoint: str = _setting(
+        "", "S3_PUBLIC_ENDPOINT", "The S3 server as clients reach it; empty: the same."
+    )
+    s3_access_key: str = _setting("rustfsadmin", "S3_ACCESS_KEY", "The access key's id.")
+    s3_secret_key: str = _setting("rustfsadmin", "S3_SECRET_KEY", "The secret key.", secret=True)
+    s3_bucket: str = _setting("matyan-artifacts", "S3_BUCKET", "The bucket of all blobs.")
+    s3_region: str = _setting("us-east-1", "S3_REGION", "The bucket's region.")
+    s3_presign_expiry: int = _setting(
+        3600, "S3_PRESIGN_EXPIRY", "Seconds that a presigned URL is good for.", _positive
+    )
     presign_blob_ref: str = _setting(
-        "publish", "MATYAN_PRESIGN_BLOB_REF", _one_of("publish", "client")
+        "publish",
+        "MATYAN_PRESIGN_BLOB_REF",
+        "Who publishes the record of a blob: this process when it signs the upload, or the client.",
+        _OneOf("publish", "client"),
     )
-    blob_max_bytes: int = _setting(5 << 30, "MATYAN_BLOB_MAX_BYTES", _positive)
-    public_url: str = _setting("", "MATYAN_PUBLIC_URL")
-    """scheme://host[:port] for signed URLs of the embedded mode; empty: as the client named it."""
+    blob_max_bytes: int = _setting(
+        5 << 30, "MATYAN_BLOB_MAX_BYTES", "The largest blob in the embedded mode.", _positive
+    )
+    public_url: str = _setting(
+        "",
+        "MATYAN_PUBLIC_URL",
+        "scheme://host[:port] for signed URLs of the embedded mode; empty: as the client named it.",
+    )
     # the services
-    log_level: str = _setting("INFO", "LOG_LEVEL", _level)
-    host: str = _setting("0.0.0.0", "HOST")
-    port: int = _setting(53801, "PORT", _whole)
-    metrics_enabled: bool = _setting(True, "METRICS_ENABLED", _flag)
-    metrics_port: int = _setting(9090, "METRICS_PORT", _whole)
-    """Where a worker serves /metrics and /health; 0 or less: nowhere."""
-    cors_origins: tuple[str, ...] = _setting((), "CORS_ORIGINS", _words)
-    shutdown_flush_timeout: float = _setting(5.0, "SHUTDOWN_FLUSH_TIMEOUT", _seconds)
-    """Seconds that a drain may take after SIGTERM."""
-    environment: str = _setting("development", "MATYAN_ENVIRONMENT")
-    queue_bytes: int = _setting(256 << 20, "MATYAN_QUEUE_BYTES", _positive)
-    """Bytes a process may hold between accepting a frame and its delivery."""
-    delivery_timeout_s: float = _setting(300.0, "MATYAN_DELIVERY_TIMEOUT_S", _seconds)
-    ws_deflate: bool = _setting(False, "MATYAN_WS_DEFLATE", _flag)
-    """Whether the frontier accepts permessage-deflate: a tenth of the bytes on a slow network, more CPU on both ends."""
-    # the workers
-    ingest_max_txn_bytes: int = _setting(1_000_000, "INGEST_MAX_TXN_BYTES", _positive)
-    ingest_max_messages_per_txn: int = _setting(10_000, "INGEST_MAX_MESSAGES_PER_TXN", _positive)
-    sequence_layout: str = _setting(
-        "", "MATYAN_SEQUENCE_LAYOUT", _one_of("", "compatible", "packed")
+    log_level: str = _setting(
+        "INFO", "LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", _level
     )
-    """Empty: the engine's default (packed on RocksDB, compatible on FoundationDB)."""
+    host: str = _setting("0.0.0.0", "HOST", "The address to listen on.")
+    port: int = _setting(53801, "PORT", "The port to listen on; 0: any free one.", _port)
+    metrics_enabled: bool = _setting(True, "METRICS_ENABLED", "Serve /metrics/.", _flag)
+    metrics_port: int = _setting(
+        9090,
+        "METRICS_PORT",
+        "Where a worker serves /metrics and /health; 0 or less: nowhere.",
+        _whole,
+    )
+    cors_origins: tuple[str, ...] = _setting(
+        (), "CORS_ORIGINS", "Origins that may call, a JSON array or a list with commas.", _words
+    )
+    shutdown_flush_timeout: float = _setting(
+        5.0, "SHUTDOWN_FLUSH_TIMEOUT", "Seconds that a drain may take after SIGTERM.", _seconds
+    )
+    environment: str = _setting(
+        "development",
+        "MATYAN_ENVIRONMENT",
+        "In `production`, development credentials and localhost defaults are refused.",
+    )
+    queue_bytes: int = _setting(
+        256 << 20,
+        "MATYAN_QUEUE_BYTES",
+        "Bytes that the process may hold between accepting a frame and its delivery.",
+        _positive,
+    )
+    delivery_timeout_s: float = _setting(
+        300.0,
+        "MATYAN_DELIVERY_TIMEOUT_S",
+        "Seconds that Kafka may be away before what waits for it is given up.",
+        _seconds,
+    )
+    ws_deflate: bool = _setting(
+        False,
+        "MATYAN_WS_DEFLATE",
+        "Accept permessage-deflate: a tenth of the bytes on a slow network, more CPU on both ends.",
+        _flag,
+    )
+    # the workers
+    ingest_max_txn_bytes: int = _setting(
+        1_000_000, "INGEST_MAX_TXN_BYTES", "The most bytes that one transaction takes.", _positive
+    )
+    ingest_max_messages_per_txn: int = _setting(
+        10_000,
+        "INGEST_MAX_MESSAGES_PER_TXN",
+        "The most records that one transaction takes.",
+        _positive,
+    )
+    sequence_layout: str = _setting(
+        "",
+        "MATYAN_SEQUENCE_LAYOUT",
+        "How points are stored; empty: the engine's default (packed on RocksDB, compatible on FoundationDB).",
+        _OneOf("", "compatible", "packed"),
+    )
+
+    @property
+    def rocks_layout(self) -> Literal["compatible", "packed"]:
+        """The sequence layout of a store on RocksDB."""
+        return "compatible" if self.sequence_layout == "compatible" else "packed"
 
     def refuse_development_values(self) -> None:
         """In MATYAN_ENVIRONMENT=production, refuses development credentials and localhost defaults.
@@ -188,6 +268,10 @@ def load(
         ConfigurationError: names the variable, its value and what was expected.
     """
     if environment is None:
+        from dotenv import (
+            dotenv_values,
+        )  # 20 ms, which a command that asks `matyan up` need not pay
+
         dotenv = {name: raw for name, raw in dotenv_values(Path(".env")).items() if raw is not None}
         environment = {**dotenv, **os.environ}
     values: dict[str, Any] = {}

@@ -67,7 +67,7 @@ def as_json(value: object) -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()
+    columns: Sequence[str], rows: Iterable[Iterable[object]], *, right: Sequence[str] = ()
 ) -> None:
     """A table in a terminal, lines with tabs and without a heading in a pipe."""
     if not sys.stdout.isatty():
@@ -225,6 +225,43 @@ def dead_letters(rows: Iterable[Row]) -> None:
         ),
         right=("id", "partition", "offset", "bytes"),
     )
+
+
+def or_none(value: object) -> object:
+    """A dash in place of None."""
+    return "–" if value is None else value
+
+
+def topics(rows: Iterable[Row]) -> None:
+    """Kafka's topics, a verdict on each."""
+    table(
+        (
+            "topic",
+            "partitions",
+            "replication",
+            "max.message.bytes",
+            "min.insync.replicas",
+            "verdict",
+        ),
+        (
+            (
+                row["topic"],
+                row["partitions"],
+                row["replication"],
+                or_none(row["max.message.bytes"]),
+                or_none(row["min.insync.replicas"]),
+                "wrong" if row["trouble"] else "could be safer" if row["advice"] else "ok",
+            )
+            for row in rows
+        ),
+        right=("partitions", "replication", "max.message.bytes", "min.insync.replicas"),
+    )
+
+
+def offsets(rows: Iterable[Row]) -> None:
+    """Where each partition stands."""
+    names = ("partition", "stored", "committed", "end", "lag")
+    table(names, ((or_none(row[name]) for name in names) for row in rows), right=names)
 
 
 def plot(

@@ -1,11 +1,11 @@
-"""Kafka's administration: topics, the offsets of a group, and the words for what is missing.
+"""Kafka's administration: the offsets of a group, a topic's id, and the words for what is missing.
 
-Blocking calls, for a thread. Nothing here is on a record's way.
+Which topics there are and whether they are fit is `kafka_topics.py`'s. Blocking calls, for a thread. Nothing here is on a record's way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,15 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ClusterMetadata,
+    OffsetSpec,
+)
 
 from matyan.errors import Unavailable
-from matyan.settings import Settings
 
-_NETWORK_S = 10.0
+NETWORK_S = 10.0
 
 _OURS = "matyan "
 
@@ -66,9 +69,21 @@ def open_admin(config: Mapping[str, Any]) -> AdminClient:
     return AdminClient({name: value for name, value in config.items() if name in _SHARED})
 
 
+def cluster(admin: AdminClient) -> ClusterMetadata:
+    """The brokers and topics.
+
+    Raises:
+        Unavailable: no broker answers.
+    """
+    try:
+        return admin.list_topics(timeout=NETWORK_S)
+    except KafkaException as error:
+        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+
+
 def describe_topic_soon(admin: AdminClient, topic: str) -> Future[Any]:
     """The topic's description (its id and partitions), when it is there."""
-    soon: Future[Any] = admin.describe_topics(TopicCollection([topic]), request_timeout=_NETWORK_S)[
+    soon: Future[Any] = admin.describe_topics(TopicCollection([topic]), request_timeout=NETWORK_S)[
         topic
     ]
     return soon
@@ -80,7 +95,7 @@ def describe_topic(admin: AdminClient, topic: str) -> Any:
     Raises:
         Unavailable: the broker does not answer, or has no such topic (yet).
     """
-    return _result(describe_topic_soon(admin, topic), topic)
+    return result(describe_topic_soon(admin, topic), topic)
 
 
 def read_place(
@@ -93,15 +108,15 @@ def read_place(
     """
     tps = [TopicPartition(topic, partition) for partition in partitions]
     lows, highs = (
-        admin.list_offsets(dict.fromkeys(tps, spec), request_timeout=_NETWORK_S)
+        admin.list_offsets(dict.fromkeys(tps, spec), request_timeout=NETWORK_S)
         for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]
     )
     (committed,) = admin.list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(group, tps)], request_timeout=_NETWORK_S
+        [ConsumerGroupTopicPartitions(group, tps)], request_timeout=NETWORK_S
     ).values()
-    low = {tp.partition: _result(soon, topic).offset for tp, soon in lows.items()}
-    high = {tp.partition: _result(soon, topic).offset for tp, soon in highs.items()}
-    found = {tp.partition: tp for tp in _result(committed, topic).topic_partitions}
+    low = {tp.partition: result(soon, topic).offset for tp, soon in lows.items()}
+    high = {tp.partition: result(soon, topic).offset for tp, soon in highs.items()}
+    found = {tp.partition: tp for tp in result(committed, topic).topic_partitions}
     return {
         partition: Place(
             low[partition],
@@ -113,62 +128,36 @@ def read_place(
     }
 
 
-def _result(soon: Future[Any], topic: str) -> Any:
+class Forbidden(Unavailable):
+    """The broker does not let this user do it."""
+
+
+def result(soon: Future[Any], topic: str) -> Any:
+    """What an admin call about `topic` gave.
+
+    Raises:
+        Forbidden: the user may not do that.
+        Unavailable: the broker does not answer, has no such topic (yet), or refuses.
+    """
     try:
-        return soon.result(_NETWORK_S + 1)
+        return soon.result(NETWORK_S + 1)
     except KafkaException as error:
-        if error.args[0].code() in _NO_TOPIC:
+        code, text = error.args[0].code(), error.args[0].str()
+        if code in _NO_TOPIC:
             raise Unavailable(
                 f"Kafka has no topic {topic}: `matyan topics create` makes it"
             ) from error
-        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+        if code in _FORBIDDEN:
+            raise Forbidden(f"Kafka does not let us do that with {topic}: {text}") from error
+        # librdkafka's own errors, of the connection mostly, are below 0; those of the protocol above.
+        does = "does not answer" if code < 0 else f"refuses that for {topic}"
+        raise Unavailable(f"Kafka {does}: {text}") from error
 
 
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
-
-
-def topic_names(settings: Settings) -> dict[str, int]:
-    """The topics of a deployment and how many partitions `create_topics` gives each."""
-    ingest, control = settings.kafka_data_ingestion_topic, settings.kafka_control_events_topic
-    return {ingest: 6, control: 1, f"{ingest}-dlq": 1, f"{control}-dlq": 1}
-
-
-def create_topics(admin: AdminClient, topics: Mapping[str, int], replication: int) -> list[str]:
-    """Makes those of `topics` that are missing; returns their names.
-
-    Raises:
-        Unavailable: the broker does not answer, or does not make them.
-    """
-    missing = [name for name in topics if name not in known_topics(admin)]
-    if missing:
-        new = [NewTopic(name, topics[name], replication) for name in missing]
-        for name, soon in admin.create_topics(new, request_timeout=_NETWORK_S).items():
-            _result(soon, name)
-    return missing
-
-
-def known_topics(admin: AdminClient) -> set[str]:
-    """The topics that the broker has.
-
-    Raises:
-        Unavailable: it does not answer.
-    """
-    try:
-        return set(admin.list_topics(timeout=_NETWORK_S).topics)
-    except KafkaException as error:
-        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
-
-
-def require_topics(admin: AdminClient, topics: Iterable[str]) -> None:
-    """
-    Raises:
-        Unavailable: the broker does not answer, or some are missing.
-    """
-    missing = sorted(set(topics) - known_topics(admin))
-    if missing:
-        raise Unavailable(
-            f"Kafka has no topic {', '.join(missing)}: `matyan topics create` makes them"
-        )
+_FORBIDDEN = frozenset(
+    {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+)
 
 
 def commit_offsets(
@@ -185,6 +174,6 @@ def commit_offsets(
     ]
     if tps:
         (soon,) = admin.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, tps)], request_timeout=_NETWORK_S
+            [ConsumerGroupTopicPartitions(group, tps)], request_timeout=NETWORK_S
         ).values()
-        _result(soon, topic)
+        result(soon, topic)

@@ -146,23 +146,3 @@ async def test_frozen_broker_holds_replies_back_and_loses_nothing(
         texts.setdefault(record["run_id"], []).append(record["payload"]["message"])
     expected = [f"{n}/{i}" for n in range(400) for i in range(RECORDS)]
     assert texts == {f"run-{n}": expected for n in range(RUNS)}
-
-
-async def test_doctor_says_what_is_missing(own_broker: Broker) -> None:
-    """All is well on a broker with the topics; without a broker the exit code is 1 and the line says why."""
-
-    def ask(bootstrap: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "matyan", "doctor"],
-            env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    well = await trio.to_thread.run_sync(ask, own_broker.bootstrap)
-    assert (well.returncode, well.stdout) == (0, "settings\tok\nkafka\tok\nblobs\tok\n")
-    own_broker.kill()
-    ill = await trio.to_thread.run_sync(ask, own_broker.bootstrap)
-    assert ill.returncode == 1
-    assert "Kafka does not answer" in ill.stdout

@@ -1,0 +1,130 @@
+"""Options of the commands that are settings: made from the fields of `Settings`, so that names, types and defaults
+stand once.
+
+No command and no engine here. A flag that is given wins over its variable.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matyan.settings import Settings, load
+
+KAFKA = (
+    "kafka_bootstrap_servers",
+    "kafka_data_ingestion_topic",
+    "kafka_control_events_topic",
+    "kafka_security_protocol",
+    "kafka_sasl_mechanism",
+    "kafka_sasl_username",
+    "kafka_sasl_password",
+)
+S3 = (
+    "blob_backend_type",
+    "s3_endpoint",
+    "s3_public_endpoint",
+    "s3_access_key",
+    "s3_secret_key",
+    "s3_bucket",
+    "s3_region",
+    "s3_presign_expiry",
+)
+SERVICE = ("log_level", "environment", "shutdown_flush_timeout")
+
+_FIELDS: dict[str, Field[Any]] = {row.name: row for row in fields(Settings)}
+_METAVARS = {int: "N", float: "SECONDS", tuple: "LIST", str: "TEXT"}
+
+
+def settings_flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Gives a command an option for each of these fields of `Settings`, and calls it with `settings`.
+
+    A secret gets no option, since `ps` shows command lines to everybody: --help says which variable to set.
+    """
+    secrets = [name for name in names if _FIELDS[name].metadata["secret"]]
+    options = [_option(_FIELDS[name]) for name in names if name not in secrets]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*arguments: Any, **given: Any) -> Any:
+            overrides = {name: given.pop(name) for name in names if name not in secrets}
+            return command(*arguments, settings=load(**overrides), **given)
+
+        call.__doc__ = (command.__doc__ or "") + _about(secrets)
+        for option in reversed(options):
+            call = option(call)
+        return call
+
+    return decorate
+
+
+def _about(secrets: list[str]) -> str:
+    about = (
+        "\n\n    Each flag of a setting wins over its variable, which is named in its help and may also stand in a .env "
+        "file of the working folder."
+    )
+    if secrets:
+        variables = ", ".join(_FIELDS[name].metadata["env"] for name in secrets)
+        about += f" A variable only, because `ps` shows command lines to everybody: {variables}."
+    return about
+
+
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has none
+    """A value that is read as the variable's would be."""
+
+    def __init__(self, row: Field[Any]) -> None:
+        self._parse = row.metadata["parse"]
+        words = getattr(self._parse, "words", ())
+        self.name = "|".join(word for word in words if word) or _METAVARS[type(row.default)]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}.", param, ctx)
+
+
+def _option(row: Field[Any]) -> Callable[[Any], Any]:
+    name = f"--{row.name.replace('_', '-')}"
+    help_ = f"{row.metadata['help']} {_variable(row)}"
+    if isinstance(row.default, bool):
+        return click.option(f"{name}/--no-{name[2:]}", row.name, default=None, help=help_)
+    return click.option(name, row.name, type=_Parsed(row), help=help_)
+
+
+def _variable(row: Field[Any]) -> str:
+    default = row.default
+    if isinstance(default, bool):
+        default = str(default).lower()
+    elif isinstance(default, float):
+        default = f"{default:g}"
+    return f"[{row.metadata['env']}{f'; default: {default}' if default not in ('', ()) else ''}]"
+
+
+class _RocksFolder(click.ParamType):  # type: ignore[type-arg]
+    name = "rocks:FOLDER"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return self.name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        engine, _, folder = value.partition(":")
+        if engine != "rocks" or not folder:
+            self.fail(f"{value!r}: expected rocks:FOLDER.", param, ctx)
+        return Path(folder)
+
+
+def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
+    """--store rocks:FOLDER; the command gets `folder`."""
+    return click.option("--store", "folder", type=_RocksFolder(), required=required, help=help)
+
+
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
