@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/*.pxi) setup.py pyproject.toml
 
-.PHONY: setup run kafka test test-faults lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-faults lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -20,6 +20,10 @@ run: setup
 # A real single-node Kafka on 127.0.0.1:9092 (Java and Maven), its data under .kafka; Ctrl-C stops it.
 kafka: setup
 	$(BIN)/python -m dev.broker --port 9092 --data .kafka
+
+# A real S3 server on 127.0.0.1:9000 (Java and Maven) with the bucket of the defaults, its data under .s3; Ctrl-C stops it.
+s3: setup
+	$(BIN)/python -m dev.s3 --port 9000 --data .s3
 
 test: setup
 	$(BIN)/python -m pytest -q

@@ -1,7 +1,7 @@
 """A real Kafka broker on loopback, for tests, benches and `make kafka`: one KRaft node from Maven Central.
 
-Fetches the pinned jars of pom.xml once, formats a folder, starts the broker, creates the topics and waits
-until it answers. No mock and no container; nothing of the package needs this file.
+Fetches the pinned jars of kafka.xml once, formats a folder, starts the broker, creates the topics and waits
+until it answers.
 """
 
 from __future__ import annotations
@@ -9,23 +9,25 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import fcntl
-import os
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-HERE = Path(__file__).parent
-JARS = HERE / "target" / "jars"
+from dev.process import (
+    HERE,
+    TARGET,
+    Server,
+    fetch_jars,
+    free_ports,
+    run_until_interrupted,
+    stopped_at_end,
+)
 
 TOPICS: Mapping[str, int] = {
     "data-ingestion": 6,
@@ -62,62 +64,20 @@ broker.heartbeat.interval.ms=500
 """
 
 
-class Missing(Exception):
-    """Java, Maven or the jars are not there; the text says which."""
-
-
 def classpath() -> str:
-    """The class path of the pinned jars, fetched with Maven when pom.xml changed or nothing was fetched yet.
-
-    Raises:
-        Missing: Java or Maven is not installed, or Maven could not fetch the jars.
-    """
-    for program, why in (
-        ("java", "Java 17 or newer runs the broker"),
-        ("mvn", "Maven fetches the broker"),
-    ):
-        if shutil.which(program) is None:
-            raise Missing(f"{program} is not on the PATH: {why}")
-    pom = HERE / "pom.xml"
-    stamp = JARS / "pom.xml"
-    JARS.mkdir(parents=True, exist_ok=True)
-    with (JARS.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_bytes() != pom.read_bytes():
-            done = subprocess.run(
-                [
-                    *("mvn", "-q", "-B", "dependency:copy-dependencies", "-f"),
-                    pom,
-                    f"-DoutputDirectory={JARS}",
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode:
-                raise Missing(f"Maven could not fetch the broker: {done.stdout[-2000:]}")
-            shutil.copyfile(pom, stamp)
-    return str(JARS / "*")
+    """The class path of the pinned jars; see `fetch_jars`."""
+    return fetch_jars(HERE / "kafka.xml")
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on at this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+class Broker(Server):
+    """One broker; its ports stay the same across kill and start."""
 
-
-class Broker:
-    """One broker on one folder and one port, which stay the same across kill and start."""
+    name = "the broker"
 
     def __init__(self, folder: Path, port: int = 0, controller_port: int = 0) -> None:
-        self.folder = folder.absolute()
         free = iter(free_ports(2))
-        self.port = port or next(free)
+        super().__init__(folder, port or next(free))
         self.controller_port = controller_port or next(free)
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -145,128 +105,60 @@ class Broker:
         java = ["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath()]
         java += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
         java += ["-Dorg.slf4j.simpleLogger.showDateTime=true"]
-        with (self.folder / "broker.log").open("ab") as log:
-            if not (data / "meta.properties").exists():
-                cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-                # One word: an id can begin with a dash, and would be read as an option.
-                name = f"--cluster-id={cluster}"
+        if not (data / "meta.properties").exists():
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+            # One word: an id can begin with a dash, and would be read as an option.
+            name = f"--cluster-id={cluster}"
+            with self.log.open("ab") as log:
                 subprocess.run(
                     [*java, "kafka.tools.StorageTool", "format", name, "-c", properties],
                     stdout=log,
                     stderr=log,
                     check=True,
                 )
-            # Its own process group: a Ctrl-C at the terminal reaches the script, which stops the broker cleanly.
-            self.process = subprocess.Popen(
-                [*java, "kafka.Kafka", str(properties)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.spawn([*java, "kafka.Kafka", properties])
 
     def wait(self, timeout: float, topics: Mapping[str, int] = TOPICS) -> None:
         """Waits until the broker answers, and creates those of `topics` that are missing."""
-        deadline = time.monotonic() + timeout
-        while not self._listening():
-            self._check(deadline, timeout)
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        while True:
+
+        def has_topics() -> bool:
             with contextlib.suppress(KafkaException):
                 known = admin.list_topics(timeout=2).topics
                 if all(
                     name in known and len(known[name].partitions) >= count
                     for name, count in topics.items()
                 ):
-                    return
+                    return True
                 missing = [
                     NewTopic(name, count, 1) for name, count in topics.items() if name not in known
                 ]
-                for future in admin.create_topics(missing).values():
+                for future in (admin.create_topics(missing) if missing else {}).values():
                     future.result(10)
-            self._check(deadline, timeout)
+            return False
 
-    def _listening(self) -> bool:
-        with socket.socket() as sock:
-            sock.settimeout(1)
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def _check(self, deadline: float, timeout: float) -> None:
-        time.sleep(0.05)
-        assert self.process is not None
-        ended = self.process.poll()
-        if ended is None and time.monotonic() < deadline:
-            return
-        state = f"ended with {ended}" if ended is not None else f"did not answer in {timeout:g} s"
-        self.kill()
-        log = (self.folder / "broker.log").read_text(errors="replace")[-3000:]
-        raise RuntimeError(f"the broker {state}:\n{log}")
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None, "the broker is not running"
-        os.kill(self.process.pid, number)
-
-    def freeze(self) -> None:
-        """SIGSTOP: its sockets stay open and nothing answers, as on a machine that hangs."""
-        self.signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self.signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """kill -9; the folder stays and start() works on it again."""
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self.signal(signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def stop(self, timeout: float = 20) -> None:
-        """SIGTERM and wait; kill -9 when it does not end in `timeout` seconds."""
-        if self.process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            self.thaw()
-            self.signal(signal.SIGTERM)
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self.process = None
+        self.wait_until(has_topics, timeout)
 
 
-@contextlib.contextmanager
-def running(folder: Path, port: int = 0, controller_port: int = 0) -> Iterator[Broker]:
+def running(
+    folder: Path, port: int = 0, controller_port: int = 0
+) -> AbstractContextManager[Broker]:
     """A started broker, stopped on leaving."""
     broker = Broker(folder, port, controller_port)
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.stop()
+    return stopped_at_end(broker, broker.start)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=HERE / "target" / "data", help="keeps the log")
+    parser.add_argument("--data", type=Path, default=TARGET / "data", help="keeps the log")
     parser.add_argument("--port", type=int, default=9092, help="0: a free one")
     parser.add_argument("--controller-port", type=int, default=0, help="0: a free one")
     options = parser.parse_args()
 
-    def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        with running(options.data, options.port, options.controller_port) as broker:
-            print(f"Kafka answers on {broker.bootstrap}; its data: {broker.folder}", flush=True)
-            assert broker.process is not None
-            return broker.process.wait()
-    except KeyboardInterrupt:
-        return 0
-    except (Missing, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    return run_until_interrupted(
+        running(options.data, options.port, options.controller_port),
+        lambda broker: f"Kafka answers on {broker.bootstrap}; its data: {broker.folder}",
+    )
 
 
 if __name__ == "__main__":

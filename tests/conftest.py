@@ -1,4 +1,4 @@
-"""A real Kafka broker for the tests that want one: one for the session, and more for those that kill theirs."""
+"""Real servers for the tests that want one, Kafka and S3: one for the session, and more for those that kill theirs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from dev.broker import Broker, Missing, classpath
+from dev import broker as kafka
+from dev import s3 as s3_
+from dev.broker import Broker
+from dev.process import Missing
+from dev.s3 import S3
 from matyan.settings import Settings, load
 from tests.kafka.topics import create_topic
 
@@ -25,15 +29,24 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 
-@pytest.fixture(scope="session")
-def kafka_jars() -> None:
-    """Skips with the reason where the broker cannot be run, or fails when MATYAN_TEST_REQUIRE_KAFKA is set."""
+def require(classpath: Callable[[], str], variable: str) -> None:
+    """Skips with the reason where a server cannot be run, or fails when `variable` is set."""
     try:
         classpath()
     except Missing as reason:
-        if os.environ.get("MATYAN_TEST_REQUIRE_KAFKA") == "1":
-            pytest.fail(f"MATYAN_TEST_REQUIRE_KAFKA=1, but {reason}")
+        if os.environ.get(variable) == "1":
+            pytest.fail(f"{variable}=1, but {reason}")
         pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def kafka_jars() -> None:
+    require(kafka.classpath, "MATYAN_TEST_REQUIRE_KAFKA")
+
+
+@pytest.fixture(scope="session")
+def s3_jars() -> None:
+    require(s3_.classpath, "MATYAN_TEST_REQUIRE_S3")
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +65,20 @@ def own_broker(kafka_jars: None, tmp_path: Path) -> Iterator[Broker]:
     broker.start()
     yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(s3_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """The session's S3 server, in memory, so that every key is legal. Tests make their own buckets on it."""
+    with s3_.running(tmp_path_factory.mktemp("s3"), in_memory=True) as server:
+        yield server
+
+
+@pytest.fixture
+def own_s3(s3_jars: None, tmp_path: Path) -> Iterator[S3]:
+    """An S3 server on a folder, which a test may freeze, kill and start again."""
+    with s3_.running(tmp_path / "s3") as server:
+        yield server
 
 
 @pytest.fixture
