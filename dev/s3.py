@@ -2,7 +2,8 @@
 
 It checks what S3 checks: signatures (AWS Signature 4) of headers and presigned URLs, their expiry, and the headers that
 they cover. Tried and left: versitygw, a Go program (135 CPU seconds to build), which keeps keys as paths of files
-and so refuses keys that S3 takes (`a` beside `a/b`, `a//b`, a segment over 255 bytes).
+and so refuses keys that S3 takes (`a` beside `a/b`, `a//b`, a segment over 255 bytes). What S3Proxy does worse: its
+Jetty rewrites the Content-Types that it knows (`text/html; charset=utf-8`, `TEXT/html`), so that it refuses their signatures.
 """
 
 from __future__ import annotations

@@ -5,12 +5,13 @@ No retry: the callers have their own.
 
 from __future__ import annotations
 
+import re
 import urllib.request
 import uuid
 from collections.abc import Callable, Sequence
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import boto3
 import trio
@@ -23,63 +24,114 @@ from matyan.settings import Settings
 
 T = TypeVar("T")
 
-_PAGE = 1_000
-"""The most keys that one DeleteObjects takes (Amazon S3 API reference)."""
+_CONNECT_S = 5.0
+_READ_S = 20.0
+"""In which an answer must come. A deletion that takes longer goes on in the server, and the next attempt finds less."""
+_MAX_EXPIRY_S = 7 * 24 * 3600
+"""Signature 4 allows no more (Amazon S3 API reference)."""
+_NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What the body of DeleteObjects cannot carry (XML 1.0, Char; a carriage return would come out as a line feed)."""
+
+_MEND = "look at S3_ENDPOINT and S3_REGION, and whether the server runs"
+_MENDS: Final = {
+    "NoSuchBucket": "make that bucket, or name another one with S3_BUCKET",
+    **dict.fromkeys(
+        ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        "S3_ACCESS_KEY and S3_SECRET_KEY must be a key that may list, put and delete in S3_BUCKET",
+    ),
+    "RequestTimeTooSkewed": "set this machine's clock",
+}
+"""What mends an error, by the S3 API's code."""
 
 
 class S3Blobs:
-    """`Blobs` (base.py) in one bucket."""
+    """`Blobs` (base.py) in one bucket.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        page: keys that one request lists and deletes; 1,000 is the most that S3 takes (Amazon S3 API reference).
+
+    Raises:
+        ConfigurationError: a setting is missing or unusable.
+    """
+
+    def __init__(self, settings: Settings, *, page: int = 1_000) -> None:
         if settings.blob_backend_type != "s3":
             raise ConfigurationError(
                 f"BLOB_BACKEND_TYPE={settings.blob_backend_type} is not supported: use s3, or an S3 gateway"
             )
+        if not settings.s3_access_key or not settings.s3_secret_key:
+            # Without them botocore would look for some in files and on the network.
+            raise ConfigurationError("S3_ACCESS_KEY or S3_SECRET_KEY is empty: set both")
+        if settings.s3_presign_expiry > _MAX_EXPIRY_S:
+            raise ConfigurationError(
+                f"S3_PRESIGN_EXPIRY={settings.s3_presign_expiry}: S3 allows {_MAX_EXPIRY_S} seconds at most"
+            )
         self._bucket = settings.s3_bucket
         self._expiry = settings.s3_presign_expiry
-        self._client = _client(settings, settings.s3_endpoint)
+        self._page = page
+        self._where = f"S3 at {settings.s3_endpoint}, bucket {settings.s3_bucket}"
+        self._client = _client(settings, settings.s3_endpoint, "S3_ENDPOINT")
         # What a client reaches can have another name than what this process reaches; a signature covers the name.
         public = settings.s3_public_endpoint or settings.s3_endpoint
-        self._signer = self._client if public == settings.s3_endpoint else _client(settings, public)
+        self._signer = (
+            self._client
+            if public == settings.s3_endpoint
+            else _client(settings, public, "S3_PUBLIC_ENDPOINT")
+        )
+        try:
+            # The first signature reads rules from the disk, 9 ms: not in the loop. And it checks the bucket's name.
+            self._sign("run/path", "text/plain")
+        except BotoCoreError as error:
+            raise ConfigurationError(f"S3_BUCKET={settings.s3_bucket}: {error}") from None
 
     async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
+        """Signs for S3_PUBLIC_ENDPOINT. In the loop's thread: it opens no network and takes less than a millisecond."""
+        await trio.lowlevel.checkpoint()
         key = f"{run}/{path}"
-        url = await self._call(
-            lambda: self._signer.generate_presigned_url(
-                "put_object",
-                Params={"Bucket": self._bucket, "Key": key, "ContentType": content_type},
-                ExpiresIn=self._expiry,
-            )
+        return Upload(self._sign(key, content_type), key, None)
+
+    def _sign(self, key: str, content_type: str) -> str:
+        url: str = self._signer.generate_presigned_url(
+            "put_object",
+            Params={"Bucket": self._bucket, "Key": key, "ContentType": content_type},
+            ExpiresIn=self._expiry,
         )
-        return Upload(url, key, None)
+        return url
 
     async def delete(self, keys: Sequence[str]) -> int:
-        for begin in range(0, len(keys), _PAGE):
-            objects = [{"Key": key} for key in keys[begin : begin + _PAGE]]
+        alone = [key for key in keys if _NOT_XML.search(key)]
+        for key in alone:
+            await self._call(self._client.delete_object, Key=key)
+        together = [key for key in keys if key not in alone]
+        for begin in range(0, len(together), self._page):
+            objects = [{"Key": key} for key in together[begin : begin + self._page]]
             answer = await self._call(
-                partial(
-                    self._client.delete_objects,
-                    Bucket=self._bucket,
-                    Delete={"Objects": objects, "Quiet": True},
-                )
+                self._client.delete_objects, Delete={"Objects": objects, "Quiet": True}
             )
             if answer.get("Errors"):
                 first = answer["Errors"][0]
-                raise Unavailable(f"S3 did not delete {first.get('Key')}: {first.get('Message')}")
+                raise Unavailable(
+                    f"{self._where}: {first.get('Key')} was not deleted: {first.get('Code')}, {first.get('Message')}"
+                )
         return len(keys)
 
     async def delete_run(self, run: str) -> int:
         count = 0
+        last = ""
         while True:
+            # From the last key on and not from the first again: a server that lists what it does not delete must not
+            # turn this into a loop without end (some show folders as keys).
             page = await self._call(
-                lambda: self._client.list_objects_v2(
-                    Bucket=self._bucket, Prefix=f"{run}/", MaxKeys=_PAGE
-                )
+                self._client.list_objects_v2,
+                Prefix=f"{run}/",
+                MaxKeys=self._page,
+                StartAfter=last,
             )
             keys = [row["Key"] for row in page.get("Contents", [])]
             if not keys:
                 return count
             count += await self.delete(keys)
+            last = keys[-1]
 
     # --- for `matyan doctor` -----------------------------------------------------------------------
 
@@ -90,18 +142,12 @@ class S3Blobs:
             Unavailable: which of these did not work, and the settings that decide about it.
         """
         key = f"matyan-doctor/{uuid.uuid4()}"
+        await self._call(self._client.list_objects_v2, MaxKeys=1)
+        # By the address that this process reaches: the public one may be for clients alone.
         place = {"Bucket": self._bucket, "Key": key}
-        try:
-            await self._call(lambda: self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1))
-            # By the address that this process reaches: the public one may be for clients alone.
-            url = await self._call(
-                lambda: self._client.generate_presigned_url("put_object", place, ExpiresIn=60)
-            )
-            await trio.to_thread.run_sync(_put, url, b"probe")
-            await self.delete([key])
-        except Unavailable as error:
-            code = getattr(error.__cause__, "response", {}).get("Error", {}).get("Code")
-            raise Unavailable(f"{error}: {_MENDS.get(code, _MEND)}") from error
+        url = self._client.generate_presigned_url("put_object", place, ExpiresIn=60)
+        await trio.to_thread.run_sync(_put, url, b"probe", abandon_on_cancel=True)
+        await self.delete([key])
 
     async def server_time(self) -> float:
         """The S3 server's clock in epoch seconds, to the second, from the Date header of whatever it answers.
@@ -122,23 +168,18 @@ class S3Blobs:
             raise Unavailable("S3: the server's answer has no Date header")
         return parsedate_to_datetime(date).timestamp()
 
-    async def _call(self, call: Callable[[], T]) -> T:
+    async def _call(self, call: Callable[..., T], **arguments: Any) -> T:
         try:
-            return await trio.to_thread.run_sync(call)
-        except (BotoCoreError, ClientError) as error:
-            raise Unavailable(f"S3: {error}") from error
-
-
-_MEND = "look at S3_ENDPOINT and S3_REGION, and whether the server runs"
-_MENDS = {
-    "NoSuchBucket": "make that bucket, or name another one with S3_BUCKET",
-    **dict.fromkeys(
-        ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        "S3_ACCESS_KEY and S3_SECRET_KEY must be a key that may list, put and delete in S3_BUCKET",
-    ),
-    "RequestTimeTooSkewed": "set this machine's clock",
-}
-"""What mends an error, by the S3 API's code."""
+            # Given up with its thread when the caller is cancelled: a drain must not wait for a server that hangs,
+            # and to delete again what this call still deletes is harmless.
+            return await trio.to_thread.run_sync(
+                partial(call, Bucket=self._bucket, **arguments), abandon_on_cancel=True
+            )
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            raise Unavailable(f"{self._where}: {error}: {_MENDS.get(code, _MEND)}") from error
+        except BotoCoreError as error:
+            raise Unavailable(f"{self._where} does not answer: {error}: {_MEND}") from error
 
 
 def _put(url: str, body: bytes) -> None:
@@ -149,12 +190,26 @@ def _put(url: str, body: bytes) -> None:
         raise Unavailable(f"S3: a PUT to a presigned URL failed: {error}") from error
 
 
-def _client(settings: Settings, endpoint: str) -> Any:
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        aws_access_key_id=settings.s3_access_key,
-        aws_secret_access_key=settings.s3_secret_key,
-        region_name=settings.s3_region,
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )
+def _client(settings: Settings, endpoint: str, name: str) -> Any:
+    try:
+        return boto3.client(
+            "s3",
+            endpoint_url=endpoint,
+            aws_access_key_id=settings.s3_access_key,
+            aws_secret_access_key=settings.s3_secret_key,
+            region_name=settings.s3_region,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                connect_timeout=_CONNECT_S,
+                read_timeout=_READ_S,
+                retries={"total_max_attempts": 1},
+                # The default adds checksums that not every server that speaks S3 knows.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(
+            f"{name}={endpoint}: {error}; expected http://host:port or https://host"
+        ) from None

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from matyan.blobs.base import Blobs, Upload
 from matyan.blobs.folder import URL_PATH, FolderBlobs
+from matyan.blobs.s3 import S3Blobs
 from matyan.errors import NotFound
+from tests.blobs_s3 import Bucket, bucket
+
+__all__ = ["bucket"]
 
 BASE = "http://tracker.example:53801"
 
@@ -23,24 +28,31 @@ class Harness:
     """An engine, and how its clients use what it signs."""
 
     blobs: Blobs
-    put: Callable[[Upload, str, bytes], Awaitable[None]]
-    """PUTs these bytes with this Content-Type to the upload's URL."""
+    put: Callable[[Upload, str, bytes], Awaitable[bool]]
+    """PUTs these bytes with this Content-Type to the upload's URL; False: it was refused."""
+    keys: Callable[[str], Awaitable[set[str]]]
+    """Every key of a run, as the engine itself lists them."""
     get: Callable[[str, str], Awaitable[tuple[str, bytes] | None]]
     """The type and the bytes of run/path, or None."""
 
 
 def folder_harness(blobs: FolderBlobs) -> Harness:
-    async def put(upload: Upload, content_type: str, data: bytes) -> None:
+    async def put(upload: Upload, content_type: str, data: bytes) -> bool:
         url = urlsplit(upload.upload_url)
         assert f"{url.scheme}://{url.netloc}" == BASE
         run, _, path = unquote(url.path.removeprefix(URL_PATH)).partition("/")
-        assert blobs.verify("PUT", run, path, url.query)
+        if not blobs.verify("PUT", run, path, url.query):
+            return False
 
         async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, len(data), 1_000_000):
                 yield data[start : start + 1_000_000]
 
         await blobs.receive(run, path, content_type, chunks(), 1 << 30)
+        return True
+
+    async def keys(run: str) -> set[str]:
+        return {f"{run}/{blob.path}" for blob in await blobs.list(run)}
 
     async def get(run: str, path: str) -> tuple[str, bytes] | None:
         try:
@@ -51,12 +63,32 @@ def folder_harness(blobs: FolderBlobs) -> Harness:
         assert len(data) == size
         return content_type, data
 
-    return Harness(blobs, put, get)
+    return Harness(blobs, put, keys, get)
 
 
-@pytest.fixture(params=["folder"])
+def s3_harness(bucket: Bucket) -> Harness:
+    async def put(upload: Upload, content_type: str, data: bytes) -> bool:
+        async with httpx.AsyncClient() as http:
+            answer = await http.put(
+                upload.upload_url, content=data, headers={"Content-Type": content_type}
+            )
+        assert answer.status_code in {200, 403}, answer.text
+        return answer.status_code == 200
+
+    async def keys(run: str) -> set[str]:
+        return bucket.keys(f"{run}/")
+
+    async def get(run: str, path: str) -> tuple[str, bytes] | None:
+        return bucket.get(f"{run}/{path}")
+
+    # A small page: the paths of one run need several requests.
+    return Harness(S3Blobs(bucket.settings(), page=4), put, keys, get)
+
+
+@pytest.fixture(params=["folder", "s3"])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Harness:
-    assert request.param == "folder"
+    if request.param == "s3":
+        return s3_harness(request.getfixturevalue("bucket"))
     return folder_harness(FolderBlobs(tmp_path / "blobs", b"secret", 60))
 
 
@@ -65,7 +97,7 @@ async def store(
 ) -> None:
     upload = await harness.blobs.presign_put(run, path, content_type, BASE)
     assert upload.s3_key == f"{run}/{path}"
-    await harness.put(upload, content_type, data)
+    assert await harness.put(upload, content_type, data)
 
 
 async def test_what_is_put_to_a_signed_url_is_stored_with_its_type(harness: Harness) -> None:
@@ -73,8 +105,8 @@ async def test_what_is_put_to_a_signed_url_is_stored_with_its_type(harness: Harn
     data = bytes(range(256)) * 10_000
     await store(harness, "run", "seq/loss curve/1.png", data, "image/png")
     assert await harness.get("run", "seq/loss curve/1.png") == ("image/png", data)
-    await store(harness, "run", "seq/loss curve/1.png", b"", "text/html; charset=utf-8")
-    assert await harness.get("run", "seq/loss curve/1.png") == ("text/html; charset=utf-8", b"")
+    await store(harness, "run", "seq/loss curve/1.png", b"", "text/html; charset=koi8-r")
+    assert await harness.get("run", "seq/loss curve/1.png") == ("text/html; charset=koi8-r", b"")
 
 
 HARD_PATHS = [
@@ -91,7 +123,9 @@ HARD_PATHS = [
     "ü/日本",
     "~tmp",
     "con\\aux",
-    "x" * 1_000,
+    "a<b>&amp;\"'",
+    "a\ufffe",  # legal in a key, not in XML
+    "x" * 1_020,  # with the run's id and slash 1,024 bytes, the limit
     "/".join("yz" * 200),
 ]
 
@@ -100,9 +134,39 @@ async def test_any_legal_path_has_its_own_place(harness: Harness) -> None:
     """Empty and long segments, case, leading dots, a blob that is the folder of another: all side by side."""
     for path in HARD_PATHS:
         await store(harness, "run", path, path.encode())
+    assert await harness.keys("run") == {f"run/{path}" for path in HARD_PATHS}
     for path in HARD_PATHS:
         assert await harness.get("run", path) == ("text/plain", path.encode())
     assert await harness.blobs.delete_run("run") == len(HARD_PATHS)
+    assert await harness.keys("run") == set()
+
+
+async def test_any_legal_path_is_deleted_by_its_key(harness: Harness) -> None:
+    """Each of them alone, and the others stay until their turn comes."""
+    left = {f"run/{path}" for path in HARD_PATHS}
+    for path in HARD_PATHS:
+        await store(harness, "run", path, b"x")
+    for path in HARD_PATHS:
+        await harness.blobs.delete([f"run/{path}"])
+        left.remove(f"run/{path}")
+        assert await harness.keys("run") == left
+
+
+async def test_an_altered_url_is_refused(harness: Harness) -> None:
+    """For another path or run, with another expiry or signature: nothing is stored, and the true URL works."""
+    upload = await harness.blobs.presign_put("run", "a b", "text/plain", BASE)
+    url = upload.upload_url
+    last = "0" if url[-1] != "0" else "1"
+    for altered in (
+        url.replace(quote("a b"), "c"),
+        url.replace("/run/", "/run1/"),
+        url.replace("xpires=", "xpires=1"),
+        url[:-1] + last,
+    ):
+        assert altered != url
+        assert not await harness.put(replace(upload, upload_url=altered), "text/plain", b"x")
+    assert await harness.keys("run") | await harness.keys("run1") == set()
+    assert await harness.put(upload, "text/plain", b"x")
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
