@@ -173,14 +173,15 @@ async def _check_topics(settings: Settings) -> str:
 
 async def _check_store(settings: Settings, folder: Path) -> str:
     from matyan.keys import Keys
+    from matyan.reader import DATABASE
     from matyan.sequences import open_layout
     from matyan.store.base import Transaction
     from matyan.store.rocks import open_rocks
 
-    if not (folder / "CURRENT").exists():
+    if not (folder / DATABASE / "CURRENT").exists():
         return _check_place(folder)
     try:
-        store = open_rocks(folder)
+        store = open_rocks(folder / DATABASE)
     except FolderInUse as error:
         return f"{folder} is held by {error.holder}"
     try:
@@ -190,8 +191,7 @@ async def _check_store(settings: Settings, folder: Path) -> str:
             if tr.get(keys.layout()) is None:
                 return "no layout yet"
             # Only checks, since there is a stamp.
-            open_layout(tr, keys, settings.rocks_layout)
-            return f"{settings.rocks_layout} layout"
+            return f"{open_layout(tr, keys, settings.rocks_layout)} layout"
 
         return f"{folder} opens, {await store.transact(check)}"
     finally:

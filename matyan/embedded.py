@@ -12,7 +12,6 @@ import secrets
 import socket
 import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,22 +24,19 @@ from prometheus_client import Counter, Gauge
 
 from matyan import __version__, logs, telemetry
 from matyan import settings as settings_
-from matyan._codec import format_timestamp, range_of
+from matyan._codec import range_of
 from matyan.blobs.folder import FolderBlobs
 from matyan.broker import local
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, MatyanError, Unavailable
+from matyan.folder import DataFolder, delete_by_record, deliver, open_folder, while_answering
 from matyan.frontier import edge
 from matyan.health import Health
-from matyan.keys import Keys, unpack_value
-from matyan.local_api import LocalAPI
-from matyan.queries import Queries
-from matyan.records import Rules
-from matyan.sequences import STAMPS, Layout, Sequences, open_layout
+from matyan.kafka_folder import KafkaFolder
+from matyan.sequences import Layout
 from matyan.settings import Settings
 from matyan.store.base import Snapshot, Transaction
-from matyan.store.rocks import RocksStore, open_rocks
 from matyan.views import StatusLine
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
@@ -49,12 +45,8 @@ from matyan.workers.supervise import Task, run_service
 # The embedded mode reads no S3 setting; the SDK presigns right before it uploads.
 _URL_EXPIRY_S = 3600
 _SECRET_BYTES = 32
-# How long a command waits for what it asked for; the store may be busy with large batches.
-_WRITE_S = 60.0
 _CONTROL_S = 30.0
 _POLL_S = 0.02
-# What a command that is being answered gets before the folder is given free.
-_GRACE_S = 2.0
 _STATUS_S = 1.0
 # In a pipe: how often traffic is logged, while there is some.
 _TRAFFIC_S = 60.0
@@ -65,34 +57,23 @@ _log = structlog.get_logger()
 class Tracker:
     """The parts of one data folder. Made by `open_tracker`; works while its tasks run."""
 
-    def __init__(self, data: Path, store: RocksStore, layout: Layout, queue_bytes: int) -> None:
-        self.store = store
-        self.keys = keys = Keys(store)
+    def __init__(self, folder: DataFolder, queue_bytes: int) -> None:
+        self._folder = folder
+        self.store = store = folder.store
+        self.keys = keys = folder.keys
         broker = LocalBroker(keys, queue_bytes)
         self._outbox = broker.outbox()
         self.producer = broker.producer()
-        self.blobs = FolderBlobs(data / "blobs", _secret(data / "secret"), _URL_EXPIRY_S)
+        secret = _secret(folder.path / "secret")
+        self.blobs = FolderBlobs(folder.path / "blobs", secret, _URL_EXPIRY_S)
         self.ingest = IngestWorker(
-            broker.ingest_consumer(),
-            store,
-            keys,
-            lambda: Rules(keys, Sequences(keys, layout)),
-            self._outbox,
+            broker.ingest_consumer(), store, keys, folder.rules, self._outbox
         )
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
-        self._queries = queries = Queries(keys, Sequences(keys, layout))
-        self._api = LocalAPI(
-            data,
-            store,
-            reads={
-                "runs": queries.runs,
-                "show": queries.show,
-                "logs": queries.logs,
-                "export": queries.export,
-                "dlq_list": queries.dead_letters,
-                "dlq_show": queries.dead_letter,
-            },
-            writes={"delete": self._delete, "dlq_replay": self._replay},
+        self._queries = queries = folder.queries
+        self._api = folder.api(
+            {"delete": self._delete, "dlq_replay": self._replay},
+            {"dlq_list": queries.dead_letters, "dlq_show": queries.dead_letter},
         )
         self.health = Health()
         self.health.add("store", self._check_store)
@@ -110,8 +91,7 @@ class Tracker:
         What the control worker has not done stands in the store and is done by the next process.
         """
         left = await self.producer.flush(deadline)
-        with trio.move_on_after(_GRACE_S):
-            await self._api.idle()
+        await while_answering(self._api)
         return left
 
     async def _check_store(self) -> None:
@@ -127,13 +107,8 @@ class Tracker:
 
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run and waits for its blobs to go."""
-        run = await self.store.read(lambda snap: self._queries.resolve(snap, run))
-        timestamp = format_timestamp(time.time_ns() // 1000).decode()
-        # Run ids need no escaping in JSON (contract, section 6).
-        record = (
-            f'{{"type":"delete_run","run_id":"{run}","timestamp":"{timestamp}","payload":{{}}}}'
-        )
-        await self._apply(run.encode(), record.encode())
+        run = await self._folder.resolve(run)
+        await delete_by_record(self.producer, run)
         pending = True
         with trio.move_on_after(_CONTROL_S):
             while pending:
@@ -153,7 +128,7 @@ class Tracker:
         for number in ids:
             row = await self.store.read(partial(self._queries.one_dead_letter, id=number))
             before = await self.store.read(self._last_letter)
-            await self._apply(row["key"] or b"", row["value"])
+            await deliver(self.producer, row["key"] or b"", row["value"])
             after = await self.store.read(self._last_letter)
 
             def remove(tr: Transaction, number: int = number) -> None:
@@ -162,26 +137,6 @@ class Tracker:
             await self.store.transact(remove)
             outcome = "applied" if after == before else f"dead again, as {after}"
             yield {"id": number, "outcome": outcome}
-
-    async def _apply(self, key: bytes, record: bytes) -> None:
-        """Returns when the record is committed, as itself or as a dead letter.
-
-        Raises:
-            Unavailable: not in time.
-        """
-        outcome: list[Exception | None] = []
-        done = trio.Event()
-
-        def on_done(error: Exception | None) -> None:
-            outcome.append(error)
-            done.set()
-
-        self.producer.produce(key, [record], on_done)
-        with trio.move_on_after(_WRITE_S):
-            await done.wait()
-        error = outcome[0] if outcome else Unavailable("the store did not take it in time")
-        if error is not None:
-            raise error
 
     def _last_letter(self, snap: Snapshot) -> int | None:
         return max((one.number for one in local.dead_letters(snap, self.keys)), default=None)
@@ -197,30 +152,18 @@ class Tracker:
 async def open_tracker(
     data: Path, settings: Settings, *, layout: Layout | None = None
 ) -> AsyncIterator[Tracker]:
-    """Opens a data folder, made when it is not there; leaving closes it.
-
-    `layout`: None is what the folder has, else packed.
+    """Opens a data folder as a tracker of its own; see `open_folder`.
 
     Raises:
-        FolderInUse: another process holds it.
-        ConfigurationError: it cannot be opened, or has the other layout.
+        ConfigurationError: its records come from Kafka.
     """
-    store = open_rocks(data / "rocksdb")
-    try:
-        keys = Keys(store)
-        stamped = await store.transact(lambda tr: _open_layout(tr, keys, layout))
-        yield Tracker(data, store, stamped, settings.queue_bytes)
-    finally:
-        await store.aclose()
-
-
-def _open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
-    if wanted is None:
-        stamp = tr.get(keys.layout())
-        compatible = stamp is not None and unpack_value(stamp) == STAMPS["compatible"]
-        wanted = "compatible" if compatible else "packed"
-    open_layout(tr, keys, wanted)
-    return wanted
+    async with open_folder(data, layout) as folder:
+        if folder.fed_by_kafka:
+            raise ConfigurationError(
+                f"the records of {data} come from Kafka; run its worker, with: "
+                f"matyan ingest-worker --store rocks:{data}, or name another folder with --data"
+            )
+        yield Tracker(folder, settings.queue_bytes)
 
 
 def _secret(path: Path) -> bytes:
@@ -251,7 +194,7 @@ def background(data: Path) -> Iterator[None]:
     """Holds a data folder in a thread of this process and answers at its socket.
 
     Raises:
-        ConfigurationError: as `open_embedded` does.
+        ConfigurationError: as `open_folder` does.
     """
     loaded = settings_.load(ignore=settings_.EMBEDDED_IGNORES)
     logs.configure("ERROR")
@@ -260,13 +203,18 @@ def background(data: Path) -> Iterator[None]:
     )
 
     async def hold() -> None:
-        async with open_tracker(data, loaded) as tracker, trio.open_nursery() as nursery:
-            for task in tracker.tasks():
+        async with open_folder(data, None) as folder, trio.open_nursery() as nursery:
+            holder: Tracker | KafkaFolder = (
+                KafkaFolder(folder, None)
+                if folder.fed_by_kafka
+                else Tracker(folder, loaded.queue_bytes)
+            )
+            for task in holder.tasks():
                 await nursery.start(task.run)
             stop = trio.Event()
             began.put((trio.lowlevel.current_trio_token(), stop))
             await stop.wait()
-            await tracker.drain(trio.current_time() + loaded.shutdown_flush_timeout)
+            await holder.drain(trio.current_time() + loaded.shutdown_flush_timeout)
             nursery.cancel_scope.cancel()
 
     def thread() -> None:
@@ -320,7 +268,7 @@ def run(data: Path, host: str, port: int, settings: Settings) -> int:
 
 
 async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
-    async with open_tracker(data, settings, layout=settings.rocks_layout) as tracker:
+    async with open_tracker(data, settings, layout=settings.rocks_layout or "packed") as tracker:
         frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings)
         listeners: list[trio.SocketListener] = []
 

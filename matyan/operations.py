@@ -275,10 +275,11 @@ class _Group:
     ) -> list[_Stand]:
         """Each partition, after `choose` has set the stored and committed offset of those that it names."""
         from matyan.keys import Keys, pack_value, unpack_value
+        from matyan.reader import DATABASE
         from matyan.store.base import Snapshot, Transaction
         from matyan.store.rocks import open_rocks
 
-        store = open_rocks(folder)
+        store = open_rocks(folder / DATABASE)
         try:
             places = self.places()
             keys = Keys(store)

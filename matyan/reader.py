@@ -4,7 +4,7 @@
     with matyan.reader.open(".matyan") as reader:
         points = reader.metric(run, "loss", context={"subset": "train"})
 
-It asks the process that holds the data folder (`matyan up`); when nobody holds it, this process opens
+It asks the process that holds the data folder (`matyan up`, `matyan ingest-worker`); when nobody holds it, this process opens
 the store for as long as the reader is open. No store, no trio and no printing here: the answers come
 from `local_api.py`, so that what a command shows does not depend on who holds the folder.
 
@@ -31,6 +31,8 @@ from matyan import errors
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
 
 SOCKET_NAME = "matyan.sock"
+DATABASE = "rocksdb"
+"""The store's folder in a data folder."""
 ITEMS, END, ERROR = 0, 1, 2
 MAX_MESSAGE = 1 << 30
 _HEADER = struct.Struct(">I")
@@ -229,13 +231,13 @@ _GONE = "the process that holds this data folder went away while it answered; ru
 
 @contextmanager
 def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
-    """Opens a data folder for reading, whether or not `matyan up` runs on it.
+    """Opens a data folder for reading, whether or not `matyan up` or an ingest worker runs on it.
 
     Raises:
         ConfigurationError: there is no tracker's data in the folder, or it cannot be opened.
     """
     folder = Path(data).absolute()
-    if not (folder / "rocksdb").is_dir():
+    if not (folder / DATABASE).is_dir():
         raise ConfigurationError(
             f"there is no tracker data in {folder}; name another folder with --data, "
             f"or start one with: matyan up --data {folder}"

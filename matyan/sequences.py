@@ -68,8 +68,10 @@ _STATE_BYTES = 1_500  # a state with its keys; a fresh chunk takes about 64 byte
 _MIN_STEP, _MAX_STEP = -(2**63), 2**63 - 1
 
 
-def open_layout(tr: Transaction, keys: Keys, wanted: Layout) -> None:
-    """Stamps a new store with the wanted layout, or checks an old one's.
+def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
+    """Stamps a new store with the wanted layout, or checks an old one's; returns it.
+
+    `wanted`: None is what the store has; a new one gets packed.
 
     Raises:
         ConfigurationError: the store has the other layout, or one that this version does not know.
@@ -80,18 +82,19 @@ def open_layout(tr: Transaction, keys: Keys, wanted: Layout) -> None:
     elif next(iter(tr.scan(*range_of(keys.runs), limit=1)), None) is not None:
         found = STAMPS["compatible"]  # runs and no stamp: the reference's worker wrote here
     else:
-        found = STAMPS[wanted]
+        found = STAMPS[wanted or "packed"]
     if found not in STAMPS.values():
         raise ConfigurationError(
             f"The store has the sequence layout {found!r}, which this version does not know: use the version that wrote it."
         )
-    if found != STAMPS[wanted]:
-        other = next(name for name, number in STAMPS.items() if number == found)
+    layout = next(name for name, number in STAMPS.items() if number == found)
+    if wanted not in (None, layout):
         raise ConfigurationError(
-            f"The store has the {other} sequence layout, but {wanted} was asked for: set MATYAN_SEQUENCE_LAYOUT={other}, or use another store."
+            f"The store has the {layout} sequence layout, but {wanted} was asked for: set MATYAN_SEQUENCE_LAYOUT={layout}, or use another store."
         )
     if stamp is None:
         tr.set(keys.layout(), msgpack_int(found))
+    return layout
 
 
 @dataclass(frozen=True, slots=True)

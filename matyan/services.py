@@ -6,8 +6,9 @@ process holds neither a store nor blob content.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
@@ -22,6 +23,13 @@ from matyan.health import Health
 from matyan.settings import Settings
 from matyan.workers.backoff import Backoff
 from matyan.workers.supervise import Task, run_service
+
+if TYPE_CHECKING:
+    from matyan.kafka_folder import KafkaFolder
+    from matyan.workers.partition import Holder
+
+_PATIENCE_S = 10.0
+"""For a command that reads the worker's folder just when the worker starts."""
 
 log = structlog.get_logger(__name__)
 
@@ -173,6 +181,7 @@ def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
     """Apply the records in Kafka to the store, each exactly once.
 
     The store keeps the offset of each partition with the data; `matyan offsets show` compares it with Kafka's.
+    FOLDER is a data folder: the commands that read one work with --data FOLDER, while the worker runs and when not.
 
     \b
       matyan ingest-worker --store rocks:/var/lib/matyan --workers 2
@@ -182,22 +191,16 @@ def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
     return trio.run(_ingest, settings, folder, workers)
 
 
-async def _ingest(settings: Settings, folder: Path, count: int) -> int:
+async def _ingest(settings: Settings, path: Path, count: int) -> int:
     from matyan.broker.kafka import KafkaOutbox
     from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
-    from matyan.keys import Keys
-    from matyan.records import Rules
-    from matyan.sequences import Sequences, open_layout
-    from matyan.store.rocks import open_rocks
+    from matyan.folder import open_folder
+    from matyan.kafka_folder import KafkaFolder
     from matyan.workers.ingest import IngestWorker
 
-    layout = settings.rocks_layout
     topic = settings.kafka_data_ingestion_topic
     start = _KafkaStart(settings, [topic, f"{topic}-dlq", settings.kafka_control_events_topic])
-    store = open_rocks(folder)
-    try:
-        keys = Keys(store)
-        await store.transact(lambda tr: open_layout(tr, keys, layout))
+    async with open_folder(path, settings.rocks_layout, patience_s=_PATIENCE_S) as folder:
         outbox = KafkaOutbox(settings)
         config = consumer_config(settings, "ingestion-workers")
         workers: list[IngestWorker] = []
@@ -208,18 +211,17 @@ async def _ingest(settings: Settings, folder: Path, count: int) -> int:
             workers.append(
                 IngestWorker(
                     KafkaConsumer(own, topic),
-                    store,
-                    keys,
-                    lambda: Rules(keys, Sequences(keys, layout)),
+                    folder.store,
+                    folder.keys,
+                    folder.rules,
                     outbox,
                     max_bytes=settings.ingest_max_txn_bytes,
                     max_records=settings.ingest_max_messages_per_txn,
                 )
             )
         tasks = [Task(f"ingest-{n}", worker.run) for n, worker in enumerate(workers)]
-        return await _run_workers(settings, start, "ingest-worker", tasks, workers)
-    finally:
-        await store.aclose()
+        commands = KafkaFolder(folder, settings)
+        return await _run_workers(settings, start, "ingest-worker", tasks, workers, commands)
 
 
 @click.command("control-worker")
@@ -256,8 +258,10 @@ async def _run_workers(
     kafka: _KafkaStart,
     component: str,
     tasks: list[Task],
-    workers: list[Any],
+    workers: Sequence[Holder],
+    commands: KafkaFolder | None = None,
 ) -> int:
+    """`commands`: what answers the commands of this machine, from the start on, whether Kafka is there or not."""
     health = kafka.health()
     ended = trio.Event()
     running = len(workers)
@@ -276,16 +280,30 @@ async def _run_workers(
         await kafka.wait()
         task_status.started()
 
+    async def check_work() -> None:
+        for worker in workers:
+            if (why := worker.trouble()) is not None:
+                raise Unavailable(why)
+
+    health.add("work", check_work)
+
     async def drain(deadline: float) -> int:
         for worker in workers:
             worker.stop()
         with trio.move_on_at(deadline):
             await ended.wait()
+        if commands is not None:
+            await commands.drain(deadline)
         # What is not stored stands in Kafka, and no client was told otherwise: nothing is left undone.
         return 0
 
     return await run_service(
-        [*_probes(settings, health, component), Task("start", wait), *map(watched, tasks)],
+        [
+            *_probes(settings, health, component),
+            *([] if commands is None else commands.tasks()),
+            Task("start", wait),
+            *map(watched, tasks),
+        ],
         drain,
         health,
         drain_s=settings.shutdown_flush_timeout,

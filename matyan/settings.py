@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from matyan.errors import ConfigurationError
 
@@ -220,9 +220,9 @@ class Settings:
     )
 
     @property
-    def rocks_layout(self) -> Literal["compatible", "packed"]:
-        """The sequence layout of a store on RocksDB."""
-        return "compatible" if self.sequence_layout == "compatible" else "packed"
+    def rocks_layout(self) -> Literal["compatible", "packed"] | None:
+        """The sequence layout of a store on RocksDB; None: what the store has, else packed."""
+        return cast('Literal["compatible", "packed"]', self.sequence_layout) or None
 
     def refuse_development_values(self) -> None:
         """In MATYAN_ENVIRONMENT=production, refuses development credentials and localhost defaults.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 
-from matyan import embedded
+from matyan import embedded, folder
 from matyan.cli import main
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
@@ -22,7 +22,7 @@ def broken_tracker(promise: str) -> tuple[str, ...]:
 if __name__ == "__main__":
     match sys.argv[1]:
         case "no-sync":
-            embedded.open_rocks = partial(open_rocks, sync=False)
+            folder.open_rocks = partial(open_rocks, sync=False)
         case "acknowledge-early":
             embedded.IngestWorker = partial(
                 IngestWorker, lose_records_by_acknowledging_before_the_commit=True

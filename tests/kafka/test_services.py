@@ -65,7 +65,7 @@ def send(port: int, run: str, frames: int) -> None:
 
 async def stored(folder: Path) -> dict[str, list[str]]:
     """Each run's messages in the order of their steps. Nobody may hold the folder."""
-    store = open_rocks(folder)
+    store = open_rocks(folder / "rocksdb")
     try:
         keys = Keys(store)
         sequences = Sequences(keys, "packed")

@@ -1,0 +1,141 @@
+"""A data folder: the store in it, its sequence layout, and the socket at which commands read it.
+
+The same for whoever feeds it: `embedded.py` (the frontier of the same process) or Kafka (`kafka_folder.py`). What only one
+of them can answer it adds itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from matyan._codec import format_timestamp, range_of, unpack
+from matyan.broker.base import Producer
+from matyan.broker.local import TOPIC_ID
+from matyan.errors import FolderInUse, Unavailable
+from matyan.keys import Keys
+from matyan.local_api import LocalAPI, Read, Write
+from matyan.queries import Queries
+from matyan.reader import DATABASE
+from matyan.records import Rules
+from matyan.sequences import Layout, Sequences, open_layout
+from matyan.store.base import Snapshot
+from matyan.store.rocks import RocksStore, open_rocks
+
+_LOCK_POLL_S = 0.1
+_WRITE_S = 60.0
+"""How long a command waits for what it asked for; the store may be busy with large batches."""
+_GRACE_S = 2.0
+"""What a command that is being answered gets before the folder is given free."""
+
+
+class DataFolder:
+    """An open data folder. Made by `open_folder`."""
+
+    def __init__(self, path: Path, store: RocksStore, layout: Layout, fed_by_kafka: bool) -> None:
+        self.path = path
+        self.store = store
+        self.layout = layout
+        self.fed_by_kafka = fed_by_kafka
+        """Whether records of a topic of Kafka were applied to it."""
+        self.keys = Keys(store)
+        self.queries = Queries(self.keys, Sequences(self.keys, layout))
+
+    def rules(self) -> Rules:
+        """New rules that remember nothing."""
+        return Rules(self.keys, Sequences(self.keys, self.layout))
+
+    def api(self, writes: Mapping[str, Write], reads: Mapping[str, Read] | None = None) -> LocalAPI:
+        """The socket: the reads of every folder, and those of its feeder."""
+        everywhere: dict[str, Read] = {
+            "runs": self.queries.runs,
+            "show": self.queries.show,
+            "logs": self.queries.logs,
+            "export": self.queries.export,
+        }
+        return LocalAPI(self.path, self.store, {**everywhere, **(reads or {})}, writes)
+
+    async def resolve(self, run: str) -> str:
+        """The id of the run that is called `run`, or that alone begins with it.
+
+        Raises:
+            NotFound: none or several do.
+        """
+        return await self.store.read(lambda snap: self.queries.resolve(snap, run))
+
+
+@asynccontextmanager
+async def open_folder(
+    path: Path, layout: Layout | None, *, patience_s: float = 0.0
+) -> AsyncIterator[DataFolder]:
+    """Opens a data folder, made when it is not there; leaving closes it.
+
+    `layout`: None is what the folder has, else packed. `patience_s`: how long another process may go on holding it;
+    a command that reads a folder without a service holds it for a moment.
+
+    Raises:
+        FolderInUse: another process holds it.
+        ConfigurationError: it cannot be opened, or has the other layout.
+    """
+    store = await _open_store(path / DATABASE, trio.current_time() + patience_s)
+    try:
+        keys = Keys(store)
+        stamped = await store.transact(lambda tr: open_layout(tr, keys, layout))
+        fed = await store.read(lambda snap: _is_fed_by_kafka(snap, keys))
+        yield DataFolder(path, store, stamped, fed)
+    finally:
+        await store.aclose()
+
+
+async def _open_store(database: Path, deadline: float) -> RocksStore:
+    while True:
+        try:
+            return open_rocks(database)
+        except FolderInUse:
+            if trio.current_time() >= deadline:
+                raise
+            await trio.sleep(_LOCK_POLL_S)
+
+
+def _is_fed_by_kafka(snap: Snapshot, keys: Keys) -> bool:
+    prefix = keys.ingest_prefix()
+    return any(unpack(key, len(prefix))[0] != TOPIC_ID for key, _ in snap.scan(*range_of(prefix)))
+
+
+async def while_answering(api: LocalAPI) -> None:
+    """Waits a moment for the commands that are being answered."""
+    with trio.move_on_after(_GRACE_S):
+        await api.idle()
+
+
+async def delete_by_record(producer: Producer, run: str) -> None:
+    """Hands over the record that deletes a run; returns when it was delivered."""
+    timestamp = format_timestamp(time.time_ns() // 1000).decode()
+    # Run ids need no escaping in JSON (contract, section 6).
+    record = f'{{"type":"delete_run","run_id":"{run}","timestamp":"{timestamp}","payload":{{}}}}'
+    await deliver(producer, run.encode(), record.encode())
+
+
+async def deliver(producer: Producer, key: bytes, record: bytes) -> None:
+    """Hands over one record; returns when it was delivered (local: committed, as itself or as a dead letter).
+
+    Raises:
+        Unavailable: not in time.
+    """
+    outcome: list[Exception | None] = []
+    done = trio.Event()
+
+    def on_done(error: Exception | None) -> None:
+        outcome.append(error)
+        done.set()
+
+    producer.produce(key, [record], on_done)
+    with trio.move_on_after(_WRITE_S):
+        await done.wait()
+    error = outcome[0] if outcome else Unavailable("the broker did not take it in time")
+    if error is not None:
+        raise error

@@ -1,0 +1,166 @@
+"""The store of a Kafka worker is a data folder: the same commands read it, while the worker runs and when not."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dev.broker import Broker
+from matyan import reader
+from tests.kafka.deployment import MOMENT, Deployment, deploy, record
+from tests.kafka.topics import read_topic
+from tests.tracker import asked, asked_lines, environment, matyan
+
+RUNS = ("aa-first", "bb-second", "cc-third")
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come so far"
+        time.sleep(0.1)
+
+
+def fill(deployment: Deployment) -> None:
+    for run in RUNS:
+        deployment.produce(
+            deployment.ingestion,
+            [
+                record("create_run", run, client_datetime=MOMENT, force_resume=False),
+                *(
+                    record(
+                        "log_metric",
+                        run,
+                        name="loss",
+                        value=1 / (step + 1),
+                        step=step,
+                        epoch=None,
+                        context={},
+                        dtype="float",
+                        client_datetime=MOMENT,
+                    )
+                    for step in range(20)
+                ),
+                record("log_terminal_line", run, line=f"{run} speaks", step=0),
+            ],
+            run.encode(),
+        )
+
+
+def stored(data: Path) -> dict[str, int]:
+    """How many points each run has; none before there is a folder."""
+    if not (data / "rocksdb").is_dir():
+        return {}
+    return {row["run"]: row["points"] for row in asked("runs", "--data", data)}
+
+
+def read_everything(data: Path) -> list[object]:
+    return [
+        asked("runs", "--data", data),
+        asked("show", "aa", "--data", data),
+        asked_lines("logs", "bb", "--json", "--data", data),
+        asked_lines("export", "cc", "--format", "jsonl", "--data", data),
+    ]
+
+
+def worker_words(data: Path) -> tuple[str, ...]:
+    return "ingest-worker", "--store", f"rocks:{data}", "--workers", "2"
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("layout", ["packed", "compatible"])
+def test_commands_read_a_workers_folder(broker: Broker, tmp_path: Path, layout: str) -> None:
+    """runs, show, logs and export answer the same with the worker and without, in the layout that the folder has."""
+    deployment, data = deploy(broker), tmp_path / "data"
+    fill(deployment)
+    with deployment.running(*worker_words(data), MATYAN_SEQUENCE_LAYOUT=layout) as worker:
+        wait_for(lambda: stored(data) == dict.fromkeys(RUNS, 21))
+        answers = read_everything(data)
+        end(worker)
+    runs, shown, logs, points = answers
+    assert {row["run"] for row in runs} == set(RUNS)
+    assert shown["run"] == "aa-first"
+    assert [row["message"] for row in logs] == ["bb-second speaks"]
+    assert len(points) == 21
+    assert read_everything(data) == answers
+
+    # A worker that is told no layout goes on in the one that the folder has.
+    deployment.produce(
+        deployment.ingestion, [record("add_tag", RUNS[0], tag_name="late")], RUNS[0].encode()
+    )
+    with deployment.running(*worker_words(data)) as worker:
+        wait_for(lambda: asked("show", "aa", "--data", data)["tags"] == ["late"])
+        end(worker)
+
+
+def test_a_deletion_goes_through_kafka(broker: Broker, tmp_path: Path) -> None:
+    """With the worker, `delete` ends when the run is gone, and the control event is out; without it, it is refused."""
+    deployment, data = deploy(broker), tmp_path / "data"
+    fill(deployment)
+    with deployment.running(*worker_words(data)) as worker:
+        wait_for(lambda: len(stored(data)) == 3)
+        done = matyan("delete", "aa", "--yes", "--data", data)
+        assert "deleted run aa-first" in done.stdout
+        assert stored(data).keys() == {"bb-second", "cc-third"}
+        again = matyan("delete", "aa", "--yes", "--data", data, check=1)
+        assert "no run" in again.stderr
+        end(worker)
+    events = read_topic(broker, deployment.control)
+    assert [b'"run_id":"aa-first"' in (event.value() or b"") for event in events] == [True]
+    records = [one.value() or b"" for one in read_topic(broker, deployment.ingestion)]
+    assert sum(b'"delete_run"' in value for value in records) == 1
+
+    refused = matyan("delete", "bb", "--yes", "--data", data, check=2)
+    assert "come from Kafka" in refused.stderr
+    assert f"matyan ingest-worker --store rocks:{data}" in refused.stderr
+    assert stored(data).keys() == {"bb-second", "cc-third"}
+    assert len(read_topic(broker, deployment.control)) == 1
+
+
+def test_other_commands_say_that_kafka_feeds_the_folder(broker: Broker, tmp_path: Path) -> None:
+    """dlq points at Kafka's topics, with the worker and without; `matyan up` does not feed the same folder."""
+    deployment, data = deploy(broker), tmp_path / "data"
+    fill(deployment)
+
+    def dead_letters() -> None:
+        for words in ("list",), ("show", "1"), ("replay", "--all"):
+            done = matyan("dlq", *words, "--data", data, check=1)
+            assert "Kafka's dead-letter topics" in done.stderr, done
+
+    with deployment.running(*worker_words(data)) as worker:
+        wait_for(lambda: len(stored(data)) == 3)
+        dead_letters()
+        end(worker)
+    dead_letters()
+    done = matyan("up", "--port", "0", "--data", data, check=2, env=environment())
+    assert "come from Kafka" in done.stderr
+    assert not (data / "blobs").exists()
+
+
+def test_a_worker_waits_for_a_command_to_leave(broker: Broker, tmp_path: Path) -> None:
+    """A command that reads the folder just when the worker starts does not end the worker."""
+    deployment, data = deploy(broker), tmp_path / "data"
+    fill(deployment)
+    with deployment.running(*worker_words(data)) as worker:
+        wait_for(lambda: len(stored(data)) == 3)
+        end(worker)
+    deployment.produce(
+        deployment.ingestion, [record("add_tag", RUNS[0], tag_name="late")], RUNS[0].encode()
+    )
+    with ExitStack() as processes:
+        with reader.open(data) as held:
+            worker = processes.enter_context(deployment.running(*worker_words(data)))
+            time.sleep(4)
+            assert held.show("aa")["tags"] == []
+        wait_for(lambda: asked("show", "aa", "--data", data)["tags"] == ["late"])
+        end(worker)
