@@ -21,7 +21,10 @@ from matyan.errors import ConfigurationError, MatyanError, NotFound
 from matyan.flags import as_json_option
 
 if TYPE_CHECKING:
+    from matyan.broker.kafka_letters import KafkaLetters
     from matyan.reader import Block, Reader
+
+    Letters = Reader | KafkaLetters
 
 # --- commands that live elsewhere: name -> ("module:attribute", one line for --help) -------------
 
@@ -357,56 +360,116 @@ def delete(run: str, data: Path, yes: bool) -> None:
         click.echo("its artifacts are still being deleted; that goes on by itself", err=True)
 
 
+_kafka = click.option(
+    "--kafka",
+    is_flag=True,
+    help="The dead-letter topics in Kafka (KAFKA_… variables) in place of a data folder.",
+)
+
+
+@contextmanager
+def _letters(data: Path, kafka: bool) -> Iterator[Letters]:
+    if not kafka:
+        with _reader(data) as reader:
+            yield reader
+        return
+    from matyan.broker.kafka_letters import open_letters
+    from matyan.settings import load
+
+    with open_letters(load()) as letters:
+        yield letters
+
+
+def _ids(words: Iterable[str], kafka: bool) -> list[Any]:
+    """Numbers in the embedded store; TOPIC/PARTITION/OFFSET on Kafka."""
+    if kafka:
+        return [*words]
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise click.UsageError(
+            f"an id is a number, as `matyan dlq list` prints it: {error}"
+        ) from None
+
+
 @cli.group()
 def dlq() -> None:
-    """Look at records that could not be applied, and send them again."""
+    """Look at records that could not be applied, and send them again.
+
+    \b
+    On the data folder of `matyan up`, or with --kafka on the dead-letter topics of a deployment:
+      matyan dlq list
+      matyan dlq list --kafka
+    """
 
 
 @dlq.command("list")
 @_data
+@_kafka
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N.")
 @as_json_option
-def dlq_list(data: Path, limit: int | None, as_json: bool) -> None:
-    """List the dead letters: where each came from and why it could not be applied."""
+def dlq_list(data: Path, kafka: bool, limit: int | None, as_json: bool) -> None:
+    """List the dead letters: where each came from and why it could not be applied.
+
+    \b
+      matyan dlq list --json | jq -r '.[] | [.time, .version, .error_text] | @tsv'
+      matyan dlq list --kafka --limit 20
+    """
     from matyan import views
 
-    with _reader(data) as reader:
-        letters = reader.dead_letters(limit)
+    with _letters(data, kafka) as letters:
+        rows = letters.dead_letters(limit)
         if as_json:
-            views.as_json(list(letters))
+            views.as_json(list(rows))
         else:
-            views.dead_letters(letters)
+            views.dead_letters(rows)
 
 
 @dlq.command("show")
-@click.argument("number", type=int, metavar="ID")
+@click.argument("id_", metavar="ID")
 @_data
-def dlq_show(number: int, data: Path) -> None:
-    """Print the original bytes of one dead letter, as they came."""
-    with _reader(data) as reader:
-        letter = reader.dead_letter(number)
+@_kafka
+def dlq_show(id_: str, data: Path, kafka: bool) -> None:
+    """Print the original bytes of one dead letter, as they came.
+
+    \b
+      matyan dlq show 12
+      matyan dlq show --kafka data-ingestion-dlq/0/12 | jq
+    """
+    with _letters(data, kafka) as letters:
+        letter = letters.dead_letter(_ids([id_], kafka)[0])
     sys.stdout.buffer.write(letter["value"])
     if sys.stdout.isatty():
         click.echo()
 
 
 @dlq.command("replay")
-@click.argument("numbers", type=int, nargs=-1, metavar="[ID]...")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
 @_data
+@_kafka
 @click.option("--all", "everything", is_flag=True, help="Every dead letter there is.")
-def dlq_replay(numbers: tuple[int, ...], data: Path, everything: bool) -> None:
+def dlq_replay(ids: tuple[str, ...], data: Path, kafka: bool, everything: bool) -> None:
     """Send dead letters through the ingestion again; those that are applied leave the list.
 
     \b
       matyan dlq replay 12 13
       matyan dlq replay --all
+      matyan dlq replay --kafka data-ingestion-dlq/0/12
+      matyan dlq replay --kafka --all
+
+    On Kafka their bytes and keys are produced to the topic that they came from, and they leave the list when every
+    in-sync replica has them there; a record that cannot be applied yet comes back as a new dead letter. What was sent
+    is remembered as committed offsets of the consumer group matyan-dlq, and is not sent twice. A crash right after a
+    delivery can send the last 100 again: harmless for all but objects and log records without a step. Kafka forgets
+    the offsets of a group that was not used for offsets.retention.minutes (7 days), which is as long as it keeps a
+    topic's records by default: keep the two alike. Run one replay at a time.
     """
-    if bool(numbers) == everything:
+    if bool(ids) == everything:
         raise click.UsageError("name the dead letters by their ids, or all of them with --all")
     again = 0
-    with _reader(data) as reader:
-        for outcome in reader.replay(None if everything else list(numbers)):
+    with _letters(data, kafka) as letters:
+        for outcome in letters.replay(None if everything else _ids(ids, kafka)):
             click.echo(f"{outcome['id']}\t{outcome['outcome']}")
-            again += outcome["outcome"] != "applied"
+            again += outcome["outcome"].startswith("dead again")
     if again:
         raise MatyanError(f"{again} of them could not be applied; `matyan dlq list` says why")

@@ -123,7 +123,7 @@ class Tracker:
         """
         if ids is None:
             ids = await self.store.read(
-                lambda snap: [one.number for one in local.dead_letters(snap, self.keys)]
+                lambda snap: [one.id for one in local.dead_letters(snap, self.keys)]
             )
         for number in ids:
             row = await self.store.read(partial(self._queries.one_dead_letter, id=number))
@@ -139,7 +139,7 @@ class Tracker:
             yield {"id": number, "outcome": outcome}
 
     def _last_letter(self, snap: Snapshot) -> int | None:
-        return max((one.number for one in local.dead_letters(snap, self.keys)), default=None)
+        return max((one.id for one in local.dead_letters(snap, self.keys)), default=None)
 
     def _has_events(self, snap: Snapshot, run: str) -> bool:
         standing = snap.scan(*range_of(self.keys.control_events_prefix()))

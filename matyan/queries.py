@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import heapq
 import itertools
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -229,7 +228,7 @@ class Queries:
     def dead_letters(self, snap: Snapshot, *, limit: int | None = None) -> Iterator[Row]:
         """A row a dead letter, oldest first, without its bytes."""
         for standing in itertools.islice(local.dead_letters(snap, self._keys), limit):
-            yield _letter_row(standing)
+            yield standing.row()
 
     def dead_letter(self, snap: Snapshot, *, id: int) -> Iterator[Row]:
         """One dead letter with its key and value."""
@@ -240,33 +239,4 @@ class Queries:
         if standing is None:
             raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
         letter = standing.letter
-        return {**_letter_row(standing), "key": letter.key, "value": letter.value}
-
-
-def _letter_row(standing: local.StandingLetter) -> Row:
-    letter = standing.letter
-    run, kind = _names_in(letter.value)
-    return {
-        "id": standing.number,
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "run": run,
-        "type": kind,
-        "size": len(letter.value),
-        "error_class": letter.error_class,
-        "error_text": letter.error_text,
-        "version": standing.version,
-        "time": standing.time,
-    }
-
-
-def _names_in(record: bytes) -> tuple[str | None, str | None]:
-    """Run and type of a record, as far as it can be read: it may be broken."""
-    try:
-        body = json.loads(record)
-    except ValueError:
-        return None, None
-    if not isinstance(body, dict):
-        return None, None
-    return body.get("run_id"), body.get("type")
+        return {**standing.row(), "key": letter.key, "value": letter.value}

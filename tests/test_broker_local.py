@@ -309,7 +309,7 @@ async def test_dead_letters_keep_everything_and_can_be_listed_read_and_removed(
     await store.transact(lambda tr: outbox.within(tr, [], letters[:2]))
     await store.transact(lambda tr: outbox.within(tr, [], letters[2:]))
     standing = await store.read(lambda snap: list(dead_letters(snap, keys)))
-    assert [(s.number, s.letter) for s in standing] == list(enumerate(letters))
+    assert [(s.id, s.letter) for s in standing] == list(enumerate(letters))
     assert {s.version for s in standing} == {__version__}
     assert await store.read(lambda snap: dead_letter(snap, keys, 1)) == standing[1]
     await store.transact(lambda tr: remove_dead_letter(tr, keys, 1))

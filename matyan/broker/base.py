@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
 from matyan.errors import InvalidRecord
 from matyan.store.base import Transaction
+
+Id = TypeVar("Id", int, str)
 
 DeliveryCallback = Callable[[Exception | None], None]
 
@@ -174,6 +176,48 @@ class DeadLetter:
     value: bytes
     error_class: str
     error_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandingLetter(Generic[Id]):
+    """A dead letter as it stands in the store or in its topic."""
+
+    id: Id
+    """Its number in the store; TOPIC/PARTITION/OFFSET on Kafka."""
+    letter: DeadLetter
+    version: str
+    """The program's version that gave the record up."""
+    time: float
+    """When it did, in epoch seconds."""
+
+    def row(self) -> dict[str, Any]:
+        """What a list shows of it: all but its bytes."""
+        letter = self.letter
+        run, kind = _names_in(letter.value)
+        return {
+            "id": self.id,
+            "topic": letter.topic,
+            "partition": letter.partition,
+            "offset": letter.offset,
+            "run": run,
+            "type": kind,
+            "size": len(letter.value),
+            "error_class": letter.error_class,
+            "error_text": letter.error_text,
+            "version": self.version,
+            "time": self.time,
+        }
+
+
+def _names_in(record: bytes) -> tuple[str | None, str | None]:
+    """Run and type of a record, as far as it can be read: it may be broken."""
+    try:
+        body = json.loads(record)
+    except (ValueError, RecursionError):
+        return None, None
+    if not isinstance(body, dict):
+        return None, None
+    return body.get("run_id"), body.get("type")
 
 
 class Outbox(Protocol):

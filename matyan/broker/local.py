@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
 from math import inf
 
 import msgpack
@@ -28,6 +27,7 @@ from matyan.broker.base import (
     Outbox,
     Partition,
     Producer,
+    StandingLetter,
 )
 from matyan.errors import OffsetConflict, QueueFull, Unavailable
 from matyan.keys import Keys
@@ -364,25 +364,13 @@ class _ControlPartition:
             await self._remove_handled()
 
 
-@dataclass(frozen=True, slots=True)
-class StandingLetter:
-    """A dead letter as it stands in the store."""
-
-    number: int
-    letter: DeadLetter
-    version: str
-    """The program's version that gave the record up."""
-    time: float
-    """When it did, in epoch seconds."""
-
-
-def dead_letters(snap: Snapshot, keys: Keys) -> Iterator[StandingLetter]:
+def dead_letters(snap: Snapshot, keys: Keys) -> Iterator[StandingLetter[int]]:
     """All that stand in the store, oldest first."""
     for key, value in snap.scan(keys.dead_letter(0), keys.dead_letter(_NO_NUMBER)):
         yield _unpack_letter(_number(keys.dead_letter, key), value)
 
 
-def dead_letter(snap: Snapshot, keys: Keys, number: int) -> StandingLetter | None:
+def dead_letter(snap: Snapshot, keys: Keys, number: int) -> StandingLetter[int] | None:
     """One of them."""
     value = snap.get(keys.dead_letter(number))
     return None if value is None else _unpack_letter(number, value)
@@ -410,7 +398,7 @@ def _pack_letter(letter: DeadLetter) -> bytes:
     return packed
 
 
-def _unpack_letter(number: int, value: bytes) -> StandingLetter:
+def _unpack_letter(number: int, value: bytes) -> StandingLetter[int]:
     fields = msgpack.unpackb(value)
     version, moment = fields.pop("version"), fields.pop("time")
     return StandingLetter(number, DeadLetter(**fields), version, moment)
