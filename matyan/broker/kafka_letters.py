@@ -29,8 +29,8 @@ GROUP = "matyan-dlq"
 _NETWORK_S = 10.0
 _DELIVERY_S = 30.0
 _BATCH = 100
-_METADATA_BYTES = 4_000
-"""A broker takes 4,096 (its offset.metadata.max.bytes)."""
+_METADATA_BYTES = 2_000
+"""A broker takes 4,096 (its offset.metadata.max.bytes); the rest is for a batch of which every other letter is refused."""
 
 _QUIET = {"log_level": 2}
 """What is wrong comes out as one sentence of ours."""
@@ -178,7 +178,8 @@ class KafkaLetters:
         sent: _Sent,
         batch: Sequence[StandingLetter[str]],
     ) -> Iterator[Row]:
-        sent.require_room(len(batch), tp.topic)
+        offsets = {standing.id: self._place(standing.id).offset for standing in batch}
+        sent.require_room(offsets.values(), tp.topic)
         places: dict[str, str] = {}
         refused: set[str] = set()
 
@@ -191,13 +192,14 @@ class KafkaLetters:
                 refused.add(error.str())
 
         for standing in batch:
-            letter = standing.letter
-            producer.produce(
-                letter.topic, letter.value, letter.key, on_delivery=partial(report, standing.id)
-            )
+            letter, told = standing.letter, partial(report, standing.id)
+            try:
+                producer.produce(letter.topic, letter.value, letter.key, on_delivery=told)
+            except KafkaException as error:  # at once, such as over librdkafka's own limit
+                refused.add(error.args[0].str())
         producer.flush(_DELIVERY_S + 1)
         for id in places:
-            sent.add(self._place(id).offset)
+            sent.add(offsets[id])
         if places:
             low, _ = self._bounds(tp)
             self._consumer.commit(offsets=[sent.to_commit(tp, low)], asynchronous=False)
@@ -263,13 +265,15 @@ class _Sent:
         self._advance()
         return TopicPartition(tp.topic, tp.partition, self.next, _ranges(self.beyond))
 
-    def require_room(self, more: int, topic: str) -> None:
+    def require_room(self, offsets: Iterable[int], topic: str) -> None:
         """Before anything is sent: what cannot be remembered must not be.
 
         Raises:
             MatyanError: too many letters were sent out of their order.
         """
-        if len(_ranges(self.beyond)) + more * 20 > _METADATA_BYTES:
+        after = _Sent(self.next, {*self.beyond, *offsets})
+        after._advance()
+        if len(_ranges(after.beyond)) > _METADATA_BYTES:
             raise MatyanError(
                 f"too many dead letters of {topic} were sent out of their order to remember more: send the oldest ones "
                 "first, as `matyan dlq list --kafka` lists them"
