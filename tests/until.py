@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import trio
@@ -11,3 +12,11 @@ async def until(condition: Callable[[], bool]) -> None:
     """Returns when `condition` holds; asks every millisecond of trio's clock."""
     while not condition():  # noqa: ASYNC110
         await trio.sleep(0.001)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
+    """The same outside trio, for what other processes do."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
+        time.sleep(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,15 +15,9 @@ from matyan import reader
 from tests.kafka.deployment import MOMENT, Deployment, deploy, record
 from tests.kafka.topics import read_topic
 from tests.tracker import asked, asked_lines, environment, matyan
+from tests.until import wait_for
 
 RUNS = ("aa-first", "bb-second", "cc-third")
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come so far"
-        time.sleep(0.1)
 
 
 def fill(deployment: Deployment) -> None:
