@@ -56,17 +56,10 @@ def asked_lines(*arguments: str | Path) -> list[Any]:
 
 
 @dataclass
-class Tracker:
-    data: Path
+class Process:
     process: subprocess.Popen[str]
-    url: str
     output: list[str]
     """What it has printed so far; grows."""
-
-    def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=10) as response:
-            body: bytes = response.read()
-            return body
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and returns the exit code."""
@@ -75,12 +68,10 @@ class Tracker:
 
 
 @contextmanager
-def running(
-    data: Path, *arguments: str, command: Sequence[str] = (*MATYAN, "up"), **env: str
-) -> Iterator[Tracker]:
-    """A tracker that answers; killed at the end unless the test stopped it."""
+def started(command: Sequence[str], greeting: str = "", **env: str) -> Iterator[Process]:
+    """A process that has printed a line which holds `greeting`; killed at the end unless the test stopped it."""
     process = subprocess.Popen(
-        [*command, "--data", str(data), "--port", "0", *arguments],
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -93,19 +84,45 @@ def running(
         assert process.stdout is not None
         for line in process.stdout:
             output.append(line)
-            if "Ctrl-C" in line:
+            if greeting in line:
                 greeted.set()
         greeted.set()
 
     reader = threading.Thread(target=drain, daemon=True)
     reader.start()
     try:
-        assert greeted.wait(_SECONDS)
-        found = re.search(r"http://\S+:\d+", "".join(output))
-        assert found is not None, "".join(output)
-        yield Tracker(data, process, found.group(), output)
+        if greeting:
+            assert greeted.wait(_SECONDS)
+        yield Process(process, output)
     finally:
         if process.poll() is None:
             process.kill()
         process.wait()
         reader.join()
+
+
+@dataclass
+class Service(Process):
+    url: str
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=10) as response:
+            body: bytes = response.read()
+            return body
+
+
+@dataclass
+class Tracker(Service):
+    data: Path
+
+
+@contextmanager
+def running(
+    data: Path, *arguments: str, command: Sequence[str] = (*MATYAN, "up"), **env: str
+) -> Iterator[Tracker]:
+    """A tracker that answers; killed at the end unless the test stopped it."""
+    words = [*command, "--data", str(data), "--port", "0", *arguments]
+    with started(words, "Ctrl-C", **env) as process:
+        found = re.search(r"http://\S+:\d+", "".join(process.output))
+        assert found is not None, "".join(process.output)
+        yield Tracker(process.process, process.output, found.group(), data)

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, pairwise
+from typing import Any
 
-from websockets.exceptions import WebSocketException
+import trio
+from trio_websocket import ConnectionClosed as TrioConnectionClosed
+from trio_websocket import WebSocketConnection, open_websocket_url
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
+from tests.kafka.topics import until
+
+AT_LENGTH = bool(os.environ.get("MATYAN_TEST_AT_LENGTH"))
+"""Whether the long form of each test is wanted."""
 OK = {"status": "ok", "error": None}
 
 
@@ -34,18 +44,23 @@ def metric(run: str, name: str, value: float, step: int | None) -> dict[str, obj
 
 @dataclass
 class Ledger:
-    """What one client knows of its run. Values are unique, so a value stored twice is seen."""
+    """What one client knows of its run. Values are unique and ascend, so one stored twice or late is seen."""
 
     sent: set[float] = field(default_factory=set)
+    left: set[float] = field(default_factory=set)
+    """What of `sent` did go into the socket."""
     acknowledged: set[float] = field(default_factory=set)
 
     def faults(self, stored: Iterable[float]) -> list[str]:
-        """What is wrong with what is stored: lost, doubled or invented values; empty when all is well."""
-        times = Counter(stored)
+        """What is wrong with what is stored, in its order: values lost, doubled, invented or out of order; empty
+        when all is well."""
+        values = list(stored)
+        times = Counter(values)
         checks = {
             "acknowledged and lost": self.acknowledged - times.keys(),
             "stored and never sent": times.keys() - self.sent,
             "stored twice": {value for value, often in times.items() if often > 1},
+            "stored after a later one": {b for a, b in pairwise(values) if b < a},
         }
         return [
             f"{len(wrong)} {what}: {sorted(wrong)[:5]}" for what, wrong in checks.items() if wrong
@@ -63,6 +78,8 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.run_id = run
         self.ledger = Ledger()
+        self.closes: list[int] = []
+        """The codes with which the server closed; 1006 where it said nothing."""
         self._url = f"{url.replace('http', 'ws')}/api/v1/ws/runs/{run}"
         self._per_frame = per_frame
         self._values = count()
@@ -80,14 +97,55 @@ class Client(threading.Thread):
                         socket.send(
                             json.dumps([metric(self.run_id, "loss", v, None) for v in values])
                         )
+                        self.ledger.left.update(values)
                         if json.loads(socket.recv(timeout=60)) == OK:
                             self.ledger.acknowledged.update(values)
+            except ConnectionClosed as end:
+                self.closes.append(end.rcvd.code if end.rcvd else 1006)
             except (OSError, WebSocketException):
-                time.sleep(
-                    0.02
-                )  # the server is down: this is the load of the test, not a wait for it
+                # The server is down: this is the load of the test, not a wait for it.
+                time.sleep(0.02)
 
     def finish(self) -> None:
         self._stop_asked.set()
         self.join(90)
         assert not self.is_alive(), f"the client of {self.run_id} hangs"
+
+
+class Exchange:
+    """One raw connection in a trio test that decides about each message. Made by `exchange`."""
+
+    def __init__(self, socket: WebSocketConnection) -> None:
+        self.replies: list[Any] = []
+        """What was received; at last the code of the close frame, when the server sent one."""
+        self._socket = socket
+
+    async def send(self, text: str) -> None:
+        await self._socket.send_message(text)
+
+    async def ping(self, seconds: float = 15) -> None:
+        """Sends a ping and waits for its pong."""
+        with trio.fail_after(seconds):
+            await self._socket.ping()
+
+    async def until(self, received: Callable[[list[Any]], object], seconds: float = 150) -> None:
+        """Waits until what was received is such."""
+        await until(lambda: received(self.replies), seconds)
+
+    async def listen(self) -> None:
+        try:
+            while True:
+                self.replies.append(json.loads(await self._socket.get_message()))
+        except TrioConnectionClosed as end:
+            self.replies.append(end.reason and end.reason.code)
+
+
+@asynccontextmanager
+async def exchange(url: str, run: str) -> AsyncIterator[Exchange]:
+    """A raw connection of `run` to the frontier at `url`, an http one."""
+    address = f"{url.replace('http', 'ws')}/api/v1/ws/runs/{run}"
+    async with open_websocket_url(address) as socket, trio.open_nursery() as nursery:
+        opened = Exchange(socket)
+        nursery.start_soon(opened.listen)
+        yield opened
+        nursery.cancel_scope.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import socket
 import subprocess
@@ -13,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.broken_tracker import broken_tracker
-from tests.faults.load import Client
+from tests.faults.load import AT_LENGTH, Client
 from tests.tracker import MATYAN, asked, asked_lines, running
 
-KILLS = 100 if os.environ.get("MATYAN_TEST_AT_LENGTH") else 12
+KILLS = 100 if AT_LENGTH else 12
 UP = (*MATYAN, "up")
 
 

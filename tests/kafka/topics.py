@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import trio
 from confluent_kafka import Consumer, Message, TopicPartition
@@ -49,6 +51,16 @@ def read_topic(broker: Broker, name: str, timeout: float = 30) -> list[Message[b
         return records
     finally:
         consumer.close()
+
+
+def read_runs(broker: Broker, name: str) -> dict[str, list[dict[str, Any]]]:
+    """The records that stand in the topic now, by run, each run's in the order of the log."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for message in read_topic(broker, name):
+        record = json.loads(message.value() or b"")
+        assert (message.key() or b"").decode() == record["run_id"]
+        runs.setdefault(record["run_id"], []).append(record)
+    return runs
 
 
 async def until(condition: Callable[[], object], seconds: float = 30) -> None:
