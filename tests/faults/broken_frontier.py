@@ -1,0 +1,43 @@
+"""`matyan frontier` with one promise broken on purpose, for the negative controls of the fault tests.
+
+python -m tests.faults.broken_frontier publish-resends|acknowledge-early --host HOST --port PORT
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from matyan.broker import kafka
+from matyan.broker.base import DeliveryCallback
+from matyan.cli import main
+from matyan.frontier.session import Session
+
+
+def broken_frontier(promise: str) -> tuple[str, ...]:
+    """The command that starts it."""
+    return (sys.executable, "-m", "tests.faults.broken_frontier", promise)
+
+
+class Hasty(kafka.KafkaProducer):
+    """Says that a frame is delivered as soon as it has it, while records wait for half a second before they are sent."""
+
+    def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
+        super().__init__({**config, "linger.ms": 500}, topic, capacity_bytes)
+
+    def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
+        super().produce(key, values, lambda error: None)
+        on_done(None)
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "publish-resends":
+            Session._is_copy = lambda self, data, now: False  # type: ignore[method-assign]
+        case "acknowledge-early":
+            kafka.KafkaProducer = Hasty  # type: ignore[misc]
+        case promise:
+            sys.exit(f"no promise of that name: {promise}")
+    sys.argv[:] = ["matyan", "frontier", *sys.argv[2:]]
+    main()

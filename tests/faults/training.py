@@ -1,0 +1,223 @@
+"""A training program on the unmodified SDK. What its runs log is known beforehand, message by message.
+
+    python -m tests.faults.training URL RUN,RUN,… [--steps N] [--pause SECONDS]
+
+Each run trains in a thread of its own. Without --steps they go on until standard input ends, and then do
+AFTERWARDS steps more. Prints one JSON object: what became of each run's sender.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matyan_client import Run
+from matyan_client.objects import Text
+
+from tests.tracker import environment
+
+AFTERWARDS = 20
+Message = tuple[str, dict[str, Any]]
+"""A kind, and the members that the training chooses; the SDK adds ids and times."""
+
+
+def messages(run: str, steps: int) -> list[Message]:
+    """Everything that a run of so many steps sends, in order."""
+    trained = [message for number in range(steps) for message in step(run, number)]
+    return [*beginning(run), *trained, ("finish_run", {})]
+
+
+def beginning(run: str) -> list[Message]:
+    hparams = {
+        "lr": 1e-3,
+        "layers": [64, 32],
+        "seed": zlib.crc32(run.encode()),
+        "optim": {"β": 0.9},
+    }
+    return [
+        ("create_run", {"force_resume": False}),
+        ("set_run_property", {"experiment": "trained"}),
+        ("set_run_property", {"name": f"name of {run} ✓"}),
+        ("log_hparams", {"value": {"hparams": hparams}}),
+        ("add_tag", {"tag_name": "kept"}),
+        ("add_tag", {"tag_name": "dropped"}),
+        ("remove_tag", {"tag_name": "dropped"}),
+    ]
+
+
+def step(run: str, number: int) -> list[Message]:
+    loss = zlib.crc32(f"{run}/{number}".encode()) / 1e6
+    members = {"step": number, "epoch": number // 10, "context": {"subset": "train"}}
+    sent: list[Message] = [
+        ("log_metric", {"name": "loss", "value": loss, "dtype": "float", **members})
+    ]
+    if number % 5 == 0:
+        text = f"step {number}"
+        sent.append(("log_record", {"message": text, "level": 20, "extra_args": {"at": number}}))
+    if number % 7 == 0:
+        sent.append(
+            ("log_metric", {"name": "précision", "value": math.nan, "dtype": "float", **members})
+        )
+    if number % 11 == 0:
+        value = {"type": "text", "data": f"sample {number}"}
+        sent.append(
+            ("log_custom_object", {"name": "text", "value": value, "dtype": "text", **members})
+        )
+    return sent
+
+
+def perform(run: Run, message: Message) -> None:
+    """The call of the SDK that sends this message."""
+    match message:
+        case "set_run_property", {"name": name}:
+            run.name = name
+        case "set_run_property", {"experiment": experiment}:
+            run.experiment = experiment
+        case "log_hparams", {"value": {"hparams": hparams}}:
+            run["hparams"] = hparams
+        case "add_tag", {"tag_name": tag}:
+            run.add_tag(tag)
+        case "remove_tag", {"tag_name": tag}:
+            run.remove_tag(tag)
+        case "log_record", {"message": text, "extra_args": args}:
+            run.log_info(text, **args)
+        case (("log_metric" | "log_custom_object"), {"value": value, "dtype": _, **members}):
+            run.track(Text(value["data"]) if isinstance(value, dict) else value, **members)
+        case kind, _:
+            raise AssertionError(f"no call sends {kind}")
+
+
+def train(
+    url: str, name: str, steps: int | None, pause: float, told: threading.Event
+) -> dict[str, Any]:
+    """Trains one run; what became of it."""
+    run = Run(name, repo=url, capture_terminal_logs=False)
+    sender = run._ws
+    for message in beginning(name)[1:]:
+        perform(run, message)
+    number, last = 0, steps
+    while number != last:
+        for message in step(name, number):
+            perform(run, message)
+        number += 1
+        if last is None and told.is_set():
+            last = number + AFTERWARDS
+        time.sleep(pause)
+    logged = len(messages(name, number)) - 1
+    # Run.close() waits 8 s for its queue; on a slow machine that is little.
+    deadline = time.monotonic() + 120
+    while (
+        sender.stats["sent"] < logged and sender._thread.is_alive() and time.monotonic() < deadline
+    ):
+        time.sleep(0.05)
+    alive = sender._thread.is_alive()
+    run.close()
+    sender._thread.join(60)
+    unsent = logged + 1 - sender.stats["sent"]
+    return {"steps": number, "alive": alive, "unsent": unsent, "dropped": sender.stats["dropped"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("runs", type=lambda text: text.split(","))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--pause", type=float, default=0.0)
+    given = parser.parse_args()
+    told = threading.Event()
+    reports: dict[str, Any] = {}
+
+    def one(name: str) -> None:
+        reports[name] = train(given.url, name, given.steps, given.pause, told)
+
+    threads = [threading.Thread(target=one, args=(name,)) for name in given.runs]
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()
+    told.set()
+    for thread in threads:
+        thread.join()
+    print(json.dumps(reports))
+
+
+@dataclass
+class Training:
+    """The program as a process. A run that trains until it is told ends by `report`."""
+
+    process: subprocess.Popen[str]
+
+    def report(self, seconds: float = 240) -> dict[str, dict[str, Any]]:
+        """Tells it to come to its end, and returns what it says of each run: `steps` that it did, whether its sender
+        was `alive` at the end, how many messages were left `unsent` or were `dropped`."""
+        printed, _ = self.process.communicate(timeout=seconds)
+        reports: dict[str, dict[str, Any]] = json.loads(printed)
+        return reports
+
+
+def start(
+    url: str, runs: Sequence[str], *, steps: int | None = None, pause: float = 0.0
+) -> Training:
+    """Starts the program. The caller ends it by `report`, or kills it."""
+    words = [
+        sys.executable,
+        "-m",
+        "tests.faults.training",
+        url,
+        ",".join(runs),
+        "--pause",
+        str(pause),
+    ]
+    if steps is not None:
+        words += ["--steps", str(steps)]
+    return Training(
+        subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment(),
+        )
+    )
+
+
+def faults(records: Sequence[dict[str, Any]], run: str, steps: int) -> list[str]:
+    """How a run's records in the topic differ from what it logged; empty when each stands there once, in order."""
+    wanted = [_text(kind, members) for kind, members in messages(run, steps)]
+    found = []
+    for record in records:
+        chosen = _CHOSEN[record["type"]]
+        found.append(
+            _text(record["type"], {k: v for k, v in record["payload"].items() if k in chosen})
+        )
+    if found == wanted:
+        return []
+    lost, extra = set(wanted) - set(found), set(found) - set(wanted)
+    twice = {text for text in found if found.count(text) > wanted.count(text)}
+    checks = {"lost": lost, "never logged": extra, "stored twice": twice - extra}
+    named = [
+        f"{run}: {len(some)} {what}: {sorted(some)[:3]}" for what, some in checks.items() if some
+    ]
+    return named or [f"{run}: out of order"]
+
+
+def _text(kind: str, members: dict[str, Any]) -> str:
+    # As text, NaN equals NaN.
+    return f"{kind} {json.dumps(members, sort_keys=True)}"
+
+
+_CHOSEN = {kind: set(members) for kind, members in messages("any", 12)} | {
+    "set_run_property": {"name", "experiment"}
+}
+
+if __name__ == "__main__":
+    main()
