@@ -1,0 +1,128 @@
+"""`kill -9` and SIGTERM of the frontier, and `kill -9` of the broker, under load: what was acknowledged is in Kafka.
+
+The oracle is the topic: each acknowledged record stands there once, and a run's records in the order in which they were sent.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from dev.broker import Broker, free_ports
+from tests.faults.broken_frontier import broken_frontier
+from tests.faults.load import AT_LENGTH, Client
+from tests.kafka.topics import read_runs
+from tests.services import TOPIC, frontier
+from tests.tracker import MATYAN
+
+KILLS = 40 if AT_LENGTH else 5
+BROKER_KILLS, BROKER_AWAY_S = (3, 30.0) if AT_LENGTH else (1, 3.0)
+OURS = (*MATYAN, "frontier")
+
+
+@contextmanager
+def load(port: int, clients: int) -> Iterator[list[Client]]:
+    """So many raw clients at work, each on a run of its own; stopped on leaving."""
+    working = [Client(f"http://127.0.0.1:{port}", f"killed-{number}") for number in range(clients)]
+    for client in working:
+        client.start()
+    try:
+        yield working
+    finally:
+        stopping = [threading.Thread(target=client.finish) for client in working]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+
+
+def wait_for_load(clients: Iterable[Client]) -> None:
+    """Until each client has got one more acknowledgement."""
+    deadline = time.monotonic() + 60
+    for client in clients:
+        before = len(client.ledger.acknowledged)
+        while len(client.ledger.acknowledged) == before:
+            assert time.monotonic() < deadline, f"the load of {client.run_id} is not taken"
+            time.sleep(0.01)
+
+
+def faults(broker: Broker, topic: str, clients: Iterable[Client]) -> list[str]:
+    """How what stands in the topic contradicts what the clients know."""
+    runs = read_runs(broker, topic)
+    return [
+        f"{client.run_id}: {fault}"
+        for client in clients
+        for fault in client.ledger.faults(
+            record["payload"]["value"] for record in runs.get(client.run_id, [])
+        )
+    ]
+
+
+def kill_many_times(
+    broker: Broker, topic: str, kills: int, seed: int, command: Sequence[str] = OURS
+) -> list[str]:
+    """Kills the frontier again and again under load; returns what is wrong with what stands in the topic."""
+    chance = random.Random(seed)
+    (port,) = free_ports(1)
+    with load(port, 6) as clients:
+        for _ in range(kills):
+            with frontier(broker, topic, port=port, command=command) as served:
+                wait_for_load(clients)
+                time.sleep(chance.uniform(0.0, 0.5))  # a random moment under load
+                served.process.kill()
+    return faults(broker, topic, clients)
+
+
+def test_a_killed_frontier_loses_nothing_acknowledged(
+    broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """What was acknowledged is in Kafka once, in order; a frame without an answer is there or not, in its place."""
+    assert kill_many_times(broker, make_topic(6), KILLS, seed=20260102) == []
+
+
+def test_an_acknowledgement_before_the_delivery_is_caught(
+    broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """The negative control: with frames acknowledged before Kafka has them, the same test finds losses."""
+    hasty = broken_frontier("acknowledge-early")
+    found = kill_many_times(broker, make_topic(6), 2, seed=1, command=hasty)
+    assert any("acknowledged and lost" in fault for fault in found)
+
+
+def test_a_killed_broker_gets_everything_once(own_broker: Broker) -> None:
+    """The broker is killed under load and comes back: every frame that was sent is acknowledged and stands there once,
+    in order."""
+    with frontier(own_broker) as served:
+        port = int(served.url.rsplit(":", 1)[1])
+        with load(port, 6) as clients:
+            for _ in range(BROKER_KILLS):
+                wait_for_load(clients)
+                own_broker.kill()
+                time.sleep(BROKER_AWAY_S)
+                own_broker.start()
+                wait_for_load(clients)
+        assert served.stop() == 0
+    assert faults(own_broker, TOPIC, clients) == []
+    assert all(client.ledger.sent == client.ledger.acknowledged for client in clients)
+    assert all(client.closes == [] for client in clients)
+
+
+def test_sigterm_under_load_keeps_everything_that_was_sent(
+    broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """Each connection ends with a close frame 1001, the exit code is 0, and every record that a client could send is in
+    Kafka: also of the frame that crossed the close frame on the wire."""
+    topic = make_topic(6)
+    with frontier(broker, topic, SHUTDOWN_FLUSH_TIMEOUT="60") as served:
+        port = int(served.url.rsplit(":", 1)[1])
+        with load(port, 40) as clients:
+            wait_for_load(clients)
+            assert served.stop() == 0, "".join(served.output)
+    assert [client.closes for client in clients] == [[1001]] * 40
+    for client in clients:
+        # What left is as good as acknowledged.
+        client.ledger.acknowledged |= client.ledger.left
+    assert faults(broker, topic, clients) == []
