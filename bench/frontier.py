@@ -1,9 +1,9 @@
 """The frontier beside the reference's: `matyan-frontier` 0.3.0 and ours in turn, on one Kafka broker, under one load generator.
 
-    python -m bench.frontier [--rounds 3] [--seconds 5] [--only reference,ours] [--env FOLDER] [--python python3.12]
+    python -m bench.frontier [--rounds 3] [--seconds 5] [--only reference,ours] [--env FOLDER] [--python 3.12]
 
 The broker is `dev/broker.py`'s (one node, real Kafka, in a folder under build/). The reference runs in an environment of its own (Python 3.12,
-made from the package index under build/bench/envs, or given by --env), with its defaults; ours with its defaults: one setting for all loads.
+made from the package index under build/envs, or given by --env), with its defaults; ours with its defaults: one setting for all loads.
 
 What is counted, and the bias that it has:
 - messages/s and acknowledgements are the generator's (see `loadgen.py`); CPU is the frontier's alone, the broker's stands beside it.
@@ -19,7 +19,6 @@ import argparse
 import dataclasses
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -42,6 +41,7 @@ from bench.machine import (
     table,
 )
 from dev.broker import TOPICS, Broker, running
+from dev.environments import reference_frontier
 from matyan import settings
 from matyan.broker.kafka import producer_config
 
@@ -56,13 +56,9 @@ LOADS = (
 
 def reference(python: str, env: Path | None) -> list[str]:
     """The reference's command, installed when it is not there."""
-    folder = env or BUILD / "bench" / "envs" / "frontier"
-    if not (folder / "bin" / "matyan-frontier").exists():
-        say(f"installing matyan-frontier in {folder}")
-        subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "matyan-frontier==0.3.0", "matyan-api-models==0.2.1"], check=True)
-    return [str(folder / "bin" / "matyan-frontier"), "start"]
+    if env is not None:
+        return [str(env / "bin" / "matyan-frontier"), "start"]
+    return reference_frontier(python=python)
 
 
 def ours() -> list[str]:
@@ -157,7 +153,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of each load")
     parser.add_argument("--only", default="reference,ours")
     parser.add_argument("--env", type=Path, help="an environment that has matyan-frontier 0.3.0")
-    parser.add_argument("--python", default="python3.12", help="makes that environment")
+    parser.add_argument("--python", default="3.12", help="makes that environment")
     given = parser.parse_args()
     leave_no_server()
     commands: dict[str, list[str]] = {}

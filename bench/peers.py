@@ -1,7 +1,7 @@
 """This tracker beside those that a user would pick instead: the same points, in turn, in one run on one machine.
 
 Here stand how each server is started, what is written and what is counted. The clients are in `peer_clients.py`, run by
-each tracker's own environment, which is made from the package index under build/bench/envs (or given by --envs).
+each tracker's own environment, which is made from the package index under build/envs (or given by --envs).
 
     python -m bench.peers [--rounds 3] [--scale 1] [--only trackio,aim] [--markdown FILE]
 
@@ -50,10 +50,10 @@ from bench.machine import (
     settle,
     table,
 )
+from dev import environments
 from matyan.store.rocks import open_rocks
 
 HERE = Path(__file__).resolve().parent
-ENVS = HERE.parent / "build" / "bench" / "envs"
 METRICS = 10
 READ_POINTS = 100_000
 
@@ -180,15 +180,7 @@ def prepared(tracker: Tracker, envs: Path) -> Path:
     """The bin folder of the tracker's environment, made when it is not there."""
     if not tracker.packages:
         return Path(sys.executable).parent
-    folder = envs / tracker.name
-    if not (folder / "bin" / "python").exists():
-        say(f"installing {' '.join(tracker.packages)} in {folder}")
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run(
-            [folder / "bin" / "python", "-m", "pip", "install", "--quiet", *tracker.packages],
-            check=True,
-        )
-    return folder / "bin"
+    return environments.make(tracker.name, tracker.packages, folder=envs)
 
 
 class Client:
@@ -346,7 +338,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="medians over so many")
     parser.add_argument("--scale", type=float, default=1, help="of the points of every row")
     parser.add_argument("--only", help="comma list of " + ", ".join(TRACKERS))
-    parser.add_argument("--envs", type=Path, default=ENVS, help="where their environments are")
+    parser.add_argument(
+        "--envs", type=Path, default=environments.FOLDER, help="where their environments are"
+    )
     parser.add_argument("--markdown", type=Path, help="write the table there, too")
     given = parser.parse_args()
     leave_no_server()

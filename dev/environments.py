@@ -1,0 +1,68 @@
+"""Programs to compare with, each in an environment of its own under build/, made by uv when it is not there.
+
+They are pinned here where a test depends on them. Nothing of the package needs this file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dev.process import Missing
+
+FOLDER = Path(__file__).resolve().parent.parent / "build" / "envs"
+
+
+def make(
+    name: str, packages: Sequence[str], *, python: str = sys.executable, folder: Path = FOLDER
+) -> Path:
+    """The bin folder of the environment `name`, which holds `packages`; one that is there is filled up.
+
+    Args:
+        python: what uv makes it with: a version, a name or a path.
+
+    Raises:
+        Missing: there is no uv or no such Python, or the packages cannot be installed; the text says which.
+    """
+    place = folder / name
+    stamp = place / "packages.txt"
+    wanted = "\n".join(packages)
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"installing {' '.join(packages)} in {place}", file=sys.stderr, flush=True)
+        _uv("venv", "--allow-existing", "--no-python-downloads", "--python", python, str(place))
+        _uv("pip", "install", "--python", str(place / "bin" / "python"), *packages)
+        stamp.write_text(wanted)
+    return place / "bin"
+
+
+def reference_frontier(*, python: str = "3.12", folder: Path = FOLDER) -> list[str]:
+    """The command that starts the reference's frontier; it takes --host and --port.
+
+    Raises:
+        Missing: as `make` does. It wants Python 3.12 or newer.
+    """
+    packages = ("matyan-frontier==0.3.0", "matyan-api-models==0.2.1")
+    bin = make("frontier", packages, python=python, folder=folder)
+    return [str(bin / "matyan-frontier"), "start"]
+
+
+def _uv(*words: str) -> None:
+    beside = Path(sys.executable).with_name("uv")
+    uv = str(beside) if beside.exists() else shutil.which("uv")
+    if uv is None:
+        raise Missing("uv is not on the PATH: it makes the environments to compare with")
+    # Where pyenv holds a version that is not chosen, its shim of that name is found and fails, and uv looks no further.
+    chosen = {"PYENV_VERSION": words[words.index("--python") + 1]} if "venv" in words else {}
+    done = subprocess.run(
+        [uv, "--quiet", *words],
+        env={**chosen, **os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise Missing(f"uv {words[0]} failed: {done.stderr[-2000:]}")
