@@ -24,7 +24,7 @@ TARGET = HERE / "target"
 
 
 class Missing(Exception):
-    """Java, Maven or the jars are not there; the text says which."""
+    """Something that this needs is not on the machine; the text says what."""
 
 
 def fetch_jars(pom: Path) -> str:

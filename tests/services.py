@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dev.broker import Broker
-from tests.tracker import MATYAN, Process, Service, started
+from dev.process import free_ports
+from tests.tracker import MATYAN, Service, started
 
 TOPIC = "data-ingestion"
 
@@ -26,10 +27,13 @@ class Frontier(Service):
 
     def frames(self, outcome: str) -> int:
         """How many frames had this outcome, by the frontier's own count."""
-        name = f'matyan_frontier_frames_total{{outcome="{outcome}"}} '
-        lines = self.get("/metrics/").decode().splitlines()
-        (line,) = (line for line in lines if line.startswith(name))
-        return int(float(line.removeprefix(name)))
+        return counted(self, f'matyan_frontier_frames_total{{outcome="{outcome}"}} ')
+
+
+def counted(service: Service, metric: str) -> int:
+    """The sum of a service's counters whose lines in /metrics/ begin with `metric`."""
+    lines = service.get("/metrics/").decode().splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith(metric)))
 
 
 @contextmanager
@@ -49,15 +53,25 @@ def frontier(
         yield Frontier(process.process, process.output, f"http://127.0.0.1:{found.group(1)}")
 
 
+class Worker(Service):
+    def applied(self) -> int:
+        """Records that are in its store, by its own count."""
+        try:
+            return counted(self, "matyan_ingestion_messages_processed_total")
+        except OSError:  # it is starting
+            return 0
+
+
 @contextmanager
 def ingest_worker(
     broker: Broker, data: Path, topic: str = TOPIC, *, workers: int = 1, **env: str
-) -> Iterator[Process]:
+) -> Iterator[Worker]:
     """An ingestion worker on the data folder `data`."""
+    (port,) = free_ports(1)
     words = [*MATYAN, "ingest-worker", "--store", f"rocks:{data}"]
-    words += ["--workers", str(workers), "--metrics-port", "0"]
-    with started(words, **kafka(broker, topic), **env) as process:
-        yield process
+    words += ["--workers", str(workers), "--metrics-port", str(port)]
+    with started(words, **kafka(broker, topic), HOST="127.0.0.1", **env) as process:
+        yield Worker(process.process, process.output, f"http://127.0.0.1:{port}")
 
 
 def kafka(broker: Broker, topic: str = TOPIC) -> dict[str, str]:

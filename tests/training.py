@@ -1,6 +1,6 @@
 """A training program on the unmodified SDK. What its runs log is known beforehand, message by message.
 
-    python -m tests.faults.training URL RUN,RUN,… [--steps N] [--pause SECONDS]
+    python -m tests.training URL RUN,RUN,… [--steps N] [--pause SECONDS]
 
 Each run trains in a thread of its own. Without --steps they go on until standard input ends, and then do
 AFTERWARDS steps more. Prints one JSON object: what became of each run's sender.
@@ -16,13 +16,15 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matyan_client import Run
 from matyan_client.objects import Text
 
+from matyan.reader import Block
 from tests.tracker import environment
 
 AFTERWARDS = 20
@@ -170,7 +172,7 @@ def start(
     words = [
         sys.executable,
         "-m",
-        "tests.faults.training",
+        "tests.training",
         url,
         ",".join(runs),
         "--pause",
@@ -196,23 +198,81 @@ def faults(records: Sequence[dict[str, Any]], run: str, steps: int) -> list[str]
     found = []
     for record in records:
         chosen = _CHOSEN[record["type"]]
-        found.append(
-            _text(record["type"], {k: v for k, v in record["payload"].items() if k in chosen})
-        )
+        members = {name: value for name, value in record["payload"].items() if name in chosen}
+        found.append(_text(record["type"], members))
     if found == wanted:
         return []
-    lost, extra = set(wanted) - set(found), set(found) - set(wanted)
-    twice = {text for text in found if found.count(text) > wanted.count(text)}
-    checks = {"lost": lost, "never logged": extra, "stored twice": twice - extra}
-    named = [
-        f"{run}: {len(some)} {what}: {sorted(some)[:3]}" for what, some in checks.items() if some
+    checks = {
+        "lost": Counter(wanted) - Counter(found),
+        "stored twice or never logged": Counter(found) - Counter(wanted),
+    }
+    return [
+        f"{run}: {some.total()} {what}: {sorted(some)[:3]}" for what, some in checks.items() if some
+    ] or [f"{run}: out of order"]
+
+
+def stored_faults(
+    shown: dict[str, Any], blocks: Iterable[Block], run: str, steps: int
+) -> list[str]:
+    """How a run in the store (what `matyan.reader` says of it) differs from what it logged."""
+    found: dict[str, list[Any]] = {}
+    for block in blocks:
+        rows = found.setdefault(block.name, [])
+        if block.points is not None:
+            points = block.points
+            rows += zip(points.steps, points.epochs, points.values, strict=True)
+        else:
+            rows += [(step, epoch, value) for step, epoch, _, value in block.objects or []]
+    rows = found.pop("__log_records", [])
+    logged = [(value["message"], value["log_level"], value["args"]) for _, _, value in rows]
+    meta = shown["meta"]
+    is_there = {
+        "sequences": found,
+        "log records": logged,
+        "steps of the log records": [step for step, _, _ in rows],
+        "name": meta["name"],
+        "ended": (meta["active"], meta["duration"] is not None),
+        "experiment": shown["experiment"],
+        "tags": shown["tags"],
+        "attributes": shown["attrs"],
+    }
+    wanted = _wanted(messages(run, steps))
+    wrong = [what for what, there in is_there.items() if _text(there) != _text(wanted[what])]
+    return [
+        f"{run}: {what}: {is_there[what]!r:.300} and not {wanted[what]!r:.300}" for what in wrong
     ]
-    return named or [f"{run}: out of order"]
 
 
-def _text(kind: str, members: dict[str, Any]) -> str:
-    # As text, NaN equals NaN.
-    return f"{kind} {json.dumps(members, sort_keys=True)}"
+def _wanted(sent: Sequence[Message]) -> dict[str, Any]:
+    sequences: dict[str, list[Any]] = {}
+    for kind, members in sent:
+        if kind in ("log_metric", "log_custom_object"):
+            point = (members["step"], members["epoch"], members["value"])
+            sequences.setdefault(members["name"], []).append(point)
+
+    def of(kind: str) -> list[dict[str, Any]]:
+        return [members for one, members in sent if one == kind]
+
+    records = of("log_record")
+    properties = {
+        name: value for members in of("set_run_property") for name, value in members.items()
+    }
+    removed = {members["tag_name"] for members in of("remove_tag")}
+    return {
+        "sequences": dict(sorted(sequences.items())),
+        "log records": [(row["message"], row["level"], row["extra_args"]) for row in records],
+        "steps of the log records": list(range(len(records))),
+        "name": properties["name"],
+        "ended": (False, True),
+        "experiment": properties["experiment"],
+        "tags": [row["tag_name"] for row in of("add_tag") if row["tag_name"] not in removed],
+        "attributes": of("log_hparams")[0]["value"],
+    }
+
+
+def _text(*values: Any) -> str:
+    """What can be compared: NaN equals NaN, and the order of an object's members makes no difference."""
+    return json.dumps(values, sort_keys=True)
 
 
 _CHOSEN = {kind: set(members) for kind, members in messages("any", 12)} | {

@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from dev.broker import Broker
-from tests.faults import training
+from tests import training
 from tests.faults.broken_frontier import broken_frontier
 from tests.faults.load import AT_LENGTH, OK, Exchange, exchange, metric
 from tests.kafka.topics import read_runs, until
