@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from dev.broker import Broker, free_ports
+from dev.broker import Broker
+from dev.process import free_ports
 from tests.faults.broken_frontier import broken_frontier
 from tests.faults.load import AT_LENGTH, Client
 from tests.kafka.topics import read_runs

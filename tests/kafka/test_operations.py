@@ -25,7 +25,8 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from dev.broker import Broker, free_ports
+from dev.broker import Broker
+from dev.process import free_ports
 from matyan.broker.base import DeadLetter
 from matyan.broker.kafka import KafkaOutbox, open_producer, producer_config
 from matyan.settings import Settings, load

@@ -20,8 +20,9 @@ from matyan_api_models.ws import WsRequestTAdapter
 from matyan_client.transport.ws import WsTransport
 from websockets.sync.client import connect
 
-from dev.broker import Broker, Missing, free_ports
+from dev.broker import Broker
 from dev.environments import reference_frontier
+from dev.process import Missing, free_ports
 from matyan import reader
 from tests.faults.load import OK
 from tests.kafka.topics import create_topic, read_topic, until
