@@ -15,14 +15,11 @@ shows what is left when it cannot. The models' path is what the reference's fron
 from __future__ import annotations
 
 import json
-import platform
 import random
 import statistics
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,6 +27,7 @@ from matyan_api_models.kafka import IngestionMessage
 from matyan_api_models.ws import WsRequestTAdapter
 
 from bench import keys
+from bench.machine import describe
 from matyan import _codec
 
 MESSAGES = 100
@@ -93,13 +91,6 @@ def measure(works: dict[str, tuple[Callable[[], object], int]]) -> dict[str, flo
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.machine()
-
-
 def main() -> None:
     frame = frame_of()
     shuffled = frame_of(shuffled=True)
@@ -133,10 +124,7 @@ def main() -> None:
             )
         return out
 
-    print(
-        f"{processor()}, Python {platform.python_version()}, msgspec {version('msgspec')}, ", end=""
-    )
-    print(f"pydantic {version('pydantic')}, matyan-api-models {version('matyan-api-models')}")
+    print(describe("msgspec", "pydantic", "matyan-api-models"))
     print(
         f"frames of {MESSAGES} messages, {len(frame) / MESSAGES:.0f} bytes a message, median of {ROUNDS} rounds"
     )

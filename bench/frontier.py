@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import statistics
 import sys
 import tempfile
@@ -30,22 +29,23 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from bench import loadgen
 from bench.loadgen import Load
 from bench.machine import (
+    BUILD,
     Server,
-    busy,
-    describe,
+    cpu_of,
     environment,
     free_port,
-    leave_no_server,
+    heading,
+    medians,
     number,
     say,
     table,
+    workplace,
 )
 from dev.broker import TOPICS, Broker, running
 from dev.environments import reference_frontier
 from matyan import settings
 from matyan.broker.kafka import producer_config
 
-BUILD = Path(__file__).resolve().parent.parent / "build"
 TOPIC = "data-ingestion"
 LOADS = (
     *(Load(connections, messages) for connections in (1, 32) for messages in (1, 10, 100)),
@@ -76,11 +76,6 @@ def records(broker: Broker) -> int:
         return sum(high for _, high in marks)
     finally:
         consumer.close()
-
-
-def cpu_of(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(
@@ -155,33 +150,25 @@ def main() -> None:
     parser.add_argument("--env", type=Path, help="an environment that has matyan-frontier 0.3.0")
     parser.add_argument("--python", default="3.12", help="makes that environment")
     given = parser.parse_args()
-    leave_no_server()
     commands: dict[str, list[str]] = {}
     for name in given.only.split(","):
         commands[name] = ours() if name == "ours" else reference(given.python, given.env)
-    BUILD.mkdir(exist_ok=True)
     results: dict[tuple[Load, str], list[dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory(prefix="frontier-", dir=BUILD) as name:
-        scratch = Path(name)
-        with running(scratch / "kafka") as broker:
-            print(f"{describe('matyan-trio', 'confluent-kafka')}; {busy():.1f} cores busy before\n")
-            alone, single = bare(broker, given.seconds)
-            for _ in range(given.rounds):
-                for load in LOADS:
-                    for who, command in commands.items():
-                        result = measure(command, broker, load, scratch, given.seconds)
-                        say(f"{load}, {who}: {result}")
-                        results.setdefault((load, who), []).append(result)
+    with workplace("frontier") as scratch, running(scratch / "kafka") as broker:
+        print(heading("matyan-trio", "confluent-kafka") + "\n")
+        alone, single = bare(broker, given.seconds)
+        for _ in range(given.rounds):
+            for load in LOADS:
+                for who, command in commands.items():
+                    result = measure(command, broker, load, scratch, given.seconds)
+                    say(f"{load}, {who}: {result}")
+                    results.setdefault((load, who), []).append(result)
     print(report(results))
     print(f"\nbare confluent-kafka: {number(alone)} messages/s, {number(single)} ms one at a time")
     busiest = Load(32, 100)
     if (busiest, "ours") in results:
         share = medians(results[busiest, "ours"])["messages_per_s"] / alone
         print(f"ours at {busiest}: {share:.0%} of that")
-
-
-def medians(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
 
 def report(results: dict[tuple[Load, str], list[dict[str, float]]]) -> str:

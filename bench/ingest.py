@@ -24,7 +24,6 @@ import os
 import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,20 +36,18 @@ from bench import loadgen
 from bench.loadgen import Load
 from bench.machine import (
     Server,
-    busy,
-    describe,
     disk_bytes,
     environment,
     free_port,
-    leave_no_server,
+    heading,
     number,
     say,
     table,
+    workplace,
 )
 from matyan import reader
 from matyan.store.rocks import open_rocks
 
-BUILD = Path(__file__).resolve().parent.parent / "build"
 LOADS = {
     "packed": (
         Load(32, 100),
@@ -98,6 +95,8 @@ def put(server: Server, port: int, folder: Path, load: Load, **options: Any) -> 
 
 
 def compact(store: Path) -> None:
+    """Brings a store that nobody holds into its smallest form."""
+
     async def work() -> None:
         opened = open_rocks(store)
         try:
@@ -238,15 +237,12 @@ def main() -> None:
     parser.add_argument("--parts", default="loads,disk,idle,long", help="comma list")
     parser.add_argument("--json", type=Path, help="write all results there")
     given = parser.parse_args()
-    leave_no_server()
     parts = given.parts.split(",")
-    BUILD.mkdir(exist_ok=True)
     everything: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="ingest-", dir=BUILD) as name:
-        scratch = Path(name)
+    with workplace("ingest") as scratch:
         print(
-            f"{describe(*PACKAGES)}; fdatasync {sync_ms(scratch):.2f} ms; "
-            f"{busy():.1f} cores busy before the start; loads: medians of {given.rounds} × {given.seconds:g} s\n"
+            f"{heading(*PACKAGES)}; fdatasync {sync_ms(scratch):.2f} ms; "
+            f"loads: medians of {given.rounds} × {given.seconds:g} s\n"
         )
         if "loads" in parts:
             loads = everything["loads"] = measure_loads(scratch, given.rounds, given.seconds)

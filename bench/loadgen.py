@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.machine import BUILD
+
 HERE = Path(__file__).resolve().parent
-BUILD = HERE.parent / "build" / "bench"
+PROGRAMS = BUILD / "bench"
 RUN, NAME, VALUE, STEP, TIME = "\x01", "\x02", "\x03", "\x04", "\x05"
 
 # Members and their order as the SDK's send_create_run and send_log_metric have them.
@@ -87,9 +89,9 @@ def table(kind: str, count: int = 65_536) -> list[float]:
 
 def compiled() -> Path:
     """The generator's program, built when it is older than its source."""
-    source, program = HERE / "loadgen.c", BUILD / "loadgen"
+    source, program = HERE / "loadgen.c", PROGRAMS / "loadgen"
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-        BUILD.mkdir(parents=True, exist_ok=True)
+        PROGRAMS.mkdir(parents=True, exist_ok=True)
         subprocess.run(
             ["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)], check=True
         )

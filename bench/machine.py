@@ -1,4 +1,4 @@
-"""What the benchmarks share about the machine: server processes, their CPU and memory from /proc, disk use, tables.
+"""What the benchmarks share: where they work, server processes, their CPU and memory from /proc, disk use, medians and tables.
 
 Nothing here knows what is measured. Linux only.
 """
@@ -10,18 +10,35 @@ import os
 import platform
 import signal
 import socket
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 TICKS = os.sysconf("SC_CLK_TCK")
+BUILD = Path(__file__).resolve().parent.parent / "build"
+
+
+@contextmanager
+def workplace(name: str) -> Iterator[Path]:
+    """A scratch folder under build/. SIGTERM ends the benchmark as Ctrl-C does, so that the servers under test end with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=BUILD) as scratch:
+        yield Path(scratch)
+
+
+def heading(*packages: str) -> str:
+    """What every report begins with."""
+    return f"{describe(*packages)}; {busy():.1f} cores busy before the start"
 
 
 def describe(*packages: str) -> str:
@@ -71,6 +88,15 @@ def environment(**changes: str) -> dict[str, str]:
     """The caller's, but with compiled modules kept as an installation has them, and no proxy."""
     kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {**kept, "NO_PROXY": "127.0.0.1,localhost", **changes}
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process so far, user and system, its ended children's too; 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / TICKS
 
 
 class Server:
@@ -128,14 +154,7 @@ class Server:
 
     def cpu(self) -> float:
         """CPU seconds so far, user and system, of all of them."""
-        total = 0
-        for pid in self.pids():
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            except OSError:
-                continue
-            total += sum(map(int, fields[11:15]))  # its own and its ended children's
-        return total / TICKS
+        return sum(map(cpu_of, self.pids()))
 
     def memory(self, kind: str = "Rss") -> int:
         """Resident bytes of all of them; kind "Pss" counts pages that they share once."""
@@ -235,9 +254,9 @@ def number(value: float | None) -> str:
     return f"{value:.3g}"
 
 
-def leave_no_server() -> None:
-    """Lets SIGTERM end the benchmark as Ctrl-C does, so that the servers under test end with it."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+def medians(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each figure that the first row has."""
+    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
 
 
 def say(text: str) -> None:

@@ -34,24 +34,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from bench import loadgen
+from bench.ingest import compact
 from bench.machine import (
+    BUILD,
     Server,
-    busy,
-    describe,
     disk_bytes,
     environment,
     free_port,
-    leave_no_server,
+    heading,
+    medians,
     number,
     say,
     settle,
     table,
+    workplace,
 )
 from dev import environments
-from matyan.store.rocks import open_rocks
 
 HERE = Path(__file__).resolve().parent
 METRICS = 10
@@ -278,19 +277,6 @@ def write(row: Row, scale: float, bin: Path, folder: Path) -> dict[str, float]:
     return result
 
 
-def compact(store: Path) -> None:
-    """Brings a store that nobody holds into its smallest form."""
-
-    async def work() -> None:
-        opened = open_rocks(store)
-        try:
-            await opened.compact()
-        finally:
-            await opened.aclose()
-
-    trio.run(work)
-
-
 def read(tracker: Tracker, scale: float, bin: Path, folder: Path) -> float:
     """Seconds for one metric of READ_POINTS points."""
     folder.mkdir()
@@ -343,38 +329,35 @@ def main() -> None:
     )
     parser.add_argument("--markdown", type=Path, help="write the table there, too")
     given = parser.parse_args()
-    leave_no_server()
     names = given.only.split(",") if given.only else list(TRACKERS)
     bins = {name: prepared(TRACKERS[name], given.envs) for name in names}
-    say(f"{describe('matyan-trio', 'matyan-client')}; {busy():.1f} cores busy before the start")
+    machine = heading("matyan-trio", "matyan-client")
+    say(machine)
 
     rows = [row for row in ROWS if row.tracker in names]
     rounds: dict[str, list[dict[str, float]]] = {row.label: [] for row in rows}
     reads: dict[str, list[float]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory(prefix="peers-", dir=HERE.parent / "build") as scratch:
+    with workplace("peers") as scratch:
         for turn in range(given.rounds):
             for row in rows:
-                folder = Path(scratch) / f"{turn}-{len(rounds[row.label])}-{row.tracker}"
+                folder = scratch / f"{turn}-{len(rounds[row.label])}-{row.tracker}"
                 result = write(row, given.scale, bins[row.tracker], folder)
                 say(f"{row.label}: {result}")
                 rounds[row.label].append(result)
                 shutil.rmtree(folder)
             for name in names:
-                folder = Path(scratch) / f"read-{turn}-{name}"
+                folder = scratch / f"read-{turn}-{name}"
                 reads[name].append(read(TRACKERS[name], given.scale, bins[name], folder))
                 say(f"{name}: read in {reads[name][-1]:.3f} s")
                 shutil.rmtree(folder)
     lines = []
     for row in rows:
-        median = {
-            key: statistics.median(result[key] for result in rounds[row.label])
-            for key in rounds[row.label][0]
-        }
+        median = medians(rounds[row.label])
         median["read_s"] = statistics.median(reads[row.tracker])
         lines.append([row.label, *(show(median) for show in COLUMNS.values())])
     text = "\n".join(
         [
-            f"{describe('matyan-trio', 'matyan-client')}; {', '.join(versions(bins))}; medians of {given.rounds}.",
+            f"{machine}; {', '.join(versions(bins))}; medians of {given.rounds}.",
             "",
             table(["", *COLUMNS], lines),
         ]
