@@ -29,7 +29,6 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from bench import loadgen
 from bench.loadgen import Load
 from bench.machine import (
-    BUILD,
     Server,
     cpu_of,
     environment,

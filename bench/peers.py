@@ -37,7 +37,6 @@ from typing import Any
 from bench import loadgen
 from bench.ingest import compact
 from bench.machine import (
-    BUILD,
     Server,
     disk_bytes,
     environment,

@@ -22,7 +22,7 @@ from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_option
 from matyan.health import Health
 from matyan.settings import Settings
 from matyan.workers.backoff import Backoff
-from matyan.workers.supervise import Task, run_service
+from matyan.workers.supervise import Task, calm_collector, run_service
 
 if TYPE_CHECKING:
     from matyan.kafka_folder import KafkaFolder
@@ -278,6 +278,7 @@ async def _run_workers(
 
     async def wait(*, task_status: trio.TaskStatus[None]) -> None:
         await kafka.wait()
+        calm_collector()
         task_status.started()
 
     async def check_work() -> None:
