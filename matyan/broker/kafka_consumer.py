@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import groupby
 from typing import Any
@@ -304,7 +304,7 @@ class _Partition:
         self.is_left = threading.Event()
         self.is_left.set()
         self._member = member
-        self._queue: deque[tuple[list[int], list[bytes | None], list[bytes], int]] = deque()
+        self._queue: deque[tuple[Sequence[int], list[bytes | None], list[bytes], int]] = deque()
         # Bytes that came and that went: each has one writer, the thread and the task.
         self._came = 0
         self._went = 0
@@ -347,7 +347,7 @@ class _Partition:
             offsets, keys, values, size = queue.popleft()
             while queue and size + queue[0][3] <= BATCH_BYTES:
                 more = queue.popleft()
-                offsets += more[0]
+                offsets = _joined(offsets, more[0])
                 keys += more[1]
                 values += more[2]
                 size += more[3]
@@ -423,9 +423,10 @@ class _Partition:
             return  # from before a seek
         size = sum(map(len, messages))
         self._came += size
+        # Messages do not wait here: the garbage collector would look at each of them again and again.
         self._queue.append(
             (
-                list(map(Message.offset, messages)),  # type: ignore[arg-type]
+                _offsets(messages),
                 list(map(Message.key, messages)),
                 [message.value() or b"" for message in messages],
                 size,
@@ -487,3 +488,18 @@ class _Partition:
             offsets=[TopicPartition(self.topic, self.partition, done, metadata(self.topic_id))],
             asynchronous=True,
         )
+
+
+def _offsets(messages: list[Message[bytes, bytes]]) -> Sequence[int]:
+    first, last = messages[0].offset(), messages[-1].offset()
+    assert first is not None and last is not None
+    if last - first + 1 == len(messages):
+        return range(first, last + 1)
+    # Compaction and transactions leave gaps.
+    return [message.offset() or 0 for message in messages]
+
+
+def _joined(offsets: Sequence[int], more: Sequence[int]) -> Sequence[int]:
+    if isinstance(offsets, range) and isinstance(more, range) and offsets.stop == more.start:
+        return range(offsets.start, more.stop)
+    return [*offsets, *more]

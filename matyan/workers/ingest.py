@@ -114,7 +114,7 @@ class _Owner:
         """Pieces that one transaction can take; a record that is too big for that stays alone."""
         most_bytes = self._worker.max_bytes or sys.maxsize
         most_records = self._worker.max_records or sys.maxsize
-        if most_bytes == most_records == sys.maxsize:
+        if len(batch) <= most_records and sum(map(len, batch.values)) <= most_bytes:
             yield batch
             return
         begin = size = 0
