@@ -149,9 +149,9 @@ def msgpack_int(value: int) -> bytes: ...
 def compatible_points(
     prefix: bytes, columns: Columns, highest: int | None = None
 ) -> list[tuple[bytes, bytes | None]]:
-    """The compatible layout: prefix = pack of (run,"seqs",ctx,name) with its directory; per point, in order,
-    the pairs to set for "val", "step", "epoch", "time"; value None: clear (the epoch of a point that has none;
-    left out for a step above `highest`, the highest one that was ever written)."""
+    """The compatible layout: prefix = pack of (run,"seqs",ctx,name) with its directory; the pairs to set for "epoch"
+    of each point in order, then "step", "time", "val": ascending keys when the steps ascend. Value None: clear (the
+    epoch of a point that has none; left out for a step above `highest`, the highest one that was ever written)."""
 
 def compatible_object(
     prefix: bytes, step: int, epoch: int | None, time: float, value: bytes

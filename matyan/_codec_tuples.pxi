@@ -532,15 +532,22 @@ def compatible_points(bytes prefix not None, Columns columns not None, highest=N
     columns.need_steps()
     point_keys_open(&k, prefix)
     try:
+        # In the order of the keys, as far as the steps ascend: a store that sorts them then has little to do.
         for i in range(columns.size):
             n = put_int64(step, columns.steps[i])
-            pairs.append((point_key(&k, 0, step, n), packed_double(columns.values[i])))
-            pairs.append((point_key(&k, 1, step, n), packed_int(columns.steps[i])))
             if columns.flags[i] & HAS_EPOCH:
                 pairs.append((point_key(&k, 2, step, n), packed_int(columns.epochs[i])))
             elif columns.steps[i] <= written:
                 pairs.append((point_key(&k, 2, step, n), None))
+        for i in range(columns.size):
+            n = put_int64(step, columns.steps[i])
+            pairs.append((point_key(&k, 1, step, n), packed_int(columns.steps[i])))
+        for i in range(columns.size):
+            n = put_int64(step, columns.steps[i])
             pairs.append((point_key(&k, 3, step, n), packed_double(columns.times[i])))
+        for i in range(columns.size):
+            n = put_int64(step, columns.steps[i])
+            pairs.append((point_key(&k, 0, step, n), packed_double(columns.values[i])))
         return pairs
     finally:
         free(k.data)

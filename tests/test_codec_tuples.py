@@ -229,14 +229,17 @@ def test_points_are_packed_as_four_keys_each(
     """Keys and values equal fdb.tuple.pack and msgpack; an absent epoch is cleared where one may stand."""
     names = ("run", "seqs", ctx, name)
     columns = Columns()
-    expected = []
+    fields: list[list[tuple[bytes, bytes | None]]] = [[], [], [], []]
     for step, value, time, epoch in rows:
         columns.append(step, value, time, epoch)
         pairs = expected_pairs(names, step, epoch, time, msgpack.packb(value))
+        for field, pair in zip(fields, pairs, strict=True):
+            field.append(pair)
         if epoch is None and highest is not None and step > highest:
-            del pairs[2]
-        expected += pairs
-    assert _codec.compatible_points(fdb.tuple.pack(names), columns, highest) == expected
+            fields[2].pop()
+    val, step_, epoch_, time_ = fields
+    packed = _codec.compatible_points(fdb.tuple.pack(names), columns, highest)
+    assert packed == [*epoch_, *step_, *time_, *val]
 
 
 @given(TEXT, INT64, st.none() | INT64, FLOATS, st.binary(max_size=9))
