@@ -39,11 +39,16 @@ log = structlog.get_logger(__name__)
 BATCH_BYTES = 1_000_000
 BATCH_AGE_S = 0.02
 """How long records are gathered when they come slowly: half of what freshness may take."""
-BATCH_RECORDS = 4_000
+BATCH_RECORDS = 3_000
+"""At most so many are taken from the client at once: of log_metric records not quite BATCH_BYTES."""
 
+AHEAD_BYTES = 8 << 20
+"""When so much waits for the tasks of all partitions, no more is taken until they have taken some: what the client has
+fetched stays where it is."""
 PAUSE_BYTES = 8 << 20
 RESUME_BYTES = 2 << 20
-"""A partition that is so far ahead of its task is paused, and resumed when the task has come so near again."""
+"""A partition that is so far ahead of its task (which then stands still) is paused, and resumed when the task has come
+so near again. A paused partition loses what the client has fetched ahead."""
 
 _COMMIT_S = 0.2
 _LAG_S = 1.0
@@ -66,6 +71,8 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
             # again at once instead of after a second.
             "queued.max.messages.kbytes": 4_096,
             "fetch.queue.backoff.ms": 10,
+            # A partition that is resumed or placed waits for the request that is under way, which asks for others.
+            "fetch.wait.max.ms": 100,
             "fetch.error.backoff.ms": 100,
         },
     )
@@ -125,6 +132,7 @@ class _Member:
         self.admin = open_admin(config)
         # Read and written by the thread.
         self._parts: dict[int, _Partition] = {}
+        self.took = threading.Event()
         self._topic_id: str | None = None
         self._asked: Any = None
         self._next_topic_check = time.monotonic() + _TOPIC_S
@@ -184,6 +192,7 @@ class _Member:
         )
         try:
             while not self._stopping.is_set():
+                self._wait_for_tasks()
                 messages = self.rd.consume(BATCH_RECORDS, BATCH_AGE_S)
                 if messages:
                     self._distribute(messages)
@@ -193,6 +202,12 @@ class _Member:
         finally:
             self.rd.close()
             self._token.run_sync_soon(self._send.close)
+
+    def _wait_for_tasks(self) -> None:
+        """No longer than one age: polling goes on."""
+        self.took.clear()
+        if sum(part.ahead for part in self._parts.values() if not part.is_paused) > AHEAD_BYTES:
+            self.took.wait(BATCH_AGE_S)
 
     def _distribute(self, messages: list[Message[bytes, bytes]]) -> None:
         errors = [message for message in messages if message.error() is not None]
@@ -352,6 +367,7 @@ class _Partition:
                 values += more[2]
                 size += more[3]
             self._went += size
+            self._member.took.set()
             yield Batch(offsets, keys, values, offsets[-1] + 1)
 
     def committed(self, next_offset: int) -> None:
@@ -418,6 +434,15 @@ class _Partition:
 
     # --- in the polling thread -----------------------------------------------------------------------
 
+    @property
+    def ahead(self) -> int:
+        """Bytes that wait for the task."""
+        return self._came - self._went
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused_at is not None
+
     def put(self, messages: list[Message[bytes, bytes]]) -> None:
         if not self._started or self._seek_to is not None:
             return  # from before a seek
@@ -437,12 +462,11 @@ class _Partition:
         """Makes the client do what the tasks want by now."""
         if self._seek_to is not None:
             self._seek(rd)
-        ahead = self._came - self._went
-        is_paused = self._paused_at is not None
+        is_paused = self.is_paused
         wants_pause = (
             not self._started
             or self._held_back
-            or ahead > (RESUME_BYTES if is_paused else PAUSE_BYTES)
+            or self.ahead > (RESUME_BYTES if is_paused else PAUSE_BYTES)
         )
         now = time.monotonic()
         if wants_pause and not is_paused:
@@ -492,7 +516,8 @@ class _Partition:
 
 def _offsets(messages: list[Message[bytes, bytes]]) -> Sequence[int]:
     first, last = messages[0].offset(), messages[-1].offset()
-    assert first is not None and last is not None
+    assert first is not None
+    assert last is not None
     if last - first + 1 == len(messages):
         return range(first, last + 1)
     # Compaction and transactions leave gaps.
