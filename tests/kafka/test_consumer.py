@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import trio
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
@@ -76,6 +76,31 @@ async def test_offsets_that_contradict_each_other_are_errors(
     with pytest.RaisesGroup(OffsetConflict, allow_unwrapped=True) as behind:
         await start_at(settings, topic, 3)
     assert "matyan offsets reset --to stored" in repr(behind.value)
+
+
+async def test_offsets_of_a_batch_follow_gaps(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """Each record keeps its own offset where transactions of other producers leave gaps in the log."""
+    topic = make_topic()
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": topic})
+    producer.init_transactions(60)
+    for first in (0, 3):
+        producer.begin_transaction()
+        for number in range(first, first + 3):
+            producer.produce(topic, b"%d" % number)
+        producer.commit_transaction(60)
+    consumer = KafkaConsumer(consumer_config(settings, f"group-{topic}"), topic)
+    found: dict[int, bytes] = {}
+    with trio.fail_after(60):
+        async with consumer.partitions() as assigned, await anext(assigned) as partition:
+            await partition.start(None)
+            async for batch in partition.batches():
+                found |= dict(zip(batch.offsets, batch.values, strict=True))
+                if len(found) == 6:
+                    assert batch.next_offset == 7
+                    break
+    assert found == {0: b"0", 1: b"1", 2: b"2", 4: b"3", 5: b"4", 6: b"5"}
 
 
 async def test_outbox_delivers_events_and_dead_letters(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from matyan import telemetry
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.health import Health
-from matyan.workers.supervise import Task, run_service
+from matyan.workers.supervise import Task, calm_collector, run_service
 
 
 class Service:
@@ -202,3 +203,17 @@ async def test_tasks_start_one_after_the_other(autojump_clock: MockClock) -> Non
 
     assert await service.run(script, task("a"), task("b")) == 0
     assert order == ["a begins", "a has started", "b begins", "b has started"]
+
+
+def test_collector_leaves_what_stands_alone() -> None:
+    """What stood when the process had started is not looked at by a later collection, and few records cause one."""
+    thresholds = gc.get_threshold()
+    stands: list[object] = [[]]
+    calm_collector()
+    try:
+        assert not any(one is stands for one in gc.get_objects())
+        assert gc.get_threshold()[0] > thresholds[0]
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+    assert any(one is stands for one in gc.get_objects())
