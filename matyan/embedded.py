@@ -34,13 +34,14 @@ from matyan.folder import DataFolder, delete_by_record, deliver, open_folder, wh
 from matyan.frontier import edge
 from matyan.health import Health
 from matyan.kafka_folder import KafkaFolder
+from matyan.listeners import open_port
 from matyan.sequences import Layout
 from matyan.settings import Settings
 from matyan.store.base import Snapshot, Transaction
 from matyan.views import StatusLine
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
-from matyan.workers.supervise import Task, run_service
+from matyan.workers.supervise import Task, calm_collector, run_service
 
 # The embedded mode reads no S3 setting; the SDK presigns right before it uploads.
 _URL_EXPIRY_S = 3600
@@ -273,11 +274,12 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
         listeners: list[trio.SocketListener] = []
 
         async def serve(*, task_status: trio.TaskStatus[object]) -> None:
-            listeners[:] = await _listen(host, port)
+            listeners[:] = await open_port(host, port)
             await edge.serve(frontier, listeners, task_status=task_status)
 
         async def report(*, task_status: trio.TaskStatus[None]) -> None:
             _greet(data, host, listeners)
+            calm_collector()
             task_status.started()
             await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
 
@@ -291,21 +293,6 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
             tracker.health,
             drain_s=settings.shutdown_flush_timeout,
         )
-
-
-async def _listen(host: str, port: int) -> list[trio.SocketListener]:
-    try:
-        return await trio.open_tcp_listeners(port, host=host)
-    except socket.gaierror:
-        raise ConfigurationError(
-            f"{host!r} is no address of this machine; name one with --host, such as 127.0.0.1 or 0.0.0.0"
-        ) from None
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({reason}); stop the program that has it, "
-            "or name another port with --port (0: any free one)"
-        ) from None
 
 
 def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener]) -> None:

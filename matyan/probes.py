@@ -17,6 +17,8 @@ from typing import NamedTuple, Protocol
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from matyan.listeners import open_port
+
 HEAD_BYTES = 16 << 10
 """What a request's head may hold: nginx allows 8 KiB a line, node 16 KiB in all."""
 HEAD_SECONDS = 10.0
@@ -273,10 +275,12 @@ async def serve_probes(
     """Serves the table until it is cancelled; started with its listeners.
 
     Raises:
-        OSError: the port cannot be bound.
+        ConfigurationError: the port cannot be bound.
     """
     about = About(component, health)
-    listeners = await trio.open_tcp_listeners(port, host=host)
+    listeners = await open_port(
+        host, port, host_name="HOST", port_name="--metrics-port or METRICS_PORT"
+    )
     async with trio.open_nursery() as nursery:
 
         async def serve_one(stream: trio.SocketStream) -> None:

@@ -20,6 +20,7 @@ from matyan.broker.kafka_topics import require_fit_topics, require_topics
 from matyan.errors import Unavailable
 from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_option
 from matyan.health import Health
+from matyan.listeners import open_port
 from matyan.settings import Settings
 from matyan.workers.backoff import Backoff
 from matyan.workers.supervise import Task, calm_collector, run_service
@@ -48,7 +49,9 @@ class _KafkaStart:
         backoff = Backoff(0.2, 5.0)
         while self._missing is not None:
             try:
-                await trio.to_thread.run_sync(require_fit_topics, self._admin, self._topics)
+                await trio.to_thread.run_sync(
+                    require_fit_topics, self._admin, self._topics, abandon_on_cancel=True
+                )
             except Unavailable as error:
                 self._missing = str(error)
                 log.warning("waits at its start", missing="kafka", reason=self._missing)
@@ -62,7 +65,9 @@ class _KafkaStart:
         async def ask() -> None:
             if self._missing is not None:
                 raise Unavailable(self._missing)
-            await trio.to_thread.run_sync(require_topics, self._admin, self._topics)
+            await trio.to_thread.run_sync(
+                require_topics, self._admin, self._topics, abandon_on_cancel=True
+            )
 
         health.add("kafka", ask)
         return health
@@ -118,13 +123,14 @@ async def _frontier(settings: Settings) -> int:
 
         async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
             # It listens at once: what comes before the broker is there is held back like later.
-            listeners = await trio.open_tcp_listeners(settings.port, host=settings.host)
+            listeners = await open_port(settings.host, settings.port)
             print(f"frontier on port {listeners[0].socket.getsockname()[1]}", flush=True)
             await edge.serve(service, listeners, task_status=task_status)
 
         async def wait(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
             await start.wait()
+            calm_collector()
 
         async def drain(deadline: float) -> int:
             return await edge.drain(service, deadline)

@@ -410,7 +410,8 @@ class KafkaProducer:
         if error.fatal():
             self._fatal_error = f"{error.name()}: {error.str()}"
         else:
-            log.warning("kafka producer", error=error.str())
+            # librdkafka's own log has said it.
+            log.debug("kafka producer", error=error.str())
 
 
 @asynccontextmanager
