@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from matyan import telemetry
 from matyan.health import Health
 from matyan.probes import parse_head, serve_probes
 
@@ -36,7 +37,8 @@ async def test_a_worker_says_how_it_is(health: Health, port: int) -> None:
         live = await http.get("/health/live")
         assert live.status_code == 503
         assert live.json()["checks"]["loop of the producer"] == "fatal error"
-        assert "matyan_ingestion_batch_size" in (await http.get("/metrics")).text
+        (shown,) = telemetry.INGEST_BATCH_SIZE.describe()
+        assert shown.name in (await http.get("/metrics")).text
         assert (await http.get("/api/v1/rest/version")).json()["component"] == "worker"
         head = await http.head("/docs")
         assert (head.status_code, head.content) == (200, b"")
