@@ -1,13 +1,17 @@
 """The listener: an upgrade of the ingest path goes to the ingest lane, anything else to Hypercorn and the app.
 
-The lane is the Sans-I/O layer of `websockets` on a non-blocking socket: it owns RFC 6455, this file owns
+The lane is the Sans-I/O layer of `websockets` on non-blocking sockets: it owns RFC 6455, this file owns
 bytes, deadlines and memory, `session.py` owns what is answered. No validation, no routes and no store here;
 Quart and Hypercorn are imported after the first connection can already be taken, since that costs 0.7 s.
+
+A connection of the lane has no task. All their sockets stand in one epoll, and one task waits for that: a burst of
+frames wakes trio once, where a task each would cost every frame a switch of tasks and two system calls.
 """
 
 from __future__ import annotations
 
 import logging
+import select
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -70,6 +74,8 @@ MESSAGE_WITHIN = 300.0
 SWEEP_EVERY = 0.5
 """Seconds. One task watches the clock for every connection: a timer a frame would cost more than the frame."""
 RECEIVE_BYTES = 64 << 10
+BURST = 64
+"""Connections that are read one after the other before anybody else has a turn."""
 
 _COMPLAINTS = {
     CloseCode.PROTOCOL_ERROR,
@@ -96,15 +102,43 @@ def _wire_bytes(payload: int) -> int:
     return payload + 6 + (0 if payload < 126 else 2 if payload < 1 << 16 else 8)
 
 
+class Readers:
+    """The sockets of the ingest lane, in one epoll."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._links: dict[int, Link] = {}
+
+    def add(self, fd: int, link: Link) -> None:
+        self._links[fd] = link
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        if self._links.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    async def run(self) -> None:
+        """Calls `readable` of whose socket has something to read; ends with its cancellation."""
+        links, poll = self._links, self._epoll.poll
+        while True:
+            await wait_readable(self._epoll)
+            for fd, _ in poll(0, BURST):
+                # One that was read before it may have ended it.
+                if fd in links:
+                    links[fd].readable()
+
+    def close(self) -> None:
+        self._epoll.close()
+
+
 class Link:
     """One ingest connection after its handshake.
 
-    The reader is a task. Replies are written from the producer's callback straight into the socket; only
-    when that would block a writer task is started, and reading stops until it is through.
+    Replies are written from the producer's callback straight into the socket; only when that would block a
+    writer task is started, and reading stops until it is through.
     """
 
     __slots__ = (
-        "_begun",
         "_closed",
         "_deadline",
         "_draining",
@@ -119,27 +153,21 @@ class Link:
         "_out",
         "_parted",
         "_parts",
+        "_paused",
         "_pinged",
         "_protocol",
-        "_resume",
         "_session",
         "_sock",
         "_unfinished_since",
     )
 
     def __init__(
-        self,
-        frontier: Frontier,
-        sock: socket.socket,
-        protocol: Protocol,
-        run: str,
-        begun: bytes,
+        self, frontier: Frontier, sock: socket.socket, protocol: Protocol, run: str
     ) -> None:
         self._frontier = frontier
         self._sock = sock
         self._protocol = protocol
         self._session = Session(frontier.desk, run, self._reply)
-        self._begun = begun
         frontier.connections += 1
         self._log = log.bind(run=run, connection=frontier.connections)
         self._opened = self._heard = trio.current_time()
@@ -149,59 +177,64 @@ class Link:
         self._farewell: list[bytes] = []
         self._farewell_by = inf
         self._deadline = inf
-        self._resume: trio.Event | None = None
-        self._draining = self._parted = self._closed = False
+        self._paused = self._draining = self._parted = self._closed = False
         self._messages = 0
         self._unfinished_since = inf
         # Bytes that the protocol has and gave no frame for yet. What is compressed comes out in another size: then
         # this is never 0 again, and the protocol gets everything.
         self._held_bytes = 1 if protocol.extensions else 0
 
-    async def run(self) -> None:
-        """Reads until the peer or this side ends the connection."""
-        links = self._frontier.links
-        links.add(self)
+    def open(self, begun: bytes) -> None:
+        """Begins to read. begun: what came behind the handshake."""
+        self._frontier.links.add(self)
         telemetry.WS_CONNECTIONS.inc()
         self._log.debug("connected")
-        sock = self._sock
+        self._frontier.readers.add(self._sock.fileno(), self)
+        if begun:
+            self._received(begun)
+
+    def readable(self) -> None:
+        """Reads once; ends the connection when its peer has."""
         try:
-            data, self._begun = self._begun, b""
-            while True:
-                if data:
-                    self._received(data)
-                    data = b""
-                if self._out or self._session.crowded:
-                    self._resume = trio.Event()
-                    await self._resume.wait()
-                    self._resume = None
-                    self._heard = trio.current_time()
-                if self._closed:
-                    return
-                await wait_readable(sock)
-                try:
-                    data = sock.recv(RECEIVE_BYTES)
-                except BlockingIOError:
-                    continue
-                if not data:
-                    return
-        except (OSError, trio.ClosedResourceError):
+            data = self._sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
             return
-        finally:
+        except OSError:
+            data = b""
+        if data:
+            self._received(data)
+        else:
             self.drop()
-            self._session.leave()
-            links.discard(self)
-            if not links:
-                self._frontier.emptied.set()
-            telemetry.WS_CONNECTIONS.dec()
-            telemetry.WS_CONNECTION_SECONDS.observe(trio.current_time() - self._opened)
-            close = self._protocol.close_rcvd or self._protocol.close_sent
-            code = close.code if close else CloseCode.ABNORMAL_CLOSURE
-            telemetry.SOCKET_CLOSES.labels(str(int(code)) if code < 3000 else "other").inc()
-            said = close.reason if close else "no close frame"
-            tell = self._log.warning if code in _COMPLAINTS else self._log.debug
-            tell("closed", code=int(code), reason=said, messages=self._messages)
+
+    def drop(self) -> None:
+        """Closes the socket as it is and leaves the session, whose frames go on being delivered."""
+        if self._closed:
+            return
+        self._closed = True
+        frontier = self._frontier
+        frontier.readers.remove(self._sock.fileno())
+        notify_closing(self._sock)
+        self._sock.close()
+        self._session.leave()
+        frontier.links.discard(self)
+        if not frontier.links:
+            frontier.emptied.set()
+        telemetry.WS_CONNECTIONS.dec()
+        telemetry.WS_CONNECTION_SECONDS.observe(trio.current_time() - self._opened)
+        close = self._protocol.close_rcvd or self._protocol.close_sent
+        code = close.code if close else CloseCode.ABNORMAL_CLOSURE
+        telemetry.SOCKET_CLOSES.labels(str(int(code)) if code < 3000 else "other").inc()
+        said = close.reason if close else "no close frame"
+        tell = self._log.warning if code in _COMPLAINTS else self._log.debug
+        tell("closed", code=int(code), reason=said, messages=self._messages)
 
     def _received(self, data: bytes) -> None:
+        self._consume(data)
+        if (self._out or self._session.crowded) and not (self._paused or self._closed):
+            self._paused = True
+            self._frontier.readers.remove(self._sock.fileno())
+
+    def _consume(self, data: bytes) -> None:
         self._heard = now = trio.current_time()
         protocol = self._protocol
         at_boundary = not self._held_bytes and self._parts is None and protocol.state is OPEN
@@ -269,7 +302,7 @@ class Link:
         self._write(_OK_FRAME if payload is OK else _text_frame(payload))
         if self._draining or self._farewell:
             self._part_if_answered()
-        if self._resume is not None:
+        if self._paused:
             self._resume_if_possible()
 
     def drain(self) -> None:
@@ -312,7 +345,7 @@ class Link:
         elif self._farewell:
             if now >= self._farewell_by:
                 self._part()
-        elif self._resume is not None:
+        elif self._paused:
             return
         elif self._pinged > self._heard:
             if now >= self._pinged + PONG_WITHIN and not self._session.waiting:
@@ -376,17 +409,10 @@ class Link:
             self.drop()
 
     def _resume_if_possible(self) -> None:
-        if self._resume is not None and not self._out and not self._session.crowded:
-            self._resume.set()
-
-    def drop(self) -> None:
-        """Closes the socket as it is."""
-        if not self._closed:
-            self._closed = True
-            notify_closing(self._sock)
-            self._sock.close()
-            if self._resume is not None:
-                self._resume.set()
+        if self._paused and not (self._closed or self._out or self._session.crowded):
+            self._paused = False
+            self._heard = trio.current_time()
+            self._frontier.readers.add(self._sock.fileno(), self)
 
 
 class Returned:
@@ -456,6 +482,7 @@ class Frontier:
         self.health = health
         self.settings = settings
         self.about = About("frontier", health, settings.metrics_enabled)
+        self.readers = Readers()
         self.links: set[Link] = set()
         self.streams: set[trio.SocketStream] = set()
         """Connections that are not, or not yet, on the ingest lane."""
@@ -500,17 +527,24 @@ async def serve(
 ) -> None:
     """Serves until it is cancelled or drained; closes the listeners."""
     frontier.accepting, frontier.web_loaded = trio.CancelScope(), trio.Event()
-    async with trio.open_nursery() as nursery:
-        frontier.nursery = nursery
-        nursery.start_soon(_sweep, frontier)
-        nursery.start_soon(_load_web, frontier)
-        with frontier.accepting:
-            await trio.serve_listeners(
-                partial(_handle, frontier),
-                list(listeners),
-                handler_nursery=nursery,
-                task_status=task_status,
-            )
+    frontier.readers = Readers()
+    try:
+        async with trio.open_nursery() as nursery:
+            frontier.nursery = nursery
+            nursery.start_soon(frontier.readers.run)
+            nursery.start_soon(_sweep, frontier)
+            nursery.start_soon(_load_web, frontier)
+            with frontier.accepting:
+                await trio.serve_listeners(
+                    partial(_handle, frontier),
+                    list(listeners),
+                    handler_nursery=nursery,
+                    task_status=task_status,
+                )
+    finally:
+        for link in list(frontier.links):
+            link.drop()
+        frontier.readers.close()
 
 
 async def drain(frontier: Frontier, deadline: float) -> int:
@@ -563,27 +597,22 @@ async def _load_web(frontier: Frontier) -> None:
 
 async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
     frontier.streams.add(stream)
-    link: Link | None = None
     try:
-        lane = await _greet(frontier, stream)
-        if isinstance(lane, Link):
-            link = lane
-        elif lane is not None:
+        returned = await _greet(frontier, stream)
+        if returned is not None:
             await frontier.web_loaded.wait()
             assert frontier.web is not None
-            await frontier.web.handle(lane)
+            await frontier.web.handle(returned)
     except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
         return
     finally:
         frontier.streams.discard(stream)
         if not frontier.streams:
             frontier.emptied.set()
-    if link is not None:
-        await link.run()
 
 
-async def _greet(frontier: Frontier, stream: trio.SocketStream) -> Link | Returned | None:
-    """Answers probes until a request is for somebody else: the lane, or Hypercorn. None: it is over."""
+async def _greet(frontier: Frontier, stream: trio.SocketStream) -> Returned | None:
+    """Answers probes until a request is for Hypercorn. None: it is over, or the lane has it."""
     rest = b""
     while True:
         frontier.idle.add(stream)
@@ -600,7 +629,8 @@ async def _greet(frontier: Frontier, stream: trio.SocketStream) -> Link | Return
         if head is None:
             return Returned(stream, b"".join(read))
         if head.path.startswith(INGEST_PATH) and "upgrade" in head.headers:
-            return await _open_lane(frontier, stream, head)
+            await _open_lane(frontier, stream, head)
+            return None
         begun = trio.current_time()
         page = None
         # A page across origins needs the CORS headers, which are the app's.
@@ -618,34 +648,34 @@ async def _greet(frontier: Frontier, stream: trio.SocketStream) -> Link | Return
         rest = head.rest
 
 
-async def _open_lane(frontier: Frontier, stream: trio.SocketStream, head: Head) -> Link | None:
+async def _open_lane(frontier: Frontier, stream: trio.SocketStream, head: Head) -> None:
     run = unquote(head.path.removeprefix(INGEST_PATH))
     reason = check_run_id(run)
     if reason is not None:
         await _refuse(stream, detail(400, f"run id: {reason}"))
-        return None
+        return
     if frontier.draining.is_set():
         await _refuse(stream, detail(503, "this process is shutting down: connect again"))
-        return None
+        return
     handshake = ServerProtocol(extensions=frontier.extensions, logger=_quiet)
     handshake.receive_data(head.raw)
     events = handshake.events_received()
     if not events:
         await _refuse(stream, detail(400, "this is no WebSocket handshake"))
-        return None
+        return
     request = events[0]
     assert isinstance(request, Request)
     handshake.send_response(handshake.accept(request))
     await send_within(stream, b"".join(handshake.data_to_send()))
     if handshake.state is not OPEN:
         await linger(stream)
-        return None
+        return
     # A new protocol for the data: the one of the handshake keeps the request for as long as it lives.
     protocol = Protocol(SERVER, state=OPEN, max_size=FRAME_BYTES, logger=_quiet)
     protocol.extensions = handshake.extensions
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
-    return Link(frontier, sock, protocol, run, head.rest)
+    Link(frontier, sock, protocol, run).open(head.rest)
 
 
 async def _refuse(stream: trio.SocketStream, answer: Answer) -> None:
