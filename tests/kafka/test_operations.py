@@ -9,8 +9,8 @@ import subprocess
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,61 +27,52 @@ from confluent_kafka.admin import (
 
 from dev.broker import Broker
 from dev.process import free_ports
+from dev.s3 import S3
 from matyan.broker.base import DeadLetter
-from matyan.broker.kafka import KafkaOutbox, open_producer, producer_config
+from matyan.broker.kafka import KafkaOutbox
+from matyan.reader import DATABASE
 from matyan.settings import Settings, load
+from tests.blobs_s3 import s3_environment
+from tests.kafka.deployment import Deployment, record
 from tests.kafka.topics import read_topic, until
 from tests.tracker import MATYAN, environment, matyan
 
 
-class Deployment:
-    """Topics of its own on the session's broker, and the commands on them."""
+class Commands(Deployment):
+    """The commands on topics of their own, which are not made yet."""
 
-    def __init__(self, broker: Broker) -> None:
-        name = uuid.uuid4().hex[:12]
-        self.broker = broker
-        self.ingest, self.control = f"ingest-{name}", f"control-{name}"
-        self.dlq = f"{self.ingest}-dlq"
-        self.variables = {
-            "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
-            "KAFKA_DATA_INGESTION_TOPIC": self.ingest,
-            "KAFKA_CONTROL_EVENTS_TOPIC": self.control,
-        }
+    @property
+    def dlq(self) -> str:
+        return f"{self.ingestion}-dlq"
 
     @property
     def settings(self) -> Settings:
-        return load(self.variables)
+        return load(self.env)
 
     def run(self, *words: str | Path, check: int | None = 0, **extra: str) -> Any:
-        return matyan(*words, check=check, env=environment(**self.variables, **extra))
+        return matyan(*words, check=check, env=environment(**{**self.env, **extra}))
 
     def json(self, *words: str | Path) -> Any:
         return json.loads(self.run(*words, "--json").stdout)
 
-    @contextmanager
-    def running(self, *words: str, **extra: str) -> Iterator[subprocess.Popen[str]]:
-        process = subprocess.Popen(
-            [*MATYAN, *words],
-            env=environment(**self.variables, **extra),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
+
+@pytest.fixture
+def commands(broker: Broker) -> Commands:
+    name = uuid.uuid4().hex[:12]
+    ingestion, control = f"{name}-ingestion", f"{name}-control"
+    variables = {
+        "KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap,
+        "KAFKA_DATA_INGESTION_TOPIC": ingestion,
+        "KAFKA_CONTROL_EVENTS_TOPIC": control,
+        "METRICS_PORT": "0",
+    }
+    return Commands(broker, variables, ingestion, control)
 
 
 @pytest.fixture
-def deployment(broker: Broker) -> Deployment:
-    return Deployment(broker)
-
-
-@pytest.fixture
-def ready_deployment(deployment: Deployment) -> Deployment:
-    deployment.run("topics", "create", "--partitions", "2")
-    return deployment
+def deployed(commands: Commands) -> Commands:
+    commands.run("topics", "create", "--partitions", "2")
+    return commands
 
 
 def set_topic(broker: Broker, topic: str, name: str, value: str) -> None:
@@ -103,35 +94,35 @@ def ready(port: int) -> tuple[int, str]:
 # --- topics --------------------------------------------------------------------------------------
 
 
-def test_topics_are_made_checked_and_mended(deployment: Deployment) -> None:
+def test_topics_are_made_checked_and_mended(commands: Commands) -> None:
     """`topics check` names what is missing or too small with the command that mends it, and `create` mends it."""
-    missing = deployment.run("topics", "check", check=1)
-    assert f"Kafka has no topic {deployment.ingest}" in missing.stderr
+    missing = commands.run("topics", "check", check=1)
+    assert f"Kafka has no topic {commands.ingestion}" in missing.stderr
     assert "`matyan topics create`" in missing.stderr
-    made = deployment.run("topics", "create", "--partitions", "3")
-    assert made.stdout.splitlines()[0] == f"{deployment.ingest}\tcreated"
-    rows = [line.split("\t") for line in deployment.run("topics", "check").stdout.splitlines()]
+    made = commands.run("topics", "create", "--partitions", "3")
+    assert made.stdout.splitlines()[0] == f"{commands.ingestion}\tcreated"
+    rows = [line.split("\t") for line in commands.run("topics", "check").stdout.splitlines()]
     assert [row[1:5] for row in rows] == [["3", "1", "1048588", "1"]] + [
         ["1", "1", "1048588", "1"]
     ] * 3
-    assert {row[0] for row in rows} >= {deployment.ingest, deployment.dlq}
+    assert {row[0] for row in rows} >= {commands.ingestion, commands.dlq}
 
-    set_topic(deployment.broker, deployment.dlq, "max.message.bytes", "10000")
-    small = deployment.run("topics", "check", check=1)
-    for part in (deployment.dlq, "10000", "`matyan topics create --alter`"):
+    set_topic(commands.broker, commands.dlq, "max.message.bytes", "10000")
+    small = commands.run("topics", "check", check=1)
+    for part in (commands.dlq, "10000", "`matyan topics create --alter`"):
         assert part in small.stderr
-    again = deployment.run("topics", "create", "--partitions", "5", check=1)
-    assert f"{deployment.ingest}\twas there, with 3 partitions" in again.stdout
+    again = commands.run("topics", "create", "--partitions", "5", check=1)
+    assert f"{commands.ingestion}\twas there, with 3 partitions" in again.stdout
     assert "10000" in again.stderr
-    mended = deployment.run("topics", "create", "--alter")
-    assert f"{deployment.dlq}\taltered, with 1 partition" in mended.stdout
-    (row,) = (row for row in deployment.json("topics", "check") if row["topic"] == deployment.dlq)
+    mended = commands.run("topics", "create", "--alter")
+    assert f"{commands.dlq}\taltered, with 1 partition" in mended.stdout
+    (row,) = (row for row in commands.json("topics", "check") if row["topic"] == commands.dlq)
     assert (row["max.message.bytes"], row["trouble"]) == (1048588, [])
 
 
-def test_more_replicas_than_brokers_is_one_sentence(deployment: Deployment) -> None:
+def test_more_replicas_than_brokers_is_one_sentence(commands: Commands) -> None:
     """What the broker says of it, without a traceback."""
-    refused = deployment.run("topics", "create", "--replication", "3", check=1)
+    refused = commands.run("topics", "create", "--replication", "3", check=1)
     assert "replication factor of 3" in refused.stderr
     assert "Traceback" not in refused.stderr
 
@@ -139,7 +130,7 @@ def test_more_replicas_than_brokers_is_one_sentence(deployment: Deployment) -> N
 @pytest.mark.parametrize(
     ("words", "topic_of"),
     [
-        (("frontier", "--host", "127.0.0.1", "--port"), lambda one: one.ingest),
+        (("frontier", "--host", "127.0.0.1", "--port"), lambda one: one.ingestion),
         (
             ("control-worker", "--host", "127.0.0.1", "--metrics-port"),
             lambda one: one.control,
@@ -148,13 +139,13 @@ def test_more_replicas_than_brokers_is_one_sentence(deployment: Deployment) -> N
     ids=["frontier", "control-worker"],
 )
 async def test_a_service_is_not_ready_until_its_topic_takes_our_largest_record(
-    ready_deployment: Deployment,
+    deployed: Commands,
     words: tuple[str, ...],
-    topic_of: Callable[[Deployment], str],
+    topic_of: Callable[[Commands], str],
 ) -> None:
     """It waits, alive, says which topic, value and command; and goes on by itself when that was mended."""
-    topic = topic_of(ready_deployment)
-    set_topic(ready_deployment.broker, topic, "max.message.bytes", "50000")
+    topic = topic_of(deployed)
+    set_topic(deployed.broker, topic, "max.message.bytes", "50000")
     (port,) = free_ports(1)
     seen: list[tuple[int, str]] = []
 
@@ -165,10 +156,10 @@ async def test_a_service_is_not_ready_until_its_topic_takes_our_largest_record(
                     seen.append(await trio.to_thread.run_sync(ready, port))
                 await trio.sleep(0.1)
 
-    with ready_deployment.running(*words, str(port)) as service:
+    with deployed.running(*words, str(port)) as service:
         await answer(503, f"max.message.bytes of the topic {topic} is 50000")
         assert "`matyan topics create --alter`" in seen[-1][1]
-        await trio.to_thread.run_sync(lambda: ready_deployment.run("topics", "create", "--alter"))
+        await trio.to_thread.run_sync(lambda: deployed.run("topics", "create", "--alter"))
         await answer(200, "ok")
         service.send_signal(signal.SIGTERM)
         assert await trio.to_thread.run_sync(service.wait) == 0
@@ -177,47 +168,36 @@ async def test_a_service_is_not_ready_until_its_topic_takes_our_largest_record(
 # --- offsets -------------------------------------------------------------------------------------
 
 
-async def fill(deployment: Deployment, records: int) -> None:
-    """Records of many runs, so that both partitions have some."""
-    settings = deployment.settings
-    async with open_producer(producer_config(settings), deployment.ingest, 1 << 20) as producer:
-        for number in range(records):
-            run = f"run-{number}"
-            record = {
-                "type": "add_tag",
-                "run_id": run,
-                "timestamp": "2026-01-02T03:04:05.678901Z",
-                "payload": {"tag_name": "t"},
-            }
-            producer.produce(run.encode(), [json.dumps(record).encode()], lambda error: None)
-        assert await producer.flush(trio.current_time() + 30) == 0
-
-
-def committed(deployment: Deployment) -> list[int]:
+def committed(commands: Commands) -> list[int]:
     """What Kafka has of the workers' group."""
-    config = {"bootstrap.servers": deployment.broker.bootstrap, "group.id": "ingestion-workers"}
+    config = {"bootstrap.servers": commands.broker.bootstrap, "group.id": "ingestion-workers"}
     consumer = Consumer(config)
     try:
-        asked = [TopicPartition(deployment.ingest, number) for number in (0, 1)]
+        asked = [TopicPartition(commands.ingestion, number) for number in (0, 1)]
         return [tp.offset for tp in consumer.committed(asked, timeout=30)]
     finally:
         consumer.close()
 
 
 async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
-    ready_deployment: Deployment, tmp_path: Path
+    deployed: Commands, tmp_path: Path
 ) -> None:
     """`show` goes on while a worker holds the store and names it; `reset` refuses then, and afterwards sets both sides."""
     store = f"rocks:{tmp_path / 'store'}"
     show = ("offsets", "show", "--store", store)
     reset = ("offsets", "reset", "--store", store, "--yes", "--to")
-    run = ready_deployment.run
+    run = deployed.run
 
     def rows() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = ready_deployment.json(*show)
+        found: list[dict[str, Any]] = deployed.json(*show)
         return found
 
-    await fill(ready_deployment, 40)
+    for number in range(8):  # both partitions get some
+        run_id = f"run-{number}"
+        records = [record("add_tag", run_id, tag_name="t")] * 5
+        await trio.to_thread.run_sync(
+            deployed.produce, deployed.ingestion, records, run_id.encode()
+        )
     before = await trio.to_thread.run_sync(rows)
     ends = [row["end"] for row in before]
     assert sum(ends) == 40
@@ -225,11 +205,9 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
     assert [row["stored"] for row in before] == [None, None]
     assert [row["lag"] for row in before] == ends
 
-    with ready_deployment.running(
-        "ingest-worker", "--store", store, "--metrics-port", "0"
-    ) as worker:
+    with deployed.running("ingest-worker", "--store", store) as worker:
         with trio.fail_after(90):
-            while await trio.to_thread.run_sync(committed, ready_deployment) != ends:  # noqa: ASYNC110
+            while await trio.to_thread.run_sync(committed, deployed) != ends:  # noqa: ASYNC110
                 await trio.sleep(0.1)
         held = await trio.to_thread.run_sync(lambda: run(*show))
         assert f"process {worker.pid}" in held.stderr
@@ -240,7 +218,7 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
         assert await trio.to_thread.run_sync(worker.wait) == 0
 
     def stands() -> tuple[list[int], list[int]]:
-        return [row["stored"] for row in rows()], committed(ready_deployment)
+        return [row["stored"] for row in rows()], committed(deployed)
 
     assert run(*show).stdout.splitlines() == [
         f"{n}\t{ends[n]}\t{ends[n]}\t{ends[n]}\t0" for n in (0, 1)
@@ -248,13 +226,13 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
     assert run(*reset, "start", "--partition", "1").stdout == "1\t0\n"
     assert stands() == ([ends[0], 0], [ends[0], 0])
     assert run(*reset, "start").stdout == "0\t0\n1\t0\n"
-    assert committed(ready_deployment) == [0, 0]
+    assert committed(deployed) == [0, 0]
     run(*reset, "end")
     assert stands() == (ends, ends)
 
-    commit_as_another_program(ready_deployment, [3, 5])
+    commit_as_another_program(deployed, [3, 5])
     assert run(*reset, "stored", "--partition", "0").stdout == f"0\t{ends[0]}\n"
-    assert committed(ready_deployment) == [ends[0], 5]
+    assert committed(deployed) == [ends[0], 5]
     run(*reset, "committed")
     assert stands() == ([ends[0], 5], [ends[0], 5])
     assert "no partition 7" in run(*reset, "end", "--partition", "7", check=1).stderr
@@ -262,18 +240,18 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
         *reset[:-2],
         *("--to", "end"),
         check=130,
-        env=environment(**ready_deployment.variables),
+        env=environment(**deployed.env),
         stdin=subprocess.DEVNULL,
     )
     assert "its end offset?" in unasked.stderr
-    assert committed(ready_deployment) == [ends[0], 5]
+    assert committed(deployed) == [ends[0], 5]
 
 
-def commit_as_another_program(deployment: Deployment, offsets: Sequence[int]) -> None:
-    config = {"bootstrap.servers": deployment.broker.bootstrap, "group.id": "ingestion-workers"}
+def commit_as_another_program(commands: Commands, offsets: Sequence[int]) -> None:
+    config = {"bootstrap.servers": commands.broker.bootstrap, "group.id": "ingestion-workers"}
     consumer = Consumer(config)
     try:
-        places = [TopicPartition(deployment.ingest, n, offset) for n, offset in enumerate(offsets)]
+        places = [TopicPartition(commands.ingestion, n, offset) for n, offset in enumerate(offsets)]
         consumer.commit(offsets=places, asynchronous=False)
     finally:
         consumer.close()
@@ -282,10 +260,10 @@ def commit_as_another_program(deployment: Deployment, offsets: Sequence[int]) ->
 # --- dead letters --------------------------------------------------------------------------------
 
 
-def letter(deployment: Deployment, number: int) -> DeadLetter:
+def letter(commands: Commands, number: int) -> DeadLetter:
     value = b'{"type":"log_metric","run_id":"run-%d","payload":{}}' % number
     return DeadLetter(
-        deployment.ingest,
+        commands.ingestion,
         1,
         100 + number,
         b"run-%d" % number,
@@ -295,18 +273,18 @@ def letter(deployment: Deployment, number: int) -> DeadLetter:
     )
 
 
-async def test_dead_letters_are_listed_shown_and_sent_once(ready_deployment: Deployment) -> None:
+async def test_dead_letters_are_listed_shown_and_sent_once(deployed: Commands) -> None:
     """Each goes back to its topic with its bytes and key, once, in whatever order they are named."""
-    run, dlq = ready_deployment.run, ready_deployment.dlq
-    outbox = KafkaOutbox(ready_deployment.settings)
+    run, dlq = deployed.run, deployed.dlq
+    outbox = KafkaOutbox(deployed.settings)
     # More than a batch, so that what is remembered grows while the rest is read.
-    sent = [letter(ready_deployment, number) for number in range(130)]
+    sent = [letter(deployed, number) for number in range(130)]
     await outbox.bury(sent)
-    binary = DeadLetter(ready_deployment.control, 0, 7, None, b"\xff\x00", "Malformed", "not JSON")
+    binary = DeadLetter(deployed.control, 0, 7, None, b"\xff\x00", "Malformed", "not JSON")
     await outbox.bury([binary])
 
     def work() -> None:
-        rows = ready_deployment.json("dlq", "list", "--kafka")
+        rows = deployed.json("dlq", "list", "--kafka")
         assert len(rows) == 131
         first = rows[0]
         assert first["version"]
@@ -314,7 +292,7 @@ async def test_dead_letters_are_listed_shown_and_sent_once(ready_deployment: Dep
         kept = {name: first[name] for name in first if name not in ("version", "time")}
         assert kept == {
             "id": f"{dlq}/0/0",
-            "topic": ready_deployment.ingest,
+            "topic": deployed.ingestion,
             "partition": 1,
             "offset": 100,
             "run": "run-0",
@@ -329,9 +307,9 @@ async def test_dead_letters_are_listed_shown_and_sent_once(ready_deployment: Dep
 
         named = run("dlq", "replay", "--kafka", f"{dlq}/0/4", f"{dlq}/0/2", f"{dlq}/0/4").stdout
         outcomes = [line.split("\t")[1] for line in named.splitlines()]
-        assert outcomes[0].startswith(f"sent to {ready_deployment.ingest} [")
+        assert outcomes[0].startswith(f"sent to {deployed.ingestion} [")
         assert outcomes[2] == "was sent before"
-        left = {row["id"] for row in ready_deployment.json("dlq", "list", "--kafka")}
+        left = {row["id"] for row in deployed.json("dlq", "list", "--kafka")}
         assert len(left) == 129
         assert not left & {f"{dlq}/0/2", f"{dlq}/0/4"}
         assert len(run("dlq", "replay", "--kafka", "--all").stdout.splitlines()) == 129
@@ -344,29 +322,29 @@ async def test_dead_letters_are_listed_shown_and_sent_once(ready_deployment: Dep
         run("dlq", "replay", "--kafka", check=2)
 
     await trio.to_thread.run_sync(work)
-    back = read_topic(ready_deployment.broker, ready_deployment.ingest)
+    back = read_topic(deployed.broker, deployed.ingestion)
     assert sorted((message.key(), message.value()) for message in back) == sorted(
         (one.key, one.value) for one in sent
     )
-    (control,) = read_topic(ready_deployment.broker, ready_deployment.control)
+    (control,) = read_topic(deployed.broker, deployed.control)
     assert (control.key(), control.value()) == (None, binary.value)
 
 
 async def test_a_replay_that_kafka_refuses_is_remembered_as_far_as_it_went(
-    ready_deployment: Deployment,
+    deployed: Commands,
 ) -> None:
     """A letter that its topic does not take stays in the list, the one before it leaves it; exit code 1."""
-    large = DeadLetter(ready_deployment.ingest, 0, 1, b"run", os.urandom(20_000), "E", "")
-    small = letter(ready_deployment, 0)
-    await KafkaOutbox(ready_deployment.settings).bury([small])
-    await KafkaOutbox(ready_deployment.settings).bury([large])
-    set_topic(ready_deployment.broker, ready_deployment.ingest, "max.message.bytes", "5000")
+    large = DeadLetter(deployed.ingestion, 0, 1, b"run", os.urandom(20_000), "E", "")
+    small = letter(deployed, 0)
+    await KafkaOutbox(deployed.settings).bury([small])
+    await KafkaOutbox(deployed.settings).bury([large])
+    set_topic(deployed.broker, deployed.ingestion, "max.message.bytes", "5000")
 
     def work() -> None:
-        ids = [f"{ready_deployment.dlq}/0/{n}" for n in (0, 1)]
-        refused = ready_deployment.run("dlq", "replay", "--kafka", *ids, check=1)
+        ids = [f"{deployed.dlq}/0/{n}" for n in (0, 1)]
+        refused = deployed.run("dlq", "replay", "--kafka", *ids, check=1)
         assert "did not take 1 dead letters" in refused.stderr
-        (row,) = ready_deployment.json("dlq", "list", "--kafka")
+        (row,) = deployed.json("dlq", "list", "--kafka")
         assert row["id"] == ids[1]
 
     await trio.to_thread.run_sync(work)
@@ -376,14 +354,14 @@ async def test_a_replay_that_kafka_refuses_is_remembered_as_far_as_it_went(
 
 
 def test_doctor_names_what_is_wrong_and_how_it_is_mended(
-    deployment: Deployment, tmp_path: Path
+    commands: Commands, tmp_path: Path
 ) -> None:
     """A finding a check: missing topics, a store of the other layout, an S3 server that does not answer."""
     store = f"rocks:{tmp_path / 'store'}"
     nowhere = {"S3_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}"}
 
     def ask(*words: str, **extra: str) -> dict[str, dict[str, Any]]:
-        asked = deployment.run("doctor", "--json", *words, check=1, **nowhere, **extra)
+        asked = commands.run("doctor", "--json", *words, check=1, **nowhere, **extra)
         return {row["check"]: row for row in json.loads(asked.stdout)}
 
     found = ask("--store", store)
@@ -393,9 +371,9 @@ def test_doctor_names_what_is_wrong_and_how_it_is_mended(
     assert "S3_ENDPOINT" in found["blobs"]["text"]
     assert not (tmp_path / "store").exists()
 
-    deployment.run("topics", "create")
-    with deployment.running("ingest-worker", "--store", store, "--metrics-port", "0") as worker:
-        trio.run(until_made, tmp_path / "store" / "CURRENT")
+    commands.run("topics", "create")
+    with commands.running("ingest-worker", "--store", store) as worker:
+        trio.run(until_made, tmp_path / "store" / DATABASE / "CURRENT")
         held = ask("--store", store)
         assert held["topics"]["ok"]
         assert f"process {worker.pid}" in held["store"]["text"]
@@ -408,10 +386,78 @@ async def until_made(path: Path) -> None:
     await until(path.exists, 60)
 
 
-def test_doctor_refuses_development_values_at_once(deployment: Deployment) -> None:
+def test_doctor_refuses_development_values_at_once(commands: Commands) -> None:
     """In production a default credential is named, and --wait does not wait for it to mend itself."""
-    asked = deployment.run(
+    asked = commands.run(
         *("doctor", "--wait", "--timeout", "600"), check=1, MATYAN_ENVIRONMENT="production"
     )
     assert asked.stdout.startswith("settings\twrong\tMATYAN_ENVIRONMENT=production")
     assert "S3_SECRET_KEY" in asked.stdout
+
+
+@pytest.fixture
+def stored_in_s3(commands: Commands, s3: S3) -> Commands:
+    """With a bucket of its own."""
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    s3.make_bucket(bucket)
+    return Commands(
+        commands.broker,
+        {**commands.env, **s3_environment(s3, S3_BUCKET=bucket)},
+        commands.ingestion,
+        commands.control,
+    )
+
+
+def test_doctor_waits_until_all_is_well(stored_in_s3: Commands, s3: S3) -> None:
+    """With --wait it says what is missing, and ends with 0 soon after that is there; the probe leaves nothing."""
+    waiting = subprocess.Popen(
+        [*MATYAN, "doctor", "--wait", "--timeout", "120"],
+        env=environment(**stored_in_s3.env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert waiting.stderr is not None
+        line = waiting.stderr.readline()
+        assert line.startswith("waits for topics: Kafka has no topic")
+        assert "blobs" not in line
+        stored_in_s3.run("topics", "create")
+        out, _ = waiting.communicate(timeout=60)
+    finally:
+        waiting.kill()
+        waiting.wait()
+    assert waiting.returncode == 0
+    verdicts = [line.split("\t")[:2] for line in out.splitlines()]
+    assert verdicts == [[name, "ok"] for name in ("settings", "broker", "topics", "blobs", "clock")]
+    assert f"the S3 server at {s3.endpoint}" in out
+    assert s3.keys(bucket=stored_in_s3.env["S3_BUCKET"]) == set()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [
+        ("S3_BUCKET", "no-such-bucket", "S3_BUCKET"),
+        ("S3_SECRET_KEY", "wrong", "S3_SECRET_KEY"),
+        ("BLOB_BACKEND_TYPE", "gcs", "BLOB_BACKEND_TYPE=gcs is not supported"),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_the_blobs(
+    stored_in_s3: Commands, variable: str, value: str, expected: str
+) -> None:
+    """The setting that mends it is named; the clock is compared all the same where there is a server."""
+    asked = stored_in_s3.run("doctor", "--json", check=1, **{variable: value})
+    found = {row["check"]: row for row in json.loads(asked.stdout)}
+    assert not found["blobs"]["ok"]
+    assert expected in found["blobs"]["text"]
+    assert found["clock"]["ok"] == (variable != "BLOB_BACKEND_TYPE")
+
+
+def test_doctor_ends_at_its_timeout(commands: Commands) -> None:
+    """Exit code 1 and what was missing, not long after the timeout."""
+    asked = commands.run(
+        *("doctor", "--wait", "--timeout", "3"),
+        check=1,
+        S3_ENDPOINT=f"http://127.0.0.1:{free_ports(1)[0]}",
+    )
+    assert "not all is well: topics, blobs, clock" in asked.stderr
