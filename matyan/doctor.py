@@ -173,12 +173,12 @@ async def _check_topics(settings: Settings) -> str:
 
 async def _check_store(settings: Settings, folder: Path) -> str:
     from matyan.keys import Keys
-    from matyan.reader import DATABASE
+    from matyan.reader import DATABASE, has_database
     from matyan.sequences import open_layout
     from matyan.store.base import Transaction
     from matyan.store.rocks import open_rocks
 
-    if not (folder / DATABASE / "CURRENT").exists():
+    if not has_database(folder):
         return _check_place(folder)
     try:
         store = open_rocks(folder / DATABASE)

@@ -6,6 +6,7 @@ is said by `broker/kafka_topics.py`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,8 +31,9 @@ from matyan.broker.kafka_topics import (
     topic_names,
     troubles,
 )
-from matyan.errors import FolderInUse, MatyanError, NotFound
+from matyan.errors import FolderInUse, MatyanError, NotFound, Unavailable
 from matyan.flags import KAFKA, as_json_option, settings_flags, store_option
+from matyan.reader import DATABASE, has_database
 from matyan.settings import Settings
 
 
@@ -151,6 +153,8 @@ def offsets() -> None:
     """
 
 
+_PATIENCE_S = 10.0
+"""A broker that has started just now answers, but loads its groups first."""
 _STORE_HELP = "The store of the ingestion workers."
 
 
@@ -190,12 +194,14 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
       matyan offsets show --store rocks:/var/lib/matyan --json | jq 'map(.lag) | add'
     """
     kafka = _Group(settings)
+    unread = None if has_database(folder) else f"there is no store in {folder} yet"
     try:
-        stands = trio.run(kafka.stands, folder, None)
+        stands = [] if unread else trio.run(kafka.stands, folder, None)
     except FolderInUse as error:
+        unread = f"{folder} is held by {error.holder}"
+    if unread:
         click.echo(
-            f"{folder} is held by {error.holder}: its stored offsets are not shown, and the lag is that of the "
-            "committed ones",
+            f"{unread}: no stored offsets are shown, and the lag is that of the committed ones",
             err=True,
         )
         stands = [_Stand(number, None, place) for number, place in sorted(kafka.places().items())]
@@ -268,14 +274,20 @@ class _Group:
 
     def places(self) -> dict[int, Place]:
         numbers = [row.id for row in self._described.partitions]
-        return read_place(self._admin, self._name, self.topic, numbers)
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return read_place(self._admin, self._name, self.topic, numbers)
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     async def stands(
         self, folder: Path, choose: Callable[[_Stand], int | None] | None
     ) -> list[_Stand]:
         """Each partition, after `choose` has set the stored and committed offset of those that it names."""
         from matyan.keys import Keys, pack_value, unpack_value
-        from matyan.reader import DATABASE
         from matyan.store.base import Snapshot, Transaction
         from matyan.store.rocks import open_rocks
 

@@ -41,6 +41,11 @@ _MAX_SOCKET_PATH = 107
 _LOCK_WAIT_S = 5.0
 
 
+def has_database(folder: Path) -> bool:
+    """Whether a store was made in this data folder; CURRENT is RocksDB's name for what it opens."""
+    return (folder / DATABASE / "CURRENT").exists()
+
+
 def pack_message(message: object) -> bytes:
     """One message of the wire, its length first."""
     body: bytes = msgpack.packb(message, use_bin_type=True)

@@ -204,6 +204,7 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
     assert all(ends)
     assert [row["stored"] for row in before] == [None, None]
     assert [row["lag"] for row in before] == ends
+    assert not (tmp_path / "store").exists()
 
     with deployed.running("ingest-worker", "--store", store) as worker:
         with trio.fail_after(90):
