@@ -95,14 +95,17 @@ class FolderBlobs:
         """Signs a GET of `run`/`path` for `expiry_s` seconds."""
         return self._signed("GET", run, path, "", base_url)
 
-    def verify(self, method: str, run: str, path: str, query: str) -> bool:
-        """Whether `query` (of a URL, still encoded) holds a signature of ours for this, not expired."""
+    def verify(self, method: str, run: str, path: str, content_type: str, query: str) -> bool:
+        """Whether `query` (of a URL, still encoded) holds a signature of ours for this, not expired.
+
+        `content_type`: what a PUT declares; "" for a GET.
+        """
         try:
             fields = parse_qs(query, keep_blank_values=True, strict_parsing=True, max_num_fields=8)
-            (expires,), (content_type,), (signature,) = (
+            (expires,), (signed_type,), (signature,) = (
                 fields[name] for name in ("expires", "type", "signature")
             )
-            if int(expires) < time.time():
+            if int(expires) < time.time() or signed_type != content_type:
                 return False
         except (ValueError, KeyError):
             return False
