@@ -216,12 +216,7 @@ class _Compatible:
             if _has_parts(tr, state):
                 for step, _, _, _ in columns.between(None, highest + 1).rows():
                     tr.clear_range(*range_of(key_int(state.parts_prefix, step or 0)))
-        put = tr.set
-        for key, value in compatible_points(state.prefix, columns, highest):
-            if value is not None:
-                put(key, value)
-            else:
-                tr.clear(key)
+        tr.update(compatible_points(state.prefix, columns, highest))
         return 0
 
     def count(self, snap: Snapshot, prefix: bytes) -> int:

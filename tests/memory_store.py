@@ -5,7 +5,7 @@ Its `commit` is `transact` without an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import trio
@@ -39,6 +39,13 @@ class _Rows:
 
     def clear(self, key: bytes) -> None:
         self.rows.pop(key, None)
+
+    def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        for key, value in pairs:
+            if value is None:
+                self.clear(key)
+            else:
+                self.set(key, value)
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
         for key in [key for key in self.rows if begin <= key < end]:

@@ -6,7 +6,7 @@ conflict loop. Engines: `rocks.py` (one machine), `fdb.py` (a deployment).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -34,6 +34,10 @@ class Transaction(Snapshot, Protocol):
     def set(self, key: bytes, value: bytes) -> None: ...
 
     def clear(self, key: bytes) -> None: ...
+
+    def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Sets each key to its value in order, or clears it when the value is None: many in one call."""
+        ...
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
         """Clears begin <= key < end."""

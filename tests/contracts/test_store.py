@@ -127,6 +127,29 @@ async def test_reads_of_a_transaction_see_its_own_writes(store: Store) -> None:
     assert [key[-1] for key in await everything(store, prefix)] == [0, 1, 4, 6, 7, 9, 11]
 
 
+async def test_pairs_in_one_call_land_as_one_by_one(store: Store) -> None:
+    """update() sets in order, clears where the value is None, and is seen by the transaction's own reads."""
+    prefix = store.directory(("system",))
+    await put(store, (prefix + b"a", b"old"), (prefix + b"b", b"old"))
+
+    def body(tr: Transaction) -> dict[bytes, bytes]:
+        tr.set(prefix + b"d", b"before")
+        tr.update(
+            [
+                (prefix + b"b", None),
+                (prefix + b"c", b"1"),
+                (prefix + b"c", b"2"),
+                (prefix + b"d", None),
+                (prefix + b"d", b"3"),
+            ]
+        )
+        return dict(tr.scan(prefix, prefix + b"\xff"))
+
+    expected = {prefix + b"a": b"old", prefix + b"c": b"2", prefix + b"d": b"3"}
+    assert await store.transact(body) == expected
+    assert await everything(store, prefix) == expected
+
+
 async def test_a_body_may_write_while_it_scans(store: Store) -> None:
     """A scan goes on over what stood there when it began."""
     prefix = store.directory(("data", "runs"))
