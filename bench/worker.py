@@ -249,14 +249,19 @@ def committed(url: str) -> float:
 
 def catch_up(given: Settings, records: int, folder: Path, layout: str, workers: int) -> Result:
     """A worker reads the topic from its beginning to its end."""
+    deadline = time.monotonic() + 600
     with worker(given, folder, layout, workers) as (server, done):
-        while (first := done()) < records / 4:
-            time.sleep(0.05)
+
+        def reach(count: float) -> float:
+            while (stands := done()) < count:
+                if server.process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"the worker stands at {stands:g} of {records} records")
+                time.sleep(0.1)
+            return stands
+
+        first = reach(records / 4)
         begun, cpu = time.perf_counter(), server.cpu()
-        while (last := done()) < records:
-            if server.process.poll() is not None or time.perf_counter() - begun > 600:
-                raise RuntimeError(f"the worker stands at {last:g} of {records} records")
-            time.sleep(0.1)
+        last = reach(records)
         result = rate(last - first, time.perf_counter() - begun, server.cpu() - cpu)
         result["rss_mb"] = server.memory() / 1e6
     found = stored(folder, "run-")
@@ -356,6 +361,7 @@ def measure_fresh(
             target=keep_pace, args=(given, pace, seconds, theirs), daemon=True
         )
         producer.start()
+        theirs.close()  # so that its end is heard here
         ours.recv()
         cpu = server.cpu()
         deadline = time.monotonic() + seconds + 60
