@@ -30,14 +30,14 @@ from matyan.broker import local
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, MatyanError, Unavailable
-from matyan.folder import DataFolder, delete_by_record, deliver, open_folder, while_answering
+from matyan.folder import DataFolder, delete_by_record, delivered, open_folder, while_answering
 from matyan.frontier import edge
 from matyan.health import Health
 from matyan.kafka_folder import KafkaFolder
 from matyan.listeners import open_port
 from matyan.sequences import Layout
 from matyan.settings import Settings
-from matyan.store.base import Snapshot, Transaction
+from matyan.store.base import Snapshot
 from matyan.views import StatusLine
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
@@ -62,7 +62,7 @@ class Tracker:
         self._folder = folder
         self.store = store = folder.store
         self.keys = keys = folder.keys
-        broker = LocalBroker(keys, queue_bytes)
+        self._broker = broker = LocalBroker(keys, queue_bytes)
         self._outbox = broker.outbox()
         self.producer = broker.producer()
         secret = _secret(folder.path / "secret")
@@ -70,6 +70,7 @@ class Tracker:
         self.ingest = IngestWorker(
             broker.ingest_consumer(), store, keys, folder.rules, self._outbox
         )
+        self._replaying = trio.Lock()
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
         self._queries = queries = folder.queries
         self._api = folder.api(
@@ -118,29 +119,21 @@ class Tracker:
         yield {"run": run, "blobs_pending": pending}
 
     async def _replay(self, *, ids: Sequence[int] | None) -> AsyncIterator[object]:
-        """Hands dead letters over again; each leaves the store when it was applied.
-
-        A crash between the two applies it twice, which is harmless for all but objects and log records without a step.
-        """
+        """Hands dead letters over again; the transaction that applies one takes it out of the store."""
         if ids is None:
             ids = await self.store.read(
                 lambda snap: [one.id for one in local.dead_letters(snap, self.keys)]
             )
         for number in ids:
-            row = await self.store.read(partial(self._queries.one_dead_letter, id=number))
-            before = await self.store.read(self._last_letter)
-            await deliver(self.producer, row["key"] or b"", row["value"])
-            after = await self.store.read(self._last_letter)
-
-            def remove(tr: Transaction, number: int = number) -> None:
-                local.remove_dead_letter(tr, self.keys, number)
-
-            await self.store.transact(remove)
-            outcome = "applied" if after == before else f"dead again, as {after}"
-            yield {"id": number, "outcome": outcome}
-
-    def _last_letter(self, snap: Snapshot) -> int | None:
-        return max((one.id for one in local.dead_letters(snap, self.keys)), default=None)
+            # One at a time: what was read of a letter holds only while nobody else hands it over.
+            async with self._replaying:
+                if self._broker.is_redelivered(number):
+                    raise Unavailable(
+                        f"dead letter {number} was sent before and waits for the store"
+                    )
+                letter = await self.store.read(partial(self._queries.standing_letter, id=number))
+                again = await delivered(partial(self._broker.redeliver, number, letter.letter))
+            yield {"id": number, "outcome": "dead again" if again.died else "applied"}
 
     def _has_events(self, snap: Snapshot, run: str) -> bool:
         standing = snap.scan(*range_of(self.keys.control_events_prefix()))

@@ -7,14 +7,16 @@ of them can answer it adds itself.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 
 from matyan._codec import format_timestamp, range_of, unpack
-from matyan.broker.base import Producer
+from matyan.broker.base import DeliveryCallback, Producer
 from matyan.broker.local import TOPIC_ID
 from matyan.errors import FolderInUse, Unavailable
 from matyan.keys import Keys
@@ -31,6 +33,8 @@ _WRITE_S = 60.0
 """How long a command waits for what it asked for; the store may be busy with large batches."""
 _GRACE_S = 2.0
 """What a command that is being answered gets before the folder is given free."""
+
+T = TypeVar("T")
 
 
 class DataFolder:
@@ -117,14 +121,15 @@ async def delete_by_record(producer: Producer, run: str) -> None:
     timestamp = format_timestamp(time.time_ns() // 1000).decode()
     # Run ids need no escaping in JSON (contract, section 6).
     record = f'{{"type":"delete_run","run_id":"{run}","timestamp":"{timestamp}","payload":{{}}}}'
-    await deliver(producer, run.encode(), record.encode())
+    await delivered(partial(producer.produce, run.encode(), [record.encode()]))
 
 
-async def deliver(producer: Producer, key: bytes, record: bytes) -> None:
-    """Hands over one record; returns when it was delivered (local: committed, as itself or as a dead letter).
+async def delivered(hand_over: Callable[[DeliveryCallback], T]) -> T:
+    """Calls `hand_over`; returns its result when what it handed over was delivered (local: committed).
 
     Raises:
-        Unavailable: not in time.
+        QueueFull: nothing was handed over.
+        Unavailable: not in time; it goes on being delivered.
     """
     outcome: list[Exception | None] = []
     done = trio.Event()
@@ -133,9 +138,13 @@ async def deliver(producer: Producer, key: bytes, record: bytes) -> None:
         outcome.append(error)
         done.set()
 
-    producer.produce(key, [record], on_done)
+    handed_over = hand_over(on_done)
     with trio.move_on_after(_WRITE_S):
         await done.wait()
-    error = outcome[0] if outcome else Unavailable("the broker did not take it in time")
-    if error is not None:
-        raise error
+    if not outcome:
+        raise Unavailable(
+            f"it was not taken within {_WRITE_S:g} s; it is done as soon as the store or the broker is back"
+        )
+    if outcome[0] is not None:
+        raise outcome[0]
+    return handed_over

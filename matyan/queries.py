@@ -15,6 +15,7 @@ from typing import Any
 from matyan import entities, runs, trees
 from matyan._codec import pack, range_of, unpack
 from matyan.broker import local
+from matyan.broker.base import StandingLetter
 from matyan.errors import NotFound
 from matyan.keys import Keys, unpack_value
 from matyan.sequences import SequenceInfo, Sequences
@@ -232,11 +233,17 @@ class Queries:
 
     def dead_letter(self, snap: Snapshot, *, id: int) -> Iterator[Row]:
         """One dead letter with its key and value."""
-        yield self.one_dead_letter(snap, id=id)
+        standing = self.standing_letter(snap, id=id)
+        letter = standing.letter
+        yield {**standing.row(), "key": letter.key, "value": letter.value}
 
-    def one_dead_letter(self, snap: Snapshot, *, id: int) -> Row:
+    def standing_letter(self, snap: Snapshot, *, id: int) -> StandingLetter[int]:
+        """A dead letter as it stands in the store.
+
+        Raises:
+            NotFound: there is none of that number.
+        """
         standing = local.dead_letter(snap, self._keys, id)
         if standing is None:
             raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
-        letter = standing.letter
-        return {**standing.row(), "key": letter.key, "value": letter.value}
+        return standing

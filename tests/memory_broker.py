@@ -116,6 +116,10 @@ class MemoryOutbox:
         self.dead += dead
 
     def within(
-        self, tr: Transaction, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]
+        self,
+        tr: Transaction,
+        events: Sequence[ControlEvent],
+        dead: Sequence[DeadLetter],
+        offsets: Sequence[int] = (),
     ) -> None:
         self.within_calls.append((events, dead))

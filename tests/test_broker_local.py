@@ -16,7 +16,6 @@ from matyan.broker.local import (
     LocalBroker,
     dead_letter,
     dead_letters,
-    remove_dead_letter,
 )
 from matyan.errors import InvalidRecord, OffsetConflict
 from matyan.keys import Keys
@@ -300,7 +299,7 @@ def letter(offset: int, key: bytes | None = b"run") -> DeadLetter:
     return DeadLetter("data-ingestion", 0, offset, key, b"\x00\xffvalue", "InvalidRecord", "no: é")
 
 
-async def test_dead_letters_keep_everything_and_can_be_listed_read_and_removed(
+async def test_dead_letters_keep_everything_and_can_be_listed_and_read(
     broker: LocalBroker, store: RocksStore
 ) -> None:
     """The original bytes and key and the contract's header fields; numbers ascend."""
@@ -312,6 +311,39 @@ async def test_dead_letters_keep_everything_and_can_be_listed_read_and_removed(
     assert [(s.id, s.letter) for s in standing] == list(enumerate(letters))
     assert {s.version for s in standing} == {__version__}
     assert await store.read(lambda snap: dead_letter(snap, keys, 1)) == standing[1]
-    await store.transact(lambda tr: remove_dead_letter(tr, keys, 1))
-    assert await store.read(lambda snap: dead_letter(snap, keys, 1)) is None
-    assert len(await store.read(lambda snap: list(dead_letters(snap, keys)))) == 2
+    assert await store.read(lambda snap: dead_letter(snap, keys, 3)) is None
+
+
+async def test_the_transaction_that_settles_a_letter_sent_again_settles_the_letter(
+    broker: LocalBroker, store: RocksStore
+) -> None:
+    """Applied: it is gone. Dead again: it keeps its number, beside new letters. Rolled back: it stands as it was."""
+    outbox, keys = broker.outbox(), Keys(store)
+    old = [letter(7), letter(8), letter(9)]
+    await store.transact(lambda tr: outbox.within(tr, [], old))
+    deliveries = [Delivery(), Delivery()]
+    async with own(broker.ingest_consumer()) as partition:
+        await partition.start(100)
+        produce(broker.producer(), 2)
+        sent = [
+            broker.redeliver(number, old[number], done_)
+            for number, done_ in zip((1, 2), deliveries, strict=True)
+        ]
+        assert broker.is_redelivered(1)
+        await take(partition, 4)
+        with pytest.raises(KeyError):
+            await store.transact(lambda tr: (outbox.within(tr, [], [], range(100, 104)), {}[0]))
+        assert len(await store.read(lambda snap: list(dead_letters(snap, keys)))) == 3
+        # Record 101 dies for the first time, 102 is letter 1 and is applied, 103 is letter 2 and dies again.
+        dying = [letter(101), letter(103)]
+        await store.transact(lambda tr: outbox.within(tr, [], dying, range(100, 104)))
+        partition.committed(104)
+    assert [one.died for one in sent] == [False, True]
+    assert done(deliveries) == [True, True]
+    assert not broker.is_redelivered(1)
+    standing = await store.read(lambda snap: list(dead_letters(snap, keys)))
+    assert [(s.id, s.letter) for s in standing] == [
+        (0, old[0]),
+        (2, letter(103)),
+        (3, letter(101)),
+    ]

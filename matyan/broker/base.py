@@ -235,7 +235,11 @@ class Outbox(Protocol):
         ...
 
     def within(
-        self, tr: Transaction, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]
+        self,
+        tr: Transaction,
+        events: Sequence[ControlEvent],
+        dead: Sequence[DeadLetter],
+        offsets: Sequence[int] = (),
     ) -> None:
-        """Called inside the transaction, may run again with it."""
+        """Called inside the transaction, may run again with it. `offsets`: the records that it settles."""
         ...

@@ -445,7 +445,11 @@ class KafkaOutbox:
             await trio.to_thread.run_sync(self._deliver, events, dead)
 
     def within(
-        self, tr: Transaction, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]
+        self,
+        tr: Transaction,
+        events: Sequence[ControlEvent],
+        dead: Sequence[DeadLetter],
+        offsets: Sequence[int] = (),
     ) -> None:
         """Nothing to do: `before` has delivered them."""
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from math import inf
 
 import msgpack
@@ -60,11 +61,23 @@ class LocalBroker:
     def __init__(self, keys: Keys, capacity_bytes: int) -> None:
         self._keys = keys
         self._log = _Log(capacity_bytes)
-        self._outbox = _StoreOutbox(keys)
+        self._outbox = _StoreOutbox(keys, self._log)
 
     def producer(self) -> Producer:
         """The producer of data-ingestion; every call returns the same."""
         return self._log
+
+    def redeliver(self, number: int, letter: DeadLetter, on_done: DeliveryCallback) -> Redelivery:
+        """Hands over a dead letter's record again; the transaction that applies it takes the letter away.
+
+        Raises:
+            QueueFull: as `produce` does.
+        """
+        return self._log.redeliver(Redelivery(number), letter, on_done)
+
+    def is_redelivered(self, number: int) -> bool:
+        """Whether the dead letter is under way; what was read of it before that is over may not be handed over."""
+        return self._log.is_redelivered(number)
 
     def ingest_consumer(self) -> Consumer:
         """The consumer of data-ingestion."""
@@ -85,6 +98,16 @@ _Frame = tuple[bytes, Sequence[bytes], DeliveryCallback, int]
 """Key, values, callback and bytes of one `produce`."""
 
 
+@dataclass(slots=True)
+class Redelivery:
+    """A dead letter on its way through the ingestion again."""
+
+    number: int
+    """The letter's in the store; one that dies again stands on under it."""
+    died: bool = False
+    """Whether the last transaction that settled it could not apply it."""
+
+
 class _Log:
     """The frames that are not acknowledged, in order: first those that a batch holds, then those that wait."""
 
@@ -96,6 +119,7 @@ class _Log:
         # The offset of the first record in `_given` (else in `_waiting`), and of the first in `_waiting`.
         self._head: int | None = None
         self._next = 0
+        self._redelivered: dict[DeliveryCallback, Redelivery] = {}
         self._on_room: Callable[[], None] | None = None
         self._was_full = False
         self._waiting_bytes = 0
@@ -122,6 +146,31 @@ class _Log:
         # The first of a batch starts its clock; those that follow wake nobody until it is due.
         if self._arrival and (len(self._waiting) == 1 or self._is_due()):
             self._arrival.unpark_all()
+
+    def redeliver(
+        self, redelivery: Redelivery, letter: DeadLetter, on_done: DeliveryCallback
+    ) -> Redelivery:
+        def done(error: Exception | None) -> None:
+            del self._redelivered[done]
+            on_done(error)
+
+        self.produce(letter.key or b"", [letter.value], done)
+        self._redelivered[done] = redelivery
+        return redelivery
+
+    def is_redelivered(self, number: int) -> bool:
+        return any(one.number == number for one in self._redelivered.values())
+
+    def redelivered(self, offsets: Sequence[int]) -> dict[int, Redelivery]:
+        """Those of the records at `offsets` that are dead letters again."""
+        found: dict[int, Redelivery] = {}
+        if self._redelivered:
+            offset = self._head or 0
+            for _, values, on_done, _ in self._given:
+                if offset in offsets and on_done in self._redelivered:
+                    found[offset] = self._redelivered[on_done]
+                offset += len(values)
+        return found
 
     def on_room(self, callback: Callable[[], None]) -> None:
         self._on_room = callback
@@ -255,8 +304,9 @@ class _IngestPartition:
 
 
 class _StoreOutbox:
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, log: _Log) -> None:
         self._keys = keys
+        self._log = log
         self.events_written = trio.lowlevel.ParkingLot()
         self.news = False
         """Whether events were written since the consumer last looked."""
@@ -265,7 +315,11 @@ class _StoreOutbox:
         """Nothing to do: `within` writes them with what caused them."""
 
     def within(
-        self, tr: Transaction, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]
+        self,
+        tr: Transaction,
+        events: Sequence[ControlEvent],
+        dead: Sequence[DeadLetter],
+        offsets: Sequence[int] = (),
     ) -> None:
         if events:
             first = _next_number(tr, self._keys.control_event)
@@ -274,10 +328,20 @@ class _StoreOutbox:
             # The transaction commits before the consumer can run, or not at all and then it finds nothing.
             self.news = True
             self.events_written.unpark_all()
-        if dead:
+        again = self._log.redelivered(offsets)
+        fresh = [letter for letter in dead if letter.offset not in again]
+        if fresh:
             first = _next_number(tr, self._keys.dead_letter)
-            for number, letter in enumerate(dead, first):
+            for number, letter in enumerate(fresh, first):
                 tr.set(self._keys.dead_letter(number), _pack_letter(letter))
+        letters = {letter.offset: letter for letter in dead}
+        for offset, redelivery in again.items():
+            redelivery.died = offset in letters
+            key = self._keys.dead_letter(redelivery.number)
+            if redelivery.died:
+                tr.set(key, _pack_letter(letters[offset]))
+            else:
+                tr.clear(key)
 
 
 class _ControlPartition:
@@ -374,11 +438,6 @@ def dead_letter(snap: Snapshot, keys: Keys, number: int) -> StandingLetter[int] 
     """One of them."""
     value = snap.get(keys.dead_letter(number))
     return None if value is None else _unpack_letter(number, value)
-
-
-def remove_dead_letter(tr: Transaction, keys: Keys, number: int) -> None:
-    """Takes it out of the store: it was replayed, or given up."""
-    tr.clear(keys.dead_letter(number))
 
 
 def _pack_letter(letter: DeadLetter) -> bytes:

@@ -215,7 +215,7 @@ class _Owner:
         unit = rules.begin(tr)
         for op in ops:
             unit.apply(op)
-        self._worker.outbox.within(tr, events, dead)
+        self._worker.outbox.within(tr, events, dead, batch.offsets)
         if self._worker.use_stored_offset:
             tr.set(self._offset_key, pack_value(batch.next_offset))
         return unit

@@ -1,0 +1,50 @@
+"""A dead letter that is sent again is applied once, whenever the process dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from matyan.broker.base import DeadLetter
+from matyan.broker.local import LocalBroker
+from matyan.keys import Keys
+from matyan.store.rocks import open_rocks
+from tests.faults.broken_tracker import broken_tracker
+from tests.ledger import metric
+from tests.tracker import asked, asked_lines, matyan, running
+
+
+async def bury(data: Path, *records: bytes) -> None:
+    """Puts records among the dead letters of a folder that nobody holds, as a worker that could not apply them did."""
+    store = open_rocks(data / "rocksdb")
+    try:
+        outbox = LocalBroker(Keys(store), 1 << 20).outbox()
+        letters = [
+            DeadLetter("data-ingestion", 0, number, b"r", value, "InvalidRecord", "a bug, mended")
+            for number, value in enumerate(records)
+        ]
+        await store.transact(lambda tr: outbox.within(tr, [], letters))
+    finally:
+        await store.aclose()
+
+
+@pytest.mark.parametrize("promise", ["die-before-replay", "die-after-replay"])
+async def test_a_crash_in_a_replay_neither_loses_nor_doubles(tmp_path: Path, promise: str) -> None:
+    """Points without a step: each record that is applied makes one of its own, so a second time would show."""
+    data = tmp_path / "data"
+    with running(data) as tracker:
+        assert tracker.stop() == 0
+    await bury(data, metric("loss", 1.0, None), metric("loss", 2.0, None))
+    with running(data, command=broken_tracker(promise)) as tracker:
+        died = matyan("dlq", "replay", "--all", "--data", data, check=1)
+        assert "went away" in died.stderr
+        assert tracker.process.wait(30) == 9
+    standing = [row["id"] for row in asked("dlq", "list", "--data", data)]
+    assert standing == ([0, 1] if promise == "die-before-replay" else [1])
+    with running(data):
+        lines = matyan("dlq", "replay", "--all", "--data", data).stdout.splitlines()
+        assert lines == [f"{number}\tapplied" for number in standing]
+        assert asked("dlq", "list", "--data", data) == []
+        rows = asked_lines("export", "r", "--format", "jsonl", "--data", data)
+    assert [(row["step"], row["value"]) for row in rows] == [(0, 1.0), (1, 2.0)]
