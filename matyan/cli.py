@@ -384,12 +384,8 @@ def _ids(words: Iterable[str], kafka: bool) -> list[Any]:
     """Numbers in the embedded store; TOPIC/PARTITION/OFFSET on Kafka."""
     if kafka:
         return [*words]
-    try:
-        return [int(word) for word in words]
-    except ValueError as error:
-        raise click.UsageError(
-            f"an id is a number, as `matyan dlq list` prints it: {error}"
-        ) from None
+    number = click.IntRange(0, (1 << 63) - 1)
+    return [number(word) for word in words]
 
 
 @cli.group()

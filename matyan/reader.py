@@ -147,11 +147,6 @@ class Reader:
         (answer,) = self.ask(op, **arguments)
         return answer
 
-    def about(self) -> dict[str, Any]:
-        """Who answers: `version`, `pid`, `layout`, `url` (None when it does not take data)."""
-        about: dict[str, Any] = self._one("about")
-        return about
-
     def runs(
         self,
         *,
@@ -213,7 +208,7 @@ class Reader:
         return whole
 
     def delete(self, run: str) -> dict[str, Any]:
-        """Deletes a run and its blobs; returns when both are done: `run`, `points`, `blobs_pending`."""
+        """Deletes a run and its blobs: `run`, and `blobs_pending`: whether its blobs are still being deleted."""
         deleted: dict[str, Any] = self._one("delete", run=run)
         return deleted
 

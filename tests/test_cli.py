@@ -215,6 +215,8 @@ def test_dlq_is_empty(data) -> None:
     assert asked("dlq", "list", "--data", data) == []
     assert matyan("dlq", "replay", "--all", "--data", data).stdout == ""
     assert "7" in matyan("dlq", "show", "7", "--data", data, check=1).stderr
+    for impossible in ("-1", "9" * 20, "x"):
+        assert impossible in matyan("dlq", "show", "--data", data, "--", impossible, check=2).stderr
     assert "--all" in matyan("dlq", "replay", "--data", data, check=2).stderr
 
 
