@@ -110,6 +110,7 @@ class Tracker:
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run and waits for its blobs to go."""
         run = await self._folder.resolve(run)
+        self._must_take()
         await delete_by_record(self.producer, run)
         pending = True
         with trio.move_on_after(_CONTROL_S):
@@ -132,8 +133,19 @@ class Tracker:
                         f"dead letter {number} was sent before and waits for the store"
                     )
                 letter = await self.store.read(partial(self._queries.standing_letter, id=number))
+                self._must_take()
                 again = await delivered(partial(self._broker.redeliver, number, letter.letter))
             yield {"id": number, "outcome": "dead again" if again.died else "applied"}
+
+    def _must_take(self) -> None:
+        """Says at once that the store is away: what a person asked for must not be done after they gave it up.
+
+        Raises:
+            Unavailable: it is.
+        """
+        trouble = self.ingest.trouble()
+        if trouble is not None:
+            raise Unavailable(f"nothing was done: {trouble}")
 
     def _has_events(self, snap: Snapshot, run: str) -> bool:
         standing = snap.scan(*range_of(self.keys.control_events_prefix()))

@@ -125,7 +125,7 @@ def _translated(error: Exception, folder: Path) -> Exception:
         return _damaged(folder, text)
     if "No space left" in text or "Disk quota" in text:
         return Unavailable(
-            f"The disk of {folder} is full: free some space and it goes on by itself."
+            f"The disk of {folder} is full: free some space; a tracker that runs goes on by itself."
         )
     return Unavailable(f"The store in {folder} cannot be used now: {text}.")
 
@@ -691,5 +691,5 @@ def _check_room(folder: Path) -> None:
     free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < needed:
         raise Unavailable(
-            f"The disk of {folder} is full: free {needed / _MIB:.0f} MiB and it goes on by itself."
+            f"The disk of {folder} is full: free {needed / _MIB:.0f} MiB; a tracker that runs goes on by itself."
         )
