@@ -17,10 +17,10 @@ from matyan_api_models.ws import WsRequestTAdapter
 from pydantic import ValidationError
 
 from matyan import _codec
+from tests.codec_messages import STAMP, metric_members
 
 RUN = "0a1b2c3d"
-STAMP = b"2026-01-02T03:04:05.678901Z"
-NOW = "2026-01-02T03:04:05.5+00:00"
+NOW = metric_members()["client_datetime"]
 
 
 def frame_of(*messages: Any) -> bytes:
@@ -32,19 +32,8 @@ def validate(frame: bytes, run: str = RUN) -> _codec.Frame:
 
 
 def metric(**changes: Any) -> dict[str, Any]:
-    message = {
-        "type": "log_metric",
-        "run_id": RUN,
-        "name": "loss",
-        "value": 0.5,
-        "step": 3,
-        "epoch": None,
-        "context": {},
-        "dtype": "float",
-        "client_datetime": NOW,
-    }
-    message.update(changes)
-    return {k: v for k, v in message.items() if v is not ...}
+    """A log_metric message as the SDK writes it."""
+    return metric_members(**{"type": "log_metric", "run_id": RUN, **changes})
 
 
 def payload(message: Any) -> dict[str, Any]:
@@ -54,7 +43,7 @@ def payload(message: Any) -> dict[str, Any]:
     record = json.loads(frame.records[0])
     assert list(record) == ["type", "run_id", "timestamp", "payload"]
     assert record["type"] == message["type"] == _codec.KINDS[frame.kinds[0]]
-    return record["payload"]  # type: ignore[no-any-return]
+    return record["payload"]
 
 
 def reason(message: Any, run: str = RUN) -> str:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from matyan_api_models import context_to_id
 
 from matyan import _codec
+from tests.codec_messages import STAMP, metric_members
 
-STAMP = b"2026-01-02T03:04:05.678901Z"
 free = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -24,17 +24,11 @@ free = st.recursive(
 
 def metric(run: str = "r", **changes: Any) -> bytes:
     """A log_metric record as the reference's frontier writes it."""
-    body = {
-        "name": "loss",
-        "value": 0.5,
-        "step": 3,
-        "epoch": None,
-        "context": {},
-        "dtype": "float",
-        "client_datetime": "2026-01-02T03:04:05.500000Z",
-    }
-    body.update(changes)
-    return record(run, "log_metric", {k: v for k, v in body.items() if v is not ...})
+    return record(
+        run,
+        "log_metric",
+        metric_members(**{"client_datetime": "2026-01-02T03:04:05.500000Z", **changes}),
+    )
 
 
 def record(run: str, kind: str, payload: dict[str, Any]) -> bytes:
