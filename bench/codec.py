@@ -71,7 +71,9 @@ def frame_of(shuffled: bool = False) -> bytes:
             "dtype": "float",
             "client_datetime": (start + timedelta(milliseconds=9 * step)).isoformat(),
         }
-        message["name"] += "x" * (BYTES - 2 - len(json.dumps(message)))  # and ", " behind it
+        message["name"] = "loss" + "x" * (
+            BYTES - 2 - len(json.dumps(message))
+        )  # and ", " behind it
         items = list(message.items())
         if shuffled:
             rng.shuffle(items)

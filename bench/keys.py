@@ -90,8 +90,8 @@ def main() -> None:
     for kind in ("random", "smooth"):
         columns = columns_of(kind)
         chunk = encode_chunk(columns)
-        encode = best_ns(lambda: encode_chunk(columns), CHUNK_POINTS)  # noqa: B023
-        decode = best_ns(lambda: decode_chunk(chunk, Columns()), CHUNK_POINTS)  # noqa: B023
+        encode = best_ns(lambda: encode_chunk(columns), CHUNK_POINTS)  # noqa: B023 - called before the next turn
+        decode = best_ns(lambda: decode_chunk(chunk, Columns()), CHUNK_POINTS)  # noqa: B023 - called before the next turn
         print(
             f"a chunk of {kind} values: {len(chunk) / CHUNK_POINTS:.1f} bytes a point before compression, "
             f"encode {encode:.1f} ns, decode {decode:.1f} ns a point"

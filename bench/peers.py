@@ -197,7 +197,7 @@ class Client:
         batch: int,
     ) -> None:
         words = [url, run, folder, steps, metrics, batch]
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its client
         self.process = subprocess.Popen(
             [
                 *(bin / "python", HERE / "peer_clients.py", tracker.name, action),

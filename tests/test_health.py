@@ -95,7 +95,7 @@ async def test_a_loop_that_stands_still_is_not_live() -> None:
     health = Health(interval_s=0.01, stale_s=0.05)
     async with trio.open_nursery() as nursery:
         await nursery.start(health.run)
-        time.sleep(0.1)  # noqa: ASYNC251
+        time.sleep(0.1)  # noqa: ASYNC251 - the loop is to stand still
         assert health.live()["loop"].startswith("has not turned")
         await trio.sleep(0.02)
         assert health.live()["loop"] == "ok"

@@ -23,7 +23,7 @@ class Directories:
         }[path]
 
 
-KEYS = Keys(Directories())  # type: ignore[arg-type]
+KEYS = Keys(Directories())
 RUNS, INDEXES, SYSTEM = KEYS.runs, KEYS.indexes, KEYS.system
 
 ROWS: list[tuple[bytes, bytes, tuple[object, ...]]] = [

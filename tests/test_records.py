@@ -298,7 +298,7 @@ def test_delete_run_is_announced_with_the_records_time() -> None:
         assert not isinstance(op, Malformed)
         if kind == "log_metric":
             continue
-        event = event_of(op)  # type: ignore[arg-type]
+        event = event_of(op)
         if kind == "delete_run":
             assert event is not None
             assert (event.type, event.timestamp, event.payload) == (
@@ -686,7 +686,7 @@ def test_nothing_is_remembered_before_the_commit(ledger: Ledger) -> None:
     def body(tr: Any) -> None:
         unit = ledger.rules.begin(tr)
         for op in decode_records([create(), metric("loss", 1.0, None)]):
-            unit.apply(op)  # type: ignore[arg-type]
+            unit.apply(op)
         raise Lost
 
     with pytest.raises(Lost):

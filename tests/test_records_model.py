@@ -298,7 +298,7 @@ def test_the_cuts_between_batches_change_no_byte(
     for cut in one, other:
         ledger = Ledger("compatible")
         ledger.apply_split(log, [min(at, len(log)) for at in cut])
-        ledger.store.commit(lambda tr: [tr.clear(ledger.keys.activity(run)) for run in "rs"])  # noqa: B023
+        ledger.store.commit(lambda tr: [tr.clear(ledger.keys.activity(run)) for run in "rs"])  # noqa: B023 - called before the next turn
         stores.append(ledger.store.rows)
     assert stores[0] == stores[1]
 

@@ -20,7 +20,7 @@ PREFIX = pack(("root",), b"\x01")
 def written(*changes: tuple[tuple[str, ...], Any]) -> MemoryStore:
     store = MemoryStore()
     for path, value in changes:
-        store.commit(lambda tr: trees.replace(tr, PREFIX, path, value))  # noqa: B023
+        store.commit(lambda tr: trees.replace(tr, PREFIX, path, value))  # noqa: B023 - called before the next turn
     return store
 
 

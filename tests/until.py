@@ -10,7 +10,7 @@ import trio
 
 async def until(condition: Callable[[], bool]) -> None:
     """Returns when `condition` holds; asks every millisecond of trio's clock."""
-    while not condition():  # noqa: ASYNC110
+    while not condition():  # noqa: ASYNC110 - no event tells
         await trio.sleep(0.001)
 
 

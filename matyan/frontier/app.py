@@ -50,7 +50,7 @@ def create_app(frontier: Frontier) -> QuartTrio:
     """The app around one frontier's collaborators."""
     app = QuartTrio("matyan.frontier", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES, BODY_TIMEOUT=BODY_SECONDS)
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]  # the default provider has it
     _add_probes(app, frontier)
     _add_presign(app, frontier)
     _add_ingest(app, frontier)
@@ -62,7 +62,7 @@ def create_app(frontier: Frontier) -> QuartTrio:
 
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
     transfer = Transfer(inner, frontier.blobs, frontier.settings.blob_max_bytes)
-    app.asgi_app = Cors(transfer, frontier.settings.cors_origins)  # type: ignore[method-assign, assignment]
+    app.asgi_app = Cors(transfer, frontier.settings.cors_origins)  # type: ignore[method-assign, assignment]  # as Quart's docs wrap it
     return app
 
 
@@ -268,7 +268,7 @@ class WebServer:
             task_status.started()
 
     async def handle(self, stream: Returned) -> None:
-        await TCPServer(self._app, self._config, self._context, self._state.copy(), stream).run()  # type: ignore[arg-type]
+        await TCPServer(self._app, self._config, self._context, self._state.copy(), stream).run()  # type: ignore[arg-type]  # typed for TLS alone
 
     async def terminate(self) -> None:
         """Idle connections end now, the others after the request at hand."""

@@ -315,10 +315,10 @@ def test_random_transactions_do_what_a_dict_does(
             match name:
                 case "scan":
                     begin, end, limit, reverse = args
-                    found = list(tr.scan(begin, end, limit=limit, reverse=reverse))  # type: ignore[arg-type]
-                    assert found == model.scan(*args)  # type: ignore[arg-type]
+                    found = list(tr.scan(begin, end, limit=limit, reverse=reverse))
+                    assert found == model.scan(*args)
                 case "get":
-                    assert tr.get(args[0]) == model.get(args[0])  # type: ignore[arg-type]
+                    assert tr.get(args[0]) == model.get(args[0])
                 case _:
                     getattr(tr, str(name))(*args)
                     getattr(model, str(name))(*args)
@@ -333,14 +333,14 @@ def test_random_transactions_do_what_a_dict_does(
             for ops, abort in steps:
                 model = Model(pairs)
                 try:
-                    await store.transact(lambda tr: run(tr, model, prefix, ops, abort))  # noqa: B023
+                    await store.transact(lambda tr: run(tr, model, prefix, ops, abort))  # noqa: B023 - called before the next turn
                 except Abort:
                     pass
                 else:
                     pairs = model.pairs
                 for reverse in False, True:
                     assert await store.read(
-                        lambda snap: list(snap.scan(prefix, prefix + b"\xff" * 4, reverse=reverse))  # noqa: B023
+                        lambda snap: list(snap.scan(prefix, prefix + b"\xff" * 4, reverse=reverse))  # noqa: B023 - called before the next turn
                     ) == sorted(pairs.items(), reverse=reverse)
 
     trio.run(main)

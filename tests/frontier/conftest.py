@@ -72,7 +72,7 @@ class RawClient:
     def __init__(self, stream: trio.SocketStream, run: str, port: int, **options: object) -> None:
         uri = parse_uri(f"ws://127.0.0.1:{port}/api/v1/ws/runs/{run}")
         self.stream = stream
-        self.protocol = ClientProtocol(uri, max_size=None, **options)  # type: ignore[arg-type]
+        self.protocol = ClientProtocol(uri, max_size=None, **options)
         self.events: list[object] = []
 
     async def shake_hands(self, behind: bytes = b"") -> None:

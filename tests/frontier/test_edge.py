@@ -304,7 +304,7 @@ async def test_deflate_is_accepted_without_context_takeover() -> None:
     async with a_frontier(settings=Settings(ws_deflate=True)) as served:
         client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
         (extension,) = client.protocol.extensions
-        assert extension.local_no_context_takeover  # type: ignore[attr-defined]
+        assert extension.local_no_context_takeover
         for name in ("a", "b"):
             await client.send(tag(name))
             await served.handed(1)
@@ -382,7 +382,7 @@ async def test_a_frame_is_answered_after_40_s_on_the_wire(mock_clock: MockClock)
         assert b"kept and still being delivered" in replies[-1]
 
 
-async def until_text(client: RawClient):  # type: ignore[no-untyped-def]
+async def until_text(client: RawClient):
     while True:
         event = await client.event()
         assert isinstance(event, Frame)

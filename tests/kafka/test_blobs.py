@@ -205,7 +205,7 @@ def test_a_killed_worker_repeats_and_poison_goes_alone(own_broker: Broker, own_s
         (b"a key", value) for value in poison
     ]
     for offset, letter in enumerate(letters, start=1):
-        headers = dict(letter.headers() or [])  # type: ignore[arg-type]
+        headers = dict(letter.headers() or [])
         assert headers["topic"] == deployment.control.encode()
         assert (headers["partition"], headers["offset"]) == (b"0", b"%d" % offset)
         assert headers["error_class"] == b"InvalidRecord"

@@ -116,7 +116,7 @@ async def test_outbox_delivers_events_and_dead_letters(
     )
     (letter,) = read_topic(broker, f"{topic}-dlq")
     assert (letter.key(), letter.value()) == (b"r", b"not a record")
-    headers = dict(letter.headers() or [])  # type: ignore[arg-type]
+    headers = dict(letter.headers() or [])
     assert headers["topic"] == topic.encode()
     assert (headers["partition"], headers["offset"]) == (b"3", b"17")
     assert (headers["error_class"], headers["error_text"]) == (b"Malformed", b"no JSON")

@@ -208,7 +208,7 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
 
     with deployed.running("ingest-worker", "--store", store) as worker:
         with trio.fail_after(90):
-            while await trio.to_thread.run_sync(committed, deployed) != ends:  # noqa: ASYNC110
+            while await trio.to_thread.run_sync(committed, deployed) != ends:  # noqa: ASYNC110 - no event tells
                 await trio.sleep(0.1)
         held = await trio.to_thread.run_sync(lambda: run(*show))
         assert f"process {worker.pid}" in held.stderr

@@ -52,9 +52,9 @@ class Engine:
             hook()
 
         def limited(tr: Transaction) -> T:
-            before = dict(tr.rows)  # type: ignore[attr-defined]
+            before = dict(tr.rows)
             outcome = body(tr)
-            changed = len(tr.rows.items() ^ before.items())  # type: ignore[attr-defined]
+            changed = len(tr.rows.items() ^ before.items())
             if self.most_writes is not None and changed > self.most_writes:
                 raise InvalidRecord("the transaction is too large")
             return outcome
@@ -288,7 +288,7 @@ async def test_an_offset_conflict_ends_the_worker() -> None:
     async def start(stored: int | None) -> int:
         raise OffsetConflict("call: matyan offsets reset")
 
-    consumer.held.start = start  # type: ignore[method-assign]
+    consumer.held.start = start
     with pytest.RaisesGroup(OffsetConflict, flatten_subgroups=True):
         async with scene.at_work(consumer):
             await trio.sleep_forever()
@@ -417,7 +417,7 @@ async def test_offsets_with_holes_are_kept() -> None:
         yield Batch([3, 7, 8], [None] * 3, points(0, 3), 12)
         await trio.sleep_forever()
 
-    consumer.held.batches = batches  # type: ignore[method-assign]
+    consumer.held.batches = batches
     async with scene.at_work(consumer, max_records=2):
         await until(lambda: scene.stored == 12)
     assert consumer.held.acknowledged == [8, 12]
