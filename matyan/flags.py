@@ -109,7 +109,7 @@ def _variable(row: Field[Any]) -> str:
     return f"[{row.metadata['env']}{f'; default: {default}' if default not in ('', ()) else ''}]"
 
 
-class _RocksFolder(click.ParamType):  # type: ignore[type-arg]  # click before 8.4 is not generic
+class _RocksFolder(click.ParamType):  # type: ignore[type-arg]  # generic in new click only
     name = "rocks:FOLDER"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:

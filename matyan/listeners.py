@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import trio
@@ -27,6 +28,11 @@ async def open_port(
         ) from None
     except OSError as error:
         reason = error.strerror or str(error)
+        if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES):
+            raise ConfigurationError(
+                f"cannot listen on {host} port {port} ({reason}); name an address of this machine with {host_name} "
+                f"and a port above 1023 with {port_name}"
+            ) from None
         raise ConfigurationError(
             f"cannot listen on {host} port {port} ({reason}); stop the program that has it, "
             f"or name another port with {port_name}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 import time
@@ -16,6 +17,10 @@ from typing import Any
 from matyan.reader import Block
 
 Row = Mapping[str, Any]
+
+# From this many columns on the table of runs holds a generated id of 32 digits and a few words in each other cell.
+_WIDE = 120
+_GENERATED = re.compile(r"[0-9a-f]{32}")
 
 # Braille cells hold 2 x 4 dots; the bit of each, by column and row from the top (Unicode 15, U+2800).
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -67,9 +72,20 @@ def as_json(value: object) -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Iterable[object]], *, right: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Iterable[object]],
+    *,
+    right: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    none: str = "",
 ) -> None:
-    """A table in a terminal, lines with tabs and without a heading in a pipe."""
+    """A table in a terminal, lines with tabs and without a heading in a pipe.
+
+    Args:
+        right: the columns of numbers.
+        whole: other columns whose cells are never broken; the first never is.
+        none: what a terminal says when there are no rows.
+    """
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(clean(cell) for cell in row))
@@ -79,17 +95,20 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:
         drawn.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=column == columns[0],
+            no_wrap=column in (columns[0], *right, *whole),
             overflow="fold",
         )
     for row in rows:
         drawn.add_row(*(Text(clean(cell)) for cell in row))
-    Console().print(drawn)
+    if drawn.rows or not none:
+        Console().print(drawn)
+    else:
+        print(none)
 
 
 def heading(text: str) -> None:
@@ -106,12 +125,18 @@ def title(sequence: Row) -> str:
     return f"{sequence['name']} {context}".rstrip()
 
 
+def run_id(run: str) -> str:
+    """A run's id; of a generated one a narrow terminal shows the beginning, which every command takes."""
+    narrow = sys.stdout.isatty() and terminal_width() < _WIDE
+    return run[:12] if narrow and _GENERATED.fullmatch(run) else run
+
+
 def runs(rows: Iterable[Row]) -> None:
     table(
         ("run", "name", "experiment", "tags", "state", "duration", "sequences", "points"),
         (
             (
-                row["run"],
+                run_id(row["run"]),
                 row["name"] or "",
                 row["experiment"] or "",
                 ", ".join(row["tags"]),
@@ -123,6 +148,8 @@ def runs(rows: Iterable[Row]) -> None:
             for row in rows
         ),
         right=("duration", "sequences", "points"),
+        whole=("state",),
+        none="no runs",
     )
 
 
@@ -224,6 +251,7 @@ def dead_letters(rows: Iterable[Row]) -> None:
             for row in rows
         ),
         right=("id", "partition", "offset", "bytes"),
+        none="no dead letters",
     )
 
 
@@ -293,7 +321,7 @@ def plot(
         if count
     ]
     if not dots or first_step is None:
-        return ["(no finite values)"]
+        return ["(no finite numbers)"]
     low = min(value for _, value in dots)
     high = max(value for _, value in dots)
     span = (high - low) or 1.0

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as parquet
@@ -296,6 +297,13 @@ def test_a_port_that_is_taken(tmp_path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_address_of_another_machine(tmp_path) -> None:
+    """It is not the port that is wrong: the sentence names --host, exit code 2."""
+    done = matyan("up", "--data", tmp_path / "data", "--host", "192.0.2.1", "--port", "0", check=2)
+    assert "192.0.2.1" in done.stderr
+    assert "name an address of this machine with --host" in done.stderr
+
+
 def test_a_folder_in_use(tmp_path) -> None:
     """The sentence names the first process."""
     with running(tmp_path / "data") as tracker:
@@ -382,26 +390,45 @@ def test_a_long_data_path(tmp_path) -> None:
 # --- in a terminal -------------------------------------------------------------------------------
 
 
-def in_a_terminal(*arguments: str | Path) -> tuple[int, str]:
-    """Runs a command with a terminal of 100 columns."""
-    pid, master = pty.fork()
-    if pid == 0:
-        os.execvpe(
-            MATYAN[0],
-            [*MATYAN, *map(str, arguments)],
-            environment(COLUMNS="100", TERM="xterm-256color"),
-        )
-    seen = b""
-    while True:
-        try:
-            piece = os.read(master, 65_536)
-        except OSError:
-            break
-        if not piece:
-            break
-        seen += piece
-    os.close(master)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen.decode()
+@contextmanager
+def terminal(
+    *arguments: str | Path, columns: int = 100
+) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[bytes], int]]:
+    """A command whose terminal is ours: its process, what it writes, and where to type.
+
+    Not pty.fork, which is not safe beside threads. The shell opens the terminal by its name, so that the new
+    session has it as its own and Ctrl-C is a signal.
+    """
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(slave), *MATYAN, *map(str, arguments)],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        env=environment(COLUMNS=str(columns), TERM="xterm-256color"),
+    )
+    os.close(slave)
+
+    def written() -> Iterator[bytes]:
+        # Linux ends a terminal that nobody holds with EIO.
+        with contextlib.suppress(OSError):
+            while piece := os.read(master, 65_536):
+                yield piece
+
+    try:
+        yield process, written(), master
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def in_a_terminal(*arguments: str | Path, columns: int = 100) -> tuple[int, str]:
+    """Exit code and output of a command that ends by itself."""
+    with terminal(*arguments, columns=columns) as (process, written, _):
+        seen = b"".join(written)
+        return process.wait(60), seen.decode()
 
 
 @pytest.mark.parametrize(
@@ -421,6 +448,28 @@ def test_every_reading_command_in_a_terminal(data, arguments) -> None:
     assert code == 0
     assert "Traceback" not in seen
     assert "\x1b[2J" not in seen
+
+
+def test_a_narrow_terminal_shows_the_beginning_of_a_generated_id(tmp_path) -> None:
+    """Which every command takes; a wide terminal and a pipe show it whole."""
+    run = "0123456789abcdef" * 2
+    with running(tmp_path / "data") as tracker:
+        send(tracker, run, {"type": "create_run", "client_datetime": START})
+        _, narrow = in_a_terminal("runs", "--data", tracker.data, columns=80)
+        _, wide = in_a_terminal("runs", "--data", tracker.data, columns=140)
+        assert run[:12] in narrow
+        assert run[:13] not in narrow
+        assert run in wide
+        assert matyan("runs", "--data", tracker.data).stdout.startswith(f"{run}\t")
+        assert asked("show", run[:12], "--data", tracker.data)["run"] == run
+
+
+def test_nothing_to_show_is_said_in_a_terminal(tmp_path) -> None:
+    """A sentence there, nothing in a pipe."""
+    with running(tmp_path / "data") as tracker:
+        for command, said in ((("runs",), "no runs"), (("dlq", "list"), "no dead letters")):
+            assert said in in_a_terminal(*command, "--data", tracker.data)[1]
+            assert matyan(*command, "--data", tracker.data).stdout == ""
 
 
 def test_help_teaches() -> None:
@@ -462,19 +511,13 @@ def test_a_dead_letter_is_listed_shown_and_replayed(tmp_path, stopped) -> None:
 
 def test_up_in_a_terminal_shows_one_live_line(tmp_path) -> None:
     """Connections, messages/s, points, waiting and errors; Ctrl-C ends it with 0."""
-    pid, master = pty.fork()
-    if pid == 0:
-        arguments = [*MATYAN, "up", "--data", str(tmp_path / "data"), "--port", "0"]
-        os.execvpe(MATYAN[0], arguments, environment(TERM="xterm-256color"))
-    seen = b""
-    while b"errors" not in seen:
-        seen += os.read(master, 65_536)
-    os.write(master, b"\x03")
-    with contextlib.suppress(OSError):
-        while piece := os.read(master, 65_536):
-            seen += piece
-    os.close(master)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with terminal("up", "--data", tmp_path / "data", "--port", "0") as (process, written, keyboard):
+        seen = b""
+        while b"errors" not in seen:
+            seen += next(written)
+        os.write(keyboard, b"\x03")
+        seen += b"".join(written)
+        assert process.wait(60) == 0
     text = seen.decode()
     assert "0 connections · 0 messages/s · 0 points · 0 kB waiting · 0 errors" in text
     assert "Traceback" not in text

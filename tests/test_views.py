@@ -66,7 +66,7 @@ def test_a_rising_line_is_drawn_rising() -> None:
 @pytest.mark.parametrize("values", [[], [math.nan, math.inf]])
 def test_nothing_finite_is_said(values) -> None:
     """A metric of NaN alone has no plot, and no traceback either."""
-    assert views.plot([block(list(range(len(values))), values)], 1) == ["(no finite values)"]
+    assert views.plot([block(list(range(len(values))), values)], 1) == ["(no finite numbers)"]
 
 
 def test_a_single_point_and_a_constant_are_drawn() -> None:
