@@ -6,6 +6,7 @@ Commands only parse, ask and print: answers come through `reader.py`, text throu
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -59,18 +60,28 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
 
+_OUTPUT_ENDED = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 @contextmanager
 def _known_errors() -> Iterator[None]:
     """One sentence and the right exit code: 2 for the surroundings, 130 for Ctrl-C, 1 for the rest."""
     try:
         yield
+        sys.stdout.flush()
     except MatyanError as error:
         click.echo(f"matyan: {error}", err=True)
         raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
-    except BrokenPipeError:
-        # `matyan export RUN | head` is no error; nothing more can be written, at exit neither.
+    except OSError as error:
+        if error.errno not in _OUTPUT_ENDED:
+            raise
+        # Nothing more can be written, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise SystemExit(141) from None
+        # `matyan export RUN | head` is no error.
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(141) from None
+        click.echo(f"matyan: cannot write the output: {error.strerror}", err=True)
+        raise SystemExit(1) from None
 
 
 def main() -> None:
@@ -86,7 +97,8 @@ def main() -> None:
         except click.ClickException as error:
             error.show()
             raise SystemExit(error.exit_code) from None
-    sys.exit(code if isinstance(code, int) else 0)
+        code = code if isinstance(code, int) else 0
+    sys.exit(code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -292,8 +304,13 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
     """Standard output, or a file that appears under its name only when it is whole."""
     if path is None:
         yield sys.stdout.buffer
-        sys.stdout.flush()
         return
+    if path.exists() and not path.is_file():
+        # A device or a pipe: nothing may take its place.
+        with open(path, "wb") as file:
+            yield file
+        return
+    path = path.resolve()
     partial = path.with_name(f"{path.name}.part")
     try:
         with open(partial, "wb") as file:

@@ -211,6 +211,40 @@ def test_a_reader_that_leaves_is_no_error(data) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "arguments", [("runs",), ("runs", "--json"), ("logs", "alpha-1"), ("export", "alpha-1")]
+)
+def test_an_output_that_is_full_is_one_sentence(data, arguments) -> None:
+    """However little is written; exit code 1."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*MATYAN, *arguments, "--data", str(data)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            check=False,
+            timeout=60,
+        )
+    assert done.stderr == "matyan: cannot write the output: No space left on device\n"
+    assert done.returncode == 1
+
+
+def test_an_export_takes_the_place_of_nothing_but_a_file(data, tmp_path) -> None:
+    """A pipe stays a pipe, and a link stays a link to the new file."""
+    pipe, target, link = tmp_path / "pipe", tmp_path / "target", tmp_path / "link"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reading:
+        matyan("export", "alpha-1", "--data", data, "-o", pipe)
+        assert reading.communicate()[0].count(b"\n") == 103
+    assert pipe.is_fifo()
+    target.write_text("old")
+    link.symlink_to(target)
+    matyan("export", "alpha-1", "--data", data, "-o", link)
+    assert link.is_symlink()
+    assert target.read_text().count("\n") == 103
+
+
 def test_dlq_is_empty(data) -> None:
     """No dead letters is an empty list; an unknown id is one sentence."""
     assert asked("dlq", "list", "--data", data) == []
