@@ -443,17 +443,20 @@ def dlq_list(data: Path, kafka: bool, limit: int | None, as_json: bool) -> None:
 @_data
 @_kafka
 def dlq_show(id_: str, data: Path, kafka: bool) -> None:
-    """Print the original bytes of one dead letter, as they came.
+    """Print the original bytes of one dead letter, as they came; in a terminal without control characters.
 
     \b
       matyan dlq show 12
       matyan dlq show --kafka data-ingestion-dlq/0/12 | jq
     """
+    from matyan import views
+
     with _letters(data, kafka) as letters:
-        letter = letters.dead_letter(_ids([id_], kafka)[0])
-    sys.stdout.buffer.write(letter["value"])
+        value: bytes = letters.dead_letter(_ids([id_], kafka)[0])["value"]
     if sys.stdout.isatty():
-        click.echo()
+        click.echo(views.clean(value.decode(errors="backslashreplace")))
+    else:
+        sys.stdout.buffer.write(value)
 
 
 @dlq.command("replay")

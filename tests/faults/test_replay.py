@@ -12,6 +12,7 @@ from matyan.keys import Keys
 from matyan.store.rocks import open_rocks
 from tests.faults.broken_tracker import broken_tracker
 from tests.ledger import metric
+from tests.test_cli import in_a_terminal
 from tests.tracker import asked, asked_lines, matyan, running
 
 
@@ -48,3 +49,14 @@ async def test_a_crash_in_a_replay_neither_loses_nor_doubles(tmp_path: Path, pro
         assert asked("dlq", "list", "--data", data) == []
         rows = asked_lines("export", "r", "--format", "jsonl", "--data", data)
     assert [(row["step"], row["value"]) for row in rows] == [(0, 1.0), (1, 2.0)]
+
+
+async def test_a_letters_bytes_reach_a_pipe_and_not_a_terminal(tmp_path: Path) -> None:
+    """As they came in a pipe; in a terminal nothing of a stranger moves the cursor."""
+    data, letter = tmp_path / "data", b'{"type":"\xc2\x9b2J\x1b[2J\xff"}'
+    with running(data) as tracker:
+        assert tracker.stop() == 0
+    await bury(data, letter)
+    assert matyan("dlq", "show", "0", "--data", data, text=False).stdout == letter
+    code, seen = in_a_terminal("dlq", "show", "0", "--data", data)
+    assert (code, seen.strip()) == (0, r'{"type":"\x9b2J\x1b[2J\xff"}')
