@@ -8,7 +8,7 @@ included, so that a point has four keys: 96 runs over 6 partitions, in frames of
 What is counted, and the bias that it has:
 - records/s: each round fills a topic, and every contender reads all of it in turn, with a store of its own. The worker is the process
   `matyan ingest-worker --store rocks:FOLDER`; its /metrics are asked ten times a second for what it has committed, and its rate is from the first
-  answer that counts a quarter of the records (two consumers have shared the partitions by then) to the first that counts all of them. After its stop the stored points must be as many as the records.
+  answer that counts a quarter of the records to the first that counts all of them; two consumers may not have shared the partitions quite by then. After its stop the stored points must be as many as the records.
 - consume and count: confluent-kafka's consume() in one thread, with the worker's settings, and nothing else. Consume and write: that, and four prebuilt
   keys and values a record into a RocksDB with the store's options, one batch and one sync for what a consume() brought (as much as the worker's
   transactions). It has no rules, no stored offset and no traces and does not look into the records; it writes the same 65,536 points over and over, of

@@ -70,6 +70,9 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
             # A paused partition drops what is fetched ahead, so little is; and a queue that was full is filled
             # again at once instead of after a second.
             "queued.max.messages.kbytes": 4_096,
+            # A member hears of a rebalance with its heartbeat, and a cooperative one takes two: partitions that change
+            # hands would stand still for up to 3 s each time.
+            "heartbeat.interval.ms": 1_000,
             "fetch.queue.backoff.ms": 10,
             # A partition that is resumed or placed waits for the request that is under way, which asks for others.
             "fetch.wait.max.ms": 100,
