@@ -23,6 +23,8 @@ from matyan.settings import Settings
 
 _CHECK_S = 20.0
 """The longest that one check is waited for."""
+_LEAST_S = 5.0
+"""What each check gets in a round that begins right before the end: a verdict must not be the clock's."""
 _AGAIN_S = 1.0
 _SKEW_S = 60.0
 """Clocks that are kept by NTP differ by far less, and S3 refuses signatures at 15 minutes."""
@@ -106,7 +108,7 @@ async def _examine_until_well(
 async def examine(
     settings: Settings, folder: Path | None, deadline: float = float("inf")
 ) -> list[Finding]:
-    """All checks side by side; `deadline`: the trio time at which none is waited for any more."""
+    """All checks side by side; `deadline`: the trio time at which it is time to end."""
     checks: dict[str, Callable[[], Awaitable[str]]] = {
         "settings": partial(_check_settings, settings),
         "broker": partial(_check_broker, settings),
@@ -119,8 +121,8 @@ async def examine(
     found: dict[str, Finding] = {}
 
     async def ask(name: str) -> None:
-        seconds = min(_CHECK_S, deadline - trio.current_time())
-        found[name] = Finding(name, False, f"no answer within {max(seconds, 0):.0f} s")
+        seconds = max(_LEAST_S, min(_CHECK_S, deadline - trio.current_time()))
+        found[name] = Finding(name, False, f"no answer within {seconds:.0f} s")
         with trio.move_on_after(seconds):
             try:
                 found[name] = Finding(name, True, await checks[name]())

@@ -461,4 +461,4 @@ def test_doctor_ends_at_its_timeout(commands: Commands) -> None:
         check=1,
         S3_ENDPOINT=f"http://127.0.0.1:{free_ports(1)[0]}",
     )
-    assert "not all is well: topics, blobs, clock" in asked.stderr
+    assert "topics, blobs, clock" in asked.stderr.splitlines()[-1]
