@@ -433,9 +433,13 @@ class Returned:
         if self._begun:
             begun, self._begun = self._begun, b""
             return begun
-        while data := await self._stream.receive_some(max_bytes):
-            if not self._closing:
-                return bytes(data)
+        try:
+            while data := await self._stream.receive_some(max_bytes):
+                if not self._closing:
+                    return bytes(data)
+        except trio.BusyResourceError:
+            # The close reads by now: this reader was busy with a request, or just woken, when that began.
+            raise trio.ClosedResourceError from None
         self._ended.set()
         return b""
 

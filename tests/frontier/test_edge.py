@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 
-from matyan.frontier.edge import drain
+from matyan.frontier.edge import Returned, drain
 from matyan.frontier.session import MAX_WAITING
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
@@ -560,3 +560,15 @@ async def test_http_2_goes_to_the_app(served: Served) -> None:
     await stream.send_all(connection.data_to_send())
     await until(lambda: b'{"status":"ok","error":null}' in texts[3])
     assert statuses[3] == b"200"
+
+
+async def test_a_reader_that_comes_back_while_a_stream_closes_is_told_so() -> None:
+    """Hypercorn refuses an upload and closes while its reader is busy: the reader must not read beside the close."""
+    ours, theirs = trio.socket.socketpair()
+    returned = Returned(trio.SocketStream(ours), b"")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(returned.aclose)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.ClosedResourceError):
+            await returned.receive_some()
+        theirs.close()
