@@ -345,8 +345,10 @@ class _Partition:
         offset = await trio.to_thread.run_sync(self._locate, stored, abandon_on_cancel=True)
         self._placed = trio.Event()
         self._place_error = None
-        self._seek_to = offset
-        await self._placed.wait()
+        if not self.revoked.is_set():
+            # Nobody would answer for a partition that was revoked while it was located.
+            self._seek_to = offset
+            await self._placed.wait()
         if self.revoked.is_set():
             raise Unavailable(f"{self.topic} [{self.partition}] was revoked")
         if self._place_error is not None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 import pytest
 import trio
@@ -11,13 +14,14 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
+from matyan.broker import kafka_consumer
 from matyan.broker.base import ControlEvent, DeadLetter, Partition
 from matyan.broker.kafka import KafkaOutbox, open_producer, producer_config
-from matyan.broker.kafka_admin import commit_offsets
+from matyan.broker.kafka_admin import Place, commit_offsets, read_place
 from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
-from matyan.errors import OffsetConflict
+from matyan.errors import OffsetConflict, Unavailable
 from matyan.settings import Settings
-from tests.kafka.topics import create_topic, read_topic
+from tests.kafka.topics import create_topic, read_topic, until
 
 
 async def fill(settings: Settings, topic: str, records: int) -> None:
@@ -101,6 +105,41 @@ async def test_offsets_of_a_batch_follow_gaps(
                     assert batch.next_offset == 7
                     break
     assert found == {0: b"0", 1: b"1", 2: b"2", 4: b"3", 5: b"4", 6: b"5"}
+
+
+async def test_a_partition_that_is_revoked_while_it_is_located_is_left(
+    settings: Settings, make_topic: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another member joins while the broker is slow to say where to start: `start` ends, it does not wait for ever."""
+    topic, answers = make_topic(2), threading.Event()
+
+    def read_place_late(*arguments: Any) -> dict[int, Place]:
+        assert answers.wait(60)
+        return read_place(*arguments)
+
+    monkeypatch.setattr(kafka_consumer, "read_place", read_place_late)
+    config = consumer_config(settings, f"group-{topic}")
+    outcomes: dict[int, str] = {}
+
+    async def own(held: AbstractAsyncContextManager[Partition]) -> None:
+        async with held as partition:
+            try:
+                await partition.start(None)
+            except Unavailable as error:
+                outcomes[partition.partition] = str(error)
+            else:
+                outcomes[partition.partition] = "started"
+
+    with trio.fail_after(90):
+        first = KafkaConsumer(config, topic, drain_s=0.2)
+        async with first.partitions() as assigned, trio.open_nursery() as owners:
+            for _ in range(2):
+                owners.start_soon(own, await anext(assigned))
+            async with KafkaConsumer(config, topic).partitions() as others:
+                await anext(others)
+                answers.set()
+                await until(lambda: len(outcomes) == 2)
+    assert sorted(outcome.split()[-1] for outcome in outcomes.values()) == ["revoked", "started"]
 
 
 async def test_outbox_delivers_events_and_dead_letters(
