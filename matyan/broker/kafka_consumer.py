@@ -53,6 +53,11 @@ so near again. A paused partition loses what the client has fetched ahead."""
 _COMMIT_S = 0.2
 _LAG_S = 1.0
 _TOPIC_S = 5.0
+_SILENCE_S = 0.02
+"""Records that come after such a silence can be another topic's of the same name: librdkafka reads on at its old
+offset and tells nobody. Its fetches fail in between, and it waits 100 ms after each; deleting and creating a topic
+takes the broker longer than this too. So before they are handed out the topic's id is asked for: asking for each batch
+would cost a busy partition a tenth of its speed."""
 _CLOSE_S = 10.0
 
 
@@ -133,10 +138,15 @@ class _Member:
         self._stopping = threading.Event()
         self.rd = RdConsumer(config)
         self.admin = open_admin(config)
+        # Whose turn it is to ask for the topic's id, when that was asked last, and the answer.
+        self._asking = trio.Lock()
+        self._asked_at = 0.0
+        self._answer = ""
         # Read and written by the thread.
         self._parts: dict[int, _Partition] = {}
         self.took = threading.Event()
-        self._topic_id: str | None = None
+        self._renewed: dict[int, _Partition] = {}
+        """Former ownerships of partitions that are assigned, and announced anew once these are left."""
         self._asked: Any = None
         self._next_topic_check = time.monotonic() + _TOPIC_S
         self._thread = PollingThread(self._poll_forever, f"kafka-{topic}")
@@ -153,26 +163,35 @@ class _Member:
     async def _held(self, part: _Partition) -> AsyncIterator[Partition]:
         part.is_left.clear()
         try:
-            part.topic_id = await self._look_up_topic_id(part)
+            part.topic_id = await self.topic_id(part, time.monotonic())
             yield part
         finally:
             part.is_left.set()
 
-    async def _look_up_topic_id(self, part: _Partition) -> str:
-        """Waits for the broker to say it; a partition that is revoked meanwhile gets none and is left at once."""
+    async def topic_id(self, part: _Partition, since: float) -> str:
+        """The topic's id as it was at `since` (monotonic seconds) or later; one question serves all who came before it.
+
+        Waits for the broker to say it; a partition that is revoked meanwhile gets none and is left at once.
+        """
         while not part.revoked.is_set():
             try:
-                found = await trio.to_thread.run_sync(
-                    describe_topic, self.admin, self.topic, abandon_on_cancel=True
-                )
+                async with self._asking:
+                    if self._asked_at < since:
+                        began = time.monotonic()
+                        found = await trio.to_thread.run_sync(
+                            describe_topic, self.admin, self.topic, abandon_on_cancel=True
+                        )
+                        self._asked_at, self._answer = began, str(found.topic_id)
+                    return self._answer
             except Unavailable as error:
                 log.warning("waits for the topic's id", topic=self.topic, reason=str(error))
                 with trio.move_on_after(1):
                     await part.revoked.wait()
-            else:
-                self._topic_id = str(found.topic_id)
-                return self._topic_id
         return ""
+
+    def check_topic(self) -> None:
+        """Its id has changed: the thread looks at all of its partitions."""
+        self._next_topic_check = 0.0
 
     async def aclose(self) -> None:
         """Leaves the group. A broker that does not answer is not waited for longer than 10 s."""
@@ -202,6 +221,7 @@ class _Member:
                 for part in list(self._parts.values()):
                     part.reconcile(self.rd)
                 self._watch_topic()
+                self._announce_renewed()
         finally:
             self.rd.close()
             self._token.run_sync_soon(self._send.close)
@@ -237,14 +257,17 @@ class _Member:
             # Its owner reads the stored offset again, and `start` says what is wrong.
             self._renew([part])
         else:
-            self._next_topic_check = 0.0
+            self.check_topic()
 
     def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         telemetry.REBALANCES.labels("assigned").inc()
+        self._assign(rd, partitions)
+        self._announce(tp.partition for tp in partitions)
+
+    def _assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         # Paused at a place that needs no look-up, until `start` has said where.
         rd.incremental_assign([TopicPartition(self.topic, tp.partition, 0) for tp in partitions])
         rd.pause(partitions)
-        self._announce(tp.partition for tp in partitions)
 
     def _announce(self, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -275,6 +298,8 @@ class _Member:
         rd.incremental_unassign(partitions)
 
     def _leave(self, partitions: Iterable[TopicPartition]) -> list[_Partition]:
+        for tp in partitions:
+            self._renewed.pop(tp.partition, None)
         parts = [
             part for tp in partitions if (part := self._parts.pop(tp.partition, None)) is not None
         ]
@@ -283,11 +308,22 @@ class _Member:
         return parts
 
     def _renew(self, parts: list[_Partition]) -> None:
-        """Ends the ownership of `parts` and begins a new one of the same partitions."""
+        """Ends the ownership of `parts` and begins a new one of the same partitions.
+
+        Not before the old owner is through: under another topic id the stored offset does not fence it.
+        """
         tps = [part.tp for part in parts]
-        self.rd.pause(tps)
         self._leave(tps)
-        self._announce(part.partition for part in parts)
+        # Assigned anew, since a seek does not bring a partition back that has failed on its position.
+        self.rd.incremental_unassign(tps)
+        self._assign(self.rd, tps)
+        self._renewed.update((part.partition, part) for part in parts)
+
+    def _announce_renewed(self) -> None:
+        left = [number for number, former in self._renewed.items() if former.is_left.is_set()]
+        for number in left:
+            del self._renewed[number]
+        self._announce(left)
 
     def _watch_topic(self) -> None:
         """A topic that was deleted and created again has another id, and its offsets mean something else."""
@@ -295,12 +331,13 @@ class _Member:
             if not self._asked.done():
                 return
             asked, self._asked = self._asked, None
-            if asked.exception() is None and self._topic_id is not None:
+            if asked.exception() is None:
                 found = str(asked.result().topic_id)
-                if found != self._topic_id:
+                # Each one's id: some may have been looked up after the change, and some not yet.
+                former = [part for part in self._parts.values() if part.topic_id not in ("", found)]
+                if former:
                     log.error("the topic was created again", topic=self.topic, topic_id=found)
-                    self._topic_id = found
-                    self._renew(list(self._parts.values()))
+                    self._renew(former)
         elif time.monotonic() >= self._next_topic_check:
             self._next_topic_check = time.monotonic() + _TOPIC_S
             self._asked = describe_topic_soon(self.admin, self.topic)
@@ -322,7 +359,9 @@ class _Partition:
         self.is_left = threading.Event()
         self.is_left.set()
         self._member = member
-        self._queue: deque[tuple[Sequence[int], list[bytes | None], list[bytes], int]] = deque()
+        self._queue: deque[tuple[Sequence[int], list[bytes | None], list[bytes], int, float]] = (
+            deque()
+        )
         # Bytes that came and that went: each has one writer, the thread and the task.
         self._came = 0
         self._went = 0
@@ -334,6 +373,7 @@ class _Partition:
         self._place_error: KafkaException | None = None
         # The thread's.
         self._started = False
+        self._arrived = 0.0
         self._paused_at: float | None = time.monotonic()
         self._committed: int | None = None
         self._next_commit = 0.0
@@ -364,15 +404,20 @@ class _Partition:
                 await self.arrival.park()
             if self.revoked.is_set():
                 return
-            offsets, keys, values, size = queue.popleft()
+            offsets, keys, values, size, doubtful = queue.popleft()
             while queue and size + queue[0][3] <= BATCH_BYTES:
                 more = queue.popleft()
                 offsets = _joined(offsets, more[0])
                 keys += more[1]
                 values += more[2]
                 size += more[3]
+                doubtful = max(doubtful, more[4])
             self._went += size
             self._member.took.set()
+            if doubtful and await self._member.topic_id(self, doubtful) != self.topic_id:
+                self._member.check_topic()
+                await self.revoked.wait()
+                return
             yield Batch(offsets, keys, values, offsets[-1] + 1)
 
     def committed(self, next_offset: int) -> None:
@@ -396,10 +441,15 @@ class _Partition:
 
         Raises:
             OffsetConflict: only a person can say what is right.
-            Unavailable: the broker does not answer.
+            Unavailable: the broker does not answer, or the topic is another one by now.
         """
         # By another client: confluent-kafka's Consumer does not answer a second thread while one is in consume().
-        place = read_place(self._member.admin, self._member.group, self.topic, [self.partition])
+        admin = self._member.admin
+        place = read_place(admin, self._member.group, self.topic, [self.partition])
+        # Asked after the place, so that both are of one topic; the thread begins anew with the new one.
+        if str(describe_topic(admin, self.topic).topic_id) != self.topic_id:
+            self._member.check_topic()
+            raise Unavailable(f"the topic {self.topic} was created again")
         return self._choose(stored, place[self.partition])
 
     def _choose(self, stored: int | None, found: Place) -> int:
@@ -453,6 +503,9 @@ class _Partition:
             return  # from before a seek
         size = sum(map(len, messages))
         self._came += size
+        now = time.monotonic()
+        doubtful = now if now - self._arrived > _SILENCE_S else 0.0
+        self._arrived = now
         # Messages do not wait here: the garbage collector would look at each of them again and again.
         self._queue.append(
             (
@@ -460,6 +513,7 @@ class _Partition:
                 list(map(Message.key, messages)),
                 [message.value() or b"" for message in messages],
                 size,
+                doubtful,
             )
         )
 
