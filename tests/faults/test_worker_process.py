@@ -1,0 +1,372 @@
+"""`matyan ingest-worker` as a process that dies at any moment, and the oracle: what was produced is stored once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from dev.broker import Broker
+from matyan.broker.kafka_admin import describe_topic, open_admin, read_place
+from matyan.broker.kafka_consumer import consumer_config
+from matyan.errors import Unavailable
+from matyan.keys import Keys, pack_value
+from matyan.runs import exists, is_deleted
+from matyan.sequences import Layout
+from matyan.settings import Settings
+from matyan.store.rocks import open_rocks
+from tests.faults.broken_worker import broken_worker
+from tests.kafka.crew import stored_offsets
+from tests.kafka.load import Load, faults, open_load, stored_numbers
+from tests.kafka.topics import create_topic, read_topic
+from tests.ledger import metric, record
+from tests.small_disk import small_disk
+from tests.tracker import MATYAN, environment
+
+__all__ = ["small_disk"]
+
+AT_LENGTH = bool(os.environ.get("MATYAN_TEST_AT_LENGTH"))
+KILLS = 40 if AT_LENGTH else 3
+PARTITIONS = 6
+
+PLAIN = (*MATYAN, "ingest-worker")
+
+
+class Deployment:
+    """A topic with its companions, a store, and one worker process after another between them."""
+
+    def __init__(self, broker: Broker, settings: Settings, folder: Path) -> None:
+        self.topic = f"t-{folder.name}-{random.randbytes(4).hex()}"
+        self.folder = folder
+        self.group = f"group-{self.topic}"
+        self.settings = settings
+        self.broker = broker
+        create_topic(broker, self.topic, PARTITIONS)
+        create_topic(broker, f"{self.topic}-dlq")
+        create_topic(broker, f"{self.topic}-control")
+        self.admin = open_admin(consumer_config(settings, self.group))
+
+    def environment(self, consumer: dict[str, object], **env: str) -> dict[str, str]:
+        return environment(
+            KAFKA_BOOTSTRAP_SERVERS=self.broker.bootstrap,
+            KAFKA_DATA_INGESTION_TOPIC=self.topic,
+            KAFKA_CONTROL_EVENTS_TOPIC=f"{self.topic}-control",
+            METRICS_PORT="0",
+            MATYAN_TEST_CONSUMER=json.dumps({"group.id": self.group, **consumer}),
+            **env,
+        )
+
+    @contextmanager
+    def worker(
+        self,
+        promise: str = "none",
+        *,
+        command: Sequence[str] = (),
+        store: Path | None = None,
+        consumer: dict[str, object] | None = None,
+        **env: str,
+    ) -> Iterator[subprocess.Popen[str]]:
+        """Two members of the group in one process, since RocksDB has one owner; killed at the end."""
+        words = ["--store", f"rocks:{store or self.folder}", "--workers", "2"]
+        with subprocess.Popen(
+            [*(command or broken_worker(promise)), *words],
+            env=self.environment(consumer or {}, **env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def places(self) -> dict[int, tuple[int, int]]:
+        """Committed and end offset of each partition."""
+        while True:
+            with contextlib.suppress(Unavailable):  # the group's coordinator has just begun
+                found = read_place(self.admin, self.group, self.topic, range(PARTITIONS))
+                break
+        return {number: (place.committed or 0, place.high) for number, place in found.items()}
+
+    def committed(self) -> dict[int, int]:
+        return {number: committed for number, (committed, _) in self.places().items()}
+
+    def is_through(self) -> bool:
+        return all(committed == end for committed, end in self.places().values())
+
+    def members(self) -> set[str]:
+        """The ids of the group's members."""
+        soon = self.admin.describe_consumer_groups([self.group])[self.group]
+        return {member.member_id for member in soon.result(10).members}
+
+    async def work_off(self, *arguments: str, store: Path | None = None, **env: str) -> None:
+        """A worker until it has committed everything, and its graceful end."""
+        with self.worker(*arguments, store=store, **env) as process:
+            await until_ended_or(process, self.is_through)
+            process.send_signal(signal.SIGTERM)
+            assert await trio.to_thread.run_sync(process.wait, 60) == 0
+
+    async def faults(self, load: Load) -> list[str]:
+        store = open_rocks(self.folder)
+        try:
+            return faults(load.produced, await stored_numbers(store, load.produced))
+        finally:
+            await store.aclose()
+
+
+async def until_ended_or(
+    process: subprocess.Popen[str], condition: Callable[[], bool], seconds: float = 90
+) -> None:
+    with trio.move_on_after(seconds) as waiting:
+        while process.poll() is None and not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110
+            await trio.sleep(0.1)
+    if waiting.cancelled_caught or process.poll() is not None:
+        process.kill()
+        pytest.fail(f"the worker did not come so far:\n{process.communicate()[0]}")
+
+
+@pytest.fixture
+def deployment(broker: Broker, settings: Settings, tmp_path: Path) -> Deployment:
+    return Deployment(broker, settings, tmp_path / "store")
+
+
+# --- kill -9 --------------------------------------------------------------------------------------
+
+
+async def kill_many_times(
+    deployment: Deployment, kills: int, seed: int, promise: str = "none", **env: str
+) -> list[str]:
+    """Kills the worker again and again under load; returns what is wrong with what is stored at last."""
+    chance = random.Random(seed)
+    # Shorter than the default, which a member without an instance id would hold its partitions for.
+    session = {"session.timeout.ms": 2_000, "heartbeat.interval.ms": 400}
+    async with open_load(deployment.settings, deployment.topic) as load:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load.forever, 0.02)
+            for _ in range(kills):
+                before = deployment.committed()
+                with deployment.worker(promise, consumer=session, **env) as process:
+                    await until_ended_or(process, lambda b=before: deployment.committed() != b)
+                    await trio.sleep(chance.uniform(0, 0.6))
+            nursery.cancel_scope.cancel()
+        await load.settle()
+        await deployment.work_off(promise, **env)
+        return await deployment.faults(load)
+
+
+@pytest.mark.parametrize("instance", ["", "one"], ids=["dynamic", "static"])
+async def test_a_killed_worker_stores_everything_once(
+    deployment: Deployment, instance: str
+) -> None:
+    """At random moments under load, with and without an instance id: nothing lost, nothing twice, in order."""
+    assert await kill_many_times(deployment, KILLS, 11, MATYAN_INSTANCE_ID=instance) == []
+
+
+async def test_without_the_stored_offset_a_kill_is_caught(
+    broker: Broker, settings: Settings, tmp_path: Path
+) -> None:
+    """The negative control: a worker that goes by Kafka's offsets stores records twice, and the oracle says so."""
+    for seed in range(5):
+        deployment = Deployment(broker, settings, tmp_path / str(seed))
+        found = await kill_many_times(
+            deployment, 2, seed, "redelivered-without-stored-offset", MATYAN_INSTANCE_ID="one"
+        )
+        if any("stored twice" in fault for fault in found):
+            return
+    pytest.fail("records that were applied twice went unnoticed")
+
+
+# --- the same batch twice -------------------------------------------------------------------------
+
+
+async def dump(folder: Path) -> dict[bytes, bytes]:
+    store = open_rocks(folder)
+    try:
+        return dict(await store.read(lambda snap: list(snap.scan(b"", b"\xff" * 8))))
+    finally:
+        await store.aclose()
+
+
+@pytest.mark.parametrize("layout", ["compatible", "packed"])
+async def test_a_batch_that_is_delivered_twice_writes_the_same_bytes(
+    deployment: Deployment, tmp_path: Path, layout: Layout
+) -> None:
+    """Killed between the store's commit and Kafka's, and started where Kafka's offsets say: the whole store is as
+    it is without the kill. Without the stored offset it is not: the negative control."""
+    # In the packed layout the bytes show how records were cut into transactions: so each has its own.
+    options = {"MATYAN_SEQUENCE_LAYOUT": layout, "MATYAN_INSTANCE_ID": "one"}
+    if layout == "packed":
+        options["INGEST_MAX_MESSAGES_PER_TXN"] = "1"
+    stores = {
+        promise: tmp_path / promise
+        for promise in ("none", "redelivered", "redelivered-without-stored-offset")
+    }
+    async with open_load(deployment.settings, deployment.topic, runs=3) as load:
+        await load.frames(10)
+    for promise, store in stores.items():
+        deployment.group = f"group-{promise}-{deployment.topic}"
+        if promise != "none":
+            with deployment.worker("dies-after-the-commit", store=store, **options) as process:
+                killed = await trio.to_thread.run_sync(process.wait, 90)
+                assert killed == -signal.SIGKILL
+        await deployment.work_off(promise, store=store, **options)
+    whole, twice, control = [await dump(store) for store in stores.values()]
+    assert len(whole) > 100
+    assert twice == whole
+    assert control != whole
+
+
+# --- run_deleted ----------------------------------------------------------------------------------
+
+
+async def test_run_deleted_is_repeated_by_a_crash_and_not_lost(deployment: Deployment) -> None:
+    """Killed between the event and the transaction that deletes: the next worker announces again, and deletes."""
+    control = f"{deployment.topic}-control"
+
+    def announced() -> list[object]:
+        events = read_topic(deployment.broker, control)
+        return [json.loads(event.value() or b"")["payload"] for event in events]
+
+    async with open_load(deployment.settings, deployment.topic) as load:
+        load.send("gone", [metric("loss", 1.0, None, "gone"), record("delete_run", "gone")])
+        await load.frames(2)
+    with deployment.worker("dies-after-announcing", MATYAN_INSTANCE_ID="one") as process:
+        assert await trio.to_thread.run_sync(process.wait, 90) == -signal.SIGKILL
+    assert announced() == [{"run_id": "gone"}]
+    await deployment.work_off(MATYAN_INSTANCE_ID="one")
+    assert announced() == [{"run_id": "gone"}] * 2
+    assert await deployment.faults(load) == []
+    store = open_rocks(deployment.folder)
+    keys = Keys(store)
+    found = await store.read(
+        lambda snap: (exists(snap, keys, "gone"), is_deleted(snap, keys, "gone"))
+    )
+    await store.aclose()
+    assert found == (False, True)
+
+
+# --- the whole service ----------------------------------------------------------------------------
+
+
+async def test_sigterm_under_load_leaves_kafka_at_what_is_stored(deployment: Deployment) -> None:
+    """Exit code 0 within the drain's time; the committed offsets are the stored ones, and all comes later."""
+    async with open_load(deployment.settings, deployment.topic) as load:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load.forever, 0.01)
+            with deployment.worker(SHUTDOWN_FLUSH_TIMEOUT="20") as process:
+                await until_ended_or(process, lambda: sum(deployment.committed().values()) > 500)
+                began = time.monotonic()
+                process.send_signal(signal.SIGTERM)
+                assert await trio.to_thread.run_sync(process.wait, 60) == 0
+                assert time.monotonic() - began < 20
+            nursery.cancel_scope.cancel()
+        await load.settle()
+        topic_id = str(describe_topic(deployment.admin, deployment.topic).topic_id)
+        store = open_rocks(deployment.folder)
+        stored = await stored_offsets(store, topic_id)
+        await store.aclose()
+        assert stored == {n: done for n, (done, _) in deployment.places().items() if done}
+        assert sum(stored.values()) < load.records, "it was not under load"
+        await deployment.work_off()
+        assert await deployment.faults(load) == []
+
+
+async def test_an_offset_of_another_program_ends_the_worker_with_the_command_that_mends_it(
+    deployment: Deployment,
+) -> None:
+    """Exit code 2 and one sentence for an offset committed beyond the stored one, and for a stored one beyond the
+    topic's end; `matyan offsets reset` as it says, and everything is stored once."""
+    deployment.group = "ingestion-workers"  # that of the command `offsets`
+
+    def commit(offset: int) -> None:
+        admin = AdminClient({"bootstrap.servers": deployment.broker.bootstrap})
+        tps = [TopicPartition(deployment.topic, number, offset) for number in busy_ones]
+        place = ConsumerGroupTopicPartitions(deployment.group, tps)
+        for soon in admin.alter_consumer_group_offsets([place]).values():
+            soon.result(10)
+
+    async def store_beyond_the_end() -> None:
+        topic_id = str(describe_topic(deployment.admin, deployment.topic).topic_id)
+        end = deployment.places()[busy_ones[0]][1]
+        store = open_rocks(deployment.folder)
+        key = Keys(store).ingest(topic_id, busy_ones[0])
+        await store.transact(lambda tr: tr.set(key, pack_value(end + 5)))
+        await store.aclose()
+
+    def reset(to: str) -> None:
+        words = ["offsets", "reset", "--store", f"rocks:{deployment.folder}", "--to", to, "--yes"]
+        subprocess.run([*MATYAN, *words], env=deployment.environment({}), check=True)
+
+    async def end_of_a_worker() -> str:
+        with deployment.worker(command=PLAIN) as process:
+            assert await trio.to_thread.run_sync(process.wait, 90) == 2
+            assert process.stdout is not None
+            said = process.stdout.read()
+        assert "Traceback" not in said
+        return said
+
+    async with open_load(deployment.settings, deployment.topic) as load:
+        await load.frames(5)
+        busy_ones = [n for n, (_, end) in deployment.places().items() if end]
+        await deployment.work_off()
+        await load.frames(5)
+        commit(deployment.places()[busy_ones[0]][1])
+        said = await end_of_a_worker()
+        assert "another program" in said
+        assert "matyan offsets reset --to stored" in said
+        reset("stored")
+        await deployment.work_off()
+        await store_beyond_the_end()
+        said = await end_of_a_worker()
+        assert "is beyond the topic's end" in said
+        assert "matyan offsets reset --to end" in said
+        reset("end")
+        await load.frames(1)
+        await deployment.work_off()
+        assert await deployment.faults(load) == []
+
+
+# --- a full disk ----------------------------------------------------------------------------------
+
+
+def fill(ballast: Path) -> None:
+    """Writes to the file until its disk is full."""
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+
+
+async def test_a_full_disk_is_waited_for(deployment: Deployment, small_disk: Path) -> None:
+    """The worker stays in its group while nothing can be written, and stores everything once there is room."""
+    deployment.folder = small_disk / "store"
+    ballast = small_disk / "ballast"
+    session = dict.fromkeys(("session.timeout.ms", "max.poll.interval.ms"), 6_000)
+    session["heartbeat.interval.ms"] = 500
+    async with open_load(deployment.settings, deployment.topic) as load:
+        with deployment.worker(consumer=session) as process:
+            await load.frames(2)
+            await until_ended_or(process, deployment.is_through)
+            fill(ballast)
+            members = deployment.members()
+            await load.frames(100)
+            stood = deployment.places()
+            await trio.sleep(8)
+            assert deployment.places() == stood
+            assert deployment.members() == members
+            ballast.unlink()
+            await until_ended_or(process, deployment.is_through)
+            process.send_signal(signal.SIGTERM)
+            assert await trio.to_thread.run_sync(process.wait, 60) == 0
+        assert await deployment.faults(load) == []
