@@ -204,15 +204,15 @@ async def test_a_batch_that_is_delivered_twice_writes_the_same_bytes(
     deployment: Deployment, tmp_path: Path, layout: Layout
 ) -> None:
     """Killed between the store's commit and Kafka's, and started where Kafka's offsets say: the whole store is as
-    it is without the kill. Without the stored offset it is not: the negative control."""
+    it is without the kill. Without the stored offset it is not: the negative control, in one of the layouts."""
     # In the packed layout the bytes show how records were cut into transactions: so each has its own.
     options = {"MATYAN_SEQUENCE_LAYOUT": layout, "MATYAN_INSTANCE_ID": "one"}
+    promises = ["none", "redelivered"]
     if layout == "packed":
         options["INGEST_MAX_MESSAGES_PER_TXN"] = "1"
-    stores = {
-        promise: tmp_path / promise
-        for promise in ("none", "redelivered", "redelivered-without-stored-offset")
-    }
+    else:
+        promises.append("redelivered-without-stored-offset")
+    stores = {promise: tmp_path / promise for promise in promises}
     async with open_load(deployment.settings, deployment.topic, runs=3) as load:
         await load.frames(10)
     for promise, store in stores.items():
@@ -222,10 +222,10 @@ async def test_a_batch_that_is_delivered_twice_writes_the_same_bytes(
                 killed = await trio.to_thread.run_sync(process.wait, 90)
                 assert killed == -signal.SIGKILL
         await deployment.work_off(promise, store=store, **options)
-    whole, twice, control = [await dump(store) for store in stores.values()]
+    whole, twice, *controls = [await dump(store) for store in stores.values()]
     assert len(whole) > 100
     assert twice == whole
-    assert control != whole
+    assert all(control != whole for control in controls)
 
 
 # --- run_deleted ----------------------------------------------------------------------------------
