@@ -152,6 +152,9 @@ def result(soon: Future[Any], topic: str) -> Any:
         # librdkafka's own errors, of the connection mostly, are below 0; those of the protocol above.
         does = "does not answer" if code < 0 else f"refuses that for {topic}"
         raise Unavailable(f"Kafka {does}: {text}") from error
+    except TimeoutError as error:
+        # librdkafka's own limit comes first, unless the machine is too busy to tell.
+        raise Unavailable("Kafka does not answer") from error
 
 
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -14,7 +15,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartiti
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
-from matyan.broker import kafka_consumer
+from matyan.broker import kafka_admin, kafka_consumer
 from matyan.broker.base import ControlEvent, DeadLetter, Partition
 from matyan.broker.kafka import KafkaOutbox, open_producer, producer_config
 from matyan.broker.kafka_admin import Place, commit_offsets, read_place
@@ -140,6 +141,13 @@ async def test_a_partition_that_is_revoked_while_it_is_located_is_left(
                 answers.set()
                 await until(lambda: len(outcomes) == 2)
     assert sorted(outcome.split()[-1] for outcome in outcomes.values()) == ["revoked", "started"]
+
+
+def test_an_answer_that_does_not_come_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question to the broker that is not even given up in time is asked again, and crashes nothing."""
+    monkeypatch.setattr(kafka_admin, "_NETWORK_S", -1)
+    with pytest.raises(Unavailable, match="Kafka does not answer"):
+        kafka_admin._result(Future(), "topic")
 
 
 async def test_outbox_delivers_events_and_dead_letters(
