@@ -261,6 +261,8 @@ class _Member:
 
     def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         telemetry.REBALANCES.labels("assigned").inc()
+        for part in self._parts.values():
+            part.commit_again()
         self._assign(rd, partitions)
         self._announce(tp.partition for tp in partitions)
 
@@ -560,6 +562,10 @@ class _Partition:
             self._started = True
         self._seek_to = None
         self._member._token.run_sync_soon(self._placed.set)
+
+    def commit_again(self) -> None:
+        """A commit of the generation that has just ended was refused, and on an idle partition no other follows."""
+        self._committed = None
 
     def commit(self, rd: RdConsumer) -> None:
         """Tells Kafka how far the store is. Not waited for: the stored offset is the truth."""
