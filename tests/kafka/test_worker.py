@@ -312,12 +312,14 @@ async def test_a_deletion_keeps_its_place_among_the_points_of_a_batch(
 async def test_an_idle_worker_has_committed_what_it_stored(
     settings: Settings, make_topic: MakeTopic, tmp_path: Path
 ) -> None:
-    """What Kafka shows for lag displays comes to be what is stored, without another record."""
+    """What Kafka shows for lag displays comes to be what is stored, also where a rebalance refused the commit."""
     topic = make_topic(3)
     admin = open_admin(consumer_config(settings, f"group-{topic}"))
     async with open_crew(settings, topic, tmp_path) as crew, open_load(settings, topic) as load:
-        await crew.start("only")
         await load.frames(5)
+        await crew.start("first")
+        await commits_of(crew, "first")
+        await crew.start("second")
         await crew.caught_up(load)
         stored = await crew.stored_offsets()
 
