@@ -53,7 +53,7 @@ so near again. A paused partition loses what the client has fetched ahead."""
 _COMMIT_S = 0.2
 _LAG_S = 1.0
 _TOPIC_S = 5.0
-_SILENCE_S = 0.02
+_SILENCE_S = 0.05
 """Records that come after such a silence can be another topic's of the same name: librdkafka reads on at its old
 offset and tells nobody. Its fetches fail in between, and it waits 100 ms after each; deleting and creating a topic
 takes the broker longer than this too. So before they are handed out the topic's id is asked for: asking for each batch
