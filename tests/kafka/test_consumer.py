@@ -145,9 +145,9 @@ async def test_a_partition_that_is_revoked_while_it_is_located_is_left(
 
 def test_an_answer_that_does_not_come_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A question to the broker that is not even given up in time is asked again, and crashes nothing."""
-    monkeypatch.setattr(kafka_admin, "_NETWORK_S", -1)
+    monkeypatch.setattr(kafka_admin, "NETWORK_S", -1)
     with pytest.raises(Unavailable, match="Kafka does not answer"):
-        kafka_admin._result(Future(), "topic")
+        kafka_admin.result(Future(), "topic")
 
 
 async def test_outbox_delivers_events_and_dead_letters(
