@@ -442,7 +442,8 @@ class KafkaOutbox:
 
     async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
         if events or dead:
-            await trio.to_thread.run_sync(self._deliver, events, dead)
+            # Given up when the worker ends: what it would have told is repeated with its transaction.
+            await trio.to_thread.run_sync(self._deliver, events, dead, abandon_on_cancel=True)
 
     def within(
         self,

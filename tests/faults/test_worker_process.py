@@ -23,6 +23,7 @@ from matyan.broker.kafka_admin import describe_topic, open_admin, read_place
 from matyan.broker.kafka_consumer import consumer_config
 from matyan.errors import Unavailable
 from matyan.keys import Keys, pack_value
+from matyan.reader import DATABASE
 from matyan.runs import exists, is_deleted
 from matyan.sequences import Layout
 from matyan.settings import Settings
@@ -119,7 +120,7 @@ class Deployment:
             assert await trio.to_thread.run_sync(process.wait, 60) == 0
 
     async def faults(self, load: Load) -> list[str]:
-        store = open_rocks(self.folder)
+        store = open_rocks(self.folder / DATABASE)
         try:
             return faults(load.produced, await stored_numbers(store, load.produced))
         finally:
@@ -192,7 +193,7 @@ async def test_without_the_stored_offset_a_kill_is_caught(
 
 
 async def dump(folder: Path) -> dict[bytes, bytes]:
-    store = open_rocks(folder)
+    store = open_rocks(folder / DATABASE)
     try:
         return dict(await store.read(lambda snap: list(snap.scan(b"", b"\xff" * 8))))
     finally:
@@ -248,7 +249,7 @@ async def test_run_deleted_is_repeated_by_a_crash_and_not_lost(deployment: Deplo
     await deployment.work_off(MATYAN_INSTANCE_ID="one")
     assert announced() == [{"run_id": "gone"}] * 2
     assert await deployment.faults(load) == []
-    store = open_rocks(deployment.folder)
+    store = open_rocks(deployment.folder / DATABASE)
     keys = Keys(store)
     found = await store.read(
         lambda snap: (exists(snap, keys, "gone"), is_deleted(snap, keys, "gone"))
@@ -274,7 +275,7 @@ async def test_sigterm_under_load_leaves_kafka_at_what_is_stored(deployment: Dep
             nursery.cancel_scope.cancel()
         await load.settle()
         topic_id = str(describe_topic(deployment.admin, deployment.topic).topic_id)
-        store = open_rocks(deployment.folder)
+        store = open_rocks(deployment.folder / DATABASE)
         stored = await stored_offsets(store, topic_id)
         await store.aclose()
         assert stored == {n: done for n, (done, _) in deployment.places().items() if done}
@@ -300,7 +301,7 @@ async def test_an_offset_of_another_program_ends_the_worker_with_the_command_tha
     async def store_beyond_the_end() -> None:
         topic_id = str(describe_topic(deployment.admin, deployment.topic).topic_id)
         end = deployment.places()[busy_ones[0]][1]
-        store = open_rocks(deployment.folder)
+        store = open_rocks(deployment.folder / DATABASE)
         key = Keys(store).ingest(topic_id, busy_ones[0])
         await store.transact(lambda tr: tr.set(key, pack_value(end + 5)))
         await store.aclose()
