@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from matyan import __version__
 from matyan.broker.base import ControlEvent, DeadLetter, Partition, Producer
 from matyan.broker.local import (
     BATCH_BYTES,
+    GATHER_BYTES,
+    GATHER_S,
+    LATE_S,
     LocalBroker,
     dead_letter,
     dead_letters,
@@ -81,6 +85,81 @@ async def test_everything_that_waits_is_one_batch_up_to_a_cap(
     async with own(producer.ingest_consumer()) as partition:
         await partition.start(None)
         assert [len(batch) for batch in await take(partition, 6)] == [4, 2]
+
+
+async def given_after(partition: Partition, producer: Producer, *keys: bytes) -> float:
+    """Hands over a frame of each of `keys`; seconds until they are given out, all in one batch; acknowledges them."""
+    before = trio.current_time()
+    for key in keys:
+        producer.produce(key, [b"x"], Delivery())
+    batch = await anext(partition.batches())
+    assert batch.keys == list(keys)
+    partition.committed(batch.next_offset)
+    return trio.current_time() - before
+
+
+async def test_a_batch_waits_a_moment_for_those_who_were_answered_last(
+    broker: LocalBroker, autojump_clock: MockClock
+) -> None:
+    """A lone client never waits, and nobody does when all of them are back; who comes in between shares a commit."""
+    producer = broker.producer()
+    async with own(broker.ingest_consumer()) as partition:
+        await partition.start(None)
+        assert await given_after(partition, producer, b"a") == 0
+        assert await given_after(partition, producer, b"a") == 0
+        assert await given_after(partition, producer, b"b") == pytest.approx(GATHER_S + LATE_S)
+        assert await given_after(partition, producer, b"b", b"c") == 0
+        assert await given_after(partition, producer, b"c") == pytest.approx(GATHER_S + LATE_S)
+        await trio.sleep(1)
+        assert await given_after(partition, producer, b"d") == 0
+
+
+async def test_the_last_of_them_makes_the_batch_due(
+    broker: LocalBroker, autojump_clock: MockClock
+) -> None:
+    """So does enough to fill one."""
+    producer, full = broker.producer(), [b"x" * GATHER_BYTES]
+    async with own(broker.ingest_consumer()) as partition:
+        await partition.start(None)
+        for keys, last in (([b"a", b"b"], [b"x"]), ([b"b", b"c"], full)):
+            await given_after(partition, producer, b"a", b"b")
+            began = trio.current_time()
+            producer.produce(keys[0], [b"x"], Delivery())
+            with trio.move_on_after(GATHER_S / 2) as early:
+                await anext(partition.batches())
+            assert early.cancelled_caught
+            producer.produce(keys[1], last, Delivery())
+            batch = await anext(partition.batches())
+            assert batch.keys == keys
+            assert trio.current_time() == pytest.approx(began + GATHER_S / 2)
+            partition.committed(batch.next_offset)
+            await trio.sleep(1)
+
+
+async def test_a_reader_rests_while_strangers_would_wait_anyway(
+    broker: LocalBroker, autojump_clock: MockClock
+) -> None:
+    """Until their batch is due; not after somebody who was just answered, since the others come too."""
+    producer = broker.producer()
+
+    async def rested() -> float:
+        before = trio.current_time()
+        await producer.rest()
+        return trio.current_time() - before
+
+    async with own(broker.ingest_consumer()) as partition:
+        await partition.start(None)
+        await given_after(partition, producer, b"a", b"b")
+        assert await rested() == pytest.approx(GATHER_S), "for whoever else comes"
+        await given_after(partition, producer, b"a", b"b")
+        producer.produce(b"a", [b"x"], Delivery())
+        assert await rested() == 0
+        producer.produce(b"c", [b"x"], Delivery())
+        assert await rested() == pytest.approx(GATHER_S)
+        batch = await anext(partition.batches())
+        producer.produce(b"d", [b"x"], Delivery())
+        assert await rested() == pytest.approx(GATHER_S), "a store that is away stops no reader"
+        partition.committed(batch.next_offset)
 
 
 async def test_a_frame_beyond_the_budget_passes_alone(store: RocksStore) -> None:

@@ -43,6 +43,11 @@ class Producer(Protocol):
         """Registers the one callback that is called in the trio thread when there is room after a QueueFull."""
         ...
 
+    async def rest(self) -> None:
+        """Returns when it is worth reading more frames: at once, or a few milliseconds later where those that
+        would be read would wait for each other anyway. A reader's advice, to be followed after each burst."""
+        ...
+
     @property
     def queued_bytes(self) -> int:
         """Bytes that are handed over and not delivered."""

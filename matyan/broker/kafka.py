@@ -249,6 +249,9 @@ class KafkaProducer:
     def on_room(self, callback: Callable[[], None]) -> None:
         self._room = callback
 
+    async def rest(self) -> None:
+        """Nothing is gained by reading later: what waits here waits for the network only."""
+
     @property
     def queued_bytes(self) -> int:
         return self._queued

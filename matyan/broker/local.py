@@ -41,10 +41,12 @@ CONTROL_TOPIC = "control-events"
 BATCH_BYTES = 8 << 20
 """Everything that waits is one batch, up to so many bytes of records: one sync acknowledges it all."""
 
-GATHER_S = 0.003
+GATHER_S = 0.002
 """How long after an acknowledgement the next batch waits for those who were just answered. Who is answered sends again
 at once, if it sends in a loop; and where many send now and then, a commit and its sync are shared by what comes in
 so many seconds. A lone client never waits: it is back, or alone after a pause. See `_Log.take`."""
+LATE_S = 0.001
+"""So much later a batch goes without whom the frontier, which rests for GATHER_S too, has not read until then."""
 GATHER_BYTES = 64 << 10
 """So much is a batch that is worth its sync; nobody is waited for then."""
 
@@ -126,7 +128,10 @@ class _Log:
         # Whose frames were acknowledged last and who has not sent since; and when that was.
         self._absent: set[bytes] = set()
         self._answered = -inf
+        self._stranger = False
+        """Whether the last frame came from somebody who is not among them."""
         self._arrival = trio.lowlevel.ParkingLot()
+        self._settled = trio.lowlevel.ParkingLot()
         self._empty = trio.lowlevel.ParkingLot()
 
     # the producer's side
@@ -142,6 +147,7 @@ class _Log:
         self._queued_bytes += size
         self._waiting_bytes += size
         self._waiting.append((key, values, on_done, size))
+        self._stranger = key not in self._absent
         self._absent.discard(key)
         # The first of a batch starts its clock; those that follow wake nobody until it is due.
         if self._arrival and (len(self._waiting) == 1 or self._is_due()):
@@ -174,6 +180,16 @@ class _Log:
 
     def on_room(self, callback: Callable[[], None]) -> None:
         self._on_room = callback
+
+    async def rest(self) -> None:
+        if not self._stranger:
+            return
+        self._stranger = False
+        if self._given:
+            with trio.move_on_after(GATHER_S):
+                await self._settled.park()
+        if not self._is_due():
+            await trio.sleep_until(self._answered + GATHER_S)
 
     @property
     def queued_bytes(self) -> int:
@@ -217,7 +233,7 @@ class _Log:
         while not self._waiting:
             await self._arrival.park()
         if not self._is_due():
-            with trio.move_on_at(self._answered + GATHER_S):
+            with trio.move_on_at(self._answered + GATHER_S + LATE_S):
                 await self._arrival.park()
         keys: list[bytes | None] = []
         values: list[bytes] = []
@@ -260,6 +276,8 @@ class _Log:
         if self._was_full and self._queued_bytes < self._capacity_bytes and self._on_room:
             self._was_full = False
             self._on_room()
+        if self._settled:
+            self._settled.unpark_all()
         if self._empty and not given and not self._waiting:
             self._empty.unpark_all()
 

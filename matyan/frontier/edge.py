@@ -105,7 +105,8 @@ def _wire_bytes(payload: int) -> int:
 class Readers:
     """The sockets of the ingest lane, in one epoll."""
 
-    def __init__(self) -> None:
+    def __init__(self, producer: Producer) -> None:
+        self._producer = producer
         self._epoll = select.epoll()
         self._links: dict[int, Link] = {}
 
@@ -126,6 +127,7 @@ class Readers:
                 # One that was read before it may have ended it.
                 if fd in links:
                     links[fd].readable()
+            await self._producer.rest()
 
     def close(self) -> None:
         self._epoll.close()
@@ -486,7 +488,7 @@ class Frontier:
         self.health = health
         self.settings = settings
         self.about = About("frontier", health, settings.metrics_enabled)
-        self.readers = Readers()
+        self.readers = Readers(producer)
         self.links: set[Link] = set()
         self.streams: set[trio.SocketStream] = set()
         """Connections that are not, or not yet, on the ingest lane."""
@@ -531,7 +533,7 @@ async def serve(
 ) -> None:
     """Serves until it is cancelled or drained; closes the listeners."""
     frontier.accepting, frontier.web_loaded = trio.CancelScope(), trio.Event()
-    frontier.readers = Readers()
+    frontier.readers = Readers(frontier.desk.producer)
     try:
         async with trio.open_nursery() as nursery:
             frontier.nursery = nursery

@@ -28,6 +28,9 @@ class HandProducer:
     def on_room(self, callback: Callable[[], None]) -> None:
         self._room = callback
 
+    async def rest(self) -> None:
+        """It never advises to."""
+
     @property
     def queued_bytes(self) -> int:
         return sum(len(value) for _, values, _ in self.frames for value in values)
