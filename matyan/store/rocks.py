@@ -509,8 +509,10 @@ class _Syncer:
                 job()
             except Exception as error:  # noqa: BLE001 - handed over, and raised there
                 failure = error
-            with contextlib.suppress(trio.RunFinishedError):
+            try:
                 token.run_sync_soon(ended, failure)
+            except trio.RunFinishedError:
+                return
 
 
 class RocksStore:

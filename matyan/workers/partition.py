@@ -22,10 +22,6 @@ from matyan.workers.backoff import Backoff
 T = TypeVar("T")
 
 
-class Leave(Exception):
-    """The partition is to be left now; what was not committed comes again to its next owner."""
-
-
 class Tenure:
     """One partition while this worker owns it."""
 
@@ -33,9 +29,11 @@ class Tenure:
         self.partition = partition
         self.trouble: str | None = None
         """Why it waits for an engine, or None."""
+        self.scope = trio.CancelScope()
+        """Around the owner's work: cancelled while it is idle, when the partition is to be left. What was not committed
+        comes again to the next owner."""
         self._service = service
-        self._leaving = False
-        self._idle: trio.CancelScope | None = None
+        self._leaving = self._is_idle = False
         self._log = structlog.get_logger().bind(
             service=service, topic=partition.topic, partition=partition.partition
         )
@@ -43,36 +41,32 @@ class Tenure:
     def leave(self) -> None:
         """Finish the batch at hand, start no other, wait for nothing."""
         self._leaving = True
-        if self._idle is not None:
-            self._idle.cancel()
+        if self._is_idle:
+            self.scope.cancel()
 
     async def idle(self, wait: Callable[[], Awaitable[T]]) -> T:
-        """Waits for what can be given up at any moment.
-
-        Raises:
-            Leave: it was given up.
-        """
+        """Waits for what can be given up at any moment: then the owner's work ends here."""
         if self._leaving or self.partition.revoked.is_set():
-            raise Leave
-        with trio.CancelScope() as self._idle:
+            self.scope.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()
+        self._is_idle = True
+        try:
             return await wait()
-        raise Leave
+        finally:
+            self._is_idle = False
 
     async def batches(self) -> AsyncIterator[Batch]:
         """The partition's batches until it is to be left."""
         batches = self.partition.batches()
         while True:
             try:
-                yield await self.idle(lambda: anext(batches))
-            except (StopAsyncIteration, Leave):
+                batch = await self.idle(batches.__anext__)
+            except StopAsyncIteration:
                 return
+            yield batch
 
     async def retrying(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """`attempt`, again and again while an engine is away; the partition is paused meanwhile.
-
-        Raises:
-            Leave: the partition is to be left before an attempt came through.
-        """
+        """`attempt`, again and again while an engine is away; the partition is paused meanwhile."""
         backoff = Backoff()
         while True:
             try:
@@ -148,9 +142,8 @@ class Holder:
                 tenure.leave()
 
             try:
-                await self._own(tenure)
-            except Leave:
-                pass
+                with tenure.scope:
+                    await self._own(tenure)
             finally:
                 self._tenures.discard(tenure)
             watch.cancel_scope.cancel()
