@@ -347,9 +347,10 @@ class KafkaProducer:
 
     def _failed_with_the_client(self, frame: _Frame) -> bool:
         """Whether another client can still deliver these: they failed since theirs did, not by their age."""
-        return self._fatal_error is not None and not any(
-            error.code() == KafkaError._MSG_TIMED_OUT for error, _ in frame.failed
-        )
+        codes = {error.code() for error, _ in frame.failed}
+        # Refused as fatal at once: the polling thread is about to hear of it.
+        is_fatal = self._fatal_error is not None or KafkaError._FATAL in codes
+        return is_fatal and KafkaError._MSG_TIMED_OUT not in codes
 
     def _hold(self) -> None:
         self._replacing = True
