@@ -30,6 +30,17 @@ async def put(url: str, content_type: str) -> int:
 # --- signatures ----------------------------------------------------------------------------------
 
 
+async def test_a_url_takes_the_content_type_that_it_was_signed_for(bucket: Bucket) -> None:
+    """Another one is refused, and so is none."""
+    upload = await S3Blobs(bucket.settings()).presign_put("run", "a", "image/png", "")
+    assert await put(upload.upload_url, "text/html") == 403
+    async with httpx.AsyncClient() as http:
+        assert (await http.put(upload.upload_url, content=b"x")).status_code == 403
+    assert bucket.keys() == set()
+    assert await put(upload.upload_url, "image/png") == 200
+    assert bucket.get("run/a") == ("image/png", b"x")
+
+
 async def test_a_url_expires(bucket: Bucket) -> None:
     """After S3_PRESIGN_EXPIRY seconds it is as good as none."""
     blobs = S3Blobs(bucket.settings(S3_PRESIGN_EXPIRY="1"))

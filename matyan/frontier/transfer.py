@@ -39,7 +39,7 @@ class Pieces(Protocol):
 class ServedBlobs(Protocol):
     """An engine whose bytes this process serves: `blobs/folder.py`."""
 
-    def verify(self, method: str, run: str, path: str, content_type: str, query: str) -> bool: ...
+    def verify(self, method: str, run: str, path: str, query: str) -> bool: ...
 
     async def receive(
         self,
@@ -89,13 +89,8 @@ class Transfer:
         if method not in {"PUT", "GET", "HEAD"}:
             raise _Refused(405, "a signed URL takes PUT, GET and HEAD")
         signed_for = "PUT" if method == "PUT" else "GET"
-        content_type = _content_type(scope) if method == "PUT" else ""
-        query = scope["query_string"].decode("latin-1")
-        if not blobs.verify(signed_for, run, path, content_type, query):
-            raise _Refused(
-                403,
-                "the signature is wrong, expired or for another Content-Type: ask for a new URL",
-            )
+        if not blobs.verify(signed_for, run, path, scope["query_string"].decode("latin-1")):
+            raise _Refused(403, "the signature is wrong or expired: ask for a new URL")
         try:
             if method == "PUT":
                 await self._put(blobs, run, path, scope, receive)
@@ -121,7 +116,8 @@ class Transfer:
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
-        await blobs.receive(run, path, _content_type(scope), self._chunks(receive), self._max_bytes)
+        content_type = headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
+        await blobs.receive(run, path, content_type, self._chunks(receive), self._max_bytes)
 
     async def _chunks(self, receive: Receive) -> AsyncIterator[bytes]:
         size = 0
@@ -142,12 +138,6 @@ class Transfer:
 
     def _too_large(self) -> _Refused:
         return _Refused(413, f"a blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)")
-
-
-def _content_type(scope: Scope) -> str:
-    """What a PUT declares; that of a presign request which names none when it names none."""
-    declared: bytes = dict(scope["headers"]).get(b"content-type", b"application/octet-stream")
-    return declared.decode("latin-1")
 
 
 class _Refused(Exception):
