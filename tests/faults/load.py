@@ -87,10 +87,12 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         while not self._stop_asked.is_set():
+            is_open = False
             try:
                 with connect(
                     self._url, compression=None, open_timeout=2, close_timeout=1
                 ) as socket:
+                    is_open = True
                     while not self._stop_asked.is_set():
                         values = [float(next(self._values)) for _ in range(self._per_frame)]
                         self.ledger.sent.update(values)
@@ -101,7 +103,9 @@ class Client(threading.Thread):
                         if json.loads(socket.recv(timeout=60)) == OK:
                             self.ledger.acknowledged.update(values)
             except ConnectionClosed as end:
-                self.closes.append(end.rcvd.code if end.rcvd else 1006)
+                # Also what a connection ends with that waited for a listener when that was closed.
+                if is_open:
+                    self.closes.append(end.rcvd.code if end.rcvd else 1006)
             except (OSError, WebSocketException):
                 # The server is down: this is the load of the test, not a wait for it.
                 time.sleep(0.02)
