@@ -16,7 +16,6 @@ from matyan.broker.local import (
     BATCH_BYTES,
     GATHER_BYTES,
     GATHER_S,
-    LATE_S,
     LocalBroker,
     dead_letter,
     dead_letters,
@@ -98,48 +97,51 @@ async def given_after(partition: Partition, producer: Producer, *keys: bytes) ->
     return trio.current_time() - before
 
 
-async def test_a_batch_waits_a_moment_for_those_who_were_answered_last(
+async def test_nobody_waits_but_for_those_who_were_answered_last(
     broker: LocalBroker, autojump_clock: MockClock
 ) -> None:
-    """A lone client never waits, and nobody does when all of them are back; who comes in between shares a commit."""
+    """A lone client never waits, nor does whoever comes for the first time; who is back waits for the others a moment."""
     producer = broker.producer()
     async with own(broker.ingest_consumer()) as partition:
         await partition.start(None)
         assert await given_after(partition, producer, b"a") == 0
         assert await given_after(partition, producer, b"a") == 0
-        assert await given_after(partition, producer, b"b") == pytest.approx(GATHER_S + LATE_S)
         assert await given_after(partition, producer, b"b", b"c") == 0
-        assert await given_after(partition, producer, b"c") == pytest.approx(GATHER_S + LATE_S)
-        await trio.sleep(1)
+        assert await given_after(partition, producer, b"b", b"c") == 0
+        assert await given_after(partition, producer, b"b") == pytest.approx(GATHER_S)
+        assert await given_after(partition, producer, b"b", b"c") == 0
         assert await given_after(partition, producer, b"d") == 0
+        await given_after(partition, producer, b"b", b"c")
+        await trio.sleep(1)
+        assert await given_after(partition, producer, b"b") == 0
 
 
-async def test_the_last_of_them_makes_the_batch_due(
-    broker: LocalBroker, autojump_clock: MockClock
+@pytest.mark.parametrize(
+    ("key", "last"), [(b"b", b"x"), (b"new", b"x"), (b"a", b"x" * GATHER_BYTES)]
+)
+async def test_a_batch_is_due_with_the_last_of_them(
+    broker: LocalBroker, autojump_clock: MockClock, key: bytes, last: bytes
 ) -> None:
-    """So does enough to fill one."""
-    producer, full = broker.producer(), [b"x" * GATHER_BYTES]
+    """Or with somebody else, or with enough to fill it."""
+    producer = broker.producer()
     async with own(broker.ingest_consumer()) as partition:
         await partition.start(None)
-        for keys, last in (([b"a", b"b"], [b"x"]), ([b"b", b"c"], full)):
-            await given_after(partition, producer, b"a", b"b")
-            began = trio.current_time()
-            producer.produce(keys[0], [b"x"], Delivery())
-            with trio.move_on_after(GATHER_S / 2) as early:
-                await anext(partition.batches())
-            assert early.cancelled_caught
-            producer.produce(keys[1], last, Delivery())
-            batch = await anext(partition.batches())
-            assert batch.keys == keys
-            assert trio.current_time() == pytest.approx(began + GATHER_S / 2)
-            partition.committed(batch.next_offset)
-            await trio.sleep(1)
+        await given_after(partition, producer, b"a", b"b")
+        began = trio.current_time()
+        producer.produce(b"a", [b"x"], Delivery())
+        with trio.move_on_after(GATHER_S / 2) as early:
+            await anext(partition.batches())
+        assert early.cancelled_caught
+        producer.produce(key, [last], Delivery())
+        batch = await anext(partition.batches())
+        assert batch.keys == [b"a", key]
+        assert trio.current_time() == pytest.approx(began + GATHER_S / 2)
 
 
-async def test_a_reader_rests_while_strangers_would_wait_anyway(
+async def test_a_reader_rests_while_others_are_being_committed(
     broker: LocalBroker, autojump_clock: MockClock
 ) -> None:
-    """Until their batch is due; not after somebody who was just answered, since the others come too."""
+    """Until they are, and not for long; not after somebody who was just answered, since the others come too."""
     producer = broker.producer()
 
     async def rested() -> float:
@@ -147,19 +149,24 @@ async def test_a_reader_rests_while_strangers_would_wait_anyway(
         await producer.rest()
         return trio.current_time() - before
 
-    async with own(broker.ingest_consumer()) as partition:
+    async with own(broker.ingest_consumer()) as partition, trio.open_nursery() as nursery:
         await partition.start(None)
-        await given_after(partition, producer, b"a", b"b")
-        assert await rested() == pytest.approx(GATHER_S), "for whoever else comes"
-        await given_after(partition, producer, b"a", b"b")
         producer.produce(b"a", [b"x"], Delivery())
         assert await rested() == 0
-        producer.produce(b"c", [b"x"], Delivery())
-        assert await rested() == pytest.approx(GATHER_S)
         batch = await anext(partition.batches())
-        producer.produce(b"d", [b"x"], Delivery())
-        assert await rested() == pytest.approx(GATHER_S), "a store that is away stops no reader"
-        partition.committed(batch.next_offset)
+        producer.produce(b"b", [b"x"], Delivery())
+        assert await rested() == pytest.approx(GATHER_S), "the store is slow"
+        producer.produce(b"c", [b"x"], Delivery())
+
+        @nursery.start_soon
+        async def commit() -> None:
+            await trio.sleep(GATHER_S / 2)
+            partition.committed(batch.next_offset)
+
+        assert await rested() == pytest.approx(GATHER_S / 2)
+        producer.produce(b"a", [b"x"], Delivery())
+        await anext(partition.batches())
+        assert await rested() == 0
 
 
 async def test_a_frame_beyond_the_budget_passes_alone(store: RocksStore) -> None:
