@@ -51,6 +51,9 @@ RESUME_BYTES = 2 << 20
 so near again. A paused partition loses what the client has fetched ahead."""
 
 _COMMIT_S = 0.2
+_COMMIT_AGAIN_S = 3.0
+"""A commit that a rebalance or a coordinator refused is told to nobody who waits for it, and on an idle partition no other
+follows: so the last one is repeated."""
 _LAG_S = 1.0
 _TOPIC_S = 5.0
 _SILENCE_S = 0.05
@@ -261,8 +264,6 @@ class _Member:
 
     def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         telemetry.REBALANCES.labels("assigned").inc()
-        for part in self._parts.values():
-            part.commit_again()
         self._assign(rd, partitions)
         self._announce(tp.partition for tp in partitions)
 
@@ -379,6 +380,7 @@ class _Partition:
         self._paused_at: float | None = time.monotonic()
         self._committed: int | None = None
         self._next_commit = 0.0
+        self._commit_again = 0.0
         self._next_lag = 0.0
 
     # --- in trio: the interface ------------------------------------------------------------------
@@ -537,8 +539,9 @@ class _Partition:
             rd.resume([self.tp])
             telemetry.PAUSED_SECONDS.labels(self.topic).inc(now - (self._paused_at or now))
             self._paused_at = None
-        if self._done != self._committed and now >= self._next_commit:
-            self._next_commit = now + _COMMIT_S
+        if now >= (self._next_commit if self._done != self._committed else self._commit_again):
+            self._next_commit, self._commit_again = now + _COMMIT_S, now + _COMMIT_AGAIN_S
+            self._committed = None
             self.commit(rd)
         if now >= self._next_lag and self._done is not None:
             self._next_lag = now + _LAG_S
@@ -562,10 +565,6 @@ class _Partition:
             self._started = True
         self._seek_to = None
         self._member._token.run_sync_soon(self._placed.set)
-
-    def commit_again(self) -> None:
-        """A commit of the generation that has just ended was refused, and on an idle partition no other follows."""
-        self._committed = None
 
     def commit(self, rd: RdConsumer) -> None:
         """Tells Kafka how far the store is. Not waited for: the stored offset is the truth."""
