@@ -44,6 +44,9 @@ PARTITIONS = 6
 
 PLAIN = (*MATYAN, "ingest-worker")
 
+_SESSION = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
+"""A member that is killed in the midst of a rebalance holds it up for so long; by default for 45 s."""
+
 
 class Deployment:
     """A topic with its companions, a store, and one worker process after another between them."""
@@ -65,7 +68,7 @@ class Deployment:
             KAFKA_DATA_INGESTION_TOPIC=self.topic,
             KAFKA_CONTROL_EVENTS_TOPIC=f"{self.topic}-control",
             METRICS_PORT="0",
-            MATYAN_TEST_CONSUMER=json.dumps({"group.id": self.group, **consumer}),
+            MATYAN_TEST_CONSUMER=json.dumps({"group.id": self.group, **_SESSION, **consumer}),
             **env,
         )
 
@@ -128,7 +131,7 @@ class Deployment:
 
 
 async def until_ended_or(
-    process: subprocess.Popen[str], condition: Callable[[], bool], seconds: float = 90
+    process: subprocess.Popen[str], condition: Callable[[], bool], seconds: float = 240
 ) -> None:
     with trio.move_on_after(seconds) as waiting:
         while process.poll() is None and not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110
@@ -220,7 +223,7 @@ async def test_a_batch_that_is_delivered_twice_writes_the_same_bytes(
         deployment.group = f"group-{promise}-{deployment.topic}"
         if promise != "none":
             with deployment.worker("dies-after-the-commit", store=store, **options) as process:
-                killed = await trio.to_thread.run_sync(process.wait, 90)
+                killed = await trio.to_thread.run_sync(process.wait, 240)
                 assert killed == -signal.SIGKILL
         await deployment.work_off(promise, store=store, **options)
     whole, twice, *controls = [await dump(store) for store in stores.values()]
@@ -244,7 +247,7 @@ async def test_run_deleted_is_repeated_by_a_crash_and_not_lost(deployment: Deplo
         load.send("gone", [metric("loss", 1.0, None, "gone"), record("delete_run", "gone")])
         await load.frames(2)
     with deployment.worker("dies-after-announcing", MATYAN_INSTANCE_ID="one") as process:
-        assert await trio.to_thread.run_sync(process.wait, 90) == -signal.SIGKILL
+        assert await trio.to_thread.run_sync(process.wait, 240) == -signal.SIGKILL
     assert announced() == [{"run_id": "gone"}]
     await deployment.work_off(MATYAN_INSTANCE_ID="one")
     assert announced() == [{"run_id": "gone"}] * 2
@@ -312,7 +315,8 @@ async def test_an_offset_of_another_program_ends_the_worker_with_the_command_tha
 
     async def end_of_a_worker() -> str:
         with deployment.worker(command=PLAIN) as process:
-            assert await trio.to_thread.run_sync(process.wait, 90) == 2
+            # A member that was killed in the midst of a rebalance holds it up for its session's 45 s.
+            assert await trio.to_thread.run_sync(process.wait, 240) == 2
             assert process.stdout is not None
             said = process.stdout.read()
         assert "Traceback" not in said
