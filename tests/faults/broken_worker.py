@@ -51,16 +51,14 @@ if __name__ == "__main__":
             pass
         case "redelivered":
             # Starts at the offset in Kafka, so that the store gets again what was not committed there.
-            kafka_consumer.KafkaConsumer = from_kafka  # type: ignore[assignment, misc]
+            kafka_consumer.KafkaConsumer = from_kafka
         case "redelivered-without-stored-offset":
-            kafka_consumer.KafkaConsumer = from_kafka  # type: ignore[assignment, misc]
-            ingest.IngestWorker = partial(  # type: ignore[assignment, misc]
-                ingest.IngestWorker, use_stored_offset=False
-            )
+            kafka_consumer.KafkaConsumer = from_kafka
+            ingest.IngestWorker = partial(ingest.IngestWorker, use_stored_offset=False)
         case "dies-after-the-commit":
-            kafka_consumer._Partition.committed = die  # type: ignore[assignment, method-assign]
+            kafka_consumer._Partition.committed = die
         case "dies-after-announcing":
-            kafka.KafkaOutbox = DiesAfterAnnouncing  # type: ignore[misc]
+            kafka.KafkaOutbox = DiesAfterAnnouncing
         case promise:
             sys.exit(f"no promise of that name: {promise}")
     sys.argv[:] = ["matyan", "ingest-worker", *sys.argv[2:]]

@@ -134,7 +134,7 @@ async def until_ended_or(
     process: subprocess.Popen[str], condition: Callable[[], bool], seconds: float = 240
 ) -> None:
     with trio.move_on_after(seconds) as waiting:
-        while process.poll() is None and not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110
+        while process.poll() is None and not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110 - no event tells
             await trio.sleep(0.1)
     if waiting.cancelled_caught or process.poll() is not None:
         process.kill()

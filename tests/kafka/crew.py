@@ -204,7 +204,7 @@ class Crew:
 async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 90) -> None:
     """Waits until what is asked for in trio has come so far."""
     with trio.fail_after(seconds):
-        while not await condition():  # noqa: ASYNC110
+        while not await condition():  # noqa: ASYNC110 - no event tells
             await trio.sleep(0.05)
 
 
@@ -237,7 +237,7 @@ async def open_crew(
     consumer: what `KafkaConsumer` is given besides. worker: what `IngestWorker` is given besides.
     """
     store = open_rocks(folder)
-    kafka_consumer.RdConsumer, client = _Client, kafka_consumer.RdConsumer  # type: ignore[misc]
+    kafka_consumer.RdConsumer, client = _Client, kafka_consumer.RdConsumer
     try:
         await store.transact(lambda tr: open_layout(tr, Keys(store), layout))
         async with trio.open_nursery() as nursery:
@@ -250,6 +250,6 @@ async def open_crew(
             for name in list(crew.members):
                 await crew.stop(name)
     finally:
-        kafka_consumer.RdConsumer = client  # type: ignore[misc]
+        kafka_consumer.RdConsumer = client
         with trio.CancelScope(shield=True):
             await store.aclose()

@@ -106,7 +106,7 @@ async def stored_numbers(
                     for _, value, _, _ in block.rows()
                 ],
                 [
-                    int(value["message"])  # type: ignore[index]
+                    int(value["message"])
                     for _, _, _, value in sequences.objects(snap, run, 0, "__log_records")
                 ],
             )

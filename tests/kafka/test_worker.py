@@ -257,7 +257,7 @@ async def test_a_poison_record_goes_to_the_dead_letters_alone_and_is_replayed(
         await until(lambda: read_topic(broker, f"{topic}-dlq"))
         (letter,) = read_topic(broker, f"{topic}-dlq")
         assert (letter.key(), letter.value()) == (b"run-0", poison)
-        headers = dict(letter.headers() or [])  # type: ignore[arg-type]
+        headers = dict(letter.headers() or [])
         offset = int(headers["offset"] or b"")
         assert 0 < offset < 10_000
         assert headers["topic"] == topic.encode()
@@ -301,7 +301,7 @@ async def test_a_deletion_keeps_its_place_among_the_points_of_a_batch(
         assert count(telemetry.SKIPPED, "tombstone") - dropped == 40
 
         def look(snap: object) -> tuple[bool, bool]:
-            return (exists(snap, crew.keys, "gone"), is_deleted(snap, crew.keys, "gone"))  # type: ignore[arg-type]
+            return (exists(snap, crew.keys, "gone"), is_deleted(snap, crew.keys, "gone"))
 
         assert await crew.store.read(look) == (False, True)
 
