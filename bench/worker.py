@@ -15,9 +15,10 @@ What is counted, and the bias that it has:
   which RocksDB keeps only the last. Both are timed from their first records to their last.
 - ratio: to consume and write, round by round. CPU: user and system seconds of the contender with all its threads; the broker's are not in it.
   Memory is VmRSS at the end.
-- freshness: a process keeps a pace in records/s (a tenth and half of what one worker of the layout did above) in frames as above, and every 10 ms sends
+- freshness: a process keeps a pace in records/s (a tenth and half of what one worker of the layout did above) in frames as above, gathered for 5 ms as
+  a frontier's many connections do, and every 10 ms sends
   one record of a run of its own and notes when Kafka acknowledged it. A reader asks the worker for that run through the socket in the store's folder,
-  2 ms after its last answer: what an answer shows is durable. So a time includes the reader's turn, and the reader costs the worker CPU.
+  5 ms after its last answer: what an answer shows is durable. So a time includes the reader's turn, and the reader costs the worker CPU.
   The first second is not counted.
 - Contender, broker and producer share the machine's cores.
 """
@@ -72,6 +73,8 @@ FRAME = 100
 PREBUILT = 65_536
 PROBE = "probe"
 PROBE_S = 0.01
+LINGER_MS = 5
+READ_S = 0.005
 PACES = {"a tenth": 0.1, "half": 0.5}
 LAYOUTS = ("compatible", "packed")
 WRITES = "consume and write"
@@ -309,7 +312,7 @@ def contender(layout: str, workers: int) -> str:
 
 def keep_pace(given: Settings, pace: float, seconds: float, outcome: Connection) -> None:
     """In a process of its own; sends (records/s that it kept, when each probe was acknowledged)."""
-    producer = Producer(producer_config(given))
+    producer = Producer({**producer_config(given), "linger.ms": LINGER_MS})
     reporting = {
         k: v for k, v in producer_config(given).items() if k != "delivery.report.only.error"
     }
@@ -339,7 +342,7 @@ def keep_pace(given: Settings, pace: float, seconds: float, outcome: Connection)
             send(producer, given, *load[frames])
             frames += 1
         else:
-            probes.poll(0.0002)
+            probes.poll(0.001)
         probes.poll(0)
         producer.poll(0)
     took = time.monotonic() - begun
@@ -373,7 +376,7 @@ def measure_fresh(
                 readable += [time.monotonic()] * (last + 1 - len(readable))
                 if kept is None and ours.poll():
                     kept = ours.recv()
-                time.sleep(0.002)
+                time.sleep(READ_S)
         producer.join()
         cpu = (server.cpu() - cpu) / done()
     shutil.rmtree(folder)

@@ -38,7 +38,10 @@ log = structlog.get_logger(__name__)
 
 BATCH_BYTES = 1_000_000
 BATCH_AGE_S = 0.02
-"""How long records are gathered when they come slowly: half of what freshness may take."""
+"""How long records are gathered when they come slowly: half of what freshness may take. The broker does it, which
+answers a fetch when FETCH_BYTES are there (compressed: some 3,000 records of log_metric) or after this time: gathering here
+would cost both sides a fetch for each frame."""
+FETCH_BYTES = 100_000
 BATCH_RECORDS = 3_000
 """At most so many are taken from the client at once: of log_metric records not quite BATCH_BYTES."""
 
@@ -50,6 +53,8 @@ RESUME_BYTES = 2 << 20
 """A partition that is so far ahead of its task (which then stands still) is paused, and resumed when the task has come
 so near again. A paused partition loses what the client has fetched ahead."""
 
+_POLL_S = 0.02
+"""How long the thread waits for a record before it looks at what the tasks want."""
 _COMMIT_S = 0.2
 _COMMIT_AGAIN_S = 3.0
 """A commit that a rebalance or a coordinator refused is told to nobody who waits for it, and on an idle partition no other
@@ -82,8 +87,9 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
             # hands would stand still for up to 3 s each time.
             "heartbeat.interval.ms": 1_000,
             "fetch.queue.backoff.ms": 10,
-            # A partition that is resumed or placed waits for the request that is under way, which asks for others.
-            "fetch.wait.max.ms": 100,
+            # A partition that is resumed or placed waits for the request that is under way, too, which asks for others.
+            "fetch.wait.max.ms": round(1e3 * BATCH_AGE_S),
+            "fetch.min.bytes": FETCH_BYTES,
             "fetch.error.backoff.ms": 100,
         },
     )
@@ -218,8 +224,9 @@ class _Member:
         try:
             while not self._stopping.is_set():
                 self._wait_for_tasks()
-                messages = self.rd.consume(BATCH_RECORDS, BATCH_AGE_S)
+                messages = self.rd.consume(1, _POLL_S)
                 if messages:
+                    messages += self.rd.consume(BATCH_RECORDS - 1, 0)
                     self._distribute(messages)
                 for part in list(self._parts.values()):
                     part.reconcile(self.rd)
@@ -230,10 +237,10 @@ class _Member:
             self._token.run_sync_soon(self._send.close)
 
     def _wait_for_tasks(self) -> None:
-        """No longer than one age: polling goes on."""
+        """Not for long: polling goes on."""
         self.took.clear()
         if sum(part.ahead for part in self._parts.values() if not part.is_paused) > AHEAD_BYTES:
-            self.took.wait(BATCH_AGE_S)
+            self.took.wait(_POLL_S)
 
     def _distribute(self, messages: list[Message[bytes, bytes]]) -> None:
         errors = [message for message in messages if message.error() is not None]
