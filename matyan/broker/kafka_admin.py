@@ -121,11 +121,24 @@ def read_place(
         partition: Place(
             low[partition],
             high[partition],
-            found[partition].offset if found[partition].offset >= 0 else None,
+            committed_offset(found[partition]),
             (found[partition].metadata or "").startswith(_OURS),
         )
         for partition in partitions
     }
+
+
+def committed_offset(answer: TopicPartition) -> int | None:
+    """What a group's answer about one partition says.
+
+    Raises:
+        Unavailable: it is an error; taken for no offset, it would have everything applied again.
+    """
+    if answer.error is not None:
+        raise Unavailable(
+            f"Kafka does not say what is committed of {answer.topic} [{answer.partition}]: {answer.error.str()}"
+        )
+    return answer.offset if answer.offset >= 0 else None
 
 
 class Forbidden(Unavailable):

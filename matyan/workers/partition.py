@@ -46,14 +46,17 @@ class Tenure:
 
     async def idle(self, wait: Callable[[], Awaitable[T]]) -> T:
         """Waits for what can be given up at any moment: then the owner's work ends here."""
-        if self._leaving or self.partition.revoked.is_set():
-            self.scope.cancel()
-            await trio.lowlevel.checkpoint_if_cancelled()
+        await self._end_if_to_be_left()
         self._is_idle = True
         try:
             return await wait()
         finally:
             self._is_idle = False
+
+    async def _end_if_to_be_left(self) -> None:
+        if self._leaving or self.partition.revoked.is_set():
+            self.scope.cancel()
+            await trio.lowlevel.checkpoint_if_cancelled()
 
     async def batches(self) -> AsyncIterator[Batch]:
         """The partition's batches until it is to be left."""
@@ -72,6 +75,7 @@ class Tenure:
             try:
                 outcome = await attempt()
             except Unavailable as error:
+                await self._end_if_to_be_left()  # then the reason may be just that
                 if self.trouble is None:
                     self.partition.pause()
                     self._log.warning("waits for an engine", reason=str(error))

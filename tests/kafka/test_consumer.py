@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import trio
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
@@ -148,6 +148,57 @@ def test_an_answer_that_does_not_come_is_waited_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(kafka_admin, "NETWORK_S", -1)
     with pytest.raises(Unavailable, match="Kafka does not answer"):
         kafka_admin.result(Future(), "topic")
+
+
+def test_an_error_is_not_taken_for_no_offset() -> None:
+    """A group's answer about one partition that is an error: the worker asks again, and does not begin at the start."""
+
+    class Refused(TopicPartition):
+        error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT)
+
+    with pytest.raises(Unavailable, match=r"committed of topic \[3\]"):
+        kafka_admin.committed_offset(Refused("topic", 3))
+    assert kafka_admin.committed_offset(TopicPartition("topic", 3)) is None
+    assert kafka_admin.committed_offset(TopicPartition("topic", 3, 17)) == 17
+
+
+async def test_a_commit_that_was_lost_is_repeated(
+    settings: Settings,
+    broker: Broker,
+    make_topic: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No record comes after it, so no other commit does: lag displays, and whoever takes over, would stay behind."""
+    topic, lost = make_topic(), threading.Event()
+    commit = kafka_consumer._Partition.commit
+
+    def lose_the_first(part: Any, rd: Any) -> None:
+        if part._done == 20 and not lost.is_set():
+            part._committed = part._done
+            lost.set()
+        else:
+            commit(part, rd)
+
+    monkeypatch.setattr(kafka_consumer._Partition, "commit", lose_the_first)
+    monkeypatch.setattr(kafka_consumer, "_COMMIT_AGAIN_S", 0.3)
+    await fill(settings, topic, 20)
+    config = consumer_config(settings, f"group-{topic}")
+    admin = kafka_admin.open_admin(config)
+
+    def committed() -> int | None:
+        return read_place(admin, f"group-{topic}", topic, [0])[0].committed
+
+    with trio.fail_after(60):
+        consumer = KafkaConsumer(config, topic)
+        async with consumer.partitions() as assigned, await anext(assigned) as partition:
+            await partition.start(None)
+            async for batch in partition.batches():
+                partition.committed(batch.next_offset)
+                if batch.next_offset == 20:
+                    break
+            while await trio.to_thread.run_sync(committed) != 20:  # noqa: ASYNC110 - no event tells
+                await trio.sleep(0.05)
+    assert lost.is_set()
 
 
 async def test_outbox_delivers_events_and_dead_letters(
