@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 10.0
 """For a command that reads the worker's folder just when the worker starts."""
+_SILENCE_S = 2.0
+_NOT_ASKED = "not asked yet"
 
 log = structlog.get_logger(__name__)
 
@@ -42,10 +44,23 @@ class _KafkaStart:
         from matyan.broker.kafka import client_config
 
         self._admin = open_admin(client_config(settings))
+        self._log = log.bind(missing="kafka", brokers=settings.kafka_bootstrap_servers)
         self._topics = topics
-        self._missing: str | None = "not asked yet"
+        self._missing: str | None = _NOT_ASKED
 
     async def wait(self) -> None:
+        async with trio.open_nursery() as asking:
+            asking.start_soon(self._tell)
+            await self._ask()
+            asking.cancel_scope.cancel()
+
+    async def _tell(self) -> None:
+        """The first answer of brokers that are not there takes 10 s."""
+        await trio.sleep(_SILENCE_S)
+        if self._missing == _NOT_ASKED:
+            self._log.info("waits at its start", reason="no answer yet")
+
+    async def _ask(self) -> None:
         backoff = Backoff(0.2, 5.0)
         while self._missing is not None:
             try:
@@ -54,7 +69,7 @@ class _KafkaStart:
                 )
             except Unavailable as error:
                 self._missing = str(error)
-                log.warning("waits at its start", missing="kafka", reason=self._missing)
+                self._log.warning("waits at its start", reason=self._missing)
                 await trio.sleep(backoff.next())
             else:
                 self._missing = None
@@ -270,14 +285,14 @@ async def _run_workers(
     """`commands`: what answers the commands of this machine, from the start on, whether Kafka is there or not."""
     health = kafka.health()
     ended = trio.Event()
-    running = len(workers)
+    at_work: set[str] = set()
 
     def watched(task: Task) -> Task:
         async def run(*, task_status: trio.TaskStatus[None]) -> None:
-            nonlocal running
+            at_work.add(task.name)
             await task.run(task_status=task_status)
-            running -= 1
-            if not running:
+            at_work.discard(task.name)
+            if not at_work:
                 ended.set()
 
         return Task(task.name, run)
@@ -297,8 +312,9 @@ async def _run_workers(
     async def drain(deadline: float) -> int:
         for worker in workers:
             worker.stop()
-        with trio.move_on_at(deadline):
-            await ended.wait()
+        if at_work:  # without Kafka none has begun
+            with trio.move_on_at(deadline):
+                await ended.wait()
         if commands is not None:
             await commands.drain(deadline)
         # What is not stored stands in Kafka, and no client was told otherwise: nothing is left undone.
