@@ -116,29 +116,35 @@ def read_place(
     ).values()
     low = {tp.partition: result(soon, topic).offset for tp, soon in lows.items()}
     high = {tp.partition: result(soon, topic).offset for tp, soon in highs.items()}
-    found = {tp.partition: tp for tp in result(committed, topic).topic_partitions}
+    found = {tp.partition: tp for tp in answered(result(committed, topic).topic_partitions)}
     return {
         partition: Place(
             low[partition],
             high[partition],
-            committed_offset(found[partition]),
+            found[partition].offset if found[partition].offset >= 0 else None,
             (found[partition].metadata or "").startswith(_OURS),
         )
         for partition in partitions
     }
 
 
-def committed_offset(answer: TopicPartition) -> int | None:
-    """What a group's answer about one partition says.
+def answered(partitions: list[TopicPartition]) -> list[TopicPartition]:
+    """A group's answer about partitions, whose errors stand in it one by one: the call as a whole does not fail.
 
     Raises:
-        Unavailable: it is an error; taken for no offset, it would have everything applied again.
+        Unavailable: one is an error.
     """
-    if answer.error is not None:
-        raise Unavailable(
-            f"Kafka does not say what is committed of {answer.topic} [{answer.partition}]: {answer.error.str()}"
-        )
-    return answer.offset if answer.offset >= 0 else None
+    for tp in partitions:
+        if tp.error is None:
+            continue
+        place = f"{tp.topic} [{tp.partition}]"
+        if tp.error.code() == KafkaError.UNKNOWN_MEMBER_ID:
+            raise Unavailable(
+                f"Kafka takes no offset of {place} while the consumer group has members: stop them, and wait for those "
+                "that were killed, which stay in it for their session (45 s by default)"
+            )
+        raise Unavailable(f"Kafka's consumer group does not answer for {place}: {tp.error.str()}")
+    return partitions
 
 
 class Forbidden(Unavailable):
@@ -192,4 +198,4 @@ def commit_offsets(
         (soon,) = admin.alter_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, tps)], request_timeout=NETWORK_S
         ).values()
-        result(soon, topic)
+        answered(result(soon, topic).topic_partitions)

@@ -21,6 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from matyan.broker.base import DeadLetter, StandingLetter
 from matyan.broker.kafka import client_config, producer_config
+from matyan.broker.kafka_admin import answered
 from matyan.errors import MatyanError, NotFound, Unavailable
 from matyan.settings import Settings
 
@@ -202,7 +203,7 @@ class KafkaLetters:
             sent.add(offsets[id])
         if places:
             low, _ = self._bounds(tp)
-            self._consumer.commit(offsets=[sent.to_commit(tp, low)], asynchronous=False)
+            answered(self._consumer.commit(offsets=[sent.to_commit(tp, low)], asynchronous=False))
         for standing in batch:
             if standing.id in places:
                 yield {"id": standing.id, "outcome": places[standing.id]}
@@ -213,9 +214,8 @@ class KafkaLetters:
             )
 
     def _sent(self, tp: TopicPartition) -> _Sent:
-        (committed,) = self._consumer.committed(
-            [TopicPartition(tp.topic, tp.partition)], timeout=_NETWORK_S
-        )
+        place = TopicPartition(tp.topic, tp.partition)
+        (committed,) = answered(self._consumer.committed([place], timeout=_NETWORK_S))
         return _Sent.of(committed)
 
 

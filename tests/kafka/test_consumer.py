@@ -156,10 +156,10 @@ def test_an_error_is_not_taken_for_no_offset() -> None:
     class Refused(TopicPartition):
         error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT)
 
-    with pytest.raises(Unavailable, match=r"committed of topic \[3\]"):
-        kafka_admin.committed_offset(Refused("topic", 3))
-    assert kafka_admin.committed_offset(TopicPartition("topic", 3)) is None
-    assert kafka_admin.committed_offset(TopicPartition("topic", 3, 17)) == 17
+    well = TopicPartition("topic", 2, 17)
+    assert kafka_admin.answered([well]) == [well]
+    with pytest.raises(Unavailable, match=r"topic \[3\]"):
+        kafka_admin.answered([well, Refused("topic", 3)])
 
 
 async def test_a_commit_that_was_lost_is_repeated(

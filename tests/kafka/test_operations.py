@@ -36,6 +36,7 @@ from tests.blobs_s3 import s3_environment
 from tests.kafka.deployment import Deployment, record
 from tests.kafka.topics import read_topic, until
 from tests.tracker import MATYAN, environment, matyan
+from tests.until import wait_for
 
 
 class Commands(Deployment):
@@ -177,6 +178,31 @@ def committed(commands: Commands) -> list[int]:
         return [tp.offset for tp in consumer.committed(asked, timeout=30)]
     finally:
         consumer.close()
+
+
+def test_offsets_are_not_reset_under_a_member_of_the_group(
+    deployed: Commands, tmp_path: Path
+) -> None:
+    """Another program's member, on whichever machine: exit code 1, the reason, and neither store nor Kafka has changed."""
+    store = f"rocks:{tmp_path / 'store'}"
+    reset = ("offsets", "reset", "--store", store, "--yes", "--to", "end")
+    deployed.produce(deployed.ingestion, [record("add_tag", "run", tag_name="t")], b"run")
+    deployed.run("offsets", "reset", "--store", store, "--yes", "--to", "start")
+    member = Consumer(
+        {
+            "bootstrap.servers": deployed.broker.bootstrap,
+            "group.id": "ingestion-workers",
+            "enable.auto.commit": False,
+        }
+    )
+    member.subscribe([deployed.ingestion])
+    wait_for(lambda: member.poll(0.1) or member.assignment())
+    refused = deployed.run(*reset, check=1)
+    assert "has members" in refused.stderr
+    shown = deployed.json("offsets", "show", "--store", store)
+    assert [(row["stored"], row["committed"]) for row in shown] == [(0, 0), (0, 0)]
+    member.close()
+    assert deployed.run(*reset).returncode == 0
 
 
 async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
