@@ -404,6 +404,9 @@ class _Partition:
             raise Unavailable(f"{self.topic} [{self.partition}] was revoked")
         if self._place_error is not None:
             raise Unavailable(str(self._place_error)) from self._place_error
+        if stored is not None:
+            # Its last owner may have died before it told Kafka, and where nothing comes any more nobody else would.
+            self.committed(offset)
         return offset
 
     async def batches(self) -> AsyncIterator[Batch]:
