@@ -27,7 +27,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -197,26 +196,26 @@ class Client:
         batch: int,
     ) -> None:
         words = [url, run, folder, steps, metrics, batch]
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its client
-        self.process = subprocess.Popen(
-            [
-                *(bin / "python", HERE / "peer_clients.py", tracker.name, action),
-                *map(str, words),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            env=environment(HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true"),
-            text=True,
-        )
+        self.log = folder.with_name(f"{folder.name}-{action}-{run}.log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(bin / "python", HERE / "peer_clients.py", tracker.name, action),
+                    *map(str, words),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment(HF_HUB_OFFLINE="1", MLFLOW_DISABLE_TELEMETRY="true"),
+                text=True,
+            )
 
     def line(self) -> str:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             self.process.wait()
-            self.log.seek(0)
-            raise RuntimeError("a client failed: " + self.log.read().decode()[-1500:])
+            raise RuntimeError("a client failed: " + self.log.read_text()[-1500:])
         return line
 
     def begin(self) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import outcome
 import structlog
 import trio
 from prometheus_client import Counter, Gauge
@@ -224,10 +225,9 @@ def background(data: Path) -> Iterator[None]:
             nursery.cancel_scope.cancel()
 
     def thread() -> None:
-        try:
-            trio.run(hold)
-        except BaseException as error:  # noqa: BLE001 - goes to the thread that waits for it
-            began.put(error)
+        ended = outcome.capture(trio.run, hold)
+        if isinstance(ended, outcome.Error):
+            began.put(ended.error)
 
     holder = threading.Thread(target=thread, name="matyan store", daemon=True)
     holder.start()

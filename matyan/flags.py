@@ -74,30 +74,23 @@ def _about(secrets: list[str]) -> str:
     return about
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # click 8.1's has none
-    """A value that is read as the variable's would be."""
-
-    def __init__(self, row: Field[Any]) -> None:
-        self._parse = row.metadata["parse"]
-        words = getattr(self._parse, "words", ())
-        self.name = "|".join(word for word in words if word) or _METAVARS[type(row.default)]
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self._parse(value)
-        except ValueError as error:
-            self.fail(f"{value!r}: {error}.", param, ctx)
-
-
 def _option(row: Field[Any]) -> Callable[[Any], Any]:
     name = f"--{row.name.replace('_', '-')}"
     help_ = f"{row.metadata['help']} {_variable(row)}"
     if isinstance(row.default, bool):
         return click.option(f"{name}/--no-{name[2:]}", row.name, default=None, help=help_)
-    return click.option(name, row.name, type=_Parsed(row), help=help_)
+    parse = row.metadata["parse"]
+
+    def convert(value: str) -> Any:
+        """As the variable's value is read."""
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{value!r}: {error}.") from error
+
+    words = getattr(parse, "words", ())
+    metavar = "|".join(word for word in words if word) or _METAVARS[type(row.default)]
+    return click.option(name, row.name, type=convert, metavar=metavar, help=help_)
 
 
 def _variable(row: Field[Any]) -> str:
@@ -109,22 +102,23 @@ def _variable(row: Field[Any]) -> str:
     return f"[{row.metadata['env']}{f'; default: {default}' if default not in ('', ()) else ''}]"
 
 
-class _RocksFolder(click.ParamType):  # type: ignore[type-arg]  # generic in new click only
-    name = "rocks:FOLDER"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return self.name
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        engine, _, folder = value.partition(":")
-        if engine != "rocks" or not folder:
-            self.fail(f"{value!r}: expected rocks:FOLDER.", param, ctx)
-        return Path(folder)
+def _rocks_folder(value: str) -> Path:
+    engine, _, folder = value.partition(":")
+    if engine != "rocks" or not folder:
+        raise click.BadParameter(f"{value!r}: expected rocks:FOLDER.")
+    return Path(folder)
 
 
 def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
     """--store rocks:FOLDER; the command gets `folder`."""
-    return click.option("--store", "folder", type=_RocksFolder(), required=required, help=help)
+    return click.option(
+        "--store",
+        "folder",
+        type=_rocks_folder,
+        metavar="rocks:FOLDER",
+        required=required,
+        help=help,
+    )
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -82,8 +82,14 @@ def test_runs_in_a_pipe_are_lines_with_tabs(data) -> None:
     lines = matyan("runs", "--data", data).stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["beta-1", "alpha-2", "alpha-1"]
     assert lines[1].split("\t")[1:] == [
-        "name of alpha-2", "digits", "tag-alpha", "finished", "12.5 s", "3", "7",
-    ]  # fmt: skip
+        "name of alpha-2",
+        "digits",
+        "tag-alpha",
+        "finished",
+        "12.5 s",
+        "3",
+        "7",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -246,13 +246,28 @@ OTHERWISE: list[tuple[dict[str, Any], str, bool]] = [
 ]
 
 MEMBERS = {
-    "client_datetime": "time", "force_resume": "boolean", "name": "string", "step": "integer",
-    "epoch": "integer", "context": "object", "dtype": "string", "description": "string",
-    "archived": "boolean", "experiment": "string", "tag_name": "string", "line": "string",
-    "message": "string", "level": "integer", "timestamp": "number", "logger_info": "array",
-    "extra_args": "object", "s3_key": "string", "artifact_path": "string",
-    "content_type": "string", "value": "object",
-}  # fmt: skip
+    "client_datetime": "time",
+    "force_resume": "boolean",
+    "name": "string",
+    "step": "integer",
+    "epoch": "integer",
+    "context": "object",
+    "dtype": "string",
+    "description": "string",
+    "archived": "boolean",
+    "experiment": "string",
+    "tag_name": "string",
+    "line": "string",
+    "message": "string",
+    "level": "integer",
+    "timestamp": "number",
+    "logger_info": "array",
+    "extra_args": "object",
+    "s3_key": "string",
+    "artifact_path": "string",
+    "content_type": "string",
+    "value": "object",
+}
 BASE: dict[str, dict[str, Any]] = {
     "create_run": {"client_datetime": NOW},
     "log_metric": metric(),
@@ -267,9 +282,26 @@ BASE: dict[str, dict[str, Any]] = {
     "blob_ref": {"s3_key": f"{RUN}/text", "artifact_path": "text"},
 }
 TRIED: list[Any] = [
-    ..., None, True, False, 1, 0.0, 1.5, "text", "1", "true", "NaN", "2026-01-01", NOW,
-    "2026-13-01T00:00", [], {}, [1], {"a": [None]}, float("nan"),
-]  # fmt: skip
+    ...,
+    None,
+    True,
+    False,
+    1,
+    0.0,
+    1.5,
+    "text",
+    "1",
+    "true",
+    "NaN",
+    "2026-01-01",
+    NOW,
+    "2026-13-01T00:00",
+    [],
+    {},
+    [1],
+    {"a": [None]},
+    float("nan"),
+]
 
 
 @pytest.mark.parametrize("kind", list(VALID))
@@ -447,12 +479,19 @@ def test_every_valid_item_of_a_frame_is_taken() -> None:
     assert frame.count == 7
     assert [_codec.KINDS[k] for k in frame.kinds] == ["log_metric"] * 2
     assert [(i, kind) for i, kind, _ in frame.rejected] == [
-        (1, "log_metric"), (2, ""), (3, ""), (4, ""), (6, ""),
-    ]  # fmt: skip
+        (1, "log_metric"),
+        (2, ""),
+        (3, ""),
+        (4, ""),
+        (6, ""),
+    ]
     assert [why[:24] for _, _, why in frame.rejected] == [
-        "step: expected an intege", "expected an object", "type: 'nope' is none of ",
-        "type: required", "type: expected a string",
-    ]  # fmt: skip
+        "step: expected an intege",
+        "expected an object",
+        "type: 'nope' is none of ",
+        "type: required",
+        "type: expected a string",
+    ]
 
 
 def test_the_reply_names_the_first_twenty() -> None:
@@ -495,9 +534,11 @@ def test_the_order_of_members_and_items_makes_no_difference() -> None:
     """What the scan remembers of one item never leaks into the next."""
     rng = random.Random(7)
     messages = [
-        metric(step=i, unknown=i) if i % 3 else {"type": "add_tag", "run_id": str(i % 2), "tag_name": str(i)}
+        metric(step=i, unknown=i)
+        if i % 3
+        else {"type": "add_tag", "run_id": str(i % 2), "tag_name": str(i)}
         for i in range(60)
-    ]  # fmt: skip
+    ]
     for message in messages[1::2]:
         for _ in range(rng.randrange(3)):
             message.pop(rng.choice(list(message)))
@@ -531,13 +572,30 @@ def test_a_time_without_offset_is_utc() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "2026-01-02", "2026-02-29T00:00", "2026-00-01T00:00", "2026-01-32T00:00", "0000-01-01T00:00",
-        "2026-01-02T24:00", "2026-01-02T23:60", "2026-01-02T23:59:60", "2026-01-02T23:59:5", "2026-1-2T03:04",
-        "2026-01-02T03:04:05.", "2026-01-02T03:04:05.Z", "2026-01-02T03:04ZZ", "2026-01-02T03:04+24:00",
-        "2026-01-02T03:04+1", "2026-01-02T03:04+01:60", "2026-01-02T03:04+01:", "2026-01-02T03:04 +01:00",
-        "20x6-01-02T03:04", "2026-01-02T03:04\u0000", "２026-01-02T03:04",
+        "",
+        "2026-01-02",
+        "2026-02-29T00:00",
+        "2026-00-01T00:00",
+        "2026-01-32T00:00",
+        "0000-01-01T00:00",
+        "2026-01-02T24:00",
+        "2026-01-02T23:60",
+        "2026-01-02T23:59:60",
+        "2026-01-02T23:59:5",
+        "2026-1-2T03:04",
+        "2026-01-02T03:04:05.",
+        "2026-01-02T03:04:05.Z",
+        "2026-01-02T03:04ZZ",
+        "2026-01-02T03:04+24:00",
+        "2026-01-02T03:04+1",
+        "2026-01-02T03:04+01:60",
+        "2026-01-02T03:04+01:",
+        "2026-01-02T03:04 +01:00",
+        "20x6-01-02T03:04",
+        "2026-01-02T03:04\u0000",
+        "２026-01-02T03:04",
     ],
-)  # fmt: skip
+)
 def test_a_bad_time_is_rejected(text: str) -> None:
     """By the frontier, and by what workers read times with."""
     assert reason(metric(client_datetime=text)).startswith("client_datetime: expected an ISO 8601")
@@ -583,8 +641,14 @@ def test_nesting() -> None:
         "logger_info": nested(65),
     }
     assert reason(deep) == "logger_info: nested deeper than 64"
-    frame = validate(b'[{"type":"log_hparams","value":{"a":' + b"[" * 10**6 + b"]" * 10**6 + b"}},"
-                     + json.dumps(metric()).encode() + b"]")  # fmt: skip
+    frame = validate(
+        b'[{"type":"log_hparams","value":{"a":'
+        + b"[" * 10**6
+        + b"]" * 10**6
+        + b"}},"
+        + json.dumps(metric()).encode()
+        + b"]"
+    )
     assert len(frame.records) == 1
     assert frame.rejected == [(0, "log_hparams", "value: nested deeper than 64")]
 

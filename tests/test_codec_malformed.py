@@ -15,26 +15,79 @@ from matyan import _codec
 
 STAMP = b"2026-01-02T03:04:05.678901Z"
 MESSAGES: list[dict[str, Any]] = [
-    {"type": "log_metric", "run_id": "r", "name": "loss/é", "value": 0.1234567890123456789,
-     "step": 12, "epoch": None, "context": {"subset": ["träin", {"a": -1.5e-7}]}, "dtype": "float",
-     "client_datetime": "2026-01-02T03:04:05.678901+00:00"},
-    {"type": "log_metric", "run_id": "r", "name": "acc", "value": float("nan"), "step": 2.0,
-     "epoch": -3, "context": {}, "dtype": None, "client_datetime": "2026-01-02 03:04Z"},
-    {"type": "create_run", "run_id": "r", "client_datetime": "2026-01-02T03:04", "force_resume": True},
-    {"type": "log_hparams", "value": {"hparams": {"lr": 0.1, "n": 2**63, "l": [1, None, True, "\\"]}}},
-    {"type": "log_record", "message": "\ud83d\ude00 \n", "level": 20, "timestamp": 1, "logger_info": []},
+    {
+        "type": "log_metric",
+        "run_id": "r",
+        "name": "loss/é",
+        "value": 0.1234567890123456789,
+        "step": 12,
+        "epoch": None,
+        "context": {"subset": ["träin", {"a": -1.5e-7}]},
+        "dtype": "float",
+        "client_datetime": "2026-01-02T03:04:05.678901+00:00",
+    },
+    {
+        "type": "log_metric",
+        "run_id": "r",
+        "name": "acc",
+        "value": float("nan"),
+        "step": 2.0,
+        "epoch": -3,
+        "context": {},
+        "dtype": None,
+        "client_datetime": "2026-01-02 03:04Z",
+    },
+    {
+        "type": "create_run",
+        "run_id": "r",
+        "client_datetime": "2026-01-02T03:04",
+        "force_resume": True,
+    },
+    {
+        "type": "log_hparams",
+        "value": {"hparams": {"lr": 0.1, "n": 2**63, "l": [1, None, True, "\\"]}},
+    },
+    {
+        "type": "log_record",
+        "message": "\ud83d\ude00 \n",
+        "level": 20,
+        "timestamp": 1,
+        "logger_info": [],
+    },
     {"type": "blob_ref", "s3_key": "r/a/b", "artifact_path": "a/b"},
     {"type": "log_custom_object", "name": "fig", "value": {"data": "x" * 40}, "unknown": [[]]},
-]  # fmt: skip
+]
 FRAMES = [
     json.dumps(MESSAGES).encode(),
     json.dumps(MESSAGES, ensure_ascii=False, separators=(",", ":")).encode(errors="replace"),
     json.dumps(MESSAGES, indent=1).encode(),
 ]
 RECORDS = _codec.validate(FRAMES[0], b"r", STAMP).records
-INTERESTING = [b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"\\u", b"\\ud800", b"\x80", b"\xff",
-               b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\0", b"-", b"9" * 30, b"1e999", b"NaN", b"null",
-               b'"type":', b'"payload":{', b" " * 20]  # fmt: skip
+INTERESTING = [
+    b'"',
+    b"\\",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\\u",
+    b"\\ud800",
+    b"\x80",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"\xf4\x90\x80\x80",
+    b"\0",
+    b"-",
+    b"9" * 30,
+    b"1e999",
+    b"NaN",
+    b"null",
+    b'"type":',
+    b'"payload":{',
+    b" " * 20,
+]
 
 
 def judge(frame: bytes) -> None:

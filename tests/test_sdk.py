@@ -145,9 +145,17 @@ def test_after_close_everything_is_there(tracker) -> None:
         if row["run"] == run.hash
     )
     assert set(row) == {
-        "run", "name", "experiment", "tags", "active", "archived",
-        "created_at", "duration", "sequences", "points",
-    }  # fmt: skip
+        "run",
+        "name",
+        "experiment",
+        "tags",
+        "active",
+        "archived",
+        "created_at",
+        "duration",
+        "sequences",
+        "points",
+    }
     assert (row["sequences"], row["points"]) == (4, 503)
 
 
@@ -164,8 +172,11 @@ def test_nan_and_infinities_stay_what_they_are(tracker) -> None:
     assert sequence(show(tracker, run), "loss")["last"] == 1.5
     text = matyan("export", run.hash, "--data", tracker.data, "--format", "jsonl").stdout
     assert [line.rsplit(" ", 1)[1] for line in text.splitlines()] == [
-        "1.5}", "NaN}", "Infinity}", "-Infinity}",
-    ]  # fmt: skip
+        "1.5}",
+        "NaN}",
+        "Infinity}",
+        "-Infinity}",
+    ]
 
 
 def test_objects_and_artifacts_are_there(tracker, tmp_path) -> None:

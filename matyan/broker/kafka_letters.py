@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
@@ -297,7 +297,7 @@ def _letter_of(message: Message[bytes, bytes], origin: str) -> StandingLetter[st
     origin: the topic that this dead-letter topic belongs to.
     """
     # The stub has the form in which they are produced too.
-    pairs: list[tuple[str, bytes | None]] = message.headers() or []  # type: ignore[assignment]  # a wider type than what it gives
+    pairs = cast("list[tuple[str, bytes | None]]", message.headers() or [])
     headers = {name: (value or b"").decode(errors="replace") for name, value in pairs}
     letter = DeadLetter(
         origin,

@@ -19,6 +19,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import wrap_app
 from quart import Response, abort, g, request, websocket
+from quart.json.provider import DefaultJSONProvider
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -50,7 +51,8 @@ def create_app(frontier: Frontier) -> QuartTrio:
     """The app around one frontier's collaborators."""
     app = QuartTrio("matyan.frontier", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES, BODY_TIMEOUT=BODY_SECONDS)
-    app.json.ensure_ascii = False  # type: ignore[attr-defined]  # the default provider has it
+    assert isinstance(app.json, DefaultJSONProvider)
+    app.json.ensure_ascii = False
     _add_probes(app, frontier)
     _add_presign(app, frontier)
     _add_ingest(app, frontier)
@@ -62,7 +64,8 @@ def create_app(frontier: Frontier) -> QuartTrio:
 
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
     transfer = Transfer(inner, frontier.blobs, frontier.settings.blob_max_bytes)
-    app.asgi_app = Cors(transfer, frontier.settings.cors_origins)  # type: ignore[method-assign, assignment]  # as Quart's docs wrap it
+    # As Quart's documentation wraps an app; to a type checker the attribute is a method.
+    app.asgi_app = Cors(transfer, frontier.settings.cors_origins)  # type: ignore[method-assign, assignment]
     return app
 
 
@@ -268,7 +271,11 @@ class WebServer:
             task_status.started()
 
     async def handle(self, stream: Returned) -> None:
-        await TCPServer(self._app, self._config, self._context, self._state.copy(), stream).run()  # type: ignore[arg-type]  # typed for TLS alone
+        # Hypercorn names the type of its TLS streams alone, but takes any.
+        connection = cast("trio.SSLStream[trio.SocketStream]", stream)
+        await TCPServer(
+            self._app, self._config, self._context, self._state.copy(), connection
+        ).run()
 
     async def terminate(self) -> None:
         """Idle connections end now, the others after the request at hand."""

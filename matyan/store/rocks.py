@@ -42,6 +42,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
+import outcome
 import rocksdict
 import structlog
 import trio
@@ -120,7 +121,7 @@ class _Stalled(Exception):
     """RocksDB wants writers to wait for its flushes and compactions; nothing was written."""
 
 
-def _translated(error: Exception, folder: Path) -> Exception:
+def _translated(error: BaseException, folder: Path) -> BaseException:
     """What this error of RocksDB means to the caller; any error that is not RocksDB's is returned unchanged."""
     text = str(error)
     if isinstance(error, rocksdict.DbClosedError):
@@ -480,7 +481,7 @@ def _merged(
 # --- the store -----------------------------------------------------------------------------------
 
 
-_Ended = Callable[[Exception | None], None]
+_Ended = Callable[[outcome.Outcome[None]], None]
 
 
 class _Syncer:
@@ -497,7 +498,7 @@ class _Syncer:
         threading.Thread(target=self._run, name="matyan sync", daemon=True).start()
 
     def start(self, job: Callable[[], None], ended: _Ended) -> None:
-        """Runs `job` in the thread, then `ended` with its error in the trio thread; the one before has ended."""
+        """Runs `job` in the thread, then `ended` with its outcome in the trio thread; the one before has ended."""
         self._job = trio.lowlevel.current_trio_token(), job, ended
         self._start.release()
 
@@ -512,13 +513,8 @@ class _Syncer:
             if self._job is None:
                 return
             token, job, ended = self._job
-            failure = None
             try:
-                job()
-            except Exception as error:  # noqa: BLE001 - handed over, and raised there
-                failure = error
-            try:
-                token.run_sync_soon(ended, failure)
+                token.run_sync_soon(ended, outcome.capture(job))
             except trio.RunFinishedError:
                 return
 
@@ -534,7 +530,7 @@ class RocksStore:
         self._database: rocksdict.Rdict | None = database
         self._sync = sync
         self._closed = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._mending = trio.Lock()
         self._readers = 0
         # Writes are numbered. `_synced` is the newest that is on the disk.
@@ -630,10 +626,10 @@ class RocksStore:
         ended = partial(self._sync_ended, self._written)
         self._syncer.start(partial(self._database.flush_wal, True), ended)
 
-    def _sync_ended(self, covered: int, error: Exception | None) -> None:
+    def _sync_ended(self, covered: int, ended: outcome.Outcome[None]) -> None:
         self._syncing = False
-        if error is not None:
-            self._failure = _translated(error, self._folder)
+        if isinstance(ended, outcome.Error):
+            self._failure = _translated(ended.error, self._folder)
         else:
             self._synced = covered
             if self._written > covered and self._failure is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -297,6 +298,10 @@ class Abort(Exception):
     pass
 
 
+def scanned(snap: Snapshot, begin: bytes, end: bytes, reverse: bool) -> list[KeyValue]:
+    return list(snap.scan(begin, end, reverse=reverse))
+
+
 @engines
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(steps=transactions)
@@ -333,14 +338,16 @@ def test_random_transactions_do_what_a_dict_does(
             for ops, abort in steps:
                 model = Model(pairs)
                 try:
-                    await store.transact(lambda tr: run(tr, model, prefix, ops, abort))  # noqa: B023 - called before the next turn
+                    await store.transact(
+                        partial(run, model=model, prefix=prefix, ops=ops, abort=abort)
+                    )
                 except Abort:
                     pass
                 else:
                     pairs = model.pairs
                 for reverse in False, True:
                     assert await store.read(
-                        lambda snap: list(snap.scan(prefix, prefix + b"\xff" * 4, reverse=reverse))  # noqa: B023 - called before the next turn
+                        partial(scanned, begin=prefix, end=prefix + b"\xff" * 4, reverse=reverse)
                     ) == sorted(pairs.items(), reverse=reverse)
 
     trio.run(main)

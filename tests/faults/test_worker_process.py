@@ -155,13 +155,14 @@ async def until_ended_or(
     *,
     seconds: float = 240,
 ) -> None:
-    with trio.move_on_after(seconds) as waiting:
-        while process.poll() is None and not await trio.to_thread.run_sync(condition):  # noqa: ASYNC110 - no event tells
+    with trio.move_on_after(seconds):
+        while process.poll() is None:
+            if await trio.to_thread.run_sync(condition):
+                return
             await trio.sleep(0.1)
-    if waiting.cancelled_caught or process.poll() is not None:
-        found = stand()
-        process.kill()
-        pytest.fail(f"the worker did not come so far: {found}\n{process.communicate()[0]}")
+    found = stand()
+    process.kill()
+    pytest.fail(f"the worker did not come so far: {found}\n{process.communicate()[0]}")
 
 
 @pytest.fixture

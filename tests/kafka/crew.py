@@ -8,7 +8,7 @@ nothing of tasks.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -31,6 +31,7 @@ from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 from tests.kafka.load import Load, Numbers, faults, stored_numbers
 from tests.kafka.topics import until
+from tests.until import eventually
 
 T = TypeVar("T")
 
@@ -199,13 +200,6 @@ class Crew:
 
     async def _is_well(self, load: Load) -> bool:
         return not await self.faults(load)
-
-
-async def eventually(condition: Callable[[], Awaitable[object]], seconds: float = 90) -> None:
-    """Waits until what is asked for in trio has come so far."""
-    with trio.fail_after(seconds):
-        while not await condition():  # noqa: ASYNC110 - no event tells
-            await trio.sleep(0.05)
 
 
 async def stored_offsets(store: Store, topic_id: str) -> dict[int, int]:

@@ -23,6 +23,7 @@ from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
 from matyan.errors import OffsetConflict, Unavailable
 from matyan.settings import Settings
 from tests.kafka.topics import create_topic, read_topic, until
+from tests.until import wait_for
 
 
 async def fill(settings: Settings, topic: str, records: int) -> None:
@@ -207,11 +208,9 @@ async def test_an_owner_that_has_all_tells_kafka_what_is_stored(
 async def until_committed(settings: Settings, topic: str, offset: int) -> None:
     group = f"group-{topic}"
     admin = kafka_admin.open_admin(consumer_config(settings, group))
-    while True:
-        places = await trio.to_thread.run_sync(read_place, admin, group, topic, [0])
-        if places[0].committed == offset:
-            return
-        await trio.sleep(0.05)
+    await trio.to_thread.run_sync(
+        wait_for, lambda: read_place(admin, group, topic, [0])[0].committed == offset, 50
+    )
 
 
 async def test_outbox_delivers_events_and_dead_letters(

@@ -233,9 +233,7 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
     assert not (tmp_path / "store").exists()
 
     with deployed.running("ingest-worker", "--store", store) as worker:
-        with trio.fail_after(90):
-            while await trio.to_thread.run_sync(committed, deployed) != ends:  # noqa: ASYNC110 - no event tells
-                await trio.sleep(0.1)
+        await trio.to_thread.run_sync(wait_for, lambda: committed(deployed) == ends)
         held = await trio.to_thread.run_sync(lambda: run(*show))
         assert f"process {worker.pid}" in held.stderr
         assert held.stdout.splitlines() == [f"{n}\t–\t{ends[n]}\t{ends[n]}\t0" for n in (0, 1)]

