@@ -49,9 +49,12 @@ class Tenure:
         await self._end_if_to_be_left()
         self._is_idle = True
         try:
-            return await wait()
+            outcome = await wait()
         finally:
             self._is_idle = False
+        # Cancelled in the very moment when it came: or a transaction would be cancelled, whose outcome nobody learns.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return outcome
 
     async def _end_if_to_be_left(self) -> None:
         if self._leaving or self.partition.revoked.is_set():
