@@ -16,13 +16,7 @@ import trio
 from confluent_kafka.admin import AdminClient
 
 from matyan import views
-from matyan.broker.kafka_admin import (
-    Place,
-    commit_offsets,
-    describe_topic,
-    open_admin,
-    read_place,
-)
+from matyan.broker.kafka_admin import Group, Place, describe_topic, open_admin
 from matyan.broker.kafka_topics import (
     Topic,
     alter_topics,
@@ -193,7 +187,7 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
       matyan offsets show --store rocks:/var/lib/matyan
       matyan offsets show --store rocks:/var/lib/matyan --json | jq 'map(.lag) | add'
     """
-    kafka = _Group(settings)
+    kafka = _Offsets(settings)
     unread = None if has_database(folder) else f"there is no store in {folder} yet"
     try:
         stands = [] if unread else trio.run(kafka.stands, folder, None)
@@ -245,7 +239,7 @@ def offsets_reset(
             "committed": stand.place.committed,
         }[to]
 
-    kafka = _Group(settings)
+    kafka = _Offsets(settings)
     if partition is not None and partition not in kafka.places():
         raise NotFound(f"the topic {kafka.topic} has no partition {partition}")
     which = "every partition" if partition is None else f"partition {partition}"
@@ -262,14 +256,15 @@ def offsets_reset(
     )
 
 
-class _Group:
+class _Offsets:
     """The ingestion workers' consumer group, and the offsets in their store."""
 
     def __init__(self, settings: Settings) -> None:
+        from matyan.broker.kafka import client_config
+
         self.topic = settings.kafka_data_ingestion_topic
-        self._name = "ingestion-workers"
-        self._admin = _admin(settings)
-        self._described = describe_topic(self._admin, self.topic)
+        self._group = Group(client_config(settings), "ingestion-workers")
+        self._described = describe_topic(self._group.admin, self.topic)
         self._topic_id = str(self._described.topic_id)
 
     def places(self) -> dict[int, Place]:
@@ -277,7 +272,7 @@ class _Group:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
-                return read_place(self._admin, self._name, self.topic, numbers)
+                return self._group.places(self.topic, numbers)
             except Unavailable:
                 if time.monotonic() > deadline:
                     raise
@@ -316,7 +311,7 @@ class _Group:
             }
             if chosen:
                 # Kafka first: it refuses while the group has members, and then nothing has changed.
-                commit_offsets(self._admin, self._name, self.topic, self._topic_id, chosen)
+                self._group.commit(self.topic, self._topic_id, chosen)
                 await store.transact(write)
             return [
                 replace(stand, stored=chosen.get(stand.partition, stand.stored)) for stand in stands

@@ -5,12 +5,14 @@ Which topics there are and whether they are fit is `kafka_topics.py`'s. Blocking
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import (
+    Consumer,
     ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
@@ -66,7 +68,11 @@ _SHARED = frozenset(
 
 def open_admin(config: Mapping[str, Any]) -> AdminClient:
     """An admin client with what `config`, of any client, says of the connection."""
-    return AdminClient({name: value for name, value in config.items() if name in _SHARED})
+    return AdminClient(_connection(config))
+
+
+def _connection(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name in _SHARED}
 
 
 def cluster(admin: AdminClient) -> ClusterMetadata:
@@ -96,36 +102,6 @@ def describe_topic(admin: AdminClient, topic: str) -> Any:
         Unavailable: the broker does not answer, or has no such topic (yet).
     """
     return result(describe_topic_soon(admin, topic), topic)
-
-
-def read_place(
-    admin: AdminClient, group: str, topic: str, partitions: Sequence[int]
-) -> dict[int, Place]:
-    """Where these partitions stand, by number.
-
-    Raises:
-        Unavailable: the broker does not answer, or has no such topic (yet).
-    """
-    tps = [TopicPartition(topic, partition) for partition in partitions]
-    lows, highs = (
-        admin.list_offsets(dict.fromkeys(tps, spec), request_timeout=NETWORK_S)
-        for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
-    )
-    (committed,) = admin.list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(group, tps)], request_timeout=NETWORK_S
-    ).values()
-    low = {tp.partition: result(soon, topic).offset for tp, soon in lows.items()}
-    high = {tp.partition: result(soon, topic).offset for tp, soon in highs.items()}
-    found = {tp.partition: tp for tp in answered(result(committed, topic).topic_partitions)}
-    return {
-        partition: Place(
-            low[partition],
-            high[partition],
-            found[partition].offset if found[partition].offset >= 0 else None,
-            (found[partition].metadata or "").startswith(_OURS),
-        )
-        for partition in partitions
-    }
 
 
 def answered(partitions: list[TopicPartition]) -> list[TopicPartition]:
@@ -161,19 +137,21 @@ def result(soon: Future[Any], topic: str) -> Any:
     try:
         return soon.result(NETWORK_S + 1)
     except KafkaException as error:
-        code, text = error.args[0].code(), error.args[0].str()
-        if code in _NO_TOPIC:
-            raise Unavailable(
-                f"Kafka has no topic {topic}: `matyan topics create` makes it"
-            ) from error
-        if code in _FORBIDDEN:
-            raise Forbidden(f"Kafka does not let us do that with {topic}: {text}") from error
-        # librdkafka's own errors, of the connection mostly, are below 0; those of the protocol above.
-        does = "does not answer" if code < 0 else f"refuses that for {topic}"
-        raise Unavailable(f"Kafka {does}: {text}") from error
+        raise _unavailable(error, topic) from error
     except TimeoutError as error:
         # librdkafka's own limit comes first, unless the machine is too busy to tell.
         raise Unavailable("Kafka does not answer") from error
+
+
+def _unavailable(error: KafkaException, topic: str) -> Unavailable:
+    code, text = error.args[0].code(), error.args[0].str()
+    if code in _NO_TOPIC:
+        return Unavailable(f"Kafka has no topic {topic}: `matyan topics create` makes it")
+    if code in _FORBIDDEN:
+        return Forbidden(f"Kafka does not let us do that with {topic}: {text}")
+    # librdkafka's own errors, of the connection mostly, are below 0; those of the protocol above.
+    does = "does not answer" if code < 0 else f"refuses that for {topic}"
+    return Unavailable(f"Kafka {does}: {text}")
 
 
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
@@ -182,20 +160,95 @@ _FORBIDDEN = frozenset(
 )
 
 
-def commit_offsets(
-    admin: AdminClient, group: str, topic: str, topic_id: str, offsets: Mapping[int, int]
-) -> None:
-    """Commits `offsets`, by partition, as ours.
+class Group:
+    """A consumer group, as somebody sees it who is no member.
 
-    Raises:
-        Unavailable: the broker does not answer, or the group has members.
+    While the group's coordinator moves, librdkafka's admin client ends the process when it is asked for the group's
+    offsets or members (its issue 5040 and pull request 5397). So a consumer that never joins asks for the
+    offsets, and the members come from the older `list_groups`.
     """
-    tps = [
-        TopicPartition(topic, partition, offset, metadata(topic_id))
-        for partition, offset in offsets.items()
-    ]
-    if tps:
-        (soon,) = admin.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(group, tps)], request_timeout=NETWORK_S
-        ).values()
-        answered(result(soon, topic).topic_partitions)
+
+    def __init__(self, config: Mapping[str, Any], name: str) -> None:
+        """config: of any client; it says how to connect."""
+        self.name = name
+        self.admin = open_admin(config)
+        self._outsider = Consumer(
+            {**_connection(config), "group.id": name, "enable.auto.commit": False}
+        )
+
+    def places(self, topic: str, partitions: Iterable[int]) -> dict[int, Place]:
+        """Where these partitions stand, by number.
+
+        Raises:
+            Unavailable: the broker does not answer, or has no such topic (yet).
+        """
+        tps = [TopicPartition(topic, partition) for partition in partitions]
+        try:
+            # Or list_offsets would be refused for minutes once a leader has moved: it does not look at the topic again.
+            self.admin.list_topics(topic, timeout=NETWORK_S)
+            lows, highs = (
+                self.admin.list_offsets(dict.fromkeys(tps, spec), request_timeout=NETWORK_S)
+                for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
+            )
+            committed = self._outsider.committed(tps, timeout=NETWORK_S)
+        except KafkaException as error:
+            raise _unavailable(error, topic) from error
+        low = {tp.partition: result(soon, topic).offset for tp, soon in lows.items()}
+        high = {tp.partition: result(soon, topic).offset for tp, soon in highs.items()}
+        return {
+            tp.partition: Place(
+                low[tp.partition],
+                high[tp.partition],
+                tp.offset if tp.offset >= 0 else None,
+                (tp.metadata or "").startswith(_OURS),
+            )
+            for tp in answered(committed)
+        }
+
+    def owners(self, topic: str, timeout_s: float = NETWORK_S) -> dict[str, set[int]] | None:
+        """The partitions of `topic` that each member has, by member id; None while the group rebalances.
+
+        Raises:
+            Unavailable: the broker does not answer.
+        """
+        try:
+            groups = self.admin.list_groups(self.name, timeout=timeout_s)
+        except KafkaException as error:
+            raise _unavailable(error, topic) from error
+        if any(group.state != "Stable" for group in groups):
+            return None
+        return {
+            member.id or "": _assigned(member.assignment or b"").get(topic, set())
+            for group in groups
+            for member in group.members
+        }
+
+    def commit(self, topic: str, topic_id: str, offsets: Mapping[int, int]) -> None:
+        """Commits `offsets`, by partition, as ours.
+
+        Raises:
+            Unavailable: the broker does not answer, or the group has members.
+        """
+        tps = [
+            TopicPartition(topic, partition, offset, metadata(topic_id))
+            for partition, offset in offsets.items()
+        ]
+        if tps:
+            (soon,) = self.admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(self.name, tps)], request_timeout=NETWORK_S
+            ).values()
+            answered(result(soon, topic).topic_partitions)
+
+
+def _assigned(assignment: bytes) -> dict[str, set[int]]:
+    """Reads Kafka's ConsumerProtocolAssignment: a version, and an array of topics with their partitions."""
+    found = {}
+    topics, at = struct.unpack_from(">i", assignment, 2)[0] if assignment else 0, 6
+    for _ in range(topics):
+        (length,) = struct.unpack_from(">h", assignment, at)
+        name = assignment[at + 2 : at + 2 + length].decode()
+        (count,) = struct.unpack_from(">i", assignment, at + 2 + length)
+        at += 6 + length
+        found[name] = set(struct.unpack_from(f">{count}i", assignment, at))
+        at += 4 * count
+    return found

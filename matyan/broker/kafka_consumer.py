@@ -7,6 +7,7 @@ committed to Kafka follow behind. No retry of an engine, no rules, no store.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -24,12 +25,11 @@ from matyan import telemetry
 from matyan.broker.base import Batch, Partition
 from matyan.broker.kafka import PollingThread, client_config
 from matyan.broker.kafka_admin import (
+    Group,
     Place,
     describe_topic,
     describe_topic_soon,
     metadata,
-    open_admin,
-    read_place,
 )
 from matyan.errors import OffsetConflict, Unavailable
 from matyan.settings import Settings
@@ -60,7 +60,10 @@ _COMMIT_AGAIN_S = 3.0
 """A commit that a rebalance or a coordinator refused is told to nobody who waits for it, and on an idle partition no other
 follows: so the last one is repeated."""
 _LAG_S = 1.0
-_TOPIC_S = 5.0
+_WATCH_S = 5.0
+"""How often the topic's id is asked for, and the members of a group that is not whole."""
+_GROUP_S = 1.0
+"""How long the thread waits for these: records wait with it, rebalances can."""
 _SILENCE_S = 0.05
 """Records that come after such a silence can be another topic's of the same name: librdkafka reads on at its old
 offset and tells nobody. Its fetches fail in between, and it waits 100 ms after each; deleting and creating a topic
@@ -140,13 +143,14 @@ class _Member:
     ) -> None:
         self.topic = topic
         self.offsets_are_stored = offsets_are_stored
-        self.group: str = config["group.id"]
         self._drain_s = drain_s
         self._token = trio.lowlevel.current_trio_token()
         self._send, self._receive = trio.open_memory_channel[_Partition](10_000)
         self._stopping = threading.Event()
         self.rd = RdConsumer(config)
-        self.admin = open_admin(config)
+        # By another client: confluent-kafka's Consumer does not answer a second thread while one is in consume().
+        self.group = Group(config, config["group.id"])
+        self.admin = self.group.admin
         # Whose turn it is to ask for the topic's id, when that was asked last, and the answer.
         self._asking = trio.Lock()
         self._asked_at = 0.0
@@ -157,7 +161,11 @@ class _Member:
         self._renewed: dict[int, _Partition] = {}
         """Former ownerships of partitions that are assigned, and announced anew once these are left."""
         self._asked: Any = None
-        self._next_topic_check = time.monotonic() + _TOPIC_S
+        self._next_topic_check = time.monotonic() + _WATCH_S
+        self._partition_count = 0
+        self._next_group_check = math.inf
+        """From each assignment on, until all partitions have an owner."""
+        self._unowned: set[int] = set()
         self._thread = PollingThread(self._poll_forever, f"kafka-{topic}")
 
     # --- in trio ---------------------------------------------------------------------------------
@@ -215,12 +223,7 @@ class _Member:
     # --- in the thread ---------------------------------------------------------------------------
 
     def _poll_forever(self) -> None:
-        self.rd.subscribe(
-            [self.topic],
-            on_assign=self._on_assign,
-            on_revoke=self._on_revoke,
-            on_lost=self._on_lost,
-        )
+        self._join()
         try:
             while not self._stopping.is_set():
                 self._wait_for_tasks()
@@ -231,10 +234,19 @@ class _Member:
                 for part in list(self._parts.values()):
                     part.reconcile(self.rd)
                 self._watch_topic()
+                self._watch_group()
                 self._announce_renewed()
         finally:
             self.rd.close()
             self._token.run_sync_soon(self._send.close)
+
+    def _join(self) -> None:
+        self.rd.subscribe(
+            [self.topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
 
     def _wait_for_tasks(self) -> None:
         """Not for long: polling goes on."""
@@ -271,6 +283,7 @@ class _Member:
 
     def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         telemetry.REBALANCES.labels("assigned").inc()
+        self._next_group_check = time.monotonic() + _WATCH_S
         self._assign(rd, partitions)
         self._announce(tp.partition for tp in partitions)
 
@@ -342,6 +355,7 @@ class _Member:
                 return
             asked, self._asked = self._asked, None
             if asked.exception() is None:
+                self._partition_count = len(asked.result().partitions)
                 found = str(asked.result().topic_id)
                 # Each one's id: some may have been looked up after the change, and some not yet.
                 former = [part for part in self._parts.values() if part.topic_id not in ("", found)]
@@ -349,8 +363,40 @@ class _Member:
                     log.error("the topic was created again", topic=self.topic, topic_id=found)
                     self._renew(former)
         elif time.monotonic() >= self._next_topic_check:
-            self._next_topic_check = time.monotonic() + _TOPIC_S
+            self._next_topic_check = time.monotonic() + _WATCH_S
             self._asked = describe_topic_soon(self.admin, self.topic)
+
+    def _watch_group(self) -> None:
+        """Static members that are killed between the two rounds of a cooperative rebalance come back without a round:
+        what was to change hands belongs to nobody, and the group is stable.
+
+        Then one of them, which has the least to lose, leaves and joins anew.
+        """
+        if time.monotonic() < self._next_group_check or not self._partition_count:
+            return
+        self._next_group_check = time.monotonic() + _WATCH_S
+        try:
+            owners = self.group.owners(self.topic, _GROUP_S)
+        except Unavailable as error:
+            log.info("waits to see the members of the group", topic=self.topic, reason=str(error))
+            return
+        if owners is None:
+            return
+        unowned = set(range(self._partition_count)).difference(*owners.values())
+        # It stands so for a moment in each rebalance, too: so it is looked at twice.
+        is_so_still, self._unowned = bool(unowned & self._unowned), unowned
+        if not unowned:
+            self._next_group_check = math.inf
+        elif is_so_still and self.rd.memberid() == min(
+            owners, key=lambda member: (len(owners[member]), member)
+        ):
+            log.warning(
+                "joins the group anew: partitions have no owner",
+                topic=self.topic,
+                partitions=sorted(unowned),
+            )
+            self.rd.unsubscribe()
+            self._join()
 
 
 _POSITION_IS_WRONG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
@@ -457,11 +503,9 @@ class _Partition:
             OffsetConflict: only a person can say what is right.
             Unavailable: the broker does not answer, or the topic is another one by now.
         """
-        # By another client: confluent-kafka's Consumer does not answer a second thread while one is in consume().
-        admin = self._member.admin
-        place = read_place(admin, self._member.group, self.topic, [self.partition])
+        place = self._member.group.places(self.topic, [self.partition])
         # Asked after the place, so that both are of one topic; the thread begins anew with the new one.
-        if str(describe_topic(admin, self.topic).topic_id) != self.topic_id:
+        if str(describe_topic(self._member.admin, self.topic).topic_id) != self.topic_id:
             self._member.check_topic()
             raise Unavailable(f"the topic {self.topic} was created again")
         return self._choose(stored, place[self.partition])
@@ -495,7 +539,7 @@ class _Partition:
             )
         if committed is not None and committed > stored and not is_ours:
             raise OffsetConflict(
-                f"{place}: another program of the group {self._member.group} committed {committed}, beyond the stored "
+                f"{place}: another program of the group {self._member.group.name} committed {committed}, beyond the stored "
                 f"offset {stored}: stop it; then `matyan offsets reset --to stored` applies those records here too, "
                 "and `--to committed` skips them"
             )
@@ -551,7 +595,6 @@ class _Partition:
             self._paused_at = None
         if now >= (self._next_commit if self._done != self._committed else self._commit_again):
             self._next_commit, self._commit_again = now + _COMMIT_S, now + _COMMIT_AGAIN_S
-            self._committed = None
             self.commit(rd)
         if now >= self._next_lag and self._done is not None:
             self._next_lag = now + _LAG_S
@@ -577,11 +620,13 @@ class _Partition:
         self._member._token.run_sync_soon(self._placed.set)
 
     def commit(self, rd: RdConsumer) -> None:
-        """Tells Kafka how far the store is. Not waited for: the stored offset is the truth."""
-        done = self._done
-        if done is None or done == self._committed:
+        """Tells Kafka how far the store is, also once more: what was sent before may have been refused.
+
+        Not waited for: the stored offset is the truth.
+        """
+        done = self._committed = self._done
+        if done is None:
             return
-        self._committed = done
         rd.commit(
             offsets=[TopicPartition(self.topic, self.partition, done, metadata(self.topic_id))],
             asynchronous=True,

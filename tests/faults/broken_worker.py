@@ -57,6 +57,8 @@ if __name__ == "__main__":
             ingest.IngestWorker = partial(ingest.IngestWorker, use_stored_offset=False)
         case "dies-after-the-commit":
             kafka_consumer._Partition.committed = die
+        case "dies-when-revoked":
+            kafka_consumer._Member._on_revoke = die
         case "dies-after-announcing":
             kafka.KafkaOutbox = DiesAfterAnnouncing
         case promise:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -19,8 +19,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
-from matyan.broker.kafka_admin import describe_topic, open_admin, read_place
-from matyan.broker.kafka_consumer import consumer_config
+from matyan.broker.kafka import client_config
+from matyan.broker.kafka_admin import Group, describe_topic
 from matyan.errors import Unavailable
 from matyan.keys import Keys, pack_value
 from matyan.reader import DATABASE
@@ -55,13 +55,16 @@ class Deployment:
     def __init__(self, broker: Broker, settings: Settings, folder: Path) -> None:
         self.topic = f"t-{folder.name}-{random.randbytes(4).hex()}"
         self.folder = folder
-        self.group = f"group-{self.topic}"
         self.settings = settings
+        self.use_group(f"group-{self.topic}")
         self.broker = broker
         create_topic(broker, self.topic, PARTITIONS)
         create_topic(broker, f"{self.topic}-dlq")
         create_topic(broker, f"{self.topic}-control")
-        self.admin = open_admin(consumer_config(settings, self.group))
+
+    def use_group(self, name: str) -> None:
+        """The next workers are of this consumer group."""
+        self.group = Group(client_config(self.settings), name)
 
     def environment(self, consumer: dict[str, object], **env: str) -> dict[str, str]:
         return environment(
@@ -69,7 +72,7 @@ class Deployment:
             KAFKA_DATA_INGESTION_TOPIC=self.topic,
             KAFKA_CONTROL_EVENTS_TOPIC=f"{self.topic}-control",
             METRICS_PORT="0",
-            MATYAN_TEST_CONSUMER=json.dumps({"group.id": self.group, **_SESSION, **consumer}),
+            MATYAN_TEST_CONSUMER=json.dumps({"group.id": self.group.name, **_SESSION, **consumer}),
             **env,
         )
 
@@ -80,16 +83,12 @@ class Deployment:
         *,
         command: Sequence[str] = (),
         store: Path | None = None,
+        members: int = 2,
         consumer: dict[str, object] | None = None,
         **env: str,
     ) -> Iterator[subprocess.Popen[str]]:
-        """Two members of the group in one process, since RocksDB has one owner; killed at the end.
-
-        With an instance id only one: static members that are killed between the two rounds of a cooperative rebalance
-        come back into a group that is stable without them, where what was to change hands belongs to nobody.
-        """
-        count = "1" if env.get("MATYAN_INSTANCE_ID") else "2"
-        words = ["--store", f"rocks:{store or self.folder}", "--workers", count]
+        """Two members of the group in one process, since RocksDB has one owner; killed at the end."""
+        words = ["--store", f"rocks:{store or self.folder}", "--workers", str(members)]
         with subprocess.Popen(
             [*(command or broken_worker(promise)), *words],
             env=self.environment(consumer or {}, **env),
@@ -106,7 +105,7 @@ class Deployment:
         """Committed and end offset of each partition."""
         while True:
             with contextlib.suppress(Unavailable):  # the group's coordinator has just begun
-                found = read_place(self.admin, self.group, self.topic, range(PARTITIONS))
+                found = self.group.places(self.topic, range(PARTITIONS))
                 break
         return {number: (place.committed or 0, place.high) for number, place in found.items()}
 
@@ -116,22 +115,17 @@ class Deployment:
     def is_through(self) -> bool:
         return all(committed == end for committed, end in self.places().values())
 
-    def members(self) -> set[str]:
-        """The ids of the group's members."""
-        soon = self.admin.describe_consumer_groups([self.group])[self.group]
-        return {member.member_id for member in soon.result(10).members}
+    def members(self) -> dict[str, set[int]]:
+        """The group's members, and the partitions of each; none during a rebalance."""
+        return self.group.owners(self.topic) or {}
+
+    def owned(self) -> int:
+        """How many partitions have an owner."""
+        return sum(map(len, self.members().values()))
 
     def stand(self) -> str:
         """Why it may stand still: who has which partition, and what is committed of it."""
-        soon = self.admin.describe_consumer_groups([self.group])[self.group]
-        group = soon.result(10)
-        held = {
-            member.group_instance_id or member.member_id: sorted(
-                tp.partition for tp in member.assignment.topic_partitions
-            )
-            for member in group.members
-        }
-        return f"{group.state.name}, {held}, committed and end: {self.places()}"
+        return f"{self.members()}, committed and end: {self.places()}"
 
     async def work_off(self, *arguments: str, store: Path | None = None, **env: str) -> None:
         """A worker until it has committed everything, and its graceful end."""
@@ -216,6 +210,37 @@ async def test_without_the_stored_offset_a_kill_is_caught(
     pytest.fail("records that were applied twice went unnoticed")
 
 
+async def test_static_members_killed_in_the_midst_of_a_rebalance_leave_no_partition_behind(
+    deployment: Deployment,
+) -> None:
+    """The first was to give half of its partitions to the second when both died; they come back into a group that Kafka
+    calls stable, without a rebalance, and one of them sees that these partitions have no owner."""
+    session = {"session.timeout.ms": 45_000}
+
+    def worker(promise: str, number: str) -> AbstractContextManager[subprocess.Popen[str]]:
+        return deployment.worker(
+            promise,
+            store=deployment.folder.with_name(f"of-{number}"),
+            members=1,
+            consumer=session,
+            MATYAN_INSTANCE_ID=f"one-{number}",
+        )
+
+    async with open_load(deployment.settings, deployment.topic) as load:
+        with worker("dies-when-revoked", "0") as first:
+            await until_ended_or(first, lambda: deployment.owned() == PARTITIONS)
+            with worker("none", "1"):
+                assert await trio.to_thread.run_sync(first.wait, 60) == -signal.SIGKILL
+                await trio.to_thread.run_sync(wait_for, lambda: deployment.owned() < PARTITIONS)
+        await load.frames(10)
+        with deployment.worker(consumer=session, MATYAN_INSTANCE_ID="one") as process:
+            await until_ended_or(process, deployment.is_through, deployment.stand)
+            process.send_signal(signal.SIGTERM)
+            said, _ = await trio.to_thread.run_sync(process.communicate)
+        assert "partitions have no owner" in said
+        assert await deployment.faults(load) == []
+
+
 # --- the same batch twice -------------------------------------------------------------------------
 
 
@@ -244,7 +269,7 @@ async def test_a_batch_that_is_delivered_twice_writes_the_same_bytes(
     async with open_load(deployment.settings, deployment.topic, runs=3) as load:
         await load.frames(10)
     for promise, store in stores.items():
-        deployment.group = f"group-{promise}-{deployment.topic}"
+        deployment.use_group(f"group-{promise}-{deployment.topic}")
         if promise != "none":
             with deployment.worker("dies-after-the-commit", store=store, **options) as process:
                 killed = await trio.to_thread.run_sync(process.wait, 240)
@@ -294,6 +319,8 @@ async def test_sigterm_under_load_leaves_kafka_at_what_is_stored(deployment: Dep
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.forever, 0.01)
             with deployment.worker(SHUTDOWN_FLUSH_TIMEOUT="20") as process:
+                # In the midst of a rebalance Kafka would refuse the last commits.
+                await until_ended_or(process, lambda: deployment.owned() == PARTITIONS)
                 await until_ended_or(process, lambda: sum(deployment.committed().values()) > 500)
                 began = time.monotonic()
                 process.send_signal(signal.SIGTERM)
@@ -301,7 +328,7 @@ async def test_sigterm_under_load_leaves_kafka_at_what_is_stored(deployment: Dep
                 assert time.monotonic() - began < 20
             nursery.cancel_scope.cancel()
         await load.settle()
-        topic_id = str(describe_topic(deployment.admin, deployment.topic).topic_id)
+        topic_id = str(describe_topic(deployment.group.admin, deployment.topic).topic_id)
         store = open_rocks(deployment.folder / DATABASE)
         stored = await stored_offsets(store, topic_id)
         await store.aclose()
@@ -316,17 +343,17 @@ async def test_an_offset_of_another_program_ends_the_worker_with_the_command_tha
 ) -> None:
     """Exit code 2 and one sentence for an offset committed beyond the stored one, and for a stored one beyond the
     topic's end; `matyan offsets reset` as it says, and everything is stored once."""
-    deployment.group = "ingestion-workers"  # that of the command `offsets`
+    deployment.use_group("ingestion-workers")  # that of the command `offsets`
 
     def commit(offset: int) -> None:
         admin = AdminClient({"bootstrap.servers": deployment.broker.bootstrap})
         tps = [TopicPartition(deployment.topic, number, offset) for number in busy_ones]
-        place = ConsumerGroupTopicPartitions(deployment.group, tps)
+        place = ConsumerGroupTopicPartitions(deployment.group.name, tps)
         for soon in admin.alter_consumer_group_offsets([place]).values():
             soon.result(10)
 
     async def store_beyond_the_end() -> None:
-        topic_id = str(describe_topic(deployment.admin, deployment.topic).topic_id)
+        topic_id = str(describe_topic(deployment.group.admin, deployment.topic).topic_id)
         end = deployment.places()[busy_ones[0]][1]
         store = open_rocks(deployment.folder / DATABASE)
         key = Keys(store).ingest(topic_id, busy_ones[0])

@@ -16,7 +16,7 @@ from prometheus_client import Counter
 
 from dev.broker import Broker
 from matyan import records, telemetry
-from matyan.broker.kafka_admin import open_admin, read_place
+from matyan.broker.kafka_admin import Group
 from matyan.broker.kafka_consumer import consumer_config
 from matyan.runs import exists, is_deleted
 from matyan.settings import Settings
@@ -315,7 +315,7 @@ async def test_an_idle_worker_has_committed_what_it_stored(
 ) -> None:
     """What Kafka shows for lag displays comes to be what is stored, also where a rebalance refused the commit."""
     topic = make_topic(3)
-    admin = open_admin(consumer_config(settings, f"group-{topic}"))
+    group = Group(consumer_config(settings, "none"), f"group-{topic}")
     async with open_crew(settings, topic, tmp_path) as crew, open_load(settings, topic) as load:
         await load.frames(5)
         await crew.start("first")
@@ -325,7 +325,7 @@ async def test_an_idle_worker_has_committed_what_it_stored(
         stored = await crew.stored_offsets()
 
         def shown() -> dict[int, int | None]:
-            places = read_place(admin, crew.group, topic, list(stored))
+            places = group.places(topic, stored)
             return {number: place.committed for number, place in places.items()}
 
         await until(lambda: shown() == stored, 60)
