@@ -17,8 +17,8 @@ What is counted, and the bias that it has:
   Memory is VmRSS at the end.
 - freshness: a process keeps a pace in records/s (a tenth and half of what one worker of the layout did above) in frames as above, gathered for 5 ms as
   a frontier's many connections do, and every 10 ms sends
-  one record of a run of its own and notes when Kafka acknowledged it. A reader asks the worker for that run through the socket in the store's folder,
-  5 ms after its last answer: what an answer shows is durable. So a time includes the reader's turn, and the reader costs the worker CPU.
+  one record of a run of its own (a new one each second) and notes when Kafka acknowledged it. A reader asks the worker for that run through the
+  socket in the store's folder, 5 ms after its last answer: what an answer shows is durable. So a time includes the reader's turn, and the reader costs the worker CPU.
   The first second is not counted.
 - Contender, broker and producer share the machine's cores.
 """
@@ -71,8 +71,10 @@ from matyan.store.rocks import DIRECTORIES, open_database
 RUNS = 96
 FRAME = 100
 PREBUILT = 65_536
-PROBE = "probe"
+PROBE = "probe-%d"
 PROBE_S = 0.01
+PROBE_STEPS = 100
+"""Points of a probe's run; then comes the next one. To show a long one would be work of its own."""
 LINGER_MS = 5
 READ_S = 0.005
 PACES = {"a tenth": 0.1, "half": 0.5}
@@ -317,7 +319,6 @@ def keep_pace(given: Settings, pace: float, seconds: float, outcome: Connection)
         k: v for k, v in producer_config(given).items() if k != "delivery.report.only.error"
     }
     probes = Producer(reporting)
-    probe = Run(PROBE, 1)
     runs = [Run(f"run-{i:05d}", 1) for i in range(RUNS)]
     load = [
         (run.key, run.frame())
@@ -334,6 +335,8 @@ def keep_pace(given: Settings, pace: float, seconds: float, outcome: Connection)
                 if error is None:
                     acknowledged[step] = time.monotonic()
 
+            if probed % PROBE_STEPS == 0:
+                probe = Run(PROBE % (probed // PROBE_STEPS), 1)
             probes.produce(
                 given.kafka_data_ingestion_topic, probe.frame(1)[0], probe.key, on_delivery=note
             )
@@ -372,8 +375,9 @@ def measure_fresh(
             while kept is None or len(readable) < len(kept[1]):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{len(readable)} probes can be read")
-                last = last_step(opened)
-                readable += [time.monotonic()] * (last + 1 - len(readable))
+                number, seen = divmod(len(readable), PROBE_STEPS)
+                last = last_step(opened, PROBE % number)
+                readable += [time.monotonic()] * (last + 1 - seen)
                 if kept is None and ours.poll():
                     kept = ours.recv()
                 time.sleep(READ_S)
@@ -396,10 +400,10 @@ def measure_fresh(
     }
 
 
-def last_step(opened: reader.Reader) -> int:
-    """The newest probe that can be read, or -1."""
+def last_step(opened: reader.Reader, run: str) -> int:
+    """The newest step of the run that can be read, or -1."""
     try:
-        sequences = opened.show(PROBE)["sequences"]
+        sequences = opened.show(run)["sequences"]
     except NotFound:
         return -1
     return int(sequences[0]["last_step"]) if sequences else -1

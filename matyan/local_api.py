@@ -114,10 +114,11 @@ class LocalAPI:
         if request is None:
             return
         op = request.pop("op", None)
+        last = b""
         try:
             if op in self._reads:
                 async with self._limit:
-                    await self._read(stream, self._reads[op], request)
+                    last = await self._read(stream, self._reads[op], request)
             elif op in self._writes:
                 async for item in self._writes[op](**request):
                     await stream.send_all(pack_message([ITEMS, [item]]))
@@ -129,10 +130,14 @@ class LocalAPI:
             answer = [ERROR, type(error).__name__, str(error)]
         else:
             answer = [END]
-        await stream.send_all(pack_message(answer))
+        await stream.send_all(last + pack_message(answer))
 
-    async def _read(self, stream: trio.SocketStream, read: Read, arguments: dict[str, Any]) -> None:
-        def body(snapshot: Snapshot) -> None:
+    async def _read(
+        self, stream: trio.SocketStream, read: Read, arguments: dict[str, Any]
+    ) -> bytes:
+        """Sends the rows that are read, but for the last ones, which it returns: most answers need no other crossing."""
+
+        def body(snapshot: Snapshot) -> bytes:
             rows: list[bytes] = []
             size = 0
             for item in read(snapshot, **arguments):
@@ -141,10 +146,9 @@ class LocalAPI:
                 if size >= _ANSWER_BYTES:
                     trio.from_thread.run(stream.send_all, _items(rows))
                     rows, size = [], 0
-            if rows:
-                trio.from_thread.run(stream.send_all, _items(rows))
+            return _items(rows) if rows else b""
 
-        await self._store.read(body)
+        return await self._store.read(body)
 
 
 def _items(rows: list[bytes]) -> bytes:
