@@ -42,16 +42,20 @@ BATCH_AGE_S = 0.02
 answers a fetch when FETCH_BYTES are there (compressed: some 3,000 records of log_metric) or after this time: gathering here
 would cost both sides a fetch for each frame."""
 FETCH_BYTES = 100_000
+FETCH_PARTITION_BYTES = 128 << 10
+"""What a fetch brings of each partition, compressed too (some 4,000 records). With the client's default of 1 MiB one
+partition's records are all that may be ahead, while the tasks of the others stand still."""
 BATCH_RECORDS = 3_000
 """At most so many are taken from the client at once: of log_metric records not quite BATCH_BYTES."""
 
 AHEAD_BYTES = 8 << 20
 """When so much waits for the tasks of all partitions, no more is taken until they have taken some: what the client has
 fetched stays where it is."""
-PAUSE_BYTES = 8 << 20
+PAUSE_BYTES = 16 << 20
 RESUME_BYTES = 2 << 20
 """A partition that is so far ahead of its task (which then stands still) is paused, and resumed when the task has come
-so near again. A paused partition loses what the client has fetched ahead."""
+so near again. A paused partition loses what the client has fetched ahead, and when all are paused the client's thread
+that fetches sees up to 1 s later that one is resumed: so for a task that moves, AHEAD_BYTES comes first."""
 
 _POLL_S = 0.02
 """How long the thread waits for a record before it looks at what the tasks want."""
@@ -93,6 +97,7 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
             # A partition that is resumed or placed waits for the request that is under way, too, which asks for others.
             "fetch.wait.max.ms": round(1e3 * BATCH_AGE_S),
             "fetch.min.bytes": FETCH_BYTES,
+            "fetch.message.max.bytes": FETCH_PARTITION_BYTES,
             "fetch.error.backoff.ms": 100,
         },
     )
