@@ -13,7 +13,6 @@ from typing import Any
 
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     TopicCollection,
@@ -114,11 +113,6 @@ def answered(partitions: list[TopicPartition]) -> list[TopicPartition]:
         if tp.error is None:
             continue
         place = f"{tp.topic} [{tp.partition}]"
-        if tp.error.code() == KafkaError.UNKNOWN_MEMBER_ID:
-            raise Unavailable(
-                f"Kafka takes no offset of {place} while the consumer group has members: stop them, and wait for those "
-                "that were killed, which stay in it for their session (45 s by default)"
-            )
         raise Unavailable(f"Kafka's consumer group does not answer for {place}: {tp.error.str()}")
     return partitions
 
@@ -147,6 +141,11 @@ def _unavailable(error: KafkaException, topic: str) -> Unavailable:
     code, text = error.args[0].code(), error.args[0].str()
     if code in _NO_TOPIC:
         return Unavailable(f"Kafka has no topic {topic}: `matyan topics create` makes it")
+    if code == KafkaError.UNKNOWN_MEMBER_ID:
+        return Unavailable(
+            f"Kafka takes no offset of {topic} while the consumer group has members: stop them, and wait for those that "
+            "were killed, which stay in it for their session (45 s by default)"
+        )
     if code in _FORBIDDEN:
         return Forbidden(f"Kafka does not let us do that with {topic}: {text}")
     # librdkafka's own errors, of the connection mostly, are below 0; those of the protocol above.
@@ -164,7 +163,7 @@ class Group:
     """A consumer group, as somebody sees it who is no member.
 
     While the group's coordinator moves, librdkafka's admin client ends the process when it is asked for the group's
-    offsets or members (its issue 5040 and pull request 5397). So a consumer that never joins asks for the
+    offsets or members (its issue 5040 and pull request 5397). So a consumer that never joins reads and commits the
     offsets, and the members come from the older `list_groups`.
     """
 
@@ -233,11 +232,11 @@ class Group:
             TopicPartition(topic, partition, offset, metadata(topic_id))
             for partition, offset in offsets.items()
         ]
-        if tps:
-            (soon,) = self.admin.alter_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(self.name, tps)], request_timeout=NETWORK_S
-            ).values()
-            answered(result(soon, topic).topic_partitions)
+        try:
+            committed = self._outsider.commit(offsets=tps, asynchronous=False) if tps else []
+        except KafkaException as error:
+            raise _unavailable(error, topic) from error
+        answered(committed)
 
 
 def _assigned(assignment: bytes) -> dict[str, set[int]]:

@@ -393,7 +393,7 @@ class _Member:
         if not unowned:
             self._next_group_check = math.inf
         elif is_so_still and self.rd.memberid() == min(
-            owners, key=lambda member: (len(owners[member]), member)
+            owners, key=lambda member: (len(owners[member]), member), default=None
         ):
             log.warning(
                 "joins the group anew: partitions have no owner",
