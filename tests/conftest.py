@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,10 +13,10 @@ import pytest
 from dev import broker as kafka
 from dev import s3 as s3_
 from dev.broker import Broker
-from dev.process import Missing
 from dev.s3 import S3
 from matyan.settings import Settings, load
 from tests.kafka.topics import create_topic
+from tests.needs import needed
 
 # A run in the background of a shell ignores Ctrl-C, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,24 +28,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("untimed")
 
 
-def require(classpath: Callable[[], str], variable: str) -> None:
-    """Skips with the reason where a server cannot be run, or fails when `variable` is set."""
-    try:
-        classpath()
-    except Missing as reason:
-        if os.environ.get(variable) == "1":
-            pytest.fail(f"{variable}=1, but {reason}")
-        pytest.skip(str(reason))
-
-
 @pytest.fixture(scope="session")
 def kafka_jars() -> None:
-    require(kafka.classpath, "MATYAN_TEST_REQUIRE_KAFKA")
+    needed(kafka.classpath, "MATYAN_TEST_REQUIRE_KAFKA")
 
 
 @pytest.fixture(scope="session")
 def s3_jars() -> None:
-    require(s3_.classpath, "MATYAN_TEST_REQUIRE_S3")
+    needed(s3_.classpath, "MATYAN_TEST_REQUIRE_S3")
 
 
 @pytest.fixture(scope="session")

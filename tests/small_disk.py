@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +17,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "matyan-test", str(folder)]
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode:
+        # Only root may, and not in every container: a developer's machine is not to be blamed for it.
         pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
     try:
         yield folder

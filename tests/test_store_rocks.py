@@ -297,10 +297,9 @@ def test_a_disk_that_is_full_at_the_start_is_one_clear_sentence(small_disk: Path
 @pytest.fixture(scope="module")
 def faulty_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The compiled `faulty_disk.c`."""
-    compiler = shutil.which("cc") or pytest.skip("no C compiler")
     library = tmp_path_factory.mktemp("faulty") / "faulty_disk.so"
     source = Path(__file__).with_name("faulty_disk.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
     return library
 
 

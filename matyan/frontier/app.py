@@ -65,7 +65,8 @@ def create_app(frontier: Frontier) -> QuartTrio:
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
     transfer = Transfer(inner, frontier.blobs, frontier.settings.blob_max_bytes)
     # As Quart's documentation wraps an app; to a type checker the attribute is a method.
-    app.asgi_app = Cors(transfer, frontier.settings.cors_origins)  # type: ignore[method-assign, assignment]
+    wrapped = cast(Any, app)
+    wrapped.asgi_app = Cors(transfer, frontier.settings.cors_origins)
     return app
 
 

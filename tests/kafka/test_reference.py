@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +21,11 @@ from websockets.sync.client import connect
 
 from dev.broker import Broker
 from dev.environments import reference_frontier
-from dev.process import Missing, free_ports
+from dev.process import free_ports
 from matyan import reader
 from tests.faults.load import OK
 from tests.kafka.topics import create_topic, read_topic, until
+from tests.needs import needed
 from tests.services import frontier, ingest_worker, kafka
 from tests.tracker import started
 
@@ -91,12 +91,7 @@ def as_theirs(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
 def reference(broker: Broker, topic: str) -> Iterator[str]:
     """The URL of a running frontier of the reference's. Skips with the reason where it cannot be run, or fails
     when MATYAN_TEST_REQUIRE_REFERENCE is set."""
-    try:
-        command = reference_frontier()
-    except Missing as reason:
-        if os.environ.get("MATYAN_TEST_REQUIRE_REFERENCE") == "1":
-            pytest.fail(f"MATYAN_TEST_REQUIRE_REFERENCE=1, but {reason}")
-        pytest.skip(str(reason))
+    command = needed(reference_frontier, "MATYAN_TEST_REQUIRE_REFERENCE")
     (port,) = free_ports(1)
     words = [*command, "--host", "127.0.0.1", "--port", str(port)]
     with started(words, "Uvicorn running", **kafka(broker, topic)) as process:
