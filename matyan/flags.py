@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from matyan.settings import Settings, load
+from matyan.settings import Settings, is_secret, load
 
 KAFKA = (
     "kafka_bootstrap_servers",
@@ -46,7 +46,7 @@ def settings_flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., 
 
     A secret gets no option, since `ps` shows command lines to everybody: --help says which variable to set.
     """
-    secrets = [name for name in names if _FIELDS[name].metadata["secret"]]
+    secrets = [name for name in names if is_secret(_FIELDS[name])]
     options = [_option(_FIELDS[name]) for name in names if name not in secrets]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:

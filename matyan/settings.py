@@ -9,11 +9,38 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from matyan.errors import ConfigurationError
+
+
+class Secret:
+    """A text that no repr, str, format or log shows; `reveal` gives it to the one who must have it.
+
+    No dataclass: asdict and pretty printers would look into it.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "(hidden)"
 
 
 def _text(raw: str) -> str:
@@ -92,11 +119,8 @@ def _setting(
     name: str,
     help: str,
     parse: Callable[[str], Any] = _text,
-    secret: bool = False,
 ) -> Any:
-    return field(
-        default=default, metadata={"env": name, "help": help, "parse": parse, "secret": secret}
-    )
+    return field(default=default, metadata={"env": name, "help": help, "parse": parse})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +144,8 @@ class Settings:
         "", "KAFKA_SASL_MECHANISM", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
     )
     kafka_sasl_username: str = _setting("", "KAFKA_SASL_USERNAME", "The user at the brokers.")
-    kafka_sasl_password: str = _setting(
-        "", "KAFKA_SASL_PASSWORD", "The user's password.", secret=True
+    kafka_sasl_password: Secret = _setting(
+        Secret(""), "KAFKA_SASL_PASSWORD", "The user's password.", Secret
     )
     instance_id: str = _setting(
         "",
@@ -140,7 +164,9 @@ class Settings:
         "", "S3_PUBLIC_ENDPOINT", "The S3 server as clients reach it; empty: the same."
     )
     s3_access_key: str = _setting("rustfsadmin", "S3_ACCESS_KEY", "The access key's id.")
-    s3_secret_key: str = _setting("rustfsadmin", "S3_SECRET_KEY", "The secret key.", secret=True)
+    s3_secret_key: Secret = _setting(
+        Secret("rustfsadmin"), "S3_SECRET_KEY", "The secret key.", Secret
+    )
     s3_bucket: str = _setting("matyan-artifacts", "S3_BUCKET", "The bucket of all blobs.")
     s3_region: str = _setting("us-east-1", "S3_REGION", "The bucket's region.")
     s3_presign_expiry: int = _setting(
@@ -244,6 +270,11 @@ class Settings:
             )
 
 
+def is_secret(row: Field[Any]) -> bool:
+    """Whether this field of `Settings` is one that only its user may see."""
+    return isinstance(row.default, Secret)
+
+
 _DEVELOPMENT_ONLY = frozenset(
     {"kafka_bootstrap_servers", "s3_endpoint", "s3_access_key", "s3_secret_key"}
 )
@@ -285,7 +316,7 @@ def load(
             try:
                 values[row.name] = row.metadata["parse"](raw)
             except ValueError as error:
-                shown = "(hidden)" if row.metadata["secret"] else repr(raw)
+                shown = repr(Secret(raw) if is_secret(row) else raw)
                 raise ConfigurationError(f"{name}={shown}: {error}") from None
     if overrides:
         raise TypeError(f"unknown settings {sorted(overrides)}")

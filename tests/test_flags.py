@@ -11,9 +11,9 @@ from click.testing import CliRunner, Result
 
 from matyan.flags import settings_flags, store_option
 from matyan.services import control_worker, frontier, ingest_worker
-from matyan.settings import Settings
+from matyan.settings import Settings, is_secret
 
-SECRETS = {row.name for row in fields(Settings) if row.metadata["secret"]}
+SECRETS = {row.name for row in fields(Settings) if is_secret(row)}
 
 
 def run(names: tuple[str, ...], *words: str, **environment: str) -> tuple[Result, Settings | None]:

@@ -1,8 +1,14 @@
 """Settings: read from the environment, checked with a sentence that names the variable."""
 
+import copy
+import dataclasses
+import json
+import logging
+import traceback
 from pathlib import Path
 
 import pytest
+from rich.pretty import pretty_repr
 
 from matyan import settings
 from matyan.errors import ConfigurationError
@@ -81,3 +87,40 @@ def test_what_the_embedded_mode_ignores_is_not_even_parsed() -> None:
     wrong = {"FDB_API_VERSION": "x", "S3_PRESIGN_EXPIRY": "x", "LOG_LEVEL": "DEBUG"}
     loaded = settings.load(wrong, ignore=settings.EMBEDDED_IGNORES)
     assert (loaded.fdb_api_version, loaded.log_level) == (730, "DEBUG")
+
+
+SHOWN = {
+    "repr": repr,
+    "str": str,
+    "format": lambda value: f"{value} {value!s:>50} {value!r}",
+    "asdict": lambda value: str(dataclasses.asdict(value)),
+    "astuple": lambda value: str(dataclasses.astuple(value)),
+    "rich": lambda value: pretty_repr(value, expand_all=True),
+    "replace": lambda value: str(dataclasses.replace(value, host="h")),
+    "copy": lambda value: str(copy.deepcopy(value)),
+    "json": lambda value: json.dumps(dataclasses.asdict(value), default=str),
+    "log": lambda value: logging.LogRecord("", 0, "", 0, "%s", (value,), None).getMessage(),
+    "locals": lambda value: "".join(
+        traceback.StackSummary.extract(_frames(value), capture_locals=True).format()
+    ),
+}
+
+
+def _frames(value: object):
+    try:
+        raise ValueError(value)
+    except ValueError as error:
+        return list(traceback.walk_tb(error.__traceback__))
+
+
+@pytest.mark.parametrize("how", SHOWN)
+def test_no_way_to_show_settings_shows_a_secret(how: str) -> None:
+    """Whoever prints them, or a thing that holds them, prints no secret; who asks for one by name gets it."""
+    loaded = settings.load({"S3_SECRET_KEY": "hush-s3", "KAFKA_SASL_PASSWORD": "hush-kafka"})
+    shown = SHOWN[how](loaded)
+    assert "localhost:9092" in shown
+    assert "hush" not in shown
+    assert loaded.s3_secret_key.reveal() == "hush-s3"
+    assert loaded.kafka_sasl_password.reveal() == "hush-kafka"
+    assert loaded.s3_secret_key == settings.Secret("hush-s3")
+    assert not settings.load({}).kafka_sasl_password

@@ -196,7 +196,7 @@ def _client(settings: Settings, endpoint: str, name: str) -> Any:
             "s3",
             endpoint_url=endpoint,
             aws_access_key_id=settings.s3_access_key,
-            aws_secret_access_key=settings.s3_secret_key,
+            aws_secret_access_key=settings.s3_secret_key.reveal(),
             region_name=settings.s3_region,
             config=Config(
                 signature_version="s3v4",

@@ -51,7 +51,7 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
         "security.protocol": settings.kafka_security_protocol,
         "sasl.mechanism": settings.kafka_sasl_mechanism,
         "sasl.username": settings.kafka_sasl_username,
-        "sasl.password": settings.kafka_sasl_password,
+        "sasl.password": settings.kafka_sasl_password.reveal(),
     }
     return {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
