@@ -31,7 +31,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("experiment_runs"|"tag_runs", uuid, run)            | experiment_run, tag_run                   |
 | ("run_experiment", run), ("run_tags", run, uuid)     | experiment_of_run, tag_of_run             |
 | ("job_lock"|"job_lock_owner", job)                   | job_lock, job_lock_owner                  |
-| ("activity", run)                                    | activity                                  |
+| ("activity", run), ("owner", run)                    | activity, owner                           |
 | ("ingest", topic_id, partition)                      | ingest, ingest_prefix                     |
 | ("layout",)                                          | layout                                    |
 | ("control_events", n), ("dead_letters", n)           | control_event, dead_letter: the embedded  |
@@ -197,6 +197,9 @@ class Keys:
 
     def activity(self, run: str) -> bytes:
         return pack(("activity", run), self.system)
+
+    def owner(self, run: str) -> bytes:
+        return pack(("owner", run), self.system)
 
     def ingest(self, topic_id: str, partition: int) -> bytes:
         return pack(("ingest", topic_id, partition), self.system)

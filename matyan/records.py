@@ -33,8 +33,9 @@ HPARAMS: Final = "hparams"
 class Rules:
     """The rules for one owner of a partition; remembers what it has committed, and nothing else.
 
-    What it remembers is right only while this owner is the only one that writes the partition's runs:
-    another assignment needs another Rules (and Sequences).
+    What it remembers of a run is right only while this owner is the only one that writes it. Another partition's writes
+    show in the run's owner row, another owner's of the same partition do not: another assignment needs another Rules
+    (and Sequences).
     """
 
     def __init__(self, keys: Keys, sequences: Sequences, *, remembered_runs: int = 20_000) -> None:
@@ -44,9 +45,9 @@ class Rules:
         # Runs that exist -> their stored activity; the one used longest ago first.
         self._activity: dict[str, float] = {}
 
-    def begin(self, tr: Transaction) -> Unit:
-        """The work of one transaction."""
-        return Unit(self, tr)
+    def begin(self, tr: Transaction, owner: str) -> Unit:
+        """The work of one transaction. `owner`: whose records it applies, "topic_id/partition"."""
+        return Unit(self, tr, owner)
 
     def committed(self, unit: Unit) -> None:
         """`unit`'s transaction is durable: from now on its outcome may be remembered."""
@@ -66,8 +67,9 @@ class Rules:
 class Unit:
     """Applies records, in the log's order, to one transaction."""
 
-    def __init__(self, rules: Rules, tr: Transaction) -> None:
+    def __init__(self, rules: Rules, tr: Transaction, owner: str) -> None:
         self._rules = rules
+        self._owner = owner
         self.keys = rules.keys
         self.tr = tr
         self.sequences = rules.sequences.begin(tr)
@@ -130,8 +132,10 @@ class Unit:
         if runs.is_deleted(self.tr, self.keys, run):
             self.activity[run] = None
             return None
-        activity = self._rules.remembered(run)
-        if activity is not None:
+        if runs.put_owner(self.tr, self.keys, run, self._owner):
+            # Another partition's records may have been applied: whatever is remembered counts no more.
+            self.sequences.forget_run(run)
+        elif (activity := self._rules.remembered(run)) is not None:
             return activity
         if runs.exists(self.tr, self.keys, run):
             activity = runs.get_activity(self.tr, self.keys, run)

@@ -1,4 +1,4 @@
-"""A run as a whole: its meta fields with their indexes, its activity, its tombstone, its end.
+"""A run as a whole: its meta fields with their indexes, its activity, its owner, its tombstone, its end.
 
 Points, attributes, tags and experiments are other modules' subjects; which record does what is `records.py`'s.
 """
@@ -76,6 +76,15 @@ def get_activity(snap: Snapshot, keys: Keys, run: str) -> float | None:
     return None if packed is None else float(unpack_value(packed))
 
 
+def put_owner(tr: Transaction, keys: Keys, run: str, owner: str) -> bool:
+    """Notes whose records the run's last ones are, "topic_id/partition"; returns whether that is new."""
+    key, packed = keys.owner(run), pack_value(owner)
+    if tr.get(key) == packed:
+        return False
+    tr.set(key, packed)
+    return True
+
+
 def is_deleted(snap: Snapshot, keys: Keys, run: str) -> bool:
     return snap.get(keys.tombstone(run)) is not None
 
@@ -85,6 +94,7 @@ def delete(tr: Transaction, keys: Keys, run: str, now: float) -> None:
     tr.clear_range(*keys.run_range(run))
     indexes.drop_all(tr, keys, run)
     tr.clear(keys.activity(run))
+    tr.clear(keys.owner(run))
     tr.set(keys.tombstone(run), pack_value(now))
 
 

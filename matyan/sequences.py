@@ -368,7 +368,8 @@ class Sequences:
     """The sequences of a store in one layout, with a bounded cache of the states that its writer needs.
 
     One writer: whoever owns the partition that a run's records come from. An owner that lost its partition and
-    got it back starts with a new object, since another may have written meanwhile. Reads need no state.
+    got it back starts with a new object, since another may have written meanwhile; a run that another partition's owner
+    has written is forgotten (`SequenceWrites.forget_run`). Reads need no state.
     """
 
     def __init__(
@@ -383,6 +384,7 @@ class Sequences:
         self.growth = growth or Growth()
         self.layout: _Points = _Packed(self.growth) if layout == "packed" else _Compatible()
         self._cache: dict[_StateKey, _State] = {}  # the longest unused first
+        self._of_run: dict[str, set[_StateKey]] = {}  # its keys
         self._room = cache_bytes
         self._newest: SequenceWrites | None = None
 
@@ -399,20 +401,19 @@ class Sequences:
         A transaction takes the states that it touches out of the cache, so one that is aborted, or whose outcome
         nobody knows, leaves nothing behind: its sequences are loaded again.
         """
-        for run in writes.forgotten:
-            self.forget_run(run)
         if writes is not self._newest:
             return  # a later transaction has begun and may have written the same sequences
         for key, state in writes.states.items():
             state.weight = _STATE_BYTES + 64 * len(state.fresh) + 12 * state.fresh_points
             self._room -= state.weight
             self._cache[key] = state
+            self._of_run.setdefault(key[0], set()).add(key)
         while self._room < 0:
-            self._room += self._cache.pop(next(iter(self._cache))).weight
+            self.take(next(iter(self._cache)))
 
     def forget_run(self, run: str) -> None:
-        """Forgets the states of a run, after its deletion was committed."""
-        for key in [key for key in self._cache if key[0] == run]:
+        """Takes all states of a run out of the cache."""
+        for key in list(self._of_run.get(run, ())):
             self.take(key)
 
     def take(self, key: _StateKey) -> _State | None:
@@ -420,6 +421,10 @@ class Sequences:
         state = self._cache.pop(key, None)
         if state is not None:
             self._room += state.weight
+            names = self._of_run[key[0]]
+            names.remove(key)
+            if not names:
+                del self._of_run[key[0]]
         return state
 
     # --- reading ---
@@ -484,7 +489,6 @@ class SequenceWrites:
         self._tr = tr
         self.budget = sequences.growth.rewrite  # points that may still be rewritten
         self.states: dict[_StateKey, _State] = {}
-        self.forgotten: set[str] = set()
 
     def append_points(self, run: str, ctx: int, name: str, dtype: str, columns: Columns) -> bool:
         """Stores points in the log's order; those without a step get the next free one. `columns` stays as it is.
@@ -566,8 +570,9 @@ class SequenceWrites:
         return is_new
 
     def forget_run(self, run: str) -> None:
-        """This run was deleted in this transaction: what was known about it before counts no more."""
-        self.forgotten.add(run)
+        """This run was deleted in this transaction, or written by another owner before it: what was known about it
+        counts no more."""
+        self._sequences.forget_run(run)
         for key in [key for key in self.states if key[0] == run]:
             del self.states[key]
 
@@ -575,8 +580,7 @@ class SequenceWrites:
         key = (run, ctx, name)
         state = self.states.get(key)
         if state is None:
-            if run not in self.forgotten:
-                state = self._sequences.take(key)
+            state = self._sequences.take(key)
             if state is None:
                 state = self._load(run, ctx, name)
             self.states[key] = state

@@ -11,7 +11,7 @@ from matyan import entities, runs, trees
 from matyan._codec import Malformed, context_id, decode_records, range_of, unpack
 from matyan.keys import Keys, unpack_value
 from matyan.records import Rules, Unit
-from matyan.sequences import Layout, Sequences
+from matyan.sequences import Growth, Layout, SequenceInfo, Sequences
 from tests.memory_store import MemoryStore
 
 T0 = 1_700_000_000.0
@@ -46,21 +46,22 @@ def metric(
 class Ledger:
     """A store, its rules, and what a reader sees."""
 
-    def __init__(self, layout: Layout = "packed") -> None:
+    def __init__(self, layout: Layout = "packed", growth: Growth | None = None) -> None:
         self.store = MemoryStore()
         self.keys = Keys(self.store)
         self.layout: Layout = layout
+        self.growth = growth
         self.rules = self.make_rules()
 
     def make_rules(self) -> Rules:
-        return Rules(self.keys, Sequences(self.keys, self.layout))
+        return Rules(self.keys, Sequences(self.keys, self.layout, growth=self.growth))
 
-    def apply(self, *values: bytes, rules: Rules | None = None) -> Unit:
-        """Applies the records in one transaction."""
+    def apply(self, *values: bytes, rules: Rules | None = None, owner: str = "T/0") -> Unit:
+        """Applies the records in one transaction of `owner`, whose rules are `rules`."""
         rules = rules or self.rules
 
         def body(tr: Any) -> Unit:
-            unit = rules.begin(tr)
+            unit = rules.begin(tr, owner)
             for op in decode_records(values):
                 assert not isinstance(op, Malformed), op.reason
                 unit.apply(op)
@@ -153,6 +154,10 @@ class Ledger:
                 lambda snap: list(sequences.objects(snap, run, context_id(context), name))
             )
         ]
+
+    def traces(self, run: str = "r") -> list[SequenceInfo]:
+        sequences = Sequences(self.keys, self.layout)
+        return self.store.look(lambda snap: list(sequences.sequences(snap, run)))
 
     def contexts(self, run: str = "r") -> dict[int, Any]:
         prefix = self.keys.contexts_prefix(run)

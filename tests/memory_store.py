@@ -20,10 +20,15 @@ _DIRECTORIES = {("data", "runs"): b"\x01", ("data", "indexes"): b"\x02", ("syste
 class _Rows:
     """Sorted rows; a transaction works on a copy."""
 
-    def __init__(self, rows: dict[bytes, bytes]) -> None:
+    def __init__(
+        self, rows: dict[bytes, bytes], on_get: Callable[[bytes], object] | None = None
+    ) -> None:
         self.rows = dict(rows)
+        self._on_get = on_get
 
     def get(self, key: bytes) -> bytes | None:
+        if self._on_get is not None:
+            self._on_get(key)
         return self.rows.get(key)
 
     def scan(
@@ -55,12 +60,14 @@ class _Rows:
 class MemoryStore:
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
+        self.on_get: Callable[[bytes], object] | None = None
+        """Told each key that a transaction gets."""
 
     def directory(self, path: tuple[str, ...]) -> bytes:
         return _DIRECTORIES[path]
 
     def commit(self, body: Callable[[Transaction], T]) -> T:
-        tr = _Rows(self.rows)
+        tr = _Rows(self.rows, self.on_get)
         outcome = body(tr)
         self.rows = tr.rows
         return outcome

@@ -52,7 +52,7 @@ def test_a_new_run_has_every_meta_field_and_its_indexes(ledger: Ledger) -> None:
         "duration": None,
     }
     assert ledger.facts() == {("archived", False), ("active", True), ("created_at", T0 + 2)}
-    assert ledger.system() == {("activity", "r"): T0 + 2}
+    assert ledger.system() == {("activity", "r"): T0 + 2, ("owner", "r"): "T/0"}
 
 
 @pytest.mark.parametrize(
@@ -458,6 +458,7 @@ def test_a_new_experiment_is_named_deterministically(ledger: Ledger) -> None:
     assert UUID(uuid).version == 5
     assert ledger.system() == {
         ("activity", "r"): T0 + 1,
+        ("owner", "r"): "T/0",
         ("experiments", uuid, "name"): "e",
         ("experiments", uuid, "description"): "",
         ("experiments", uuid, "is_archived"): False,
@@ -684,7 +685,7 @@ def test_nothing_is_remembered_before_the_commit(ledger: Ledger) -> None:
         pass
 
     def body(tr: Any) -> None:
-        unit = ledger.rules.begin(tr)
+        unit = ledger.rules.begin(tr, "T/0")
         for op in decode_records([create(), metric("loss", 1.0, None)]):
             unit.apply(op)
         raise Lost

@@ -77,6 +77,7 @@ class _Owner:
         self._tenure = tenure
         self._partition: Partition = tenure.partition
         self._offset_key = worker.keys.ingest(self._partition.topic_id, self._partition.partition)
+        self._name = f"{self._partition.topic_id}/{self._partition.partition}"
         self._stored: int | None = None
         self._rules = worker.make_rules()
         self._log = structlog.get_logger().bind(
@@ -212,7 +213,7 @@ class _Owner:
             raise Fenced(
                 "the stored offset has moved: another owner, or a commit of unknown outcome"
             )
-        unit = rules.begin(tr)
+        unit = rules.begin(tr, self._name)
         for op in ops:
             unit.apply(op)
         self._worker.outbox.within(tr, events, dead, batch.offsets)
