@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from matyan.doors import Doors
 from matyan.listeners import open_port
 
 HEAD_BYTES = 16 << 10
@@ -196,6 +197,8 @@ def response(answer: Answer, *, keep_alive: bool, head_only: bool = False) -> by
         f"HTTP/1.1 {status.value} {status.phrase}",
         f"Content-Type: {answer.content_type}",
         f"Content-Length: {len(answer.body)}",
+        # Who asks with another Origin may get another answer: no cache may give one to the other.
+        "Vary: Origin",
         f"Connection: {'keep-alive' if keep_alive else 'close'}",
         "",
         "",
@@ -235,7 +238,7 @@ async def linger(stream: trio.SocketStream) -> None:
             pass
 
 
-async def _serve_one(about: About, stream: trio.SocketStream) -> None:
+async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStream) -> None:
     rest = b""
     try:
         while True:
@@ -247,6 +250,13 @@ async def _serve_one(about: About, stream: trio.SocketStream) -> None:
                 return
             head = None if read is None else parse_head(*read)
             if head is None:
+                return
+            refusal = None if doors is None else doors.judge(head.method, head.path, head.headers)
+            if refusal is not None:
+                await send_within(
+                    stream, response(detail(refusal.status, refusal.sentence), keep_alive=False)
+                )
+                await linger(stream)
                 return
             answer = probe(about, head.path) if head.bare else None
             keep = answer is not None and head.keeps_alive
@@ -270,9 +280,10 @@ async def serve_probes(
     port: int,
     *,
     component: str = "worker",
+    doors: Doors | None = None,
     task_status: trio.TaskStatus[Sequence[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves the table until it is cancelled; started with its listeners.
+    """Serves the table until it is cancelled; started with its listeners. `doors`: None refuses nobody.
 
     Raises:
         ConfigurationError: the port cannot be bound.
@@ -281,10 +292,12 @@ async def serve_probes(
     listeners = await open_port(
         host, port, host_name="HOST", port_name="--metrics-port or METRICS_PORT"
     )
+    if doors is not None:
+        doors = doors.listening_on(one.socket.getsockname()[0] for one in listeners)
     async with trio.open_nursery() as nursery:
 
         async def serve_one(stream: trio.SocketStream) -> None:
-            await _serve_one(about, stream)
+            await _serve_one(about, doors, stream)
 
         await nursery.start(trio.serve_listeners, serve_one, listeners)
         task_status.started(listeners)

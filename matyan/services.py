@@ -17,6 +17,7 @@ import trio
 from matyan import logs
 from matyan.broker.kafka_admin import open_admin
 from matyan.broker.kafka_topics import require_fit_topics, require_topics
+from matyan.doors import doors_of
 from matyan.errors import Unavailable
 from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_option
 from matyan.health import Health
@@ -107,6 +108,8 @@ def _begin(settings: Settings) -> None:
     "delivery_timeout_s",
     "ws_deflate",
     "cors_origins",
+    "public_url",
+    "allowed_hosts",
     "metrics_enabled",
     *SERVICE,
 )
@@ -173,6 +176,7 @@ def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
             settings.host,
             settings.metrics_port,
             component=component,
+            doors=doors_of(settings),
             task_status=task_status,
         )
 
@@ -196,6 +200,7 @@ def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
     "ingest_max_messages_per_txn",
     "host",
     "metrics_port",
+    "allowed_hosts",
     *SERVICE,
 )
 def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
@@ -246,7 +251,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
 
 
 @click.command("control-worker")
-@settings_flags(*KAFKA, *S3, "instance_id", "host", "metrics_port", *SERVICE)
+@settings_flags(*KAFKA, *S3, "instance_id", "host", "metrics_port", "allowed_hosts", *SERVICE)
 def control_worker(settings: Settings) -> int:
     """Do what control events ask for outside of the store: delete the blobs of deleted runs.
 

@@ -184,7 +184,7 @@ class Settings:
     public_url: str = _setting(
         "",
         "MATYAN_PUBLIC_URL",
-        "scheme://host[:port] for signed URLs of the embedded mode; empty: as the client named it.",
+        "scheme://host[:port] as clients and browsers know this process; empty: as each request names it.",
     )
     # the services
     log_level: str = _setting(
@@ -201,6 +201,12 @@ class Settings:
     )
     cors_origins: tuple[str, ...] = _setting(
         (), "CORS_ORIGINS", "Origins that may call, a JSON array or a list with commas.", _words
+    )
+    allowed_hosts: tuple[str, ...] = _setting(
+        (),
+        "MATYAN_ALLOWED_HOSTS",
+        "Hosts that a process which listens on loopback alone answers to as well, such as a notebook proxy's; * is any.",
+        _words,
     )
     shutdown_flush_timeout: float = _setting(
         5.0, "SHUTDOWN_FLUSH_TIMEOUT", "Seconds that a drain may take after SIGTERM.", _seconds

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -24,10 +24,12 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
+from matyan.doors import PRESIGN, Doors, Refusal
 from matyan.errors import QueueFull, Unavailable
+from matyan.frontier.edge import count_request
 from matyan.frontier.session import MAX_WAITING, Session
-from matyan.frontier.transfer import Transfer
-from matyan.probes import PROBES, SEND_SECONDS, Answer, probe
+from matyan.frontier.transfer import Transfer, rest_discarded
+from matyan.probes import PROBES, SEND_SECONDS, Answer, detail, probe
 
 if TYPE_CHECKING:
     from matyan.frontier.edge import Frontier, Returned
@@ -66,7 +68,7 @@ def create_app(frontier: Frontier) -> QuartTrio:
     transfer = Transfer(inner, frontier.blobs, frontier.settings.blob_max_bytes)
     # As Quart's documentation wraps an app; to a type checker the attribute is a method.
     wrapped = cast(Any, app)
-    wrapped.asgi_app = Cors(transfer, frontier.settings.cors_origins)
+    wrapped.asgi_app = Doorway(transfer, frontier)
     return app
 
 
@@ -83,7 +85,7 @@ def _add_probes(app: QuartTrio, frontier: Frontier) -> None:
 def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
     settings, producer = frontier.settings, frontier.desk.producer
 
-    @app.post("/api/v1/rest/artifacts/presign", strict_slashes=False)
+    @app.post(PRESIGN, strict_slashes=False)
     async def presign() -> dict[str, object]:
         run, path, content_type = await _presign_fields()
         base = settings.public_url or f"{request.scheme}://{request.host}"
@@ -201,8 +203,6 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
 
 
 def _count_requests(app: QuartTrio) -> None:
-    from matyan.frontier.edge import count_request
-
     @app.before_request
     async def begin() -> None:
         g.begun = trio.current_time()
@@ -215,40 +215,93 @@ def _count_requests(app: QuartTrio) -> None:
         return response
 
 
-class Cors:
-    """The answers to browsers of other origins (Fetch standard, "CORS protocol"), around every route."""
+class Doorway:
+    """Around every route: who may come in, and the answers to browsers of other origins (Fetch standard, "CORS protocol").
 
-    def __init__(self, inner: ASGIApp, origins: tuple[str, ...]) -> None:
+    The edge judges what it reads itself by the same doors; here comes whatever else Hypercorn or another server takes.
+    """
+
+    def __init__(self, inner: ASGIApp, frontier: Frontier) -> None:
         self._inner = inner
-        self._origins = frozenset(origins)
+        self._frontier = frontier
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        origin = headers.get(b"origin", b"").decode("latin-1")
-        known = origin and ("*" in self._origins or origin in self._origins)
-        if scope["type"] != "http" or not known:
+        kind = scope["type"]
+        if kind not in {"http", "websocket"}:
             await self._inner(scope, receive, send)
             return
-        allowed = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
-        if "*" not in self._origins:
-            allowed.append((b"access-control-allow-credentials", b"true"))
-        method = headers.get(b"access-control-request-method")
-        if scope["method"] == "OPTIONS" and method is not None:
-            allowed.append((b"access-control-allow-methods", b"GET, HEAD, POST, PUT, OPTIONS"))
-            asked = headers.get(b"access-control-request-headers")
-            if asked is not None:
-                allowed.append((b"access-control-allow-headers", asked))
-            allowed.append((b"access-control-max-age", b"600"))
-            await send({"type": "http.response.start", "status": 204, "headers": allowed})
-            await send({"type": "http.response.body", "body": b""})
-            return
+        doors = self._frontier.doors
+        headers = _joined(scope["headers"])
+        method = scope.get("method", "GET")
+        if kind == "websocket":
+            headers["upgrade"] = "websocket"  # another server may have taken it off
+        added = _cors_headers(doors, headers)
 
-        async def send_allowed(event: dict[str, Any]) -> None:
-            if event["type"] == "http.response.start":
-                event = {**event, "headers": [*event["headers"], *allowed]}
+        async def send_with_added(event: dict[str, Any]) -> None:
+            if event["type"].endswith("http.response.start"):
+                event = {**event, "headers": [*event.get("headers", ()), *added]}
             await send(event)
 
-        await self._inner(scope, receive, send_allowed)
+        refusal = doors.judge(method, scope["path"], headers)
+        if refusal is not None:
+            log.warning("refused at the door", path=scope["path"][:255], reason=refusal.sentence)
+            count_request(method, "unmatched", refusal.status, 0.0)
+            await _refuse(refusal, scope, receive, send_with_added)
+        elif method == "OPTIONS" and "access-control-request-method" in headers and len(added) > 1:
+            preflight = [(b"access-control-allow-methods", b"GET, HEAD, POST, PUT, OPTIONS")]
+            asked = headers.get("access-control-request-headers")
+            if asked is not None:
+                preflight.append((b"access-control-allow-headers", asked.encode("latin-1")))
+            preflight.append((b"access-control-max-age", b"600"))
+            await send_with_added(
+                {"type": "http.response.start", "status": 204, "headers": preflight}
+            )
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await self._inner(scope, receive, send_with_added)
+
+
+def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """An ASGI scope's headers as `Doors.judge` takes them."""
+    headers: dict[str, str] = {}
+    for raw, value in pairs:
+        name, text = raw.decode("latin-1").lower(), value.decode("latin-1").strip()
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return headers
+
+
+def _cors_headers(doors: Doors, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    # Without an Origin too: no cache may give that answer to a page.
+    added = [(b"vary", b"Origin")]
+    origin = headers.get("origin")
+    if origin is not None and doors.allow(origin):
+        added.append((b"access-control-allow-origin", origin.encode("latin-1")))
+        if "*" not in doors.origins:
+            added.append((b"access-control-allow-credentials", b"true"))
+    return added
+
+
+async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
+    answer = detail(refusal.status, refusal.sentence)
+    headers = [
+        (b"content-type", answer.content_type.encode()),
+        (b"content-length", str(len(answer.body)).encode()),
+    ]
+    prefix = "" if scope["type"] == "http" else "websocket."
+    if prefix and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close"})  # before it was accepted that is a 403
+        return
+    if not prefix and scope["http_version"].startswith("1"):
+        headers.append((b"connection", b"close"))  # its body is not read
+    async with rest_discarded(receive):
+        await send(
+            {
+                "type": f"{prefix}http.response.start",
+                "status": answer.status,
+                "headers": headers,
+            }
+        )
+        await send({"type": f"{prefix}http.response.body", "body": answer.body})
 
 
 class WebServer:

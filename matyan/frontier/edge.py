@@ -33,6 +33,7 @@ from websockets.server import ServerProtocol
 from matyan import telemetry
 from matyan._codec import check_run_id, text_message
 from matyan.broker.base import Producer
+from matyan.doors import doors_of
 from matyan.errors import Unavailable
 from matyan.frontier.session import OK, Desk, Session
 from matyan.probes import (
@@ -487,6 +488,7 @@ class Frontier:
         self.blobs = blobs
         self.health = health
         self.settings = settings
+        self.doors = doors_of(settings)
         self.about = About("frontier", health, settings.metrics_enabled)
         self.readers = Readers(producer)
         self.links: set[Link] = set()
@@ -534,6 +536,9 @@ async def serve(
     """Serves until it is cancelled or drained; closes the listeners."""
     frontier.accepting, frontier.web_loaded = trio.CancelScope(), trio.Event()
     frontier.readers = Readers(frontier.desk.producer)
+    frontier.doors = frontier.doors.listening_on(
+        listener.socket.getsockname()[0] for listener in listeners
+    )
     try:
         async with trio.open_nursery() as nursery:
             frontier.nursery = nursery
@@ -634,6 +639,12 @@ async def _greet(frontier: Frontier, stream: trio.SocketStream) -> Returned | No
         head = parse_head(*read)
         if head is None:
             return Returned(stream, b"".join(read))
+        refusal = frontier.doors.judge(head.method, head.path, head.headers)
+        if refusal is not None:
+            log.warning("refused at the door", path=head.path[:255], reason=refusal.sentence)
+            count_request(head.method, "unmatched", refusal.status, 0.0)
+            await _refuse(stream, detail(refusal.status, refusal.sentence))
+            return None
         if head.path.startswith(INGEST_PATH) and "upgrade" in head.headers:
             await _open_lane(frontier, stream, head)
             return None

@@ -73,7 +73,7 @@ class Transfer:
         except _Refused as refused:
             status = refused.status
             body = json.dumps({"detail": refused.sentence}).encode()
-            async with _rest_discarded(receive):
+            async with rest_discarded(receive):
                 # The rest of the body is not read: over HTTP/1 that ends the connection, and the client must know.
                 close = [(b"connection", b"close")] * scope["http_version"].startswith("1")
                 await _answer(send, status, body, close)
@@ -97,7 +97,7 @@ class Transfer:
                 await _answer(send, 200, b"{}")
             else:
                 content_type, size, pieces = await blobs.open(run, path)
-                async with aclosing(pieces), _rest_discarded(receive):
+                async with aclosing(pieces), rest_discarded(receive):
                     await _start(send, 200, content_type, size)
                     if method == "GET":
                         async for piece in pieces:
@@ -148,7 +148,7 @@ class _Refused(Exception):
 
 
 @asynccontextmanager
-async def _rest_discarded(receive: Receive) -> AsyncIterator[None]:
+async def rest_discarded(receive: Receive) -> AsyncIterator[None]:
     """Takes what still comes while an answer goes out, and ends the answer when the client has gone.
 
     Hypercorn passes the body through a bounded queue and waits for room in it even to close: with nobody
@@ -157,7 +157,7 @@ async def _rest_discarded(receive: Receive) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
 
         async def discard() -> None:
-            while (await receive())["type"] != "http.disconnect":
+            while not (await receive())["type"].endswith(".disconnect"):
                 pass
             nursery.cancel_scope.cancel()
 

@@ -121,7 +121,9 @@ async def a_frontier(
     blobs: Blobs | None = None,
 ) -> AsyncIterator[Served]:
     producer = producer or HandProducer(1 << 26)
-    frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings or Settings())
+    # A test that writes its own heads calls the server x.
+    settings = settings or Settings(allowed_hosts=("x",))
+    frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         await nursery.start(frontier.health.run)

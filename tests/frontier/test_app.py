@@ -19,6 +19,7 @@ from tests.frontier.hand import HandProducer
 from tests.frontier.test_session import tag
 
 PRESIGN = "/api/v1/rest/artifacts/presign"
+JSON = "Content-Type: application/json\r\n"
 
 
 def client(served: Served) -> httpx.AsyncClient:
@@ -77,7 +78,9 @@ async def test_presign_says_what_is_wrong(
     served: Served, body: str, status: int, says: str
 ) -> None:
     async with client(served) as http:
-        answer = await http.post(PRESIGN, content=body)
+        answer = await http.post(
+            PRESIGN, content=body, headers={"Content-Type": "application/json; charset=utf-8"}
+        )
     assert answer.status_code == status
     assert says in answer.json()["detail"]
     assert served.producer.frames == []
@@ -90,7 +93,7 @@ async def test_presign_waits_for_room_and_then_says_503(mock_clock: MockClock) -
 
         async def ask() -> None:
             body = b'{"run_id":"r","artifact_path":"a"}'
-            head = f"POST {PRESIGN} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = f"POST {PRESIGN} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{JSON}Content-Length: {len(body)}\r\n\r\n"
             answers.append(await served.talk(head.encode() + body))
 
         async with trio.open_nursery() as nursery:
@@ -108,7 +111,7 @@ async def test_a_body_that_never_comes_is_given_up(mock_clock: MockClock) -> Non
         await served.frontier.web_loaded.wait()
         stream = await served.connect()
         await stream.send_all(
-            f"POST {PRESIGN} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n".encode()
+            f"POST {PRESIGN} HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 9\r\n\r\n".encode()
         )
         for _ in range(35):
             await trio.testing.wait_all_tasks_blocked(0.005)
