@@ -88,8 +88,11 @@ class Points:
     run: str
     name: str
     ctx: int
+    """`context_id` of the context: where the search for its id begins."""
     context: bytes
-    """The context as JSON text; b"{}" when empty or null."""
+    """The context as the first of the points spelled it; b"{}" when empty or null."""
+    context_text: str
+    """Its `context_text`: what makes it this context and no other."""
     dtype: str
     """As sent by the last of the points; "float" for null."""
     columns: Columns
@@ -121,8 +124,12 @@ def decode_records(values: Sequence[bytes]) -> list[Points | Record | Malformed]
     between them: a Points comes before the next Record of its run. Points of different sequences commute.
     """
 
+def context_text(context: object) -> str:
+    """The canonical JSON text (contract, section 4) of a decoded object or None: two contexts are the same when
+    theirs are. true, 1 and 1.0 are three; two NaN are one."""
+
 def context_id(context: object) -> int:
-    """Contract, section 4: (run,"contexts",ctx). Takes the decoded object or None."""
+    """The first 8 hex digits of the text's SHA-256; 0 of the empty one. Two contexts can share it: see contexts.py."""
 
 # --- tuples: FoundationDB's tuple layer and msgpack ---------------------------------------------
 

@@ -6,24 +6,28 @@ import hashlib as _hashlib
 MAX_CACHED_CONTEXTS = 4_096
 
 
+def context_text(context):
+    return _json.dumps(context or {}, sort_keys=True, separators=(",", ":"))
+
+
 def context_id(context):
     if not context:
         return 0
-    text = _json.dumps(context, sort_keys=True, separators=(",", ":"))
-    return int.from_bytes(_hashlib.sha256(text.encode()).digest()[:4], "big")
+    return int.from_bytes(_hashlib.sha256(context_text(context).encode()).digest()[:4], "big")
 
 
-cdef dict context_ids = {}  # JSON text -> id, cleared when it is full
+cdef dict contexts_read = {}  # JSON as it was spelled -> (canonical text, id), cleared when it is full
 
 
-cdef object context_id_of(bytes text):
-    found = context_ids.get(text)
+cdef tuple read_context(bytes spelled):
+    cdef tuple found = contexts_read.get(spelled)
     if found is None:
-        found = context_id(_json.loads(text))
-        if len(text) <= 1_024:
-            if len(context_ids) >= MAX_CACHED_CONTEXTS:
-                context_ids.clear()
-            context_ids[text] = found
+        context = _json.loads(spelled)
+        found = context_text(context), context_id(context)
+        if len(spelled) <= 1_024:
+            if len(contexts_read) >= MAX_CACHED_CONTEXTS:
+                contexts_read.clear()
+            contexts_read[spelled] = found
     return found
 
 
@@ -32,6 +36,7 @@ cdef class Points:
     cdef readonly str name
     cdef readonly object ctx
     cdef readonly bytes context
+    cdef readonly str context_text
     cdef readonly str dtype
     cdef readonly Columns columns
     cdef readonly Py_ssize_t first
@@ -57,7 +62,7 @@ cdef class Malformed:
 cdef class Run:
     """One run in a batch, and its groups that are open."""
     cdef str run
-    cdef dict open  # (name, ctx) -> Points
+    cdef dict open  # (name, context's text) -> Points
 
 
 # Which group a record belongs to, by the bytes of its name and context: so the two need not become
@@ -242,19 +247,20 @@ cdef class Reader:
         cdef bytes context = s.start[: s.stop - s.start] or b"{}"
         cdef Points points
         name = text_of(&self.payload.slot[NAME])
-        ctx = context_id_of(context)
-        points = self.run.open.get((name, ctx))
+        text, ctx = read_context(context)
+        points = self.run.open.get((name, text))
         if points is None:
             points = Points.__new__(Points)
             points.run = self.run.run
             points.name = name
             points.ctx = ctx
             points.context = context
+            points.context_text = text
             points.columns = Columns()
             points.dtype_text = b""
             points.first = index
             points.timestamp = timestamp
-            self.run.open[name, ctx] = points
+            self.run.open[name, text] = points
             self.out.append(points)
         return points
 

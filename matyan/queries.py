@@ -12,12 +12,12 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from matyan import entities, runs, trees
-from matyan._codec import pack, range_of, unpack
+from matyan import contexts, entities, runs, trees
+from matyan._codec import context_text, pack, unpack
 from matyan.broker import local
 from matyan.broker.base import StandingLetter
 from matyan.errors import NotFound
-from matyan.keys import Keys, unpack_value
+from matyan.keys import Keys
 from matyan.sequences import SequenceInfo, Sequences
 from matyan.store.base import Snapshot
 
@@ -127,7 +127,7 @@ class Queries:
     def show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
         """One object: run, experiment, meta, attrs, tags, contexts, sequences."""
         run = self.resolve(snap, run)
-        contexts = self._contexts(snap, run)
+        stored = contexts.read(snap, self._keys, run)
         attrs = trees.read(snap, self._keys.attrs(run))
         yield {
             "run": run,
@@ -135,11 +135,11 @@ class Queries:
             "meta": runs.read_meta(snap, self._keys, run),
             "attrs": attrs if isinstance(attrs, dict) else {},
             "tags": sorted(entities.tags_of(snap, self._keys, run)),
-            "contexts": list(contexts.values()),
+            "contexts": list(stored.values()),
             "sequences": [
                 {
                     "name": info.name,
-                    "context": contexts.get(info.ctx, {}),
+                    "context": stored.get(info.ctx, {}),
                     "dtype": info.dtype,
                     "last": info.last,
                     "last_step": info.last_step,
@@ -147,13 +147,6 @@ class Queries:
                 }
                 for info in self._sequences.sequences(snap, run)
             ],
-        }
-
-    def _contexts(self, snap: Snapshot, run: str) -> dict[int, Row]:
-        prefix = self._keys.contexts_prefix(run)
-        return {
-            unpack(key, len(prefix))[0]: unpack_value(packed)
-            for key, packed in snap.scan(*range_of(prefix))
         }
 
     def logs(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
@@ -200,10 +193,12 @@ class Queries:
     ) -> Iterator[Row]:
         """All sequences of a run, or those called `name` (in `context`): blocks of columns, or of objects."""
         run = self.resolve(snap, run)
-        contexts = self._contexts(snap, run)
+        # Compared as texts: for Python {"x": 1} is {"x": True} too, and a NaN is never the same.
+        wanted = None if context is None else context_text(context)
+        stored = contexts.read(snap, self._keys, run)
         for info in self._sequences.sequences(snap, run):
-            here = contexts.get(info.ctx, {})
-            if name not in (None, info.name) or (context is not None and context != here):
+            here = stored.get(info.ctx, {})
+            if name not in (None, info.name) or wanted not in (None, context_text(here)):
                 continue
             head: Row = {"name": info.name, "context": here, "dtype": info.dtype}
             yield from self._sequence(snap, run, info, head)

@@ -11,8 +11,8 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from matyan import entities, indexes, runs, trees
-from matyan._codec import Points, Record, context_id, parse_timestamp
+from matyan import contexts, entities, indexes, runs, trees
+from matyan._codec import Points, Record, context_id, context_text, parse_timestamp
 from matyan.broker.base import ControlEvent
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
@@ -44,6 +44,7 @@ class Rules:
         self._remembered_runs = remembered_runs
         # Runs that exist -> their stored activity; the one used longest ago first.
         self._activity: dict[str, float] = {}
+        self._contexts = contexts.Remembered()
 
     def begin(self, tr: Transaction, owner: str) -> Unit:
         """The work of one transaction. `owner`: whose records it applies, "topic_id/partition"."""
@@ -51,7 +52,11 @@ class Rules:
 
     def committed(self, unit: Unit) -> None:
         """`unit`'s transaction is durable: from now on its outcome may be remembered."""
+        for run in unit.sequences.forgotten:
+            self.forget(run)
         self.sequences.committed(unit.sequences)
+        for run, ids in unit.contexts.items():
+            self._contexts.add(run, ids)
         for run, activity in unit.activity.items():
             self._activity.pop(run, None)
             if activity is not None:
@@ -59,9 +64,19 @@ class Rules:
         while len(self._activity) > self._remembered_runs:
             del self._activity[next(iter(self._activity))]
 
+    def forget(self, run: str) -> None:
+        """All that is remembered of a run."""
+        self._activity.pop(run, None)
+        self._contexts.forget(run)
+        self.sequences.forget_run(run)
+
     def remembered(self, run: str) -> float | None:
         """The activity of a run that is known to exist."""
         return self._activity.get(run)
+
+    def remembered_context(self, run: str, text: str) -> int | None:
+        """The id of a context that is known to be stored."""
+        return self._contexts.get(run, text)
 
 
 class Unit:
@@ -79,6 +94,8 @@ class Unit:
         """Records of deleted runs."""
         self.activity: dict[str, float | None] = {}
         """Each run that this unit met: its stored activity, or None when it is deleted."""
+        self.contexts: dict[str, dict[str, int]] = {}
+        """The ids of contexts that this unit met, by run and canonical text."""
 
     def apply(self, op: Op) -> None:
         """Applies one item of `decode_records`.
@@ -96,8 +113,11 @@ class Unit:
         if not self._admit(op.run, op.timestamp, op.last_timestamp):
             self.dropped += count
             return
-        if self.sequences.append_points(op.run, op.ctx, op.name, op.dtype, op.columns):
-            self._new_sequence(op.run, op.ctx, op.name, json.loads(op.context))
+        ctx = self._known_context(op.run, op.context_text)
+        if ctx is None:
+            ctx = self._context(op.run, op.context_text, op.ctx, json.loads(op.context))
+        if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
+            indexes.put(self.tr, self.keys, op.run, "trace", op.name)
         self._applied("log_metric", count)
 
     def _apply_record(self, op: Record) -> None:
@@ -155,13 +175,29 @@ class Unit:
         value: object,
     ) -> None:
         """Appends to a sequence that holds no metric."""
-        ctx = context_id(context)
+        text = context_text(context)
+        ctx = self._known_context(record.run, text)
+        if ctx is None:
+            ctx = self._context(record.run, text, context_id(context), context or {})
         if self.sequences.append_object(record.run, ctx, name, dtype, step, epoch, time, value):
-            self._new_sequence(record.run, ctx, name, context or {})
+            indexes.put(self.tr, self.keys, record.run, "trace", name)
 
-    def _new_sequence(self, run: str, ctx: int, name: str, context: object) -> None:
-        trees.put(self.tr, self.keys.context(run, ctx), context)
-        indexes.put(self.tr, self.keys, run, "trace", name)
+    def _known_context(self, run: str, text: str) -> int | None:
+        ids = self.contexts.get(run)
+        ctx = None if ids is None else ids.get(text)
+        if ctx is None and run not in self.sequences.forgotten:
+            ctx = self._rules.remembered_context(run, text)
+        return ctx
+
+    def _context(self, run: str, text: str, first: int, context: object) -> int:
+        ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context)
+        self.contexts.setdefault(run, {})[text] = ctx
+        return ctx
+
+    def forget(self, run: str) -> None:
+        """What was remembered of this run before counts no more, from here on."""
+        self.sequences.forget_run(run)
+        self.contexts.pop(run, None)
 
 
 def event_of(record: Record) -> ControlEvent | None:
@@ -330,7 +366,7 @@ def log_record(unit: Unit, record: Record) -> None:
 def delete_run(unit: Unit, record: Record) -> None:
     entities.forget_run(unit.tr, unit.keys, record.run)
     runs.delete(unit.tr, unit.keys, record.run, record.timestamp)
-    unit.sequences.forget_run(record.run)
+    unit.forget(record.run)
     unit.activity[record.run] = None
 
 

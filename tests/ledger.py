@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from matyan import entities, runs, trees
-from matyan._codec import Malformed, context_id, decode_records, range_of, unpack
+from matyan import contexts, entities, runs, trees
+from matyan._codec import Malformed, context_text, decode_records, unpack
 from matyan.keys import Keys, unpack_value
 from matyan.records import Rules, Unit
 from matyan.sequences import Growth, Layout, SequenceInfo, Sequences
@@ -130,13 +130,18 @@ class Ledger:
             if begin <= key < end
         }
 
+    def context_id(self, context: object, run: str = "r") -> int:
+        """The id of a context as it is stored; 0 when it is not."""
+        texts = {context_text(found): ctx for ctx, found in self.contexts(run).items()}
+        return texts.get(context_text(context), 0)
+
     def points(
         self, name: str, context: object = None, run: str = "r"
     ) -> list[tuple[int, float, float, int | None]]:
         """(step, value, time after T0, epoch) of a metric."""
         sequences = Sequences(self.keys, self.layout)
         columns = self.store.look(
-            lambda snap: list(sequences.points(snap, run, context_id(context), name))
+            lambda snap: list(sequences.points(snap, run, self.context_id(context, run), name))
         )
         return [
             (step or 0, value, time - T0, epoch)
@@ -151,7 +156,7 @@ class Ledger:
         return [
             (step, epoch, time - T0, value)
             for step, epoch, time, value in self.store.look(
-                lambda snap: list(sequences.objects(snap, run, context_id(context), name))
+                lambda snap: list(sequences.objects(snap, run, self.context_id(context, run), name))
             )
         ]
 
@@ -160,10 +165,4 @@ class Ledger:
         return self.store.look(lambda snap: list(sequences.sequences(snap, run)))
 
     def contexts(self, run: str = "r") -> dict[int, Any]:
-        prefix = self.keys.contexts_prefix(run)
-        begin, end = range_of(prefix)
-        return {
-            unpack(key, len(prefix))[0]: unpack_value(value)
-            for key, value in self.store.rows.items()
-            if begin <= key < end
-        }
+        return self.store.look(lambda snap: contexts.read(snap, self.keys, run))

@@ -541,7 +541,8 @@ def test_a_new_sequence_has_its_context_and_its_trace_index(ledger: Ledger) -> N
         metric("loss", 3.0, 1, context={"a": "x", "b": 1}),
         metric("acc", 3.0, 1, context={}),
     )
-    ctx = context_id({"a": "x", "b": 1})
+    ctx = ledger.context_id({"a": "x", "b": 1})
+    assert ctx == context_id({"a": "x", "b": 1})
     assert ledger.contexts() == {0: {}, ctx: {"a": "x", "b": 1}}
     assert {fact for fact in ledger.facts() if fact[0] == "trace"} == {
         ("trace", "loss"),

@@ -10,7 +10,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matyan._codec import context_id, parse_timestamp
+from matyan._codec import context_text, parse_timestamp
 from matyan.sequences import Layout
 from matyan.workers.ingest import IngestWorker
 from tests.ledger import T0, Ledger, moment, record
@@ -35,10 +35,11 @@ class Run:
         self.attrs: dict[str, Any] = {}
         self.experiment: str | None = None
         self.tags: set[str] = set()
-        self.points: dict[tuple[int, str], dict[int, tuple[float, float, int | None]]] = {}
-        self.objects: dict[tuple[int, str], dict[int, tuple[int | None, float, Any]]] = {}
+        # By the context's canonical text and the name.
+        self.points: dict[tuple[str, str], dict[int, tuple[float, float, int | None]]] = {}
+        self.objects: dict[tuple[str, str], dict[int, tuple[int | None, float, Any]]] = {}
 
-    def step(self, sequence: tuple[int, str], step: int | None) -> int:
+    def step(self, sequence: tuple[str, str], step: int | None) -> int:
         steps = {**self.points.get(sequence, {}), **self.objects.get(sequence, {})}
         return max([-1, *steps]) + 1 if step is None else step
 
@@ -120,19 +121,19 @@ class Model:
         run.attrs["__blobs__"] = blobs
 
     def log_metric(self, run: Run, now: float, payload: dict[str, Any]) -> None:
-        sequence = context_id(payload["context"]), payload["name"]
+        sequence = context_text(payload["context"]), payload["name"]
         step = run.step(sequence, payload["step"])
         run.points.setdefault(sequence, {})[step] = (payload["value"], now, payload["epoch"])
 
     def log_record(self, run: Run, now: float, payload: dict[str, Any]) -> None:
-        sequence = 0, "__log_records"
+        sequence = "{}", "__log_records"
         value = {"log_level": payload["level"], "args": None, "logger_info": None}
         value |= {"message": payload["message"], "timestamp": payload["timestamp"]}
         step = run.step(sequence, None)
         run.objects.setdefault(sequence, {})[step] = (None, now, value)
 
     def log_terminal_line(self, run: Run, now: float, payload: dict[str, Any]) -> None:
-        lines = run.objects.setdefault((0, "logs"), {})
+        lines = run.objects.setdefault(("{}", "logs"), {})
         lines[payload["step"]] = (None, now, payload["line"])
 
 
@@ -147,9 +148,8 @@ def check(ledger: Ledger, model: Model) -> None:
         assert ledger.experiment(name) == run.experiment
         assert ledger.tags(name) == sorted(run.tags)
         assert ledger.facts(name) == facts(run)
-        for (ctx, sequence), points in run.points.items():
-            context = None if ctx == 0 else {"s": 1}
-            assert ledger.points(sequence, context, name) == [
+        for (text, sequence), points in run.points.items():
+            assert ledger.points(sequence, json.loads(text), name) == [
                 (step, value, time - T0, epoch)
                 for step, (value, time, epoch) in sorted(points.items())
             ]
@@ -158,8 +158,10 @@ def check(ledger: Ledger, model: Model) -> None:
                 (step, epoch, time - T0, value)
                 for step, (epoch, time, value) in sorted(objects.items())
             ]
-        sequences = {*run.points, *run.objects}
-        assert ledger.contexts(name) == {ctx: {"s": 1} if ctx else {} for ctx, _ in sequences}
+        found = ledger.contexts(name)
+        texts = {text for text, _ in [*run.points, *run.objects]}
+        assert sorted(map(context_text, found.values())) == sorted(texts)
+        assert (0 in found) == ("{}" in texts)
     for name in model.deleted:
         assert ledger.rows_of(name) == {}
         assert ledger.facts(name) == set()
@@ -241,7 +243,8 @@ KINDS = [
         value=st.sampled_from([0.0, 1.5]),
         step=st.none() | st.integers(-2, 4),
         epoch=st.none() | st.integers(0, 2),
-        context=st.sampled_from([None, {"s": 1}]),
+        # The last two have the same preferred id.
+        context=st.sampled_from([None, {"s": 1}, {"s": True}, {"layer": 4141}, {"layer": 8106}]),
     ),
     payload("delete_run"),
 ]
