@@ -52,14 +52,14 @@ class Rules:
 
     def committed(self, unit: Unit) -> None:
         """`unit`'s transaction is durable: from now on its outcome may be remembered."""
-        for run in unit.sequences.forgotten:
-            self.forget(run)
         self.sequences.committed(unit.sequences)
         for run, ids in unit.contexts.items():
             self._contexts.add(run, ids)
         for run, activity in unit.activity.items():
-            self._activity.pop(run, None)
-            if activity is not None:
+            if activity is None:
+                self.forget(run)
+            else:
+                self._activity.pop(run, None)
                 self._activity[run] = activity
         while len(self._activity) > self._remembered_runs:
             del self._activity[next(iter(self._activity))]
@@ -154,7 +154,7 @@ class Unit:
             return None
         if runs.put_owner(self.tr, self.keys, run, self._owner):
             # Another partition's records may have been applied: whatever is remembered counts no more.
-            self.sequences.forget_run(run)
+            self.forget(run)
         elif (activity := self._rules.remembered(run)) is not None:
             return activity
         if runs.exists(self.tr, self.keys, run):
@@ -185,9 +185,7 @@ class Unit:
     def _known_context(self, run: str, text: str) -> int | None:
         ids = self.contexts.get(run)
         ctx = None if ids is None else ids.get(text)
-        if ctx is None and run not in self.sequences.forgotten:
-            ctx = self._rules.remembered_context(run, text)
-        return ctx
+        return self._rules.remembered_context(run, text) if ctx is None else ctx
 
     def _context(self, run: str, text: str, first: int, context: object) -> int:
         ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context)
@@ -195,7 +193,8 @@ class Unit:
         return ctx
 
     def forget(self, run: str) -> None:
-        """What was remembered of this run before counts no more, from here on."""
+        """What was remembered of this run counts no more, from here on."""
+        self._rules.forget(run)
         self.sequences.forget_run(run)
         self.contexts.pop(run, None)
 
