@@ -49,7 +49,7 @@ REJECTED = Counter(
 ACK_SECONDS = Histogram(
     "matyan_frontier_ack_seconds", "From a frame's last byte to its reply", buckets=_SECONDS
 )
-QUEUE_BYTES = Gauge("matyan_producer_queue_bytes", "Bytes accepted and not yet delivered")
+QUEUE_BYTES = Gauge("matyan_producer_queue_bytes", "Bytes held before an answer")
 QUEUE_CAPACITY = Gauge("matyan_producer_queue_capacity_bytes", "The budget, MATYAN_QUEUE_BYTES")
 SOCKET_CLOSES = Counter(
     "matyan_ws_closes_total", "WebSocket connections closed, by close code", ["code"]

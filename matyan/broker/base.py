@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import trio
 
+from matyan.broker.budget import Budget
 from matyan.errors import InvalidRecord
 from matyan.store.base import Transaction
 
@@ -27,6 +28,9 @@ DeliveryCallback = Callable[[Exception | None], None]
 class Producer(Protocol):
     """Takes frames of records for one topic. All calls come from the trio thread."""
 
+    budget: Budget
+    """Where it counts what is queued; who feeds it counts there too (MATYAN_QUEUE_BYTES)."""
+
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         """Hands over all `values` with one `key`, in order, or none of them.
 
@@ -35,12 +39,8 @@ class Producer(Protocol):
         A callback and not an awaitable: it writes the reply at once, without waking a task a frame.
 
         Raises:
-            QueueFull: the budget of bytes is used up; nothing was handed over.
+            QueueFull: the budget of bytes is used up; nothing was handed over. The budget tells when there is room.
         """
-        ...
-
-    def on_room(self, callback: Callable[[], None]) -> None:
-        """Registers the one callback that is called in the trio thread when there is room after a QueueFull."""
         ...
 
     async def rest(self) -> None:
@@ -51,11 +51,6 @@ class Producer(Protocol):
     @property
     def queued_bytes(self) -> int:
         """Bytes that are handed over and not delivered."""
-        ...
-
-    @property
-    def capacity_bytes(self) -> int:
-        """The budget: MATYAN_QUEUE_BYTES."""
         ...
 
     def fatal(self) -> str | None:

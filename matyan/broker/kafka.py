@@ -22,14 +22,15 @@ from confluent_kafka import Producer as RdProducer
 
 from matyan import __version__
 from matyan.broker.base import ControlEvent, DeadLetter, DeliveryCallback
-from matyan.errors import QueueFull, Unavailable
+from matyan.broker.budget import Budget
+from matyan.errors import Unavailable
 from matyan.settings import Settings
 from matyan.store.base import Transaction
 
 log = structlog.get_logger(__name__)
 
 RECORD_OVERHEAD = 128
-"""Bytes that librdkafka keeps for a record besides its value: a struct of about 100 bytes and the key."""
+"""Bytes that a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""
 
 _POLL_S = 0.2
 GATHER_S = 0.001
@@ -198,7 +199,7 @@ class KafkaProducer:
     def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
         self._config = {**config, "error_cb": self._on_error}
         self._topic = topic
-        self._capacity = capacity_bytes
+        self.budget = Budget(capacity_bytes)
         self._token = trio.lowlevel.current_trio_token()
         self._rd = RdProducer(self._config)
         self._done: deque[_Frame] = deque()
@@ -206,8 +207,6 @@ class KafkaProducer:
         self._frames = 0
         self._records = 0
         self._number = 0
-        self._full = False
-        self._room: Callable[[], None] | None = None
         self._progress = trio.Event()
         self._in_flight = 0
         self._gathered: list[_Frame] = []
@@ -227,13 +226,13 @@ class KafkaProducer:
     # --- the interface, in the trio thread -------------------------------------------------------
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
-        size = sum(map(len, values)) + RECORD_OVERHEAD * len(values)
-        # A frame larger than the whole budget is taken when it is alone.
-        if self._queued and self._queued + size > self._capacity:
-            self._full = True
-            raise QueueFull(
-                f"{self._queued} of MATYAN_QUEUE_BYTES={self._capacity} bytes wait for Kafka already"
-            )
+        # Each value is there twice, in `_Frame.values` and in librdkafka.
+        size = 2 * sum(map(len, values)) + RECORD_OVERHEAD * len(values)
+        # A frame is taken when nothing else is queued: one that is larger than the budget could never be, and what is
+        # held elsewhere waits for nothing but to be queued itself.
+        if self._queued and not self.budget.fits(size):
+            raise self.budget.refusal(size)
+        self.budget.hold(size)
         self._number += 1
         frame = _Frame(self._number, key, values, size, on_done)
         self._queued += size
@@ -246,19 +245,12 @@ class KafkaProducer:
         else:
             self._holds.set()
 
-    def on_room(self, callback: Callable[[], None]) -> None:
-        self._room = callback
-
     async def rest(self) -> None:
         """Nothing is gained by reading later: what waits here waits for the network only."""
 
     @property
     def queued_bytes(self) -> int:
         return self._queued
-
-    @property
-    def capacity_bytes(self) -> int:
-        return self._capacity
 
     def fatal(self) -> str | None:
         if self._fruitless >= _RED_AFTER:
@@ -333,12 +325,11 @@ class KafkaProducer:
                 )
         self._progress.set()
         self._hand_over()
-        if self._full and self._room is not None and self._queued < self._capacity:
-            self._full = False
-            self._room()
+        self.budget.tell_room()
 
     def _settle(self, frame: _Frame, error: Exception | None) -> None:
         self._queued -= frame.size
+        self.budget.release(frame.size)
         self._frames -= 1
         self._records -= len(frame.values)
         frame.on_done(error)

@@ -30,7 +30,8 @@ from matyan.broker.base import (
     Producer,
     StandingLetter,
 )
-from matyan.errors import OffsetConflict, QueueFull, Unavailable
+from matyan.broker.budget import Budget
+from matyan.errors import OffsetConflict, Unavailable
 from matyan.keys import Keys
 from matyan.store.base import Snapshot, Store, Transaction
 
@@ -61,7 +62,7 @@ class LocalBroker:
 
     def __init__(self, keys: Keys, capacity_bytes: int) -> None:
         self._keys = keys
-        self._log = _Log(capacity_bytes)
+        self._log = _Log(Budget(capacity_bytes))
         self._outbox = _StoreOutbox(keys, self._log)
 
     def producer(self) -> Producer:
@@ -112,8 +113,8 @@ class Redelivery:
 class _Log:
     """The frames that are not acknowledged, in order: first those that a batch holds, then those that wait."""
 
-    def __init__(self, capacity_bytes: int) -> None:
-        self._capacity_bytes = capacity_bytes
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
         self._queued_bytes = 0
         self._given: deque[_Frame] = deque()
         self._waiting: deque[_Frame] = deque()
@@ -121,8 +122,6 @@ class _Log:
         self._head: int | None = None
         self._next = 0
         self._redelivered: dict[DeliveryCallback, Redelivery] = {}
-        self._on_room: Callable[[], None] | None = None
-        self._was_full = False
         self._waiting_bytes = 0
         # Whose frames were acknowledged last and who has not sent since; and when that was.
         self._absent: set[bytes] = set()
@@ -137,12 +136,11 @@ class _Log:
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         size = sum(map(len, values))
-        # A frame larger than the budget is let in when it is alone: else it could never be.
-        if self._queued_bytes + size > self._capacity_bytes and self._queued_bytes:
-            self._was_full = True
-            raise QueueFull(
-                f"{self._queued_bytes:,} of {self._capacity_bytes:,} bytes (MATYAN_QUEUE_BYTES) wait for the store"
-            )
+        # A frame is let in when nothing else is queued: one that is larger than the budget could never be, and what is
+        # held elsewhere waits for nothing but to be queued itself.
+        if self._queued_bytes and not self.budget.fits(size):
+            raise self.budget.refusal(size)
+        self.budget.hold(size)
         self._queued_bytes += size
         self._waiting_bytes += size
         self._waiting.append((key, values, on_done, size))
@@ -180,9 +178,6 @@ class _Log:
                 offset += len(values)
         return found
 
-    def on_room(self, callback: Callable[[], None]) -> None:
-        self._on_room = callback
-
     async def rest(self) -> None:
         """While a batch is being committed for others than those whose frames come in: they wait for its end anyway, and
         a burst then is cheaper than a wake-up each. No longer than GATHER_S: a store that is away stops no reader."""
@@ -194,10 +189,6 @@ class _Log:
     @property
     def queued_bytes(self) -> int:
         return self._queued_bytes
-
-    @property
-    def capacity_bytes(self) -> int:
-        return self._capacity_bytes
 
     def fatal(self) -> str | None:
         return None
@@ -272,10 +263,9 @@ class _Log:
             # All is in order before the call: it may produce, and what it raises must not make it be called again.
             self._head = head = end
             self._queued_bytes -= size
+            self.budget.release(size)
             on_done(None)
-        if self._was_full and self._queued_bytes < self._capacity_bytes and self._on_room:
-            self._was_full = False
-            self._on_room()
+        self.budget.tell_room()
         if self._settled:
             self._settled.unpark_all()
         if self._empty and not given and not self._waiting:

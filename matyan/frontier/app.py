@@ -124,7 +124,7 @@ def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
                     await trio.sleep(0.25)
                 else:
                     return
-        abort(503, f"the queue of {producer.capacity_bytes:,} bytes is full: ask again later")
+        abort(503, f"the queue of {producer.budget.capacity:,} bytes is full: ask again later")
 
 
 async def _presign_fields() -> tuple[str, str, str]:

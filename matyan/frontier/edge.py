@@ -513,17 +513,17 @@ class Frontier:
         self.nursery: trio.Nursery | None = None
         health.add("queue", self._check_queue)
         health.add_live("producer", producer.fatal)
-        telemetry.QUEUE_CAPACITY.set(producer.capacity_bytes)
+        telemetry.QUEUE_CAPACITY.set(producer.budget.capacity)
 
     def spawn(self, task: Callable[[], Awaitable[None]]) -> None:
         assert self.nursery is not None
         self.nursery.start_soon(task)
 
     async def _check_queue(self) -> None:
-        producer = self.desk.producer
-        if producer.queued_bytes > 0.8 * producer.capacity_bytes:
+        budget = self.desk.budget
+        if budget.held > 0.8 * budget.capacity:
             raise Unavailable(
-                f"the queue holds {producer.queued_bytes:,} of {producer.capacity_bytes:,} bytes"
+                f"{budget.held:,} of {budget.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held"
             )
 
 
@@ -594,7 +594,7 @@ async def _sweep(frontier: Frontier) -> None:
         frontier.desk.sweep(now)
         for link in list(frontier.links):
             link.sweep(now)
-        telemetry.QUEUE_BYTES.set(frontier.desk.producer.queued_bytes)
+        telemetry.QUEUE_BYTES.set(frontier.desk.budget.held)
 
 
 async def _load_web(frontier: Frontier) -> None:

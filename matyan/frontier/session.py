@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -64,6 +64,7 @@ class Taken:
         "answered",
         "frame",
         "handed",
+        "parked",
         "reply",
         "session",
         "since",
@@ -78,6 +79,8 @@ class Taken:
         self.reply: bytes | None = None
         self.handed = False
         """Whether the producer has it; then its delivery goes on whatever is answered."""
+        self.parked = 0
+        """Bytes that it holds while it waits for room."""
         self.answered = False
         self._data: bytes | None = data
         self._digest = b""
@@ -107,6 +110,8 @@ class Taken:
         else:
             _count_ok()
             self.reply = OK
+        # Its records are counted no more, and this may be remembered for a while.
+        self.frame = None
         if not self.answered:
             self.session.flush()
 
@@ -120,22 +125,24 @@ class Taken:
 
 
 class Desk:
-    """What the sessions of one process share: the producer, and the queue of those that wait for room in it.
-
-    Frames that wait for room are not in the producer's budget. They may hold as many bytes again, in the
-    process; beyond that a frame is refused at once, so that memory is bounded whatever the number of clients.
-    """
+    """What the sessions of one process share: the producer, its budget, and the queue of those that wait for room in it."""
 
     def __init__(self, producer: Producer, clock: Callable[[], float]) -> None:
         self.producer = producer
+        self.budget = producer.budget
         self.clock = clock
         self.sessions: set[Session] = set()
-        self.parked_bytes = 0
-        self._parked: deque[Session] = deque()
-        producer.on_room(self._on_room)
+        # Ordered, and one entry a session however often its frames were refused.
+        self._parked: dict[Session, None] = {}
+        self.budget.on_room(self._on_room)
 
     def park(self, session: Session) -> None:
-        self._parked.append(session)
+        """This session waits for room, behind those that do already."""
+        self._parked.setdefault(session)
+
+    def unpark(self, session: Session) -> None:
+        """Nothing of this session waits for room any more."""
+        self._parked.pop(session, None)
 
     def sweep(self, now: float) -> None:
         """To be called about twice a second: answers what has waited for too long."""
@@ -146,7 +153,7 @@ class Desk:
                 frames=late,
                 waited_s=ANSWER_WITHIN,
                 queued_bytes=self.producer.queued_bytes,
-                parked_bytes=self.parked_bytes,
+                parked_bytes=self.budget.parked,
             )
 
     def parked_records(self) -> int:
@@ -155,8 +162,8 @@ class Desk:
 
     def _on_room(self) -> None:
         # First come, first served, a whole session at a time: order within a connection is kept.
-        while self._parked and self._parked[0].hand_over():
-            self._parked.popleft()
+        while self._parked and next(iter(self._parked)).hand_over():
+            pass
 
 
 class Session:
@@ -277,9 +284,14 @@ class Session:
             taken = self._unhanded[0]
             if not self._hand_over(taken):
                 return False
-            del self._unhanded[0]
-            self._desk.parked_bytes -= taken.size
+            self._forget_parked(taken)
         return True
+
+    def _forget_parked(self, taken: Taken) -> None:
+        self._unhanded.remove(taken)
+        self._desk.budget.park(-taken.parked)
+        if not self._unhanded:
+            self._desk.unpark(self)
 
     def _hand_over(self, taken: Taken) -> bool:
         frame = taken.frame
@@ -299,21 +311,23 @@ class Session:
 
     def _park(self, taken: Taken) -> None:
         desk = self._desk
-        if not self._unhanded:
-            desk.park(self)
+        assert taken.frame is not None
+        taken.parked = sum(map(len, taken.frame.records))
         self._unhanded.append(taken)
-        desk.parked_bytes += taken.size
-        if desk.parked_bytes > desk.producer.capacity_bytes:
+        desk.park(self)
+        desk.budget.park(taken.parked)
+        # Who reads sockets stops at a full budget; this is for whoever does not.
+        if desk.budget.parked > 2 * desk.budget.capacity:
             self._refuse(taken)
             self.flush()
 
     def _refuse(self, taken: Taken) -> None:
-        self._unhanded.remove(taken)
-        self._desk.parked_bytes -= taken.size
+        self._forget_parked(taken)
         _FRAMES["refused"].inc()
         taken.reply = taken.answer(
-            f"refused, not stored: the queue of {self._desk.producer.capacity_bytes:,} bytes is full"
+            f"refused, not stored: the queue of {self._desk.budget.capacity:,} bytes is full"
         )
+        taken.frame = None
 
     def _is_copy(self, data: bytes, now: float) -> bool:
         if any(taken.same(data) for taken in self.waiting):

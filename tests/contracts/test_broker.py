@@ -121,13 +121,14 @@ async def test_the_budget_is_kept_and_room_is_announced(harness: Harness) -> Non
     """A frame that does not fit is refused whole, and one call says when there is room again."""
     producer = harness.producer
     room, done = trio.Event(), Delivery()
-    producer.on_room(room.set)
+    producer.budget.on_room(room.set)
     frames = 0
-    while producer.queued_bytes + 30_000 <= producer.capacity_bytes:
+    while not producer.budget.held + 61_000 > producer.budget.capacity:
         producer.produce(b"run", [b"x" * 30_000], done)
         frames += 1
     with pytest.raises(QueueFull):
-        producer.produce(b"run", [b"x" * 30_000], done)
+        producer.produce(b"run", [b"x" * 61_000], done)
+    assert producer.queued_bytes == producer.budget.held
     assert producer.queued_bytes >= frames * 30_000
     assert not room.is_set()
     async with own(harness.consumer()) as partition:

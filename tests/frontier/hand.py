@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import trio
 
 from matyan.broker.base import DeliveryCallback
-from matyan.errors import QueueFull
+from matyan.broker.budget import Budget
 
 
 class HandProducer:
     def __init__(self, capacity_bytes: int = 1 << 20) -> None:
-        self.capacity_bytes = capacity_bytes
+        self.budget = Budget(capacity_bytes)
         self.frames: list[tuple[bytes, list[bytes], DeliveryCallback]] = []
         """Handed over and not delivered."""
         self.delivered: list[bytes] = []
-        self._room: Callable[[], None] = lambda: None
-        self._asked = False
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
-        if self.queued_bytes + sum(map(len, values)) > self.capacity_bytes:
-            self._asked = True
-            raise QueueFull(f"{self.capacity_bytes} bytes")
+        size = sum(map(len, values))
+        if not self.budget.fits(size):
+            raise self.budget.refusal(size)
+        self.budget.hold(size)
         self.frames.append((key, list(values), on_done))
-
-    def on_room(self, callback: Callable[[], None]) -> None:
-        self._room = callback
 
     async def rest(self) -> None:
         """It never advises to."""
@@ -49,7 +45,6 @@ class HandProducer:
             _, values, on_done = self.frames.pop(0)
             if error is None:
                 self.delivered += values
+            self.budget.release(sum(map(len, values)))
             on_done(error)
-        if self._asked:
-            self._asked = False
-            self._room()
+        self.budget.tell_room()

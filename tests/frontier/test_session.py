@@ -244,7 +244,7 @@ def test_a_frame_waits_for_room_and_keeps_its_place() -> None:
     bench.producer.deliver(2)
     assert bench.handed == ["a", "b", "c", "d"]
     assert bench.replies == [{"status": "ok", "error": None}] * 4
-    assert bench.desk.parked_bytes == 0
+    assert bench.desk.budget.parked == 0
 
 
 def test_sessions_wait_for_room_first_come_first_served() -> None:
@@ -271,15 +271,15 @@ def test_a_frame_that_finds_no_room_for_40_s_is_refused() -> None:
     assert "refused, not stored: the queue of 150 bytes is full" in bench.replies[1]["error"]
     bench.producer.deliver()
     assert bench.handed == ["a"]
-    assert bench.desk.parked_bytes == bench.desk.parked_records() == 0
+    assert bench.desk.budget.parked == bench.desk.parked_records() == 0
 
 
 def test_what_waits_for_room_is_bounded_in_the_process() -> None:
-    """Beyond as many bytes as the queue itself may hold, a frame is refused at once."""
+    """Beyond twice as many bytes as the queue itself may hold, a frame is refused at once."""
     bench = Bench(HandProducer(capacity_bytes=400))
     for index in range(20):
         bench.receive(tag(f"{index:02}"))
-    assert bench.desk.parked_bytes <= 400
+    assert bench.desk.budget.parked <= 800
     bench.producer.deliver(len(bench.producer.frames))
     while bench.producer.frames:
         bench.producer.deliver()
@@ -287,6 +287,39 @@ def test_what_waits_for_room_is_bounded_in_the_process() -> None:
     assert len(bench.replies) == 20
     assert 20 - len(refused) == len(bench.handed)
     assert refused
+
+
+def test_a_refused_frame_leaves_nothing_behind() -> None:
+    """Neither in the queue for room nor in the budget, however many there were."""
+    bench = Bench(HandProducer(capacity_bytes=250))
+    for name in "ab":
+        bench.receive(tag(name))
+    held = bench.desk.budget.held
+    for index in range(1000):
+        bench.receive(tag(f"{index:04}" + "x" * 500))
+    bench.wait(41)
+    assert len(bench.desk._parked) == 0
+    bench.receive(tag("c"))
+    assert len(bench.desk._parked) == 1
+    bench.wait(41)
+    assert len(bench.desk._parked) == 0
+    assert bench.desk.budget.held == held
+    bench.producer.deliver(2)
+    assert bench.desk.budget.held == 0
+
+
+def test_what_waits_for_room_is_in_the_budget() -> None:
+    """One count for what is queued and what waits to be."""
+    bench = Bench(HandProducer(capacity_bytes=300))
+    for name in "abc":
+        bench.receive(tag(name))
+    queued = bench.producer.queued_bytes
+    assert bench.desk.budget.parked > 0
+    assert bench.desk.budget.held == queued + bench.desk.budget.parked
+    bench.producer.deliver(2)
+    assert bench.desk.budget.held == bench.producer.queued_bytes > 0
+    bench.producer.deliver()
+    assert bench.desk.budget.held == 0
 
 
 def test_a_connection_with_too_many_frames_is_crowded(bench: Bench) -> None:

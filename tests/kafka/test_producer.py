@@ -91,17 +91,17 @@ async def test_full_queue_takes_nothing_and_says_when_there_is_room(own_broker: 
     """With the broker frozen the budget fills, a frame over it is refused whole, and room is told once it thaws."""
     settings = load({"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap})
     replies, room = Replies(), trio.Event()
-    async with open_producer(producer_config(settings), "data-ingestion", 100_000) as producer:
-        producer.on_room(room.set)
+    async with open_producer(producer_config(settings), "data-ingestion", 200_000) as producer:
+        producer.budget.on_room(room.set)
         producer.produce(b"run", [b"first"], replies.of(0))
         await replies.wait_for(1)
         own_broker.freeze()
         for number in range(1, 10):
             producer.produce(b"run", [b"x" * 10_000], replies.of(number))
-        with pytest.raises(QueueFull, match="MATYAN_QUEUE_BYTES=100000"):
+        with pytest.raises(QueueFull, match="of 200,000 bytes"):
             producer.produce(b"run", [b"x" * 10_000], replies.of(10))
         before = producer.queued_bytes
-        assert 80_000 < before <= 100_000
+        assert 180_000 < before <= 200_000
         assert not room.is_set()
         own_broker.thaw()
         with trio.fail_after(30):

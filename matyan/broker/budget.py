@@ -1,0 +1,70 @@
+"""One count of the bytes that a process holds before an answer: MATYAN_QUEUE_BYTES.
+
+Who holds bytes counts them here, each copy: a connection whose message is not complete, a frame that waits for room, the
+producer's queue. What happens when there is no room is the holder's affair, not this file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matyan.errors import QueueFull
+
+
+class Budget:
+    """
+    Args:
+        capacity: bytes.
+    """
+
+    __slots__ = ("_refused", "_rooms", "capacity", "held", "parked")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.held = 0
+        self.parked = 0
+        """Of these, the bytes that only wait to be queued: they are not in each other's way."""
+        self._rooms: list[Callable[[], None]] = []
+        self._refused = False
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody should begin to hold more."""
+        return self.held >= self.capacity
+
+    def hold(self, size: int) -> None:
+        """Counts bytes that are there, whether they fit or not."""
+        self.held += size
+
+    def release(self, size: int) -> None:
+        """Counts bytes that are gone. To be followed by `tell_room` when the caller's own state is in order."""
+        self.held -= size
+
+    def park(self, size: int) -> None:
+        """Counts bytes that are there and wait to be queued; negative: they wait no more."""
+        self.held += size
+        self.parked += size
+
+    def fits(self, size: int) -> bool:
+        """Whether so many more have room in the queue; who is told that they have not hears of it by `on_room`."""
+        if self.held - self.parked + size <= self.capacity:
+            return True
+        self._refused = True
+        return False
+
+    def refusal(self, size: int) -> QueueFull:
+        """The error for somebody whose `size` bytes do not fit."""
+        return QueueFull(
+            f"{self.held:,} of {self.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held already, and {size:,} more do not fit"
+        )
+
+    def on_room(self, callback: Callable[[], None]) -> None:
+        """Adds a callback that is called when there is room after something did not fit; the first added is first."""
+        self._rooms.append(callback)
+
+    def tell_room(self) -> None:
+        """Calls them if that may be so."""
+        if self._refused:
+            self._refused = False
+            for callback in self._rooms:
+                callback()
