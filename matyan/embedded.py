@@ -23,7 +23,7 @@ import structlog
 import trio
 from prometheus_client import Counter, Gauge
 
-from matyan import __version__, logs, telemetry
+from matyan import __version__, logs, private, telemetry
 from matyan import settings as settings_
 from matyan._codec import range_of
 from matyan.blobs.folder import FolderBlobs
@@ -178,6 +178,7 @@ def _secret(path: Path) -> bytes:
     try:
         with suppress(FileNotFoundError):
             secret = path.read_bytes()
+            private.tighten(path)
             if len(secret) == _SECRET_BYTES:
                 return secret
         secret = secrets.token_bytes(_SECRET_BYTES)
@@ -264,6 +265,7 @@ def run(data: Path, host: str, port: int, settings: Settings) -> int:
     Raises:
         ConfigurationError: the port, the folder or a setting must be changed.
     """
+    private.set_umask()
     line = StatusLine(sys.stderr) if sys.stderr.isatty() else None
     logs.configure(settings.log_level, stream=line or sys.stderr)
     try:

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import trio
 
+from matyan import private
 from matyan._codec import format_timestamp, range_of, unpack
 from matyan.broker.base import DeliveryCallback, Producer
 from matyan.broker.local import TOPIC_ID
@@ -85,7 +86,9 @@ async def open_folder(
         FolderInUse: another process holds it.
         ConfigurationError: it cannot be opened, or has the other layout.
     """
+    private.make(path)
     store = await _open_store(path / DATABASE, trio.current_time() + patience_s)
+    private.tighten(path)
     try:
         keys = Keys(store)
         stamped = await store.transact(lambda tr: open_layout(tr, keys, layout))

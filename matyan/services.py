@@ -14,7 +14,7 @@ import click
 import structlog
 import trio
 
-from matyan import logs
+from matyan import logs, private
 from matyan.broker.kafka_admin import open_admin
 from matyan.broker.kafka_topics import require_fit_topics, require_topics
 from matyan.doors import doors_of
@@ -224,6 +224,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
     from matyan.kafka_folder import KafkaFolder
     from matyan.workers.ingest import IngestWorker
 
+    private.set_umask()
     topic = settings.kafka_data_ingestion_topic
     start = _KafkaStart(settings, [topic, f"{topic}-dlq", settings.kafka_control_events_topic])
     async with open_folder(path, settings.rocks_layout, patience_s=_PATIENCE_S) as folder:

@@ -31,6 +31,7 @@ from urllib.parse import parse_qs, quote, urlencode
 import msgpack
 import trio
 
+from matyan import private
 from matyan.blobs.base import Upload
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 
@@ -76,7 +77,10 @@ class FolderBlobs:
         try:
             # What a crash left unfinished was never acknowledged.
             shutil.rmtree(self._temporary, ignore_errors=True)
-            self._temporary.mkdir(parents=True, exist_ok=True)
+            self._root.mkdir(private.FOLDER, parents=True, exist_ok=True)
+            self._temporary.mkdir(private.FOLDER, exist_ok=True)
+            if not private.is_private(self._root):
+                private.tighten_all(self._root)
         except OSError as error:
             raise ConfigurationError(
                 f"The folder {self._root} for artifacts cannot be written ({error.strerror}): mend its permissions or "
@@ -216,7 +220,7 @@ class FolderBlobs:
         file.close()
         while True:
             try:
-                target.parent.mkdir()
+                target.parent.mkdir(private.FOLDER)
             except FileExistsError:
                 pass
             else:

@@ -47,6 +47,7 @@ import rocksdict
 import structlog
 import trio
 
+from matyan import private
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
@@ -161,7 +162,7 @@ def _lock(folder: Path) -> IO[str]:
     """Takes the folder for this process. The lock goes with the process, however that ends; the text in the file
     tells a second process whom to name, and in which boot of the machine the store was last open."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(private.FOLDER, parents=True, exist_ok=True)
         file = (folder / _LOCK_NAME).open("a+", encoding="utf-8")
     except (FileExistsError, NotADirectoryError):
         raise ConfigurationError(
@@ -250,6 +251,7 @@ def open_rocks(folder: Path, *, sync: bool = True) -> RocksStore:
         lock.close()
         raise
     _note(lock, boot)
+    private.tighten_all(folder)
     return RocksStore(folder, lock, database, sync=sync)
 
 
@@ -605,6 +607,8 @@ class RocksStore:
             async with self._mending:  # not while it is being opened again
                 await self._close_database()
         if not self._lock.closed:
+            # RocksDB makes its files with whatever umask the program has that opened it.
+            private.tighten_all(self._folder)
             self._syncer.stop()
             self._lock.close()
 

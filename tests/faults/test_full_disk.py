@@ -68,10 +68,15 @@ def fill_up(disk: Path) -> Path:
 def put_artifact(tracker: Tracker, content: bytes) -> None:
     """Presigns and uploads, as a client without an SDK does."""
     body = json.dumps({"run_id": "raw-0", "artifact_path": "a.bin"}).encode()
-    presign = urllib.request.Request(f"{tracker.url}/api/v1/rest/artifacts/presign", data=body)
+    presign = urllib.request.Request(
+        f"{tracker.url}/api/v1/rest/artifacts/presign",
+        data=body,
+        headers={"Content-Type": "application/json"},
+    )
     with urllib.request.urlopen(presign, timeout=_SECONDS) as reply:
         url = json.loads(reply.read())["upload_url"]
-    put = urllib.request.Request(url, data=content, method="PUT")
+    kind = {"Content-Type": "application/octet-stream"}
+    put = urllib.request.Request(url, data=content, method="PUT", headers=kind)
     urllib.request.urlopen(put, timeout=_SECONDS).close()
 
 
