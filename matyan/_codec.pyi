@@ -6,16 +6,18 @@ from typing import Any
 # --- columns -----------------------------------------------------------------------------------
 
 class Columns:
-    """Metric points as columns: step int64 or None, value float64, time float64 (epoch seconds), epoch int64 or None."""
+    """Metric points as columns: step int64 or None, value float64, time float64 (epoch seconds), epoch int64 where it is
+    an integer, float64 where it has a fraction, or None."""
 
     @property
     def stepless(self) -> int:
         """How many points have no step."""
     def append(
-        self, step: int | None, value: float, time: float, epoch: int | None = None
-    ) -> None: ...
+        self, step: int | None, value: float, time: float, epoch: int | float | None = None
+    ) -> None:
+        """Raises OverflowError, and appends nothing, on a step outside of int64 or on what is no epoch_number."""
     def __len__(self) -> int: ...
-    def rows(self) -> list[tuple[int | None, float, float, int | None]]: ...
+    def rows(self) -> list[tuple[int | None, float, float, int | float | None]]: ...
     def extend(self, other: Columns) -> None: ...
     def fill_steps(self, next_step: int) -> int:
         """Gives each point without a step the next free one, in order, counting also the steps that the
@@ -32,12 +34,16 @@ class Columns:
     def between(self, begin: int | None, end: int | None) -> Columns:
         """A copy of the points with begin <= step < end; None: no bound."""
     def steps_bytes(self) -> bytes:
-        """int64 little endian, len * 8 bytes; likewise values, times (float64) and epochs (int64; see epoch_mask)."""
+        """int64 little endian, len * 8 bytes; likewise values, times (float64) and epochs (see epoch_mask)."""
     def values_bytes(self) -> bytes: ...
     def times_bytes(self) -> bytes: ...
     def epochs_bytes(self) -> bytes: ...
     def epoch_mask(self) -> bytes:
-        """One byte a point: 1 when it has an epoch."""
+        """One byte a point: 0 when it has no epoch, 1 when its epoch is an int64, 3 when it is a float64."""
+
+def epoch_number(number: int | float | None) -> int | float | None:
+    """An epoch as it is kept: an int where it is an integer (5.0 is 5), a float where it has a fraction.
+    Raises OverflowError when it is an integer outside of int64, or not finite."""
 
 # --- json: frames (frontier) -------------------------------------------------------------------
 
@@ -161,7 +167,7 @@ def compatible_points(
     epoch of a point that has none; left out for a step above `highest`, the highest one that was ever written)."""
 
 def compatible_object(
-    prefix: bytes, step: int, epoch: int | None, time: float, value: bytes
+    prefix: bytes, step: int, epoch: int | float | None, time: float, value: bytes
 ) -> list[tuple[bytes, bytes | None]]:
     """The same four pairs for a log line, a log record or an object: `value` is packed already."""
 

@@ -5,12 +5,15 @@
 # |--------|----------------------------------------------------------------------------------------|
 # | format | 1: this table                                                                          |
 # | flags  | bits 0–1 the level (how often the points were rewritten); bit 2: every step of the     |
-# |        | sequence up to here is higher than the one before; bit 3: times are raw                 |
+# |        | sequence up to here is higher than the one before; bit 3: times are raw; bit 4: some    |
+# |        | epochs have a fraction                                                                 |
 # | count  | varint, 1 … 1,024                                                                      |
 # | before | varint: points in the chunks in front of this one                                      |
 # | steps  | the first; then runs (length, difference) until count − 1 differences are there        |
 # | times  | microseconds since the epoch: the first, then the differences; raw: planes             |
-# | epochs | runs (length · 2 + present), each run of present ones with its difference to the last  |
+# | epochs | runs (length · 2 + present), each run of present ones with its difference to the last; |
+# |        | with bit 4: runs (length · 4 + kind) of none (0), of one integer (1), with its          |
+# |        | difference to the last one, or of fractions (3), which follow as planes                 |
 # | values | planes                                                                                 |
 #
 # A varint has seven bits a byte, lowest first, the top bit saying that more follow. Firsts and
@@ -28,6 +31,7 @@ cdef enum:
     CHUNK_LEVEL = 3
     CHUNK_ORDERED = 4
     CHUNK_RAW_TIMES = 8
+    CHUNK_FRACTIONS = 16
 
 CHUNK_POINTS = CHUNK_ROOM
 
@@ -163,7 +167,8 @@ def encode_chunk(
     cdef Py_ssize_t run
     cdef uint8_t *flags_at
     cdef uint8_t *times_at
-    cdef uint8_t present
+    cdef uint8_t kind
+    cdef uint8_t fractions = 0
     cdef uint8_t small[1024]
     columns.need_steps()
     if begin < 0 or stop > columns.size or not 1 <= n <= CHUNK_ROOM:
@@ -210,19 +215,25 @@ def encode_chunk(
 
         epochs = columns.epochs + begin
         flags = columns.flags + begin
+        for i in range(n):
+            fractions |= flags[i] & FRACTION
+        if fractions:
+            flags_at[0] |= CHUNK_FRACTIONS
         latest = 0
         i = 0
         while i < n:
-            present = flags[i] & HAS_EPOCH
+            kind = flags[i] & (HAS_EPOCH | FRACTION)
             run = 1
-            while i + run < n and flags[i + run] & HAS_EPOCH == present and (
-                not present or epochs[i + run] == epochs[i]
+            while i + run < n and flags[i + run] & (HAS_EPOCH | FRACTION) == kind and (
+                kind != HAS_EPOCH or epochs[i + run] == epochs[i]
             ):
                 run += 1
-            p = put_varint(p, <uint64_t>run << 1 | (1 if present else 0))
-            if present:
+            p = put_varint(p, <uint64_t>run << (2 if fractions else 1) | kind >> 1)
+            if kind == HAS_EPOCH:
                 p = put_varint(p, zigzag(<uint64_t>epochs[i] - latest))
                 latest = <uint64_t>epochs[i]
+            elif kind:
+                p = put_planes(p, <const double *>(epochs + i), run)
             i += run
 
         p = put_planes(p, columns.values + begin, n)
@@ -240,7 +251,7 @@ cdef int chunk_open(Cursor *c, bytes chunk, uint8_t *flags, uint64_t *count, uin
     if p[0] != CHUNK_FORMAT:
         raise ValueError(f"unknown format {p[0]}")
     flags[0] = p[1]
-    if flags[0] & ~(CHUNK_LEVEL | CHUNK_ORDERED | CHUNK_RAW_TIMES):
+    if flags[0] & ~(CHUNK_LEVEL | CHUNK_ORDERED | CHUNK_RAW_TIMES | CHUNK_FRACTIONS):
         raise ValueError("unknown flags")
     get_varint(c, count)
     get_varint(c, before)
@@ -272,7 +283,10 @@ def decode_chunk(bytes chunk not None, Columns into not None):
     cdef int64_t *steps
     cdef double *times
     cdef int64_t *epochs
+    cdef int64_t ignored
     cdef uint8_t *marks
+    cdef uint8_t kind
+    cdef int shift
     chunk_open(&c, chunk, &flags, &count, &before)
     n = <Py_ssize_t>count
     # Written behind the end: a chunk that turns out bad leaves `into` as it was.
@@ -308,20 +322,32 @@ def decode_chunk(bytes chunk not None, Columns into not None):
             times[i] = <double><int64_t>latest / 1e6
 
     latest = 0
+    shift = 2 if flags & CHUNK_FRACTIONS else 1
     i = 0
     while i < n:
         get_varint(&c, &run)
-        number = 0
-        if run & 1:
-            get_varint(&c, &number)
-            latest += unzigzag(number)
-        stop = <Py_ssize_t>(run >> 1)
+        kind = <uint8_t>(run & (2 * shift - 1)) << 1
+        stop = <Py_ssize_t>(run >> shift)
         if stop < 1 or stop > n - i:
             raise ValueError("epochs that do not add up")
         stop += i
+        if kind == (HAS_EPOCH | FRACTION):
+            get_planes(&c, <double *>(epochs + i), stop - i)
+            while i < stop:
+                if epoch_of_double(double_of(<uint64_t>epochs[i]), &ignored) != kind:
+                    raise ValueError("a fraction that is none")
+                marks[i] = HAS_STEP | kind
+                i += 1
+            continue
+        number = 0
+        if kind == HAS_EPOCH:
+            get_varint(&c, &number)
+            latest += unzigzag(number)
+        elif kind:
+            raise ValueError("epochs of an unknown kind")
         while i < stop:
-            epochs[i] = <int64_t>latest if run & 1 else 0
-            marks[i] = HAS_STEP | HAS_EPOCH if run & 1 else HAS_STEP
+            epochs[i] = <int64_t>latest if kind else 0
+            marks[i] = HAS_STEP | kind
             i += 1
 
     get_planes(&c, into.values + into.size, n)

@@ -2,8 +2,54 @@
 # It owns its memory; nobody keeps a pointer into it across a call that may grow it.
 
 cdef enum:
+    # Chunks and epoch_mask() hold the two of an epoch, shifted by one.
     HAS_STEP = 1
     HAS_EPOCH = 2
+    FRACTION = 4  # the epoch's eight bytes are those of a float64; never without HAS_EPOCH
+
+
+cdef inline uint8_t epoch_of_double(double number, int64_t *epoch) noexcept:
+    """The flags of an epoch: an int64 where it is one, else the bits of a fraction; 0 when it is neither."""
+    cdef uint64_t bits
+    # What has a fraction lies well within int64.
+    if not -9223372036854775808.0 <= number < 9223372036854775808.0:
+        return 0
+    epoch[0] = <int64_t>number
+    if <double>epoch[0] == number:
+        return HAS_EPOCH
+    bits = bits_of(number)
+    epoch[0] = <int64_t>bits
+    return HAS_EPOCH | FRACTION
+
+
+cdef int epoch_of_object(object number, int64_t *epoch) except -1:
+    """The same of None (no flags), an int or a float."""
+    cdef int flags = HAS_EPOCH
+    epoch[0] = 0
+    if number is None:
+        return 0
+    if not isinstance(number, float):
+        epoch[0] = number
+        return flags
+    flags = epoch_of_double(number, epoch)
+    if flags == 0:
+        raise OverflowError("an epoch is an int64 or a finite number with a fraction")
+    return flags
+
+
+cdef inline object epoch_object(int64_t epoch, uint8_t flags):
+    """The inverse."""
+    if not flags & HAS_EPOCH:
+        return None
+    if flags & FRACTION:
+        return double_of(<uint64_t>epoch)
+    return epoch
+
+
+def epoch_number(number):
+    cdef int64_t epoch
+    cdef int flags = epoch_of_object(number, &epoch)
+    return epoch_object(epoch, <uint8_t>flags)
 
 
 cdef class Columns:
@@ -82,13 +128,11 @@ cdef class Columns:
     def append(self, step, double value, double time, epoch=None):
         cdef uint8_t flags = 0
         cdef int64_t s = 0
-        cdef int64_t e = 0
+        cdef int64_t e
         if step is not None:
             s = step
             flags |= HAS_STEP
-        if epoch is not None:
-            e = epoch
-            flags |= HAS_EPOCH
+        flags |= epoch_of_object(epoch, &e)
         self.push(s, value, time, e, flags)
 
     def __len__(self):
@@ -102,7 +146,7 @@ cdef class Columns:
                 self.steps[i] if self.flags[i] & HAS_STEP else None,
                 self.values[i],
                 self.times[i],
-                self.epochs[i] if self.flags[i] & HAS_EPOCH else None,
+                epoch_object(self.epochs[i], self.flags[i]),
             ))
         return out
 
@@ -283,5 +327,5 @@ cdef class Columns:
         cdef bytes out = PyBytes_FromStringAndSize(NULL, self.size)
         cdef char *p = PyBytes_AS_STRING(out)
         for i in range(self.size):
-            p[i] = 1 if self.flags[i] & HAS_EPOCH else 0
+            p[i] = (self.flags[i] & (HAS_EPOCH | FRACTION)) >> 1
         return out

@@ -22,6 +22,7 @@ cdef enum Rule:
     VALUE_RULE     # a number or a boolean, written as a float
     NUMBER_RULE    # a number, written as a float
     INT64_RULE
+    EPOCH_RULE     # an integer, or a finite number with a fraction
     BOOL_RULE
     OBJECT_RULE
     ARRAY_RULE
@@ -38,6 +39,7 @@ EXPECTED = {
     VALUE_RULE: "a number",
     NUMBER_RULE: "a number",
     INT64_RULE: "an integer",
+    EPOCH_RULE: "a finite number",
     BOOL_RULE: "true or false",
     OBJECT_RULE: "an object",
     ARRAY_RULE: "an array",
@@ -54,7 +56,7 @@ SCHEMA = {
         ("name", NAME_RULE, REQUIRED, ""),
         ("value", VALUE_RULE, REQUIRED, ""),
         ("step", INT64_RULE, REQUIRED | NULLABLE, ""),
-        ("epoch", INT64_RULE, REQUIRED | NULLABLE, ""),
+        ("epoch", EPOCH_RULE, REQUIRED | NULLABLE, ""),
         ("context", OBJECT_RULE, REQUIRED | NULLABLE, ""),
         ("dtype", STRING_RULE, REQUIRED | NULLABLE, ""),
         ("client_datetime", TIME_RULE, REQUIRED, ""),
@@ -73,7 +75,7 @@ SCHEMA = {
         ("name", NAME_RULE, REQUIRED, ""),
         ("value", OBJECT_RULE, REQUIRED, ""),
         ("step", INT64_RULE, NULLABLE, "null"),
-        ("epoch", INT64_RULE, NULLABLE, "null"),
+        ("epoch", EPOCH_RULE, NULLABLE, "null"),
         ("context", OBJECT_RULE, NULLABLE, "null"),
         ("dtype", STRING_RULE, 0, '"custom"'),
         ("client_datetime", TIME_RULE, NULLABLE, "null"),
@@ -177,13 +179,14 @@ cdef int fill_tables() except -1:
             row.rule = rule
             row.flags = flags
             row.least = 3 if rule == NAME_RULE else 0
-            row.most = {NAME_RULE: MAX_NAME + 2, INT64_RULE: 18}.get(rule, MAX_RECORD)
+            row.most = {NAME_RULE: MAX_NAME + 2, INT64_RULE: 18, EPOCH_RULE: 18}.get(rule, MAX_RECORD)
             row.copied = {
                 STRING_RULE: 1 << STRING,
                 NAME_RULE: 1 << STRING,
                 VALUE_RULE: 1 << FLOAT | 1 << SPECIAL,
                 NUMBER_RULE: 1 << FLOAT | 1 << SPECIAL,
                 INT64_RULE: 1 << INTEGER,
+                EPOCH_RULE: 1 << INTEGER,
                 BOOL_RULE: 1 << TRUE_ | 1 << FALSE_,
                 OBJECT_RULE: 1 << OBJECT,
                 ARRAY_RULE: 1 << ARRAY,
@@ -451,14 +454,18 @@ cdef str put_number(Buffer *out, const Row *row, const Span *s):
 
 
 cdef str put_integer(Buffer *out, const Row *row, const Span *s):
-    """An integer that is long, or written as `5.0`."""
+    """An integer that is long, or written as `5.0`; or an epoch with a fraction."""
     cdef int64_t number
-    cdef int found = int64_of(s, &number)
+    cdef uint8_t flags = 0
+    cdef int found = epoch_of(s, &number, &flags) if row.rule == EPOCH_RULE else int64_of(s, &number)
     cdef bytes text
     if found == 2:
         return "out of the range of int64"
     if found == 0:
         return f"expected {EXPECTED[row.rule]}"
+    if flags & FRACTION:
+        put(out, s.start, s.stop - s.start)
+        return None
     text = b"%d" % number
     put(out, PyBytes_AS_STRING(text), len(text))
     return None
@@ -496,7 +503,7 @@ cdef str put_other(Work *work, const Row *row, const Span *s):
         return None
     if row.rule == VALUE_RULE or row.rule == NUMBER_RULE:
         return put_number(&work.out, row, s)
-    if row.rule == INT64_RULE:
+    if row.rule == INT64_RULE or row.rule == EPOCH_RULE:
         return put_integer(&work.out, row, s)
     if row.rule == TIME_RULE:
         return put_time(work, row, s)
@@ -604,9 +611,10 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
     cdef const Span *s
     cdef int i
     cdef str reason
+    cdef Span junk
     if c.p == c.end or c.p[0] != c'{':
         work.kind = -1
-        return None if scan_value(c, work.members.slot) < 0 else "expected an object"
+        return None if scan_value(c, &junk) < 0 else "expected an object"
     if scan_members(c, &work.members) < 0:
         return None
     reason = find_kind(work)
@@ -721,7 +729,7 @@ def validate(frame, bytes run not None, bytes timestamp not None):
     result.kinds = []
     result.rejected = []
     work.kind = work.enveloped = -1
-    work.minute.text[0] = 0  # no digits: no text is equal to it
+    minute_open(&work.minute)
     members_open(&work.members, 2, NULL)  # type and run id
     # The view keeps the frame's bytes alive and in place until the end.
     PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)

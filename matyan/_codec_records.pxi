@@ -106,7 +106,7 @@ cdef class Reader:
         self.values = values
         self.out = []
         self.runs = {}
-        self.minute.text[0] = 0
+        minute_open(&self.minute)
         members_open(&self.payload, 0, NULL)
         members_open(&self.envelope, 3, &self.payload)  # type, run id and timestamp
         scanner_open(&self.scanner)
@@ -178,7 +178,7 @@ cdef class Reader:
         cdef Span *p = self.payload.slot
         cdef Span *s
         cdef int64_t step = 0, epoch = 0, micros
-        cdef uint8_t flags = 0
+        cdef uint8_t flags = 0, mark
         cdef double value, time = timestamp
         cdef Points points
         if p[NAME].shape != STRING or p[NAME].flaw:
@@ -195,9 +195,9 @@ cdef class Reader:
                 return "step: expected an integer in int64 or null"
             flags |= HAS_STEP
         if p[EPOCH].shape > NULL_:
-            if int64_of(&p[EPOCH], &epoch) != 1:
-                return "epoch: expected an integer in int64 or null"
-            flags |= HAS_EPOCH
+            if epoch_of(&p[EPOCH], &epoch, &mark) != 1:
+                return "epoch: expected an integer in int64, a finite number with a fraction, or null"
+            flags |= mark
         if p[CONTEXT].shape > NULL_ and (p[CONTEXT].shape != OBJECT or p[CONTEXT].flaw):
             return "context: expected an object or null"
         if p[DTYPE].shape > NULL_ and (p[DTYPE].shape != STRING or p[DTYPE].flaw):

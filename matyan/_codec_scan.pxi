@@ -473,16 +473,20 @@ cdef double float_of(const Span *s) except? -1.0:
     negative = p[0] == c'-'
     if negative:
         p += 1
+    # Nineteen digits from the first that is not 0 fit the mantissa; of more it wraps, to anything.
     while p < stop and is_digit(p[0]):
         mantissa = mantissa * 10 + (p[0] - c'0')
         digits += 1
         p += 1
     if p < stop and p[0] == c'.':
         p += 1
+        if mantissa == 0 and digits == 1:  # `0.`
+            while p < stop and p[0] == c'0':
+                exponent -= 1
+                p += 1
         while p < stop and is_digit(p[0]):
             mantissa = mantissa * 10 + (p[0] - c'0')
-            if mantissa:
-                digits += 1
+            digits += 1
             exponent -= 1
             p += 1
     if p < stop:
@@ -490,8 +494,9 @@ cdef double float_of(const Span *s) except? -1.0:
         minus = p[0] == c'-'
         if minus or p[0] == c'+':
             p += 1
-        while p < stop and written < 100000:
-            written = written * 10 + (p[0] - c'0')
+        while p < stop:
+            if written < 1000000000000:  # more than a text has digits that could make up for it
+                written = written * 10 + (p[0] - c'0')
             p += 1
         exponent += -written if minus else written
     if digits <= 19 and mantissa <= <uint64_t>1 << 53 and -22 <= exponent <= 22:
@@ -539,6 +544,17 @@ cdef int int64_of(const Span *s, int64_t *value) except -1:
     return 1
 
 
+cdef int epoch_of(const Span *s, int64_t *epoch, uint8_t *flags) except -1:
+    """As int64_of, but a finite number with a fraction is an epoch too; `flags` say which it is."""
+    cdef double number
+    if s.shape != FLOAT:
+        flags[0] = HAS_EPOCH
+        return int64_of(s, epoch)
+    number = float_of(s)
+    flags[0] = epoch_of_double(number, epoch)
+    return 1 if flags[0] else 2 if isfinite(number) else 0
+
+
 # --- times -------------------------------------------------------------------------------------
 
 cdef inline int two(const uint8_t *p) noexcept:
@@ -563,6 +579,11 @@ cdef struct Minute:
     # The last `YYYY-MM-DDTHH:MM` that was read: neighbours in a batch share it.
     uint64_t text[2]
     int64_t count  # since the epoch
+
+
+cdef inline void minute_open(Minute *minute) noexcept:
+    memcpy(minute.text, b"1970-01-01T00:00", 16)
+    minute.count = 0
 
 
 cdef bint scan_minute(const uint8_t *p, Minute *minute) noexcept:
@@ -647,7 +668,7 @@ def parse_timestamp(text):
     cdef const uint8_t *p = data
     cdef int64_t micros
     cdef Minute minute
-    minute.text[0] = 0  # no digits: no text is equal to it
+    minute_open(&minute)
     if not scan_time(p, p + len(data), &minute, &micros):
         raise ValueError(f"no ISO 8601 date and time: {text!r}")
     return <double>micros / 1e6

@@ -522,6 +522,10 @@ cdef inline bytes packed_double(double value):
     return PyBytes_FromStringAndSize(<char *>p, 9)
 
 
+cdef inline bytes packed_epoch(int64_t epoch, uint8_t flags):
+    return packed_double(double_of(<uint64_t>epoch)) if flags & FRACTION else packed_int(epoch)
+
+
 def compatible_points(bytes prefix not None, Columns columns not None, highest=None):
     cdef PointKeys k
     cdef Py_ssize_t i
@@ -536,7 +540,7 @@ def compatible_points(bytes prefix not None, Columns columns not None, highest=N
         for i in range(columns.size):
             n = put_int64(step, columns.steps[i])
             if columns.flags[i] & HAS_EPOCH:
-                pairs.append((point_key(&k, 2, step, n), packed_int(columns.epochs[i])))
+                pairs.append((point_key(&k, 2, step, n), packed_epoch(columns.epochs[i], columns.flags[i])))
             elif columns.steps[i] <= written:
                 pairs.append((point_key(&k, 2, step, n), None))
         for i in range(columns.size):
@@ -559,12 +563,14 @@ def compatible_object(
     cdef PointKeys k
     cdef uint8_t packed[9]
     cdef int n = put_int64(packed, step)
+    cdef int64_t number
+    cdef int flags = epoch_of_object(epoch, &number)
     point_keys_open(&k, prefix)
     try:
         return [
             (point_key(&k, 0, packed, n), value),
             (point_key(&k, 1, packed, n), packed_int(step)),
-            (point_key(&k, 2, packed, n), None if epoch is None else packed_int(epoch)),
+            (point_key(&k, 2, packed, n), packed_epoch(number, <uint8_t>flags) if flags else None),
             (point_key(&k, 3, packed, n), packed_double(time)),
         ]
     finally:

@@ -313,7 +313,7 @@ def _output(path: Path | None) -> Iterator[BinaryIO]:
     path = path.resolve()
     partial = path.with_name(f"{path.name}.part")
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "w+b") as file:
             yield file
         partial.replace(path)
     except OSError as error:

@@ -84,12 +84,13 @@ def socket_address(folder: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Points of one metric, ordered by step; times are epoch seconds, an epoch is None where none was given."""
+    """Points of one metric, ordered by step; times are epoch seconds. An epoch is an int where it was given as an integer
+    (5.0 too), a float where it has a fraction, None where none was given."""
 
     steps: array[int]
     values: array[float]
     times: array[float]
-    epochs: list[int | None]
+    epochs: list[int | float | None]
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -103,7 +104,7 @@ class Block:
     context: dict[str, Any]
     dtype: str
     points: Points | None = None
-    objects: list[tuple[int, int | None, float, Any]] | None = None
+    objects: list[tuple[int, int | float | None, float, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.points) if self.points is not None else len(self.objects or ())
@@ -299,15 +300,15 @@ def _block(item: dict[str, Any]) -> Block:
     steps.frombytes(item["steps"])
     values.frombytes(item["values"])
     times.frombytes(item["times"])
-    epochs: list[int | None]
+    epochs: list[int | float | None]
     if item["epochs"] is None:
         epochs = [None] * len(steps)
     else:
-        numbers = array("q")
-        numbers.frombytes(item["epochs"])
+        # The mask says what the eight bytes of each are: nothing, an integer, a fraction.
+        integers, fractions = array("q", item["epochs"]), array("d", item["epochs"])
         epochs = [
-            number if given else None
-            for number, given in zip(numbers, item["epoch_mask"], strict=True)
+            integer if kind == 1 else fraction if kind else None
+            for integer, fraction, kind in zip(integers, fractions, item["epoch_mask"], strict=True)
         ]
     return Block(
         item["name"], item["context"], item["dtype"], points=Points(steps, values, times, epochs)

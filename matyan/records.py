@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from matyan import contexts, entities, indexes, runs, trees
-from matyan._codec import Points, Record, context_id, context_text, parse_timestamp
+from matyan._codec import Points, Record, context_id, context_text, epoch_number, parse_timestamp
 from matyan.broker.base import ControlEvent
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
@@ -170,7 +170,7 @@ class Unit:
         context: dict[str, Any] | None,
         dtype: str,
         step: int | None,
-        epoch: int | None,
+        epoch: int | float | None,
         time: float,
         value: object,
     ) -> None:
@@ -220,6 +220,14 @@ def _field(record: Record, name: str, *types: type, default: Any = _REQUIRED) ->
         expected = " or ".join(kind.__name__ for kind in types)
         raise InvalidRecord(f"{record.kind}: {name}: expected {expected}")
     return value
+
+
+def _epoch(record: Record) -> int | float | None:
+    """An integer, a fraction, or null."""
+    try:
+        return epoch_number(_field(record, "epoch", int, float, default=None))
+    except OverflowError as error:
+        raise InvalidRecord(f"{record.kind}: epoch: {error}") from None
 
 
 def _time(record: Record) -> float:
@@ -338,7 +346,7 @@ def log_custom_object(unit: Unit, record: Record) -> None:
         context=_field(record, "context", dict, default=None),
         dtype=_field(record, "dtype", str, default="custom"),
         step=_field(record, "step", int, default=None),
-        epoch=_field(record, "epoch", int, default=None),
+        epoch=_epoch(record),
         time=_time(record),
         value=_field(record, "value", dict),
     )

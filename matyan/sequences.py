@@ -467,7 +467,7 @@ class Sequences:
 
     def objects(
         self, snap: Snapshot, run: str, ctx: int, name: str
-    ) -> Iterator[tuple[int, int | None, float, object]]:
+    ) -> Iterator[tuple[int, int | float | None, float, object]]:
         """(step, epoch, time, value) of an object or log sequence, in the steps' order, parts joined."""
         parts = self.keys.parts(run, ctx, name)
         for step, epoch, time, packed in _keyed(snap, self.keys.seq(run, ctx, name), None, None):
@@ -521,7 +521,7 @@ class SequenceWrites:
         name: str,
         dtype: str,
         step: int | None,
-        epoch: int | None,
+        epoch: int | float | None,
         time: float,
         value: object,
     ) -> bool:
@@ -657,7 +657,7 @@ def _cut(columns: Columns, begin: int | None, end: int | None) -> Iterator[Colum
 
 def _keyed(
     snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
-) -> Iterator[tuple[int, int | None, float, bytes]]:
+) -> Iterator[tuple[int, int | float | None, float, bytes]]:
     """(step, epoch, time, packed value) of what stands in val/step/epoch/time keys.
 
     The fields stand in ranges of their own, each in the steps' order: they are walked side by side.

@@ -13,22 +13,32 @@ from hypothesis import strategies as st
 from matyan import _codec
 from matyan._codec import CHUNK_POINTS, Columns
 
-Row = tuple[int, float, float, int | None]
+Row = tuple[int, float, float, int | float | None]
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 BITS = st.integers(0, 2**64 - 1).map(lambda bits: struct.unpack("<d", struct.pack("<Q", bits))[0])
 ODD = st.sampled_from([0.0, -0.0, math.inf, -math.inf, math.nan, 5e-324, 1.7e308])
 MOMENTS = st.integers(-(2**53), 2**53).map(lambda us: us / 1e6)
-ROWS = st.lists(
-    st.tuples(
-        st.integers(0, 20) | INT64,
-        st.floats(0, 1) | ODD | BITS,
-        MOMENTS | ODD | BITS,
-        st.none() | st.integers(0, 3) | INT64,
-    ),
-    min_size=1,
-    max_size=50,
+FRACTIONS = st.sampled_from([0.25, 0.5]) | st.floats(-1e15, 1e15).filter(
+    lambda number: not number.is_integer()
 )
+
+
+def rows_of(epochs: st.SearchStrategy[int | float | None]) -> st.SearchStrategy[list[Row]]:
+    return st.lists(
+        st.tuples(
+            st.integers(0, 20) | INT64,
+            st.floats(0, 1) | ODD | BITS,
+            MOMENTS | ODD | BITS,
+            epochs,
+        ),
+        min_size=1,
+        max_size=50,
+    )
+
+
+WHOLE_EPOCHS = st.none() | st.integers(0, 3) | INT64
+ROWS = rows_of(WHOLE_EPOCHS) | rows_of(WHOLE_EPOCHS | FRACTIONS)
 TAME = st.lists(
     st.tuples(st.integers(0, 20), st.floats(0, 1), MOMENTS, st.none() | st.integers(0, 3)),
     min_size=1,
@@ -56,6 +66,7 @@ def bits(columns: Columns) -> tuple[bytes, ...]:
 @given(ROWS | TAME, st.integers(0, 3), st.booleans(), st.integers(0, 2**63))
 @example([(0, 0.0, -0.0, None)], 0, True, 0)
 @example([(2**63 - 1, 1.0, 1.5, -(2**63)), (-(2**63), 2.0, 1.5, 2**63 - 1)], 0, True, 0)
+@example([(n, 1.0, 1.5, (-(2**63), 0.25, None, 2**63 - 1)[n % 4]) for n in range(1024)], 0, True, 0)
 def test_points_come_back_bit_for_bit(
     rows: list[Row], level: int, ordered: bool, before: int
 ) -> None:
@@ -66,6 +77,41 @@ def test_points_come_back_bit_for_bit(
     out = columns_of(rows[:1])
     _codec.decode_chunk(chunk, out)
     assert bits(out) == bits(columns_of(rows[:1] + rows))
+
+
+WITHOUT_FRACTIONS = (
+    "010506ac020003020108010280dac409c0843dc0843da0c21ea0c21ec0a198c9c7f3a406020500030103ffffffffffffffffff01"
+    "020400000000009c0000000000750000000000008800000000003c0000000000e4e0d0c0f800373f3f3f7f807e"
+)
+"""As 0.1.0 writes these points."""
+
+
+def test_a_chunk_without_fractions_is_what_it_was() -> None:
+    """Byte for byte, so that an older version reads it; one with a fraction has a flag that it refuses."""
+    rows: list[Row] = [
+        (0, 0.5, 10.0, None),
+        (1, 0.25, 10.5, 0),
+        (2, 0.125, 11.0, 0),
+        (3, math.nan, 11.25, -1),
+        (7, -0.0, 11.5, 2**63 - 1),
+        (8, 1e300, 1770000000.123456, None),
+    ]
+    chunk = _codec.encode_chunk(columns_of(rows), level=1, ordered=True, before=300)
+    assert chunk.hex() == WITHOUT_FRACTIONS
+    fraction = columns_of([*rows, (9, 1.0, 1.0, 0.25)])
+    assert _codec.encode_chunk(fraction, level=1, ordered=True, before=300)[1] == chunk[1] | 16
+    # The flag is that of the slice, not of the columns.
+    assert _codec.encode_chunk(fraction, 0, 6, level=1, ordered=True, before=300) == chunk
+
+
+@pytest.mark.parametrize("number", [1.0, -0.0, math.nan, math.inf, 2.0**63])
+def test_an_epoch_that_is_an_integer_stands_as_one(number: float) -> None:
+    """So that the same epoch is the same bytes; a chunk that says otherwise is damaged."""
+    chunk = _codec.encode_chunk(columns_of([(0, 1.0, 1.0, 0.3)]))
+    whole = chunk.replace(struct.pack("<d", 0.3), struct.pack("<d", number))
+    assert whole != chunk
+    with pytest.raises(ValueError, match="fraction"):
+        _codec.decode_chunk(whole, Columns())
 
 
 @given(ROWS, st.data())
@@ -131,6 +177,14 @@ def test_an_unknown_format_is_named() -> None:
         _codec.decode_chunk(
             b"\x02" + _codec.encode_chunk(columns_of([(0, 1.0, 1.0, None)]))[1:], Columns()
         )
+
+
+def test_fractional_epochs_are_small() -> None:
+    """Those of a trainer that logs every tenth step: their eight bytes a point, and no more."""
+    columns = columns_of([(step, 0.5, 1.0, step / 937) for step in range(0, 10_240, 10)])
+    whole = columns_of([(step, 0.5, 1.0, 0) for step in range(0, 10_240, 10)])
+    size = len(_codec.encode_chunk(columns)) - len(_codec.encode_chunk(whole))
+    assert size < 8 * CHUNK_POINTS
 
 
 @pytest.mark.parametrize(

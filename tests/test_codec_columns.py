@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from matyan._codec import Columns
 
-Row = tuple[int | None, float, float, int | None]
+Row = tuple[int | None, float, float, int | float | None]
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 STEPS = st.integers(-5, 20) | INT64
 FLOATS = st.floats(allow_nan=False)
+FRACTIONS = st.floats(-1e15, 1e15).filter(lambda number: not number.is_integer())
 
 
 def rows_of(steps: st.SearchStrategy[int | None]) -> st.SearchStrategy[list[Row]]:
-    return st.lists(st.tuples(steps, FLOATS, FLOATS, st.none() | INT64), max_size=40)
+    return st.lists(st.tuples(steps, FLOATS, FLOATS, st.none() | INT64 | FRACTIONS), max_size=40)
 
 
 WHOLE = rows_of(STEPS)
@@ -137,8 +138,12 @@ def test_the_bytes_are_little_endian_arrays(rows: list[Row]) -> None:
     assert columns.steps_bytes() == struct.pack(f"<{n}q", *[row[0] for row in rows])
     assert columns.values_bytes() == struct.pack(f"<{n}d", *[row[1] for row in rows])
     assert columns.times_bytes() == struct.pack(f"<{n}d", *[row[2] for row in rows])
-    assert columns.epochs_bytes() == struct.pack(f"<{n}q", *[row[3] or 0 for row in rows])
-    assert columns.epoch_mask() == bytes(row[3] is not None for row in rows)
+    epochs = [row[3] or 0 for row in rows]
+    assert columns.epochs_bytes() == b"".join(
+        struct.pack("<d" if isinstance(epoch, float) else "<q", epoch) for epoch in epochs
+    )
+    kinds = {type(None): 0, int: 1, float: 3}
+    assert columns.epoch_mask() == bytes(kinds[type(row[3])] for row in rows)
 
 
 def test_points_without_a_step_are_refused_where_one_is_needed() -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import struct
 from array import array
+from typing import Any
 
 import pyarrow.parquet as parquet
 import pytest
@@ -20,11 +21,15 @@ from matyan.reader import Block, Points
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 
-POINTS = st.lists(
-    st.tuples(
-        INT64, st.floats(), st.floats(allow_nan=False, allow_infinity=False), st.none() | INT64
-    )
-)
+FRACTIONS = st.floats(-1e15, 1e15).filter(lambda number: not number.is_integer())
+
+
+def points(epochs: st.SearchStrategy[int | float]) -> st.SearchStrategy[list[Any]]:
+    finite = st.floats(allow_nan=False, allow_infinity=False)
+    return st.lists(st.tuples(INT64, st.floats(), finite, st.none() | epochs))
+
+
+POINTS = points(INT64 | FRACTIONS)
 JSON_OBJECTS = st.dictionaries(
     st.text(),
     st.recursive(
@@ -36,7 +41,7 @@ JSON_OBJECTS = st.dictionaries(
 )
 
 
-def metric(rows: list[tuple[int, float, float, int | None]], **head: object) -> Block:
+def metric(rows: list[tuple[int, float, float, int | float | None]], **head: object) -> Block:
     points = Points(
         array("q", (row[0] for row in rows)),
         array("d", (row[1] for row in rows)),
@@ -68,6 +73,7 @@ def test_jsonl_gives_back_every_point(rows, name, context) -> None:
         assert tuple(got) == FIELDS
         assert (got["name"], got["context"], got["dtype"]) == (name, context, "float")
         assert (got["step"], got["epoch"], got["time"]) == (step, epoch, when)
+        assert type(got["epoch"]) is type(epoch)
         assert same(got["value"], value)
 
 
@@ -94,7 +100,7 @@ def test_csv_gives_back_every_point(rows, name) -> None:
         assert same(float(got[6]), value)
 
 
-@given(POINTS)
+@given(points(INT64))
 def test_parquet_gives_back_every_point_and_object(rows) -> None:
     """Metrics stand in `value`, objects as JSON in `object`."""
     figure = Block(
@@ -108,6 +114,30 @@ def test_parquet_gives_back_every_point_and_object(rows) -> None:
     assert json.loads(table[-1]["object"]) == {"type": "figure"}
     assert table[-1]["value"] is None
     assert json.loads(table[-1]["context"]) == {"subset": "test"}
+
+
+@pytest.mark.parametrize("readable", [True, False])
+@given(st.lists(points(st.integers(-(2**53), 2**53) | FRACTIONS), max_size=3))
+def test_a_fraction_makes_parquets_epochs_floats(readable, blocks) -> None:
+    """Those written before it too, and in a pipe; the type is that of all epochs of the file."""
+    rows = [row for block in blocks for row in block]
+    out = io.BytesIO() if readable else Pipe()
+    WRITERS["parquet"](map(metric, blocks), out)
+    table = parquet.read_table(io.BytesIO(out.getvalue()))
+    fractions = any(isinstance(row[3], float) for row in rows)
+    assert str(table.schema.field("epoch").type) == ("double" if fractions else "int64")
+    assert table.column("epoch").to_pylist() == [row[3] for row in rows]
+    assert table.column("step").to_pylist() == [row[0] for row in rows]
+
+
+class Pipe(io.BytesIO):
+    """Can be neither read nor sought in."""
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
 
 
 @pytest.mark.parametrize("format_", WRITERS)

@@ -560,6 +560,19 @@ def test_a_points_time_is_the_clients_else_the_records(ledger: Ledger) -> None:
     assert ledger.points("m") == [(0, 1.0, 3.0, None), (1, 2.0, 6.0, 4)]
 
 
+def test_an_objects_epoch_is_an_integer_or_a_fraction(ledger: Ledger) -> None:
+    """What another producer sends and is neither goes to the dead letters."""
+
+    def sent(epoch: object) -> bytes:
+        return record("log_custom_object", name="o", value={"a": 1}, step=None, epoch=epoch)
+
+    ledger.apply(sent(0.25), sent(3.0), sent(2**63 - 1), sent(None))
+    assert [repr(row[1]) for row in ledger.objects("o")] == ["0.25", "3", str(2**63 - 1), "None"]
+    for epoch in (2**63, 1e300, math.nan, math.inf, "1", True):
+        with pytest.raises(InvalidRecord, match="epoch: "):
+            ledger.apply(sent(epoch))
+
+
 def test_nan_and_infinities_are_kept(ledger: Ledger) -> None:
     """As floats; `last` keeps the last finite value."""
     ledger.apply(

@@ -36,8 +36,8 @@ class Run:
         self.experiment: str | None = None
         self.tags: set[str] = set()
         # By the context's canonical text and the name.
-        self.points: dict[tuple[str, str], dict[int, tuple[float, float, int | None]]] = {}
-        self.objects: dict[tuple[str, str], dict[int, tuple[int | None, float, Any]]] = {}
+        self.points: dict[tuple[str, str], dict[int, tuple[float, float, int | float | None]]] = {}
+        self.objects: dict[tuple[str, str], dict[int, tuple[int | float | None, float, Any]]] = {}
 
     def step(self, sequence: tuple[str, str], step: int | None) -> int:
         steps = {**self.points.get(sequence, {}), **self.objects.get(sequence, {})}
@@ -242,7 +242,7 @@ KINDS = [
         name=st.sampled_from(["m", "n"]),
         value=st.sampled_from([0.0, 1.5]),
         step=st.none() | st.integers(-2, 4),
-        epoch=st.none() | st.integers(0, 2),
+        epoch=st.none() | st.integers(0, 2) | st.sampled_from([0.25, 2.5]),
         # The last two have the same preferred id.
         context=st.sampled_from([None, {"s": 1}, {"s": True}, {"layer": 4141}, {"layer": 8106}]),
     ),

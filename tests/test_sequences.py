@@ -25,7 +25,7 @@ from matyan.store.base import Snapshot, Transaction
 from matyan.store.rocks import RocksStore, open_rocks
 
 T = TypeVar("T")
-Row = tuple[int | None, float, float, int | None]
+Row = tuple[int | None, float, float, int | float | None]
 Groups = list[tuple[str, str, list[Row]]]
 
 layouts = pytest.mark.parametrize("layout", ["compatible", "packed"])
@@ -97,7 +97,9 @@ class Desk:
             lambda writes: writes.append_points(self.run, ctx, name, dtype, columns_of(rows))
         )
 
-    def put(self, name: str, step: int | None, value: object, epoch: int | None = None) -> bool:
+    def put(
+        self, name: str, step: int | None, value: object, epoch: int | float | None = None
+    ) -> bool:
         return self.write(
             lambda writes: writes.append_object(
                 self.run, 0, name, "custom", step, epoch, 2.5, value
@@ -113,7 +115,7 @@ class Desk:
             ]
         )
 
-    def objects(self, name: str) -> list[tuple[int, int | None, float, object]]:
+    def objects(self, name: str) -> list[tuple[int, int | float | None, float, object]]:
         return self.read(lambda snap: list(self.sequences.objects(snap, self.run, 0, name)))
 
     def count(self, name: str) -> int:
@@ -147,7 +149,7 @@ def columns_of(rows: list[Row]) -> Columns:
     return columns
 
 
-def bits(rows: list[Row]) -> list[tuple[int | None, bytes, bytes, int | None]]:
+def bits(rows: list[Row]) -> list[tuple[int | None, bytes, bytes, int | float | None]]:
     """Comparable, NaN payloads and the sign of a zero included."""
     return [
         (step, struct.pack("<d", value), struct.pack("<d", time), epoch)
@@ -182,8 +184,9 @@ class Modelled:
 NAMES = st.sampled_from(["loss", "a\0b", "ü"])
 VALUES = st.floats() | st.sampled_from([math.nan, math.inf, -0.0])
 STEPS = st.none() | st.integers(-3, 60) | st.sampled_from([-(2**63), 2**62])
+EPOCHS = st.none() | st.integers(-2, 300) | st.sampled_from([0.25, -1.5, 2**63 - 1, 1 / 3])
 POINTS = st.lists(
-    st.tuples(STEPS, VALUES, st.floats(0, 2e9), st.none() | st.integers(-2, 300)),
+    st.tuples(STEPS, VALUES, st.floats(0, 2e9), EPOCHS),
     min_size=1,
     max_size=20,
 )
@@ -309,6 +312,26 @@ def test_the_keys_are_the_contracts(store: RocksStore, layout: Layout) -> None:
     expected = EXPECTED_KEYS[layout] | EXPECTED_IN_BOTH
     assert found == expected
     assert [type(value) for value in found.values()] == [type(expected[key]) for key in found]
+
+
+@layouts
+def test_an_epoch_with_a_fraction_is_kept_as_it_is(store: RocksStore, layout: Layout) -> None:
+    """A float64 beside integers that no float64 holds, of points and of objects; through merges too."""
+    desk = Desk(store, layout, TINY)
+    epochs = [0.25, 2**63 - 1, None, 1 / 3, -(2**63), -0.5, 2.0, 7]
+    rows: list[Row] = [(step, 1.0, 2.0, epochs[step % 8]) for step in range(60)]
+    for row in rows:
+        desk.append("loss", [row])
+    kept: list[Row] = [(*row[:3], 2) if row[3] == 2.0 else row for row in rows]
+    assert [repr(row) for row in desk.rows("loss")] == [repr(row) for row in kept]
+    desk.put("figure", 1, {}, epoch=0.75)
+    desk.put("figure", 2, {}, epoch=3.0)
+    assert [repr(row[1]) for row in desk.objects("figure")] == ["0.75", "3"]
+    if layout == "compatible":
+        stored = desk.stored()
+        assert stored[("seqs", 0, "loss", "epoch", 3)] == msgpack.packb(1 / 3)
+        assert stored[("seqs", 0, "loss", "epoch", 6)] == msgpack.packb(2)
+        assert stored[("seqs", 0, "figure", "epoch", 1)] == msgpack.packb(0.75)
 
 
 @layouts
