@@ -64,24 +64,85 @@ broker.heartbeat.interval.ms=500
 """
 
 
+GUARDED = """\
+# Two more doors, and rules about who may do what; whoever comes by PLAINTEXT may do all, and makes the rules.
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+ssl.keystore.type=PKCS12
+ssl.keystore.location={keystore}
+ssl.keystore.password={password}
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
+"""
+
+USER, PASSWORD = "matyan", "sesame-123"
+"""Who may come in by a guarded broker's SASL_PLAINTEXT door."""
+
+
 def classpath() -> str:
     """The class path of the pinned jars; see `fetch_jars`."""
     return fetch_jars(HERE / "kafka.xml")
 
 
 class Broker(Server):
-    """One broker; its ports stay the same across kill and start."""
+    """One broker; its ports stay the same across kill and start.
+
+    Args:
+        guarded: with a SASL_PLAINTEXT and an SSL listener, too, and with an authorizer: whatever no rule denies is
+            allowed (`GUARDED`).
+    """
 
     name = "the broker"
 
-    def __init__(self, folder: Path, port: int = 0, controller_port: int = 0) -> None:
-        free = iter(free_ports(2))
+    def __init__(
+        self, folder: Path, port: int = 0, controller_port: int = 0, *, guarded: bool = False
+    ) -> None:
+        free = iter(free_ports(4))
         super().__init__(folder, port or next(free))
         self.controller_port = controller_port or next(free)
+        self.guarded = guarded
+        self.sasl_port, self.tls_port = next(free), next(free)
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def certificate(self) -> Path:
+        """A guarded broker's own, which no authority has signed."""
+        return self.folder / "broker.pem"
+
+    def _guard(self) -> str:
+        """Makes the key of the SSL listener, and returns the properties besides `PROPERTIES`."""
+        keystore = self.folder / "broker.p12"
+        if not keystore.exists():
+            store = ["-alias", "broker", "-keystore", str(keystore), "-storepass", PASSWORD]
+            subprocess.run(
+                [
+                    *("keytool", "-genkeypair", "-keyalg", "RSA", "-storetype", "PKCS12", *store),
+                    *("-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1"),
+                ],
+                check=True,
+                capture_output=True,
+            )
+            subprocess.run(
+                ["keytool", "-exportcert", "-rfc", *store, "-file", str(self.certificate)],
+                check=True,
+                capture_output=True,
+            )
+        return GUARDED.format(
+            port=self.port,
+            controller_port=self.controller_port,
+            sasl_port=self.sasl_port,
+            tls_port=self.tls_port,
+            user=USER,
+            password=PASSWORD,
+            keystore=keystore,
+        )
 
     def start(self, timeout: float = 90, topics: Mapping[str, int] = TOPICS) -> None:
         """Formats the folder when it is new, starts, waits until the broker answers and has `topics`.
@@ -98,9 +159,9 @@ class Broker(Server):
         self.folder.mkdir(parents=True, exist_ok=True)
         data = self.folder / "data"
         properties = self.folder / "server.properties"
-        properties.write_text(
-            PROPERTIES.format(port=self.port, controller_port=self.controller_port, data=data)
-        )
+        text = PROPERTIES.format(port=self.port, controller_port=self.controller_port, data=data)
+        # A property that stands twice counts as it stands last.
+        properties.write_text(text + (self._guard() if self.guarded else ""))
         # The serial collector: on a small machine with a small heap it starts faster and idles cheaper.
         java = ["java", "-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-cp", classpath()]
         java += ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]

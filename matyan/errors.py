@@ -45,5 +45,13 @@ class OffsetConflict(ConfigurationError):
     """The stored offset and the broker's disagree in a way that only a person can settle."""
 
 
+class RecordsRefused(MatyanError):
+    """The broker has every record of a frame but these, which it will never take: name them to the client."""
+
+    def __init__(self, text: str, records: frozenset[bytes]) -> None:
+        super().__init__(text)
+        self.records = records
+
+
 class InvalidRecord(MatyanError):
     """This record can never be applied: it goes to the dead letters, alone."""

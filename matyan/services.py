@@ -139,6 +139,12 @@ async def _frontier(settings: Settings) -> int:
     async with open_producer(producer_config(settings), topic, settings.queue_bytes) as producer:
         service = edge.Frontier(producer, blobs, health, settings)
 
+        async def check_delivery() -> None:
+            if (why := producer.refusal()) is not None:
+                raise Unavailable(why)
+
+        health.add("delivery", check_delivery)
+
         async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
             # It listens at once: what comes before the broker is there is held back like later.
             listeners = await open_port(settings.host, settings.port)

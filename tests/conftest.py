@@ -57,6 +57,15 @@ def own_broker(kafka_jars: None, tmp_path: Path) -> Iterator[Broker]:
 
 
 @pytest.fixture(scope="session")
+def guarded_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker with rules about who may do what (tests/kafka/rules.py). Tests make their own topics on it."""
+    broker = Broker(tmp_path_factory.mktemp("guarded-kafka"), guarded=True)
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture(scope="session")
 def s3(s3_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """The session's S3 server, in memory, so that every key is legal. Tests make their own buckets on it."""
     with s3_.running(tmp_path_factory.mktemp("s3"), in_memory=True) as server:

@@ -8,6 +8,7 @@ administration (`kafka_admin.py`), no store and no rules.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -23,7 +24,7 @@ from confluent_kafka import Producer as RdProducer
 from matyan import __version__
 from matyan.broker.base import ControlEvent, DeadLetter, DeliveryCallback
 from matyan.broker.budget import Budget
-from matyan.errors import Unavailable
+from matyan.errors import RecordsRefused, Unavailable
 from matyan.settings import Settings
 from matyan.store.base import Transaction
 
@@ -42,8 +43,20 @@ _CALL_FRAMES = 64
 """Frames that one call hands over: what is gathered while a client is replaced can be the whole budget."""
 _FATAL_DRAIN_S = 35.0
 """After a fatal error the requests in flight still get their answers; a request's own limit is 30 s."""
+_REFUSED_AGAIN_S = 0.2
+_REFUSED_AGAIN_MOST_S = 2.0
+"""How soon what was refused is tried again: at first, and at last after doubling."""
+_APART_S = 60.0
+"""How long records go one by one, when a batch was too large for the topic."""
 _RED_AFTER = 3
 """Producers that failed one after another, none of which delivered anything: that is more than a restart mends."""
+
+
+_LIBRDKAFKA = "matyan.librdkafka"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "enable.gapless.guarantee is experimental" not in record.getMessage()
 
 
 def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
@@ -60,7 +73,7 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
         # The default waits up to 10 s before it looks for a broker that came back; a held-back reply waits as long.
         "reconnect.backoff.max.ms": 1_000,
         "socket.keepalive.enable": True,
-        "logger": logging.getLogger("matyan.librdkafka"),
+        "logger": logging.getLogger(_LIBRDKAFKA),
         **{name: value for name, value in given.items() if value},
         **extra,
     }
@@ -72,6 +85,8 @@ def producer_config(settings: Settings) -> dict[str, Any]:
     librdkafka never lingers: linger.ms=0.5 costs a lonely frame 1.1 ms. What there is to linger for, `KafkaProducer`
     gathers itself. lz4 makes the broker's share of a core smaller by a third.
     """
+    # That the gapless guarantee is experimental is no news to who runs this.
+    logging.getLogger(_LIBRDKAFKA).addFilter(_is_news)
     return client_config(
         settings,
         **{
@@ -81,6 +96,9 @@ def producer_config(settings: Settings) -> dict[str, Any]:
             "partitioner": "murmur2_random",
             "compression.type": "lz4",
             "linger.ms": 0,
+            # A batch that the broker refuses ends this client, so that nothing which came later overtakes it: all goes
+            # to the next client in its order.
+            "enable.gapless.guarantee": True,
             "delivery.timeout.ms": max(1, int(settings.delivery_timeout_s * 1000)),
             # The budget of bytes is ours (MATYAN_QUEUE_BYTES), so that a frame is taken whole or not at all.
             "queue.buffering.max.messages": 0,
@@ -88,6 +106,25 @@ def producer_config(settings: Settings) -> dict[str, Any]:
             "delivery.report.only.error": True,
         },
     )
+
+
+_REFUSALS = frozenset(
+    {
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._AUTHENTICATION,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+    }
+)
+"""Neither the records nor the client are at fault, and librdkafka gives up at once (on a topic: after 30 s). A person can
+mend these: so they are an outage."""
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+"""What every record of a batch is told when the batch is larger than the topic's max.message.bytes."""
 
 
 class PollingThread:
@@ -127,7 +164,7 @@ class _Frame:
     a fatal error records are reported out of their order, and another client must get them in it.
     """
 
-    __slots__ = ("failed", "key", "number", "on_done", "size", "values")
+    __slots__ = ("failed", "key", "number", "on_done", "refused", "since", "size", "values")
 
     def __init__(
         self,
@@ -142,12 +179,20 @@ class _Frame:
         self.values = values
         self.size = size
         self.on_done = on_done
+        self.since = time.monotonic()
         self.failed: list[tuple[KafkaError, bytes]] = []
+        self.refused: set[bytes] = set()
+        """Those that were too large though they went alone."""
 
     def messages(self, done: deque[_Frame]) -> list[dict[str, Any]]:
         """What produce_batch takes; its reports end in `done`."""
         key, report = self.key, _Report(self, done)
         return [{"value": value, "key": key, "callback": report} for value in self.values]
+
+    def set_aside_too_large(self) -> None:
+        """After each record went alone."""
+        self.refused.update(value for error, value in self.failed if error.code() in _TOO_LARGE)
+        self.failed = [one for one in self.failed if one[0].code() not in _TOO_LARGE]
 
     def undelivered(self) -> list[bytes]:
         """The values of `failed` in the frame's order; of equal ones the later, since delivery is in order."""
@@ -217,6 +262,14 @@ class KafkaProducer:
         self._failed: list[_Frame] = []
         self._fatal_error: str | None = None
         self._fruitless = 0
+        self._patience_s = config["delivery.timeout.ms"] / 1000
+        self._refusal: str | None = None
+        self._refused_at = -math.inf
+        self._wait_s = _REFUSED_AGAIN_S
+        # Whether each record of the present client goes alone, and of the next one.
+        self._is_apart = self._will_be_apart = False
+        self._replace_at = math.inf
+        """When this client is replaced though it has not failed, in monotonic seconds; the polling thread looks at it."""
         self._stopping = threading.Event()
         self._thread = PollingThread(self._poll_forever, "kafka-producer")
         # A system task, since a nursery around the caller's body would wrap its errors into groups.
@@ -256,6 +309,12 @@ class KafkaProducer:
         if self._fruitless >= _RED_AFTER:
             return f"{self._fruitless} producers in turn failed and delivered nothing: {self._fatal_error}"
         return self._thread.crashed()
+
+    def refusal(self) -> str | None:
+        """Why the broker, which answers, does not take what waits; or None."""
+        if not self._frames and time.monotonic() > self._refused_at + 2 * _REFUSED_AGAIN_MOST_S:
+            return None  # nothing waits that would show that it is over
+        return self._refusal
 
     async def aclose(self) -> None:
         """Ends the thread. What is not delivered by now is dropped: flush first."""
@@ -299,7 +358,7 @@ class KafkaProducer:
                 await self._holds.wait()
                 while self._gathered:
                     oldest = self._gathered[0]
-                    await trio.sleep(GATHER_S)
+                    await trio.sleep(_POLL_S if self._replacing else GATHER_S)
                     if self._gathered and self._gathered[0] is oldest:
                         self._hand_over()
                 self._holds = trio.Event()
@@ -310,19 +369,18 @@ class KafkaProducer:
         while done:
             frame = done.popleft()
             self._in_flight -= 1
+            if self._is_apart:
+                frame.set_aside_too_large()
             if not frame.failed:
                 self._fruitless = 0
-                self._settle(frame, None)
-            elif self._failed_with_the_client(frame):
+                self._refusal = None
+                self._wait_s = _REFUSED_AGAIN_S
+                self._settle(frame, self._too_large(frame))
+            elif self._has_another_try(frame):
                 self._failed.append(frame)
             else:
                 error, _ = frame.failed[0]
-                self._settle(
-                    frame,
-                    Unavailable(
-                        f"Kafka did not take {len(frame.failed)} of {len(frame.values)} records: {error.str()}"
-                    ),
-                )
+                self._give_up(frame, error.str())
         self._progress.set()
         self._hand_over()
         self.budget.tell_room()
@@ -334,17 +392,73 @@ class KafkaProducer:
         self._records -= len(frame.values)
         frame.on_done(error)
 
-    # --- a fatal error: another client takes over --------------------------------------------------
+    def _give_up(self, frame: _Frame, reason: str) -> None:
+        count = len(frame.failed) or len(frame.values)
+        text = f"Kafka did not take {count} of {len(frame.values)} records: {reason}"
+        self._settle(frame, Unavailable(text))
 
-    def _failed_with_the_client(self, frame: _Frame) -> bool:
-        """Whether another client can still deliver these: they failed since theirs did, not by their age."""
-        codes = {error.code() for error, _ in frame.failed}
-        # Refused as fatal at once: the polling thread is about to hear of it.
-        is_fatal = self._fatal_error is not None or KafkaError._FATAL in codes
-        return is_fatal and KafkaError._MSG_TIMED_OUT not in codes
+    def _too_large(self, frame: _Frame) -> RecordsRefused | None:
+        if not frame.refused:
+            return None
+        return RecordsRefused(
+            f"too large for the max.message.bytes of the topic {self._topic}",
+            frozenset(frame.refused),
+        )
+
+    # --- a client that failed, or was refused: another one takes over -------------------------------
+
+    def _has_another_try(self, frame: _Frame) -> bool:
+        """Whether another client can still deliver what failed of `frame`; then none gets more until that is here."""
+        errors = {error.code(): error for error, _ in frame.failed}
+        if KafkaError._MSG_TIMED_OUT in errors:
+            return False  # by its age
+        if not _TOO_LARGE.isdisjoint(errors):
+            self._will_be_apart = True
+        elif refusals := _REFUSALS.intersection(errors):
+            self._refuse(errors[min(refusals)])
+        elif not self._replacing and self._fatal_error is None and KafkaError._FATAL not in errors:
+            return False
+        # One that was refused as fatal at once will be replaced by the polling thread, which is about to hear of it.
+        self._replacing = True
+        if KafkaError._FATAL not in errors:
+            self._replace_at = 0.0
+        return True
+
+    def _refuse(self, error: KafkaError) -> None:
+        if self.refusal() is None:
+            log.warning("kafka refuses what waits for it", topic=self._topic, reason=error.str())
+        self._refused_at = time.monotonic()
+        self._refusal = f"Kafka refuses records for the topic {self._topic}: {error.str()}"
 
     def _hold(self) -> None:
         self._replacing = True
+
+    def _take_stock(self) -> float:
+        """When the old client has reported all: sees why it failed. Returns the seconds to wait before the next."""
+        self._finish()
+        if self._refusal is not None:
+            wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, _REFUSED_AGAIN_MOST_S)
+            return wait_s
+        if self._is_apart != self._will_be_apart:
+            log.warning(
+                "batches are larger than the topic takes: records go one by one"
+                if self._will_be_apart
+                else "batches are tried again",
+                topic=self._topic,
+            )
+            return 0.0
+        if self._fatal_error is None:
+            return 0.0
+        self._fruitless += 1
+        log.error("the kafka producer failed and is replaced", error=self._fatal_error)
+        return 0.0 if self._fruitless == 1 else min(2.0**self._fruitless, 30.0)
+
+    def _make_client(self) -> RdProducer:
+        if not self._will_be_apart:
+            return RdProducer(self._config)
+        # Then one that is too large leaves a gap and ends nothing: it is refused for good.
+        apart = {"batch.num.messages": 1, "enable.gapless.guarantee": False}
+        return RdProducer({**self._config, **apart})
 
     def _take_over(self, rd: RdProducer) -> None:
         """The frames that the old client did not deliver go to the new one, in the order in which they came.
@@ -352,17 +466,29 @@ class KafkaProducer:
         Of each only the records that failed: what is delivered stands in the log already. A record whose request
         got no answer before the purge may stand there too and comes a second time; better that than losing it.
         """
-        self._finish()
         self._rd = rd
         self._fatal_error = None
-        for frame in self._failed:
-            values = frame.undelivered()
-            self._records -= len(frame.values) - len(values)
-            frame.values, frame.failed = values, []
-        self._gathered = sorted(self._failed + self._gathered, key=lambda frame: frame.number)
-        self._failed = []
+        self._is_apart, self._will_be_apart = self._will_be_apart, False
+        self._replace_at = time.monotonic() + _APART_S if self._is_apart else math.inf
+        oldest = time.monotonic() - self._patience_s
+        waiting = sorted(self._failed + self._gathered, key=lambda frame: frame.number)
+        self._failed, self._gathered = [], []
+        kept = []
+        for frame in waiting:
+            if frame.since < oldest:
+                self._give_up(frame, self._refusal or "no client could deliver them in time")
+                continue
+            if frame.failed:
+                values = frame.undelivered()
+                self._records -= len(frame.values) - len(values)
+                frame.values, frame.failed = values, []
+            kept.append(frame)
+        # Whoever was told that its frame is given up may have handed over another one.
+        self._gathered = kept + self._gathered
+        self._progress.set()
         self._replacing = False
         self._hand_over()
+        self.budget.tell_room()
 
     # --- the polling thread ------------------------------------------------------------------------
 
@@ -370,7 +496,7 @@ class KafkaProducer:
         """Serves delivery reports until `aclose`; wakes trio once per poll that brought some."""
         while not self._stopping.is_set():
             self._serve(_POLL_S)
-            if self._fatal_error is not None:
+            if self._fatal_error is not None or time.monotonic() >= self._replace_at:
                 self._replace()
 
     def _serve(self, timeout: float) -> None:
@@ -384,8 +510,6 @@ class KafkaProducer:
 
     def _replace(self) -> None:
         trio.from_thread.run_sync(self._hold, trio_token=self._token)
-        self._fruitless += 1
-        log.error("the kafka producer failed and is replaced", error=self._fatal_error)
         deadline = time.monotonic() + _FATAL_DRAIN_S
         while len(self._rd) and time.monotonic() < deadline and not self._stopping.is_set():
             # Each time: an answer can put records of a request back into the queue, which nobody sends any more.
@@ -394,15 +518,16 @@ class KafkaProducer:
         self._rd.purge()
         while len(self._rd):
             self._serve(_POLL_S)
-        if self._fruitless > 1:
-            self._stopping.wait(min(2.0**self._fruitless, 30.0))
-        if self._stopping.is_set():
+        wait_s = trio.from_thread.run_sync(self._take_stock, trio_token=self._token)
+        if self._stopping.wait(wait_s):
             return
-        rd = RdProducer(self._config)
+        rd = self._make_client()
         trio.from_thread.run_sync(self._take_over, rd, trio_token=self._token)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
+            if error.code() in _REFUSALS:
+                self._refuse(error)
             self._fatal_error = f"{error.name()}: {error.str()}"
         else:
             # librdkafka's own log has said it.

@@ -19,7 +19,7 @@ import structlog
 from matyan import telemetry
 from matyan._codec import KINDS, Frame, NotJSON, error_reply, format_timestamp, validate
 from matyan.broker.base import Producer
-from matyan.errors import QueueFull
+from matyan.errors import QueueFull, RecordsRefused
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +100,9 @@ class Taken:
         """The producer's callback."""
         frame = self.frame
         assert frame is not None
+        if isinstance(error, RecordsRefused):
+            _reject(frame, error)
+            error = None
         if error is not None:
             _FRAMES["lost"].inc()
             log.error("a frame was given up", run=self.session.run, error=str(error))
@@ -340,6 +343,16 @@ def _nobody(reply: bytes) -> None:
 
 
 _FIELD = re.compile(r"[a-z0-9_]{1,32}")
+
+
+def _reject(frame: Frame, error: RecordsRefused) -> None:
+    """Names the items whose records the broker did not take, as if the validation had refused them."""
+    before = {index for index, _, _ in frame.rejected}
+    valid = (index for index in range(frame.count) if index not in before)
+    for index, kind, record in zip(valid, frame.kinds, frame.records, strict=True):
+        if record in error.records:
+            frame.rejected.append((index, KINDS[kind], str(error)))
+    frame.rejected.sort()
 
 
 def _count_rejected(frame: Frame) -> None:

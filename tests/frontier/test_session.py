@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from matyan.errors import RecordsRefused
 from matyan.frontier.session import MAX_WAITING, MAX_WAITING_BYTES, OK, Desk, Session
 from tests.frontier.hand import HandProducer
 
@@ -95,6 +96,19 @@ def test_the_valid_items_of_a_frame_are_published(bench: Bench) -> None:
     assert reply["error"].startswith("2 of 4 messages rejected: ")
     assert reply["accepted"] == 2
     assert [row["index"] for row in reply["rejected"]] == [1, 2]
+
+
+def test_a_record_that_the_broker_will_never_take_is_a_rejected_item(bench: Bench) -> None:
+    """Its neighbours are delivered: so it is named with its place in the frame, beside what the validation refused."""
+    items = [{"type": "add_tag"}, *(json.loads(tag(name)) for name in "abc")]
+    bench.receive(json.dumps(items).encode())
+    _, values, _ = bench.producer.frames[0]
+    bench.producer.deliver(error=RecordsRefused("too large", frozenset(values[1:2])))
+    (reply,) = bench.replies
+    assert (reply["status"], reply["accepted"]) == ("error", 2)
+    assert reply["error"].startswith("2 of 4 messages rejected: ")
+    assert [row["index"] for row in reply["rejected"]] == [0, 2]
+    assert reply["rejected"][1] == {"index": 2, "type": "add_tag", "reason": "too large"}
 
 
 @pytest.mark.parametrize("data", [b"{", b"", b"nonsense", b'{"type": "add_tag"'])

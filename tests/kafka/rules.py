@@ -1,0 +1,80 @@
+"""Who may do what on a guarded broker: its rules (Kafka's ACLs), made and taken back by who may do all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from dev.broker import PASSWORD, USER, Broker
+
+TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
+READ, WRITE = AclOperation.READ, AclOperation.WRITE
+
+
+def guarded_environment(broker: Broker, **other: str) -> dict[str, str]:
+    """The settings of a service that comes by the door with a password."""
+    return {
+        "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.sasl_port}",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+        "KAFKA_SASL_MECHANISM": "PLAIN",
+        "KAFKA_SASL_USERNAME": USER,
+        "KAFKA_SASL_PASSWORD": PASSWORD,
+        **other,
+    }
+
+
+def deny(broker: Broker, kind: ResourceType, name: str, operation: AclOperation) -> None:
+    """Everything else stays allowed to that user."""
+    rows = [(AclOperation.ALL, AclPermissionType.ALLOW), (operation, AclPermissionType.DENY)]
+    admin = _admin(broker)
+    made = admin.create_acls(
+        [
+            AclBinding(kind, name, ResourcePatternType.LITERAL, f"User:{USER}", "*", what, verdict)
+            for what, verdict in rows
+        ]
+    )
+    for soon in made.values():
+        soon.result(10)
+
+
+def allow(broker: Broker, kind: ResourceType, name: str) -> None:
+    """Takes every rule about it back."""
+    rows = AclBindingFilter(
+        kind,
+        name,
+        ResourcePatternType.LITERAL,
+        None,
+        None,
+        AclOperation.ANY,
+        AclPermissionType.ANY,
+    )
+    admin = _admin(broker)
+    for soon in admin.delete_acls([rows]).values():
+        soon.result(10)
+
+
+@contextmanager
+def denied(
+    broker: Broker, kind: ResourceType, name: str, operation: AclOperation
+) -> Iterator[None]:
+    deny(broker, kind, name, operation)
+    time.sleep(0.3)  # the broker's own threads hear of it a little later
+    try:
+        yield
+    finally:
+        allow(broker, kind, name)
+
+
+def _admin(broker: Broker) -> AdminClient:
+    return AdminClient({"bootstrap.servers": broker.bootstrap})
