@@ -7,7 +7,9 @@ MAX_CACHED_CONTEXTS = 4_096
 
 
 def context_text(context):
-    return _json.dumps(context or {}, sort_keys=True, separators=(",", ":"))
+    if not context:
+        return "{}"
+    return _json.dumps(context, sort_keys=True, separators=(",", ":"))
 
 
 def context_id(context):

@@ -18,12 +18,11 @@ from matyan.broker import local
 from matyan.broker.base import StandingLetter
 from matyan.errors import NotFound
 from matyan.keys import Keys
-from matyan.sequences import SequenceInfo, Sequences
+from matyan.sequences import LINES, LOG_RECORDS, SequenceInfo, Sequences
 from matyan.store.base import Snapshot
 
 Row = dict[str, Any]
 
-_LINES, _RECORDS = "logs", "__log_records"
 # Near ids are looked for among so many of the newest runs.
 _SUGGEST_FROM = 10_000
 # Where a log sequence stands still for a reader: in the empty context.
@@ -180,7 +179,7 @@ class Queries:
                     }
 
         yield from heapq.merge(
-            rows("record", _RECORDS), rows("line", _LINES), key=lambda row: row["time"]
+            rows("record", LOG_RECORDS), rows("line", LINES), key=lambda row: row["time"]
         )
 
     def export(

@@ -16,7 +16,7 @@ from matyan._codec import Points, Record, context_id, context_text, epoch_number
 from matyan.broker.base import ControlEvent
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
-from matyan.sequences import Sequences
+from matyan.sequences import LINES, LOG_RECORDS, Sequences
 from matyan.store.base import Transaction
 
 Op = Points | Record
@@ -24,8 +24,6 @@ Op = Points | Record
 ACTIVITY_SECONDS: Final = 60.0
 """The activity row is written again when it is this much older than the run's last record."""
 
-LOG_LINES: Final = "logs"
-LOG_RECORDS: Final = "__log_records"
 BLOBS: Final = "__blobs__"
 HPARAMS: Final = "hparams"
 
@@ -115,7 +113,7 @@ class Unit:
             return
         ctx = self._known_context(op.run, op.context_text)
         if ctx is None:
-            ctx = self._context(op.run, op.context_text, op.ctx, json.loads(op.context))
+            ctx = self._store_context(op.run, op.context_text, op.ctx, json.loads(op.context))
         if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
             indexes.put(self.tr, self.keys, op.run, "trace", op.name)
         self._applied("log_metric", count)
@@ -175,19 +173,24 @@ class Unit:
         value: object,
     ) -> None:
         """Appends to a sequence that holds no metric."""
-        text = context_text(context)
-        ctx = self._known_context(record.run, text)
-        if ctx is None:
-            ctx = self._context(record.run, text, context_id(context), context or {})
+        ctx = self.context(record.run, context)
         if self.sequences.append_object(record.run, ctx, name, dtype, step, epoch, time, value):
             indexes.put(self.tr, self.keys, record.run, "trace", name)
+
+    def context(self, run: str, context: dict[str, Any] | None) -> int:
+        """The id of a context; it is stored when it is new."""
+        text = context_text(context)
+        ctx = self._known_context(run, text)
+        if ctx is None:
+            ctx = self._store_context(run, text, context_id(context), context or {})
+        return ctx
 
     def _known_context(self, run: str, text: str) -> int | None:
         ids = self.contexts.get(run)
         ctx = None if ids is None else ids.get(text)
         return self._rules.remembered_context(run, text) if ctx is None else ctx
 
-    def _context(self, run: str, text: str, first: int, context: object) -> int:
+    def _store_context(self, run: str, text: str, first: int, context: object) -> int:
         ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context)
         self.contexts.setdefault(run, {})[text] = ctx
         return ctx
@@ -251,6 +254,7 @@ def create_run(unit: Unit, record: Record) -> None:
     if runs.get_meta(unit.tr, unit.keys, record.run, "client_start_ts") is None:
         fields["client_start_ts"] = started
     runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, fields)
+    unit.sequences.begin_session(record.run)
 
 
 def finish_run(unit: Unit, record: Record) -> None:
@@ -354,7 +358,9 @@ def log_custom_object(unit: Unit, record: Record) -> None:
 
 def log_terminal_line(unit: Unit, record: Record) -> None:
     line, step = _field(record, "line", str), _field(record, "step", int)
-    unit.append_object(record, LOG_LINES, None, LOG_LINES, step, None, record.timestamp, line)
+    unit.context(record.run, None)
+    if unit.sequences.append_line(record.run, line, step, record.timestamp):
+        indexes.put(unit.tr, unit.keys, record.run, "trace", LINES)
 
 
 def log_record(unit: Unit, record: Record) -> None:

@@ -27,9 +27,10 @@ The next free step is the highest one + 1, and at least 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, TypeGuard
 
 from matyan._codec import (
     CHUNK_POINTS,
@@ -43,6 +44,7 @@ from matyan._codec import (
     msgpack_float,
     msgpack_int,
 )
+from matyan.contexts import EMPTY
 from matyan.errors import ConfigurationError, InvalidRecord, Unavailable
 from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of, unpack, unpack_value
 from matyan.store.base import KeyValue, Snapshot, Transaction
@@ -51,10 +53,12 @@ Layout = Literal["compatible", "packed"]
 
 STAMPS: Final[dict[Layout, int]] = {"compatible": 1, "packed": 2}
 
-LOGS: Final = {(0, "logs"), (0, "__log_records")}
-"""(ctx, name) of the sequences of terminal lines and log records, which are never cut into parts."""
+LINES: Final = "logs"
+LOG_RECORDS: Final = "__log_records"
+"""Names of the sequences of terminal lines and of log records, both in the empty context."""
 
 PART_BYTES = 90_000
+CUT_BYTES = 60_000  # of a line that stands in parts, what a reader that knows none sees
 VALUE_BYTES = 100_000  # FoundationDB's limit of one value
 
 FRESH, MERGED, FULL = 0, 1, 2
@@ -66,6 +70,9 @@ CACHE_BYTES = 48 * 2**20
 _STATE_BYTES = 1_500  # a state with its keys; a fresh chunk takes about 64 bytes and 12 a point
 
 _MIN_STEP, _MAX_STEP = -(2**63), 2**63 - 1
+_LOOK_FOR_A_STEP = (
+    1_000  # so many lines at the end of int64 are passed over in search of a free step
+)
 
 
 def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
@@ -165,6 +172,19 @@ class _State:
         return 0 if self.last_step is None else max(0, self.last_step + 1)
 
 
+class _Lines(_State):
+    """The terminal lines of a run."""
+
+    __slots__ = ("at", "sent", "top", "trace_sent")
+
+    def __init__(self, keys: Keys, run: str) -> None:
+        super().__init__(keys, run, EMPTY, LINES)
+        self.trace_sent = keys.trace(run, EMPTY, LINES, "sent")
+        self.sent: int | None = None  # the step that the last line was sent with, in this session
+        self.at = 0  # where it stands, as long as `sent` is one
+        self.top = _MAX_STEP  # this step and all above it are taken, once the highest one is
+
+
 _StateKey = tuple[str, int, str]
 
 
@@ -203,7 +223,15 @@ class _Compatible:
     """Four keys a point: what the reference's API server reads."""
 
     def load(self, tr: Transaction, state: _State) -> None:
-        pass
+        # The reference's row names the step that was written last, which need not be the highest.
+        vals = state.prefix + POINT_FIELDS["val"]
+        for key, packed in tr.scan(*range_of(vals), limit=1, reverse=True):
+            (step,) = unpack(key, len(vals))
+            if state.last_step is None or step > state.last_step:
+                state.last_step = step
+                value = unpack_value(packed)
+                if _is_number(value) and math.isfinite(value):
+                    state.last = float(value)
 
     def append(
         self, tr: Transaction, state: _State, columns: Columns, ascending: bool, budget: int
@@ -229,7 +257,7 @@ class _Compatible:
         for step, epoch, time, packed in _keyed(snap, prefix, begin, end):
             value = unpack_value(packed)
             # A number is a point; what objects and logs store is none.
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if _is_number(value):
                 columns.append(step, value, time, epoch)
                 if len(columns) >= READ_POINTS:
                     yield columns
@@ -469,14 +497,12 @@ class Sequences:
         self, snap: Snapshot, run: str, ctx: int, name: str
     ) -> Iterator[tuple[int, int | float | None, float, object]]:
         """(step, epoch, time, value) of an object or log sequence, in the steps' order, parts joined."""
-        parts = self.keys.parts(run, ctx, name)
+        parts = _Beside(snap, self.keys.parts(run, ctx, name), None, None)
         for step, epoch, time, packed in _keyed(snap, self.keys.seq(run, ctx, name), None, None):
-            value = unpack_value(packed)
-            if isinstance(value, dict) and "__parts__" in value:
-                joined = b"".join(part for _, part in snap.scan(*range_of(key_int(parts, step))))
-                if joined:
-                    value = unpack_value(joined)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            value = _joined(parts.all_at(key_int(b"", step)))
+            if value is None:
+                value = unpack_value(packed)
+            if not _is_number(value):
                 yield step, epoch, time, value
 
 
@@ -530,28 +556,92 @@ class SequenceWrites:
         Returns whether the sequence is new, as append_points does.
 
         Raises:
-            InvalidRecord: no free step is left, msgpack cannot hold the value, or it is too large and may not be
-                cut into parts.
+            InvalidRecord: no free step is left, msgpack cannot hold the value, or what cannot stand in parts is too
+                large.
         """
         state = self._state(run, ctx, name)
-        tr = self._tr
         if step is None:
             step = state.next_step
             if step > _MAX_STEP:
                 raise _no_free_step(name)
+        return self._put(state, name, dtype, step, epoch, time, value)
+
+    def append_line(self, run: str, line: str, sent: int, time: float) -> bool:
+        """Stores a terminal line that was sent with the step `sent`.
+
+        The SDK counts from 0 in each session, and sends its unfinished last line again and again at one step: a line
+        with the step of the one before it, in the same session, takes its place; any other stands behind all.
+
+        Returns whether the sequence is new, as append_points does.
+
+        Raises:
+            InvalidRecord: no free step is left, or the line is no valid Unicode.
+        """
+        state = self._state(run, EMPTY, LINES)
+        assert isinstance(state, _Lines)
+        again = sent == state.sent
+        if not again:
+            state.at = self._place(state, sent)
+        is_new = self._put(state, LINES, LINES, state.at, None, time, line)
+        if not again:
+            state.sent = sent
+            # Where the line is not the last one, its step stands beside.
+            row = sent if state.at == state.last_step else [sent, state.at]
+            self._tr.set(state.trace_sent, pack_value(row))
+        return is_new
+
+    def begin_session(self, run: str) -> None:
+        """A client begins to count its lines from 0: none of them is the last one again."""
+        self._tr.clear(self._sequences.keys.trace(run, EMPTY, LINES, "sent"))
+        key = (run, EMPTY, LINES)
+        state = self.states.get(key) or self._sequences.take(key)
+        if state is not None:
+            assert isinstance(state, _Lines)
+            state.sent = None
+            self.states[key] = state
+
+    def _place(self, state: _Lines, sent: int) -> int:
+        """The step of a line that is to stand behind all others."""
+        if state.last_step is None:
+            return sent
+        if state.last_step < _MAX_STEP:
+            return max(sent, state.last_step + 1)
+        # The highest step is taken: the next free one is behind the lines that stand below the full end of int64.
+        vals = state.prefix + POINT_FIELDS["val"]
+        begin, _ = range_of(vals)
+        end = key_int(vals, state.top)
+        for key, _ in self._tr.scan(begin, end, limit=_LOOK_FOR_A_STEP, reverse=True):
+            (step,) = unpack(key, len(vals))
+            if step + 1 < state.top:
+                return max(0, int(step) + 1)
+            state.top = step
+        if _MAX_STEP - state.top >= _LOOK_FOR_A_STEP:
+            raise _no_free_step(LINES)
+        return 0
+
+    def _put(
+        self,
+        state: _State,
+        name: str,
+        dtype: str,
+        step: int,
+        epoch: int | float | None,
+        time: float,
+        value: object,
+    ) -> bool:
+        tr = self._tr
         try:
             packed = pack_value(value)
         except (OverflowError, TypeError, ValueError) as error:
             raise InvalidRecord(f"{name}: {error}") from None
-        if len(packed) > PART_BYTES and isinstance(value, dict) and (ctx, name) not in LOGS:
+        parts = []
+        if len(packed) > PART_BYTES:
             parts = [packed[i : i + PART_BYTES] for i in range(0, len(packed), PART_BYTES)]
-            packed = pack_value({"type": value.get("type"), "data": None, "__parts__": len(parts)})
-        elif len(packed) > VALUE_BYTES:
-            raise InvalidRecord(
-                f"{name}: a value of {len(packed)} bytes, but a single one may have {VALUE_BYTES} at most"
-            )
-        else:
-            parts = []
+            packed = pack_value(_outline(name, value, len(parts)))
+            if len(packed) > VALUE_BYTES:
+                raise InvalidRecord(
+                    f"{name}: a value of {len(packed)} bytes, but a single one may have {VALUE_BYTES} at most"
+                )
         is_new = state.last_step is None
         rewrite = state.last_step is not None and step <= state.last_step
         if rewrite and _has_parts(tr, state):
@@ -588,7 +678,9 @@ class SequenceWrites:
 
     def _load(self, run: str, ctx: int, name: str) -> _State:
         tr = self._tr
-        state = _State(self._sequences.keys, run, ctx, name)
+        keys = self._sequences.keys
+        lines = _Lines(keys, run) if (ctx, name) == (EMPTY, LINES) else None
+        state = lines or _State(keys, run, ctx, name)
         last_step = tr.get(state.trace_last_step)
         if last_step is not None:
             state.last_step = unpack_value(last_step)
@@ -597,6 +689,9 @@ class SequenceWrites:
             state.last = 0.0 if last is None else unpack_value(last)
             state.parts = None
             self._layout.load(tr, state)
+            if lines is not None and (row := tr.get(lines.trace_sent)) is not None:
+                sent = unpack_value(row)
+                lines.sent, lines.at = sent if isinstance(sent, list) else (sent, state.last_step)
         return state
 
     def _trace(self, state: _State, dtype: str, last_step: int | None, last: float) -> None:
@@ -641,6 +736,10 @@ def _info(at: tuple[int, str], fields: dict[str, Any]) -> SequenceInfo:
     )
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _has_parts(tr: Transaction, state: _State) -> bool:
     if state.parts is None:
         found = tr.scan(*range_of(state.parts_prefix), limit=1)
@@ -662,21 +761,11 @@ def _keyed(
 
     The fields stand in ranges of their own, each in the steps' order: they are walked side by side.
     """
-    fields = {field: prefix + packed for field, packed in POINT_FIELDS.items()}
-    start = len(fields["val"])
-
-    def scan(field: str) -> Iterator[KeyValue]:
-        low, high = range_of(fields[field])
-        if begin is not None:
-            low = key_int(fields[field], begin)
-        if end is not None:
-            high = key_int(fields[field], end)
-        return iter(snap.scan(low, high))
-
-    times = _Beside(scan("time"), len(fields["time"]))
-    epochs = _Beside(scan("epoch"), len(fields["epoch"]))
-    for key, value in scan("val"):
-        packed_step = key[start:]
+    times = _Beside(snap, prefix + POINT_FIELDS["time"], begin, end)
+    epochs = _Beside(snap, prefix + POINT_FIELDS["epoch"], begin, end)
+    vals = prefix + POINT_FIELDS["val"]
+    for key, value in _scan_steps(snap, vals, begin, end):
+        packed_step = key[len(vals) :]
         time, epoch = times.at(packed_step), epochs.at(packed_step)
         yield (
             unpack(packed_step)[0],
@@ -686,18 +775,67 @@ def _keyed(
         )
 
 
-class _Beside:
-    """A range that is walked along with another one's steps."""
+def _scan_steps(
+    snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
+) -> Iterator[KeyValue]:
+    low, high = range_of(prefix)
+    if begin is not None:
+        low = key_int(prefix, begin)
+    if end is not None:
+        high = key_int(prefix, end)
+    return iter(snap.scan(low, high))
 
-    def __init__(self, pairs: Iterator[KeyValue], start: int) -> None:
-        self._pairs = pairs
-        self._start = start
-        self._head = next(pairs, None)
+
+class _Beside:
+    """A range whose keys go on with a step, walked along with another one's steps."""
+
+    def __init__(self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None) -> None:
+        self._pairs = _scan_steps(snap, prefix, begin, end)
+        self._start = len(prefix)
+        self._head = next(self._pairs, None)
 
     def at(self, packed_step: bytes) -> bytes | None:
-        while self._head is not None:
-            here = self._head[0][self._start :]
-            if here >= packed_step:
-                return self._head[1] if here == packed_step else None
+        """The value at the step, or None. Steps are asked for in their order."""
+        return self._head[1] if self._reach(packed_step) and self._head is not None else None
+
+    def all_at(self, packed_step: bytes) -> Iterator[bytes]:
+        """The values of all keys that begin with the step."""
+        while self._reach(packed_step) and self._head is not None:
+            yield self._head[1]
             self._head = next(self._pairs, None)
+
+    def _reach(self, packed_step: bytes) -> bool:
+        # No packed integer is the beginning of another.
+        end = self._start + len(packed_step)
+        while self._head is not None:
+            here = self._head[0][self._start : end]
+            if here >= packed_step:
+                return here == packed_step
+            self._head = next(self._pairs, None)
+        return False
+
+
+def _joined(parts: Iterator[bytes]) -> object:
+    """The value that stands in these parts; None when there are none, or not all of them."""
+    packed = b"".join(parts)
+    try:
+        return unpack_value(packed) if packed else None
+    except ValueError:
         return None
+
+
+def _outline(name: str, value: object, parts: int) -> object:
+    """What stands as val where the value itself stands in parts: for readers that do not know them."""
+    if isinstance(value, str):
+        return _cut_text(value)
+    assert isinstance(value, dict)
+    if name == LOG_RECORDS and isinstance(value.get("message"), str):
+        message = _cut_text(value["message"])
+        return {**value, "message": message, "args": None, "logger_info": None}
+    return {"type": value.get("type"), "data": None, "__parts__": parts}
+
+
+def _cut_text(text: str) -> str:
+    encoded = text.encode()
+    # A character that is cut in two goes.
+    return f"{encoded[:CUT_BYTES].decode(errors='ignore')} … [cut, {len(encoded)} bytes]"

@@ -17,6 +17,9 @@ from tests.ledger import T0, Ledger, moment, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
 from tests.until import until
 
+LAST = 2**63 - 1
+"""The highest step."""
+
 # --- the model ------------------------------------------------------------------------------------
 
 
@@ -38,6 +41,10 @@ class Run:
         # By the context's canonical text and the name.
         self.points: dict[tuple[str, str], dict[int, tuple[float, float, int | float | None]]] = {}
         self.objects: dict[tuple[str, str], dict[int, tuple[int | float | None, float, Any]]] = {}
+
+        # The step that the last line was sent with since the last create_run, and the one where it stands.
+        self.sent: int | None = None
+        self.line = 0
 
     def step(self, sequence: tuple[str, str], step: int | None) -> int:
         steps = {**self.points.get(sequence, {}), **self.objects.get(sequence, {})}
@@ -67,6 +74,7 @@ class Model:
                 run.meta["updated_at"] = now
 
     def create_run(self, run: Run, now: float, payload: dict[str, Any]) -> None:
+        run.sent = None
         run.meta |= {"active": True, "finalized_at": None, "duration": None}
         if run.meta["client_start_ts"] is None:
             run.meta["client_start_ts"] = parse_timestamp(payload["client_datetime"])
@@ -134,7 +142,16 @@ class Model:
 
     def log_terminal_line(self, run: Run, now: float, payload: dict[str, Any]) -> None:
         lines = run.objects.setdefault(("{}", "logs"), {})
-        lines[payload["step"]] = (None, now, payload["line"])
+        sent = payload["step"]
+        if sent != run.sent:
+            step = max([sent, *(step + 1 for step in lines)])
+            if step > LAST:
+                free = LAST
+                while free in lines:
+                    free -= 1
+                step = max([0, *(step + 1 for step in lines if step < free)])
+            run.sent, run.line = sent, step
+        lines[run.line] = (None, now, payload["line"])
 
 
 def check(ledger: Ledger, model: Model) -> None:
@@ -236,6 +253,7 @@ KINDS = [
     payload("log_hparams", value=trees),
     payload("blob_ref", s3_key="k", artifact_path=few, content_type="c"),
     payload("log_terminal_line", line=few, step=st.integers(0, 3)),
+    payload("log_terminal_line", line=few, step=st.sampled_from([-5, 0, LAST - 1, LAST])),
     payload("log_record", message=few, level=20, timestamp=1.5),
     payload(
         "log_metric",

@@ -390,6 +390,41 @@ def test_a_bad_run_id_is_refused(tracker, bad) -> None:
     assert matyan("runs", "--data", tracker.data).stdout == before
 
 
+# --- terminal lines ------------------------------------------------------------------------------
+
+SESSION = """
+import sys, time
+from matyan_client import Run
+url, name, *pieces = sys.argv[1:]
+run = Run(name, repo=url, system_tracking_interval=None)
+for piece in pieces:
+    sys.stdout.write(piece)
+    # The SDK looks at what was written every second.
+    time.sleep(1.3)
+run.close()
+"""
+
+
+def test_a_progress_bar_is_one_line_and_a_resumed_run_goes_on(tracker) -> None:
+    """The SDK sends an unfinished line again and again at its step, and counts from 0 in each session."""
+    run = uuid.uuid4().hex
+    for number in "12":
+        bar = [f"\r{number}: {percent} %" for percent in (10, 50, 100)]
+        pieces = f"begin {number}\n", *bar, f"\nend {number}\n"
+        subprocess.run(
+            [sys.executable, "-c", SESSION, tracker.url, run, *pieces],
+            stdout=subprocess.DEVNULL,
+            env=environment(),
+            timeout=60,
+            check=True,
+        )
+    rows = asked_lines("logs", run, "--data", tracker.data, "--json")
+    assert [row["message"] for row in rows if row["kind"] == "line" and row["message"]] == [
+        *("begin 1", "1: 100 %", "end 1"),
+        *("begin 2", "2: 100 %", "end 2"),
+    ]
+
+
 # --- the example ---------------------------------------------------------------------------------
 
 

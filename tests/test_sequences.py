@@ -462,15 +462,197 @@ def test_a_point_over_a_large_object_clears_its_parts(store: RocksStore) -> None
     assert desk.objects("x") == []
 
 
+LONG = "é€😀" * 20_000
+RECORD = {
+    "message": "m",
+    "log_level": 20,
+    "timestamp": 1.5,
+    "args": {"x": LONG},
+    "logger_info": ["f.py", 3],
+}
+SEEN: list[tuple[str, object, object]] = [
+    (
+        "logs",
+        LONG,
+        LONG[:20_000].encode()[:60_000].decode(errors="ignore") + " … [cut, 180000 bytes]",
+    ),
+    ("logs", "x" * 90_000, "x" * 60_000 + " … [cut, 90000 bytes]"),
+    (
+        "__log_records",
+        RECORD,
+        {**RECORD, "message": "m … [cut, 1 bytes]", "args": None, "logger_info": None},
+    ),
+    (
+        "__log_records",
+        {**RECORD, "message": "x" * 100_000, "args": None},
+        {
+            **RECORD,
+            "message": "x" * 60_000 + " … [cut, 100000 bytes]",
+            "args": None,
+            "logger_info": None,
+        },
+    ),
+    ("o", {"type": 7, "data": LONG}, {"type": 7, "data": None, "__parts__": 3}),
+    ("o", {"message": LONG}, {"type": None, "data": None, "__parts__": 3}),
+]
+"""What is stored, and what stands as val for readers that know no parts."""
+
+
 @layouts
-def test_a_log_line_is_never_cut(store: RocksStore, layout: Layout) -> None:
-    """Readers expect a text there; over the limit of one value it is refused."""
+@pytest.mark.parametrize(("name", "value", "seen"), SEEN)
+def test_what_is_over_90_000_bytes_stands_in_parts(
+    store: RocksStore, layout: Layout, name: str, value: object, seen: object
+) -> None:
+    """A terminal line and a log record too: whole for readers of ours, and the beginning for others."""
     desk = Desk(store, layout)
-    desk.put("logs", 0, "x" * 95_000)
-    desk.put("__log_records", 0, {"message": "x" * 95_000})
-    assert not [key for key in desk.stored() if key[0] == "parts"]
+    desk.put(name, 3, value)
+    desk.put(name, 4, "plain")
+    desk.put(name, 5, value)
+    stored = desk.stored()
+    assert unpack_value(stored["seqs", 0, name, "val", 3]) == seen
+    parts = [part for key, part in stored.items() if key[:4] == ("parts", 0, name, 3)]
+    assert b"".join(parts) == msgpack.packb(value)
+    assert [len(part) for part in parts[:-1]] == [90_000] * (len(parts) - 1)
+    assert [row[3] for row in desk.objects(name)] == [value, "plain", value]
+
+    desk.restart()
+    desk.put(name, 3, "short")
+    assert {key[3] for key in desk.stored() if key[0] == "parts"} == {5}
+    assert [row[3] for row in desk.objects(name)] == ["short", "plain", value]
+
+
+@layouts
+@pytest.mark.parametrize("short", [0, 1])
+def test_90_000_bytes_are_one_value(store: RocksStore, layout: Layout, short: int) -> None:
+    """Head included."""
+    desk = Desk(store, layout)
+    desk.put("logs", 0, "x" * (90_000 - 5 + 1 - short))
+    assert len([key for key in desk.stored() if key[0] == "parts"]) == (2 if short == 0 else 0)
+
+
+def test_a_value_whose_outline_is_too_large_is_refused(store: RocksStore) -> None:
+    """The type of an object stands in one value."""
+    desk = Desk(store, "packed")
     with pytest.raises(InvalidRecord, match="100000"):
-        desk.put("logs", 1, "x" * 100_000)
+        desk.put("o", 0, {"type": "x" * 500_000, "data": 1})
+
+
+@layouts
+def test_parts_are_looked_for_and_no_text_is_read(store: RocksStore, layout: Layout) -> None:
+    """A line that looks cut is itself; of a value whose parts are damaged the beginning is left."""
+    desk = Desk(store, layout)
+    cut = "x … [cut, 180000 bytes]"
+    desk.put("logs", 0, cut)
+    desk.put("logs", 1, LONG)
+    assert [row[3] for row in desk.objects("logs")] == [cut, LONG]
+    part = desk.keys.parts(desk.run, 0, "logs") + fdb.tuple.pack((1, 1))
+    trio.run(store.transact, lambda tr: tr.clear(part))
+    assert desk.objects("logs")[1][3] == SEEN[0][2]
+
+
+# --- terminal lines --------------------------------------------------------------------------------
+
+LAST = 2**63 - 1
+Sent = list[int | None]
+LINES: list[tuple[str, Sent, list[tuple[int, int]]]] = [
+    ("as sent", [0, 1, 5], [(0, 0), (1, 1), (5, 2)]),
+    ("an unfinished line is sent again", [0, 1, 1, 1, 2], [(0, 0), (1, 3), (2, 4)]),
+    ("a second session", [0, 1, None, 0, 1, 2], [(0, 0), (1, 1), (2, 3), (3, 4), (4, 5)]),
+    ("a session that begins where the last one ended", [0, None, 0, 0], [(0, 0), (1, 3)]),
+    ("two in turn", [7, 0, 8, 1], [(7, 0), (8, 1), (9, 2), (10, 3)]),
+    ("again, though it stands elsewhere", [9, 3, 3, 3], [(9, 0), (10, 3)]),
+    ("not the line before it", [3, 4, 3], [(3, 0), (4, 1), (5, 2)]),
+    ("below zero", [-5, -4, None, -9], [(-5, 0), (-4, 1), (-3, 3)]),
+    ("the last step", [4, LAST, 0, 0, 9, None, 9], [(4, 0), (5, 3), (6, 4), (7, 6), (LAST, 1)]),
+    ("the last step again", [LAST, LAST, None, LAST], [(0, 3), (LAST, 1)]),
+    (
+        "the last steps",
+        [2, LAST - 2, 0, 1, 2, 3],
+        [(2, 0), (3, 4), (4, 5), (LAST - 2, 1), (LAST - 1, 2), (LAST, 3)],
+    ),
+    ("below zero and the last", [-2, LAST, 7], [(-2, 0), (0, 2), (LAST, 1)]),
+]
+"""Sent steps, None for a create_run; and the steps of the lines, each with the number of the one that stands there."""
+
+
+@layouts
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(
+    ("sent", "expected"), [case[1:] for case in LINES], ids=[case[0] for case in LINES]
+)
+def test_no_line_takes_anothers_place(
+    store: RocksStore, layout: Layout, sent: Sent, expected: list[tuple[int, int]], restarts: bool
+) -> None:
+    """The table above: by an owner that remembers the lines before, and by one that reads them."""
+    desk = Desk(store, layout)
+    for number, step in enumerate(sent):
+        if restarts:
+            desk.restart()
+        if step is None:
+            desk.write(lambda writes: writes.begin_session(desk.run))
+        else:
+            text, at = str(number), step
+            desk.write(lambda writes, text=text, at=at: writes.append_line(desk.run, text, at, 1.0))
+    assert [(step, int(str(line))) for step, _, _, line in desk.objects("logs")] == expected
+    assert desk.rows("logs") == []
+
+
+def test_many_lines_at_the_end_of_int64_end_the_search(store: RocksStore) -> None:
+    """It is bounded: then a line is refused."""
+    desk = Desk(store, "packed")
+
+    def body(writes: SequenceWrites) -> None:
+        for step in range(LAST - 1_000, LAST + 1):
+            writes.append_line(desk.run, "x", step, 1.0)
+
+    desk.write(body)
+    with pytest.raises(InvalidRecord, match="no free step"):
+        desk.write(lambda writes: writes.append_line(desk.run, "y", 0, 1.0))
+
+
+@layouts
+def test_the_row_of_the_sent_step_is_the_contracts(store: RocksStore, layout: Layout) -> None:
+    """Cleared by the next session."""
+    desk = Desk(store, layout)
+    row = ("traces", 0, "logs", "sent")
+    for sent in 4, 1:
+        desk.write(lambda writes, sent=sent: writes.append_line(desk.run, "x", sent, 1.0))
+        assert unpack_value(desk.stored()[row]) == sent
+    desk.write(lambda writes: writes.begin_session(desk.run))
+    assert row not in desk.stored()
+
+
+@layouts
+def test_a_long_line_that_is_rewritten_leaves_no_part(store: RocksStore, layout: Layout) -> None:
+    """From large to small and back."""
+    desk = Desk(store, layout)
+    for text in LONG, "short", LONG:
+        desk.write(lambda writes, text=text: writes.append_line(desk.run, text, 3, 1.0))
+        assert desk.objects("logs") == [(3, None, 1.0, text)]
+        assert len([key for key in desk.stored() if key[0] == "parts"]) == (
+            3 if text == LONG else 0
+        )
+
+
+def test_a_sequence_of_the_reference_goes_on_after_its_highest_step(store: RocksStore) -> None:
+    """Its row names the step that was written last."""
+    desk = Desk(store, "compatible")
+    desk.append("loss", [(step, float(step), 1.0, None) for step in range(8)])
+    desk.put("figure", 9, {"a": 1})
+
+    def older(tr: Transaction) -> None:
+        for name in "loss", "figure":
+            tr.set(desk.keys.trace(desk.run, 0, name, "last_step"), b"\x03")
+            tr.set(desk.keys.trace(desk.run, 0, name, "last"), msgpack.packb(3.0))
+
+    trio.run(store.transact, older)
+    desk.restart()
+    desk.append("loss", [(None, 0.5, 1.0, None), (4, 9.0, 1.0, None)])
+    desk.put("figure", None, {"a": 2})
+    assert [(info.name, info.last, info.last_step) for info in desk.infos()] == [
+        ("figure", 3.0, 10),
+        ("loss", 0.5, 8),
+    ]
 
 
 def test_what_msgpack_cannot_hold_is_refused(store: RocksStore) -> None:
