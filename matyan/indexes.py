@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from matyan._codec import range_of, unpack
 from matyan.keys import Keys
+from matyan.limits import MAX_KEY
 from matyan.store.base import Snapshot, Transaction
-from matyan.trees import MAX_KEY
 
 
 def put(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:

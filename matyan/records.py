@@ -16,6 +16,7 @@ from matyan._codec import Points, Record, context_id, context_text, epoch_number
 from matyan.broker.base import ControlEvent
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
+from matyan.limits import Limited
 from matyan.sequences import LINES, LOG_RECORDS, Sequences
 from matyan.store.base import Transaction
 
@@ -84,7 +85,7 @@ class Unit:
         self._rules = rules
         self._owner = owner
         self.keys = rules.keys
-        self.tr = tr
+        self.tr: Transaction = Limited(tr)
         self.sequences = rules.sequences.begin(tr)
         self.applied: dict[str, int] = {}
         """Records by kind."""

@@ -32,6 +32,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeGuard
 
+from matyan import limits
 from matyan._codec import (
     CHUNK_POINTS,
     Columns,
@@ -47,6 +48,7 @@ from matyan._codec import (
 from matyan.contexts import EMPTY
 from matyan.errors import ConfigurationError, InvalidRecord, Unavailable
 from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of, unpack, unpack_value
+from matyan.limits import Limited
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
 Layout = Literal["compatible", "packed"]
@@ -59,7 +61,6 @@ LOG_RECORDS: Final = "__log_records"
 
 PART_BYTES = 90_000
 CUT_BYTES = 60_000  # of a line that stands in parts, what a reader that knows none sees
-VALUE_BYTES = 100_000  # FoundationDB's limit of one value
 
 FRESH, MERGED, FULL = 0, 1, 2
 
@@ -513,6 +514,8 @@ class SequenceWrites:
         self._sequences = sequences
         self._layout = sequences.layout
         self._tr = tr
+        # For what is as large as a client made it; the hot rows are small by their nature.
+        self._limited = Limited(tr)
         self.budget = sequences.growth.rewrite  # points that may still be rewritten
         self.states: dict[_StateKey, _State] = {}
 
@@ -630,32 +633,22 @@ class SequenceWrites:
         value: object,
     ) -> bool:
         tr = self._tr
-        try:
-            packed = pack_value(value)
-        except (OverflowError, TypeError, ValueError) as error:
-            raise InvalidRecord(f"{name}: {error}") from None
+        packed = limits.packed(value, name)
         parts = []
         if len(packed) > PART_BYTES:
             parts = [packed[i : i + PART_BYTES] for i in range(0, len(packed), PART_BYTES)]
             packed = pack_value(_outline(name, value, len(parts)))
-            if len(packed) > VALUE_BYTES:
-                raise InvalidRecord(
-                    f"{name}: a value of {len(packed)} bytes, but a single one may have {VALUE_BYTES} at most"
-                )
         is_new = state.last_step is None
         rewrite = state.last_step is not None and step <= state.last_step
         if rewrite and _has_parts(tr, state):
             tr.clear_range(*range_of(key_int(state.parts_prefix, step)))
+        rows = compatible_object(state.prefix, step, epoch, time, packed)
         if parts:
             prefix = key_int(state.parts_prefix, step)
-            for i, part in enumerate(parts):
-                tr.set(key_int(prefix, i), part)
+            rows += [(key_int(prefix, i), part) for i, part in enumerate(parts)]
             state.parts = True
-        for key, stored in compatible_object(state.prefix, step, epoch, time, packed):
-            if stored is not None:
-                tr.set(key, stored)
-            elif rewrite:
-                tr.clear(key)
+        # A row without a value is an epoch that an earlier one of this step may have left.
+        self._limited.update(row for row in rows if rewrite or row[1] is not None)
         self._trace(state, dtype, step if is_new or not rewrite else state.last_step, state.last)
         return is_new
 
@@ -700,7 +693,7 @@ class SequenceWrites:
         tr.set(state.trace_last_step, msgpack_int(last_step))
         tr.set(state.trace_last, msgpack_float(last))
         if dtype != state.dtype:
-            tr.set(state.trace_dtype, pack_value(dtype))
+            self._limited.set(state.trace_dtype, pack_value(dtype))
             state.dtype = dtype
         state.last_step = last_step
         state.last = last

@@ -1,6 +1,6 @@
 """Nested values: one key per scalar leaf, below a prefix (contract, section 4, "tree").
 
-Knows markers, stale keys and sizes; knows no run, no index and no meaning of any path. A prefix is a
+Knows markers and stale keys; knows no run, no index and no meaning of any path. A prefix is a
 packed key without an end, so that more tuple elements can be appended to it as bytes.
 """
 
@@ -9,14 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from matyan import limits
 from matyan._codec import pack, range_of, unpack
-from matyan.errors import InvalidRecord
 from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value, unpack_value
 from matyan.store.base import KeyValue, Snapshot, Transaction
-
-# Contract, section 6: FoundationDB takes no larger value, and we no larger key.
-MAX_KEY: Final = 4_096
-MAX_VALUE: Final = 100_000
 
 Path = tuple[str | int, ...]
 
@@ -41,7 +37,7 @@ def replace(tr: Transaction, prefix: bytes, path: Path, value: object) -> None:
     A leaf or an empty container above `path` was replaced by this write, so its keys go too.
 
     Raises:
-        InvalidRecord: a key or a value is over its limit; nothing was written.
+        InvalidRecord: a key or a value is over its limit, or msgpack cannot hold it; nothing was written.
     """
     rows = [*_rows(prefix + pack(path), value)]
     for depth in range(1, len(path)):
@@ -58,9 +54,9 @@ def put(tr: Transaction, key: bytes, value: object) -> None:
     """Writes one packed value under a whole key.
 
     Raises:
-        InvalidRecord: the key or the value is over its limit.
+        InvalidRecord: msgpack cannot hold the value.
     """
-    tr.set(*_checked(key, pack_value(value)))
+    tr.set(key, limits.packed(value))
 
 
 def _rows(here: bytes, value: object) -> Iterator[KeyValue]:
@@ -75,14 +71,11 @@ def _rows(here: bytes, value: object) -> Iterator[KeyValue]:
         for index, child in enumerate(value):
             yield from _rows(here + pack((index,)), child)
     else:
-        yield _checked(here + _LEAF_KEY, pack_value(value))
+        yield _checked(here + _LEAF_KEY, limits.packed(value))
 
 
 def _checked(key: bytes, packed: bytes) -> KeyValue:
-    if len(key) > MAX_KEY:
-        raise InvalidRecord(f"a key of {len(key)} bytes is over the limit of {MAX_KEY}")
-    if len(packed) > MAX_VALUE:
-        raise InvalidRecord(f"a value of {len(packed)} bytes is over the limit of {MAX_VALUE}")
+    limits.check(key, packed)
     return key, packed
 
 

@@ -429,6 +429,17 @@ def test_a_hparam_that_fits_no_key_is_stored_and_not_indexed(ledger: Ledger) -> 
     assert hparams(ledger) == {("prompt", str, "y")}
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_hparam_goes_in_and_out_of_the_index(ledger: Ledger, single: bool) -> None:
+    """Whether it is named alone or beside others; the others stay indexed."""
+    others: dict[str, Any] = {} if single else {"lr": 0.1, "seed": 7}
+    for text, indexed in [("x" * 4_100, False), ("y", True), ("é\0" * 1_200, False), ("z", True)]:
+        ledger.apply(record("log_hparams", value={"hparams": {**others, "prompt": text}}))
+        assert ledger.attrs() == {"hparams": {**others, "prompt": text}}
+        found = {(name, value) for name, _, value in hparams(ledger)}
+        assert found == {*others.items(), *([("prompt", text)] if indexed else [])}
+
+
 # --- blobs ----------------------------------------------------------------------------------------
 
 
@@ -680,6 +691,17 @@ def test_terminal_lines_and_log_records_are_sequences_of_their_own(ledger: Ledge
         (record("log_custom_object", name="o", value="text"), "value: expected dict"),
         (record("blob_ref", artifact_path="p"), "s3_key: expected str"),
         (record("set_run_property", description="x" * 200_000), "100000"),
+        (record("log_custom_object", name="o", value={"type": "x" * 500_000}), "100000"),
+        (record("log_custom_object", name="o", value={}, dtype="x" * 200_000), "100000"),
+        (record("log_custom_object", name="o", value={}, context={"x": "y" * 200_000}), "100000"),
+        (metric("m", 1.0, 0, dtype="x" * 200_000), "100000"),
+        (metric("m", 1.0, 0, context={"x": "y" * 200_000}), "100000"),
+        (record("blob_ref", s3_key="x" * 200_000, artifact_path="p"), "100000"),
+        (record("blob_ref", s3_key="k", artifact_path="p" * 5_000), "4096"),
+        (record("add_tag", tag_name="x" * 5_000), "4096"),
+        # The name's own row has room for it, its index has not.
+        (record("add_tag", tag_name="x" * 4_079), "4096"),
+        (record("set_run_property", experiment="x" * 4_072), "4096"),
     ],
 )
 def test_what_can_never_be_applied_says_why(ledger: Ledger, bad: bytes, reason: str) -> None:

@@ -1,0 +1,60 @@
+"""How large a stored key and value may be, and the one place that checks it.
+
+FoundationDB takes no value over 100,000 bytes and no key over 10,000; a write of one would fail for ever. The frontier
+refuses what is too large (contract, section 6), but other programs write records too: so whatever the rules write goes
+through `Limited`, and a record that would store more is an InvalidRecord.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from matyan.errors import InvalidRecord
+from matyan.keys import pack_value
+from matyan.store.base import Transaction
+
+MAX_KEY: Final = 4_096
+MAX_VALUE: Final = 100_000
+
+
+def check(key: bytes, value: bytes) -> None:
+    """Raises InvalidRecord when one of them is over its limit."""
+    if len(key) > MAX_KEY:
+        raise InvalidRecord(f"a key of {len(key)} bytes is over the limit of {MAX_KEY}")
+    if len(value) > MAX_VALUE:
+        raise InvalidRecord(f"a value of {len(value)} bytes is over the limit of {MAX_VALUE}")
+
+
+def packed(value: object, name: str = "a value") -> bytes:
+    """`pack_value` of what came in a record, and is called `name`.
+
+    Raises:
+        InvalidRecord: msgpack cannot hold it.
+    """
+    try:
+        return pack_value(value)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InvalidRecord(f"{name}: {error}") from None
+
+
+class Limited:
+    """A transaction that takes no write over the limits."""
+
+    def __init__(self, tr: Transaction) -> None:
+        self._set = tr.set
+        self._update = tr.update
+        self.get = tr.get
+        self.scan = tr.scan
+        self.clear = tr.clear
+        self.clear_range = tr.clear_range
+
+    def set(self, key: bytes, value: bytes) -> None:
+        check(key, value)
+        self._set(key, value)
+
+    def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        pairs = list(pairs)
+        for key, value in pairs:
+            check(key, value or b"")
+        self._update(pairs)
