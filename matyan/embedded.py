@@ -23,14 +23,14 @@ import structlog
 import trio
 from prometheus_client import Counter, Gauge
 
-from matyan import __version__, logs, private, telemetry
+from matyan import __version__, logs, private, runs, telemetry
 from matyan import settings as settings_
 from matyan._codec import range_of
 from matyan.blobs.folder import FolderBlobs
 from matyan.broker import local
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker
-from matyan.errors import ConfigurationError, MatyanError, Unavailable
+from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.folder import DataFolder, delete_by_record, delivered, open_folder, while_answering
 from matyan.frontier import edge
 from matyan.health import Health
@@ -67,7 +67,7 @@ class Tracker:
         self._outbox = broker.outbox()
         self.producer = broker.producer()
         secret = _secret(folder.path / "secret")
-        self.blobs = FolderBlobs(folder.path / "blobs", secret, _URL_EXPIRY_S)
+        self.blobs = FolderBlobs(folder.path / "blobs", secret, _URL_EXPIRY_S, self._is_deleted)
         self.ingest = IngestWorker(
             broker.ingest_consumer(), store, keys, folder.rules, self._outbox
         )
@@ -103,6 +103,9 @@ class Tracker:
             raise Unavailable(trouble)
         await self.store.read(lambda snap: snap.get(self.keys.layout()))
 
+    async def _is_deleted(self, run: str) -> bool:
+        return await self.store.read(lambda snap: runs.is_deleted(snap, self.keys, run))
+
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         await self.store.transact(lambda tr: self._outbox.within(tr, [], letters))
 
@@ -135,8 +138,13 @@ class Tracker:
                     )
                 letter = await self.store.read(partial(self._queries.standing_letter, id=number))
                 self._must_take()
-                again = await delivered(partial(self._broker.redeliver, number, letter.letter))
-            yield {"id": number, "outcome": "dead again" if again.died else "applied"}
+                try:
+                    again = await delivered(partial(self._broker.redeliver, number, letter.letter))
+                except NotFound as error:
+                    became = f"dropped: {error}"
+                else:
+                    became = "dead again" if again.died else "applied"
+            yield {"id": number, "outcome": became}
 
     def _must_take(self) -> None:
         """Says at once that the store is away: what a person asked for must not be done after they gave it up.

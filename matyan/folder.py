@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,7 @@ from matyan import private
 from matyan._codec import format_timestamp, range_of, unpack
 from matyan.broker.base import DeliveryCallback, Producer
 from matyan.broker.local import TOPIC_ID
-from matyan.errors import FolderInUse, Unavailable
+from matyan.errors import FolderInUse, NotFound, Unavailable
 from matyan.keys import Keys
 from matyan.local_api import LocalAPI, Read, Write
 from matyan.queries import Queries
@@ -124,7 +124,9 @@ async def delete_by_record(producer: Producer, run: str) -> None:
     timestamp = format_timestamp(time.time_ns() // 1000).decode()
     # Run ids need no escaping in JSON (contract, section 6).
     record = f'{{"type":"delete_run","run_id":"{run}","timestamp":"{timestamp}","payload":{{}}}}'
-    await delivered(partial(producer.produce, run.encode(), [record.encode()]))
+    # Somebody else's deletion may have come first: told like any other sender of that run.
+    with suppress(NotFound):
+        await delivered(partial(producer.produce, run.encode(), [record.encode()]))
 
 
 async def delivered(hand_over: Callable[[DeliveryCallback], T]) -> T:

@@ -33,6 +33,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("job_lock"|"job_lock_owner", job)                   | job_lock, job_lock_owner                  |
 | ("activity", run), ("owner", run)                    | activity, owner                           |
 | ("ingest", topic_id, partition)                      | ingest, ingest_prefix                     |
+| ("dropped", topic_id, partition)                     | dropped: records of deleted runs, counted |
 | ("layout",)                                          | layout                                    |
 | ("control_events", n), ("dead_letters", n)           | control_event, dead_letter: the embedded  |
 |                                                      | broker's                                  |
@@ -206,6 +207,9 @@ class Keys:
 
     def ingest_prefix(self, *topic_id: str) -> bytes:
         return pack(("ingest", *topic_id), self.system)
+
+    def dropped(self, topic_id: str, partition: int) -> bytes:
+        return pack(("dropped", topic_id, partition), self.system)
 
     def layout(self) -> bytes:
         return self._layout

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from matyan import contexts, entities, indexes, runs, trees
 from matyan._codec import Points, Record, context_id, context_text, epoch_number, parse_timestamp
@@ -78,6 +78,14 @@ class Rules:
         return self._contexts.get(run, text)
 
 
+class Dropped(NamedTuple):
+    """What a unit did not apply of a run, since the run was deleted."""
+
+    first: int
+    """Index in the batch of the first such record; all of the run that come after it were dropped, too."""
+    records: int
+
+
 class Unit:
     """Applies records, in the log's order, to one transaction."""
 
@@ -91,6 +99,8 @@ class Unit:
         """Records by kind."""
         self.dropped = 0
         """Records of deleted runs."""
+        self.deleted: dict[str, Dropped] = {}
+        """What was dropped of each deleted run."""
         self.activity: dict[str, float | None] = {}
         """Each run that this unit met: its stored activity, or None when it is deleted."""
         self.contexts: dict[str, dict[str, int]] = {}
@@ -110,7 +120,7 @@ class Unit:
     def _apply_points(self, op: Points) -> None:
         count = len(op.columns)
         if not self._admit(op.run, op.timestamp, op.last_timestamp):
-            self.dropped += count
+            self._drop(op.run, op.first, count)
             return
         ctx = self._known_context(op.run, op.context_text)
         if ctx is None:
@@ -129,7 +139,14 @@ class Unit:
             rule(self, op)
             self._applied(op.kind, 1)
         else:
-            self.dropped += 1
+            self._drop(op.run, op.index, 1)
+
+    def _drop(self, run: str, index: int, count: int) -> None:
+        self.dropped += count
+        before = self.deleted.get(run)
+        if before is not None:
+            index, count = min(index, before.first), count + before.records
+        self.deleted[run] = Dropped(index, count)
 
     def _applied(self, kind: str, count: int) -> None:
         self.applied[kind] = self.applied.get(kind, 0) + count

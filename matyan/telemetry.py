@@ -38,7 +38,7 @@ FRAMES = Counter(
     "matyan_frontier_frames_total",
     "Client frames by what became of them: ok, partly (some items rejected), not_json, resend, "
     "kept (answered after 40 s, still being delivered), refused (no room for 40 s), lost (given up "
-    "by the producer)",
+    "by the producer), deleted (of a deleted run, not stored)",
     ["outcome"],
 )
 REJECTED = Counter(

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pyarrow.parquet as parquet
 import pytest
@@ -58,6 +60,18 @@ def fill(tracker: Tracker, run: str, *, experiment: str = "digits", points: int 
         {"type": "log_record", "message": "careful", "level": 30, "timestamp": 1767323046.0},
         {"type": "finish_run", "client_datetime": END},
     )
+
+
+def presign(tracker: Tracker, run: str, path: str, **more: str) -> str:
+    """The signed URL of an upload, as a client without an SDK asks for it."""
+    request = Request(
+        f"{tracker.url}/api/v1/rest/artifacts/presign",
+        json.dumps({"run_id": run, "artifact_path": path, **more}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urlopen(request, timeout=30) as answer:
+        url: str = json.loads(answer.read())["upload_url"]
+        return url
 
 
 @pytest.fixture(scope="module", params=["running", "stopped"])
@@ -279,6 +293,44 @@ def test_delete_asks_and_deletes(tmp_path, stopped) -> None:
         assert "alpha-1" in matyan("delete", "alpha-1", "--data", data, "--yes").stdout
         assert asked("runs", "--data", data) == []
         matyan("delete", "alpha-1", "--data", data, "--yes", check=1)
+
+
+def test_a_deleted_run_takes_nothing_more(tmp_path) -> None:
+    """Neither messages nor artifacts, and both sides hear of it; another run goes on."""
+    with running(tmp_path / "data") as tracker:
+        fill(tracker, "alpha-1")
+        matyan("delete", "alpha-1", "--data", tracker.data, "--yes")
+        with connect(f"ws{tracker.url[4:]}/api/v1/ws/runs/alpha-1") as socket_:
+            for _ in range(3):
+                socket_.send(json.dumps([metric("loss", 0, 1.0), {"type": "create_run"}]))
+                reply = json.loads(socket_.recv())
+                assert reply["status"] == "error"
+                assert "not stored: run alpha-1 was deleted" in reply["error"]
+        with pytest.raises(HTTPError) as refused:
+            presign(tracker, "alpha-1", "a.bin")
+        assert refused.value.code == 404
+        assert "alpha-1 was deleted" in json.loads(refused.value.read())["detail"]
+        fill(tracker, "alpha-2")
+        assert [row["run"] for row in asked("runs", "--data", tracker.data)] == ["alpha-2"]
+        assert tracker.stop() == 0
+        said = "".join(tracker.output)
+    assert said.count("records of a deleted run are dropped") == 1
+    assert said.count("presign refused") == 1
+
+
+def test_a_refused_presign_says_why_in_the_log(tmp_path) -> None:
+    """With what was asked for, as far as it was understood."""
+    with running(tmp_path / "data") as tracker:
+        for run, path in (("alpha-1", "a/../b"), ("a b", "c")):
+            with pytest.raises(HTTPError):
+                presign(tracker, run, path)
+        assert tracker.stop() == 0
+        said = [json.loads(line) for line in tracker.output if "presign refused" in line]
+    assert [(line["status"], line["run"], line["artifact_path"]) for line in said] == [
+        (422, "alpha-1", "a/../b"),
+        (422, "a b", "c"),
+    ]
+    assert ".." in said[0]["reason"]
 
 
 def test_many_commands_at_once_without_a_tracker(tmp_path) -> None:

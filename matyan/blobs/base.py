@@ -24,6 +24,7 @@ class Blobs(Protocol):
         """Signs a PUT of `run`/`path`; `base_url` (scheme://host) is what the client called this process.
 
         Raises:
+            NotFound: the run was deleted, where the engine knows.
             Unavailable: credentials or the engine cannot be reached.
         """
         ...

@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterable, Iterator, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -64,16 +64,24 @@ class FolderBlobs:
         root: the folder; made when it is not there. Its owner holds the lock of the data folder around it.
         secret: the key of the signatures; a URL is good as long as it stays the same.
         expiry_s: seconds for which a signed URL is good.
+        is_deleted: whether a run was deleted, so that nothing may be put for it any more; None: nobody knows.
 
     Raises:
         ConfigurationError: the folder cannot be made or written.
     """
 
-    def __init__(self, root: Path, secret: bytes, expiry_s: float) -> None:
+    def __init__(
+        self,
+        root: Path,
+        secret: bytes,
+        expiry_s: float,
+        is_deleted: Callable[[str], Awaitable[bool]] | None = None,
+    ) -> None:
         self._root = root.absolute()
         self._temporary = self._root / _TEMPORARY
         self._secret = secret
         self._expiry_s = expiry_s
+        self._is_deleted = is_deleted
         try:
             # What a crash left unfinished was never acknowledged.
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -90,8 +98,13 @@ class FolderBlobs:
     # --- signed URLs ---
 
     async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
-        """Signs a PUT of `run`/`path` for `expiry_s` seconds."""
+        """Signs a PUT of `run`/`path` for `expiry_s` seconds.
+
+        Raises:
+            NotFound: the run was deleted.
+        """
         await trio.lowlevel.checkpoint()
+        await self._require(run)
         url = self._signed("PUT", run, path, content_type, base_url)
         return Upload(url, f"{run}/{path}", None)
 
@@ -102,16 +115,17 @@ class FolderBlobs:
     def verify(self, method: str, run: str, path: str, query: str) -> bool:
         """Whether `query` (of a URL, still encoded) holds a signature of ours for this, not expired."""
         try:
-            fields = parse_qs(query, keep_blank_values=True, strict_parsing=True, max_num_fields=8)
-            (expires,), (content_type,), (signature,) = (
-                fields[name] for name in ("expires", "type", "signature")
-            )
+            expires, content_type, signature = _fields(query)
             if int(expires) < time.time():
                 return False
         except (ValueError, KeyError):
             return False
         expected = self._signature(method, run, path, content_type, expires)
         return hmac.compare_digest(signature.encode(), expected.encode())
+
+    def signed_type(self, query: str) -> str:
+        """The type that was declared when this query, which `verify` has passed, was signed."""
+        return _fields(query)[1]
 
     def _signed(self, method: str, run: str, path: str, content_type: str, base_url: str) -> str:
         expires = str(int(time.time() + self._expiry_s))
@@ -135,8 +149,10 @@ class FolderBlobs:
 
         Raises:
             TooLarge: there are more than `max_bytes`.
+            NotFound: the run was deleted.
             Unavailable: the disk is full or cannot be written.
         """
+        await self._require(run)
         target = self._file(run, path)
         header = msgpack.packb({"path": path, "content_type": content_type})
         piece = bytearray(_MAGIC + len(header).to_bytes(4, "big") + header)
@@ -159,6 +175,23 @@ class FolderBlobs:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(_discard, file)
                 raise
+            # What deletes the blobs of a deleted run may just have passed by.
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._require(run)
+                except NotFound:
+                    await trio.to_thread.run_sync(self._delete_run, run)
+                    raise
+
+    async def _require(self, run: str) -> None:
+        if self._is_deleted is None:
+            return
+        # Who cannot say now refuses nothing: a client does not come again.
+        with contextlib.suppress(Unavailable):
+            if await self._is_deleted(run):
+                raise NotFound(
+                    f"Run {run} was deleted: nothing is stored for it; take a new run id."
+                )
 
     async def open(self, run: str, path: str) -> tuple[str, int, BlobReader]:
         """A blob's declared type, its size in bytes, and its bytes; close them with `aclose`.
@@ -269,6 +302,15 @@ class FolderBlobs:
                 f"The folder {self._root} for artifacts cannot be used now ({error.strerror}): free some space or mend "
                 "the disk, and try again."
             ) from error
+
+
+def _fields(query: str) -> tuple[str, str, str]:
+    """Expiry, type and signature. Raises ValueError or KeyError when they are not there, each once."""
+    fields = parse_qs(query, keep_blank_values=True, strict_parsing=True, max_num_fields=8)
+    (expires,), (content_type,), (signature,) = (
+        fields[name] for name in ("expires", "type", "signature")
+    )
+    return expires, content_type, signature
 
 
 class BlobReader:

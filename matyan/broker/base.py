@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import trio
 
@@ -35,7 +35,8 @@ class Producer(Protocol):
         """Hands over all `values` with one `key`, in order, or none of them.
 
         `on_done(None)` is called once, in the trio thread, when every one is delivered (Kafka: acks
-        from all in-sync replicas; local: committed in the store); `on_done(error)` when they were given up.
+        from all in-sync replicas; local: committed in the store); `on_done(error)` when they were given up,
+        or were dropped because their run is deleted (local: NotFound).
         A callback and not an awaitable: it writes the reply at once, without waking a task a frame.
 
         Raises:
@@ -110,6 +111,15 @@ class Partition(Protocol):
     @property
     def revoked(self) -> trio.Event:
         """Set when the partition is leaving: finish the batch at hand, start no other."""
+        ...
+
+
+@runtime_checkable
+class Answering(Protocol):
+    """A partition whose producers wait for the store, and so can be told what it did not take."""
+
+    def dropped(self, run: str, first: int) -> None:
+        """The run is deleted: its records from the offset `first` on are not stored. Called before `committed`."""
         ...
 
 

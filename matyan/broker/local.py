@@ -31,7 +31,7 @@ from matyan.broker.base import (
     StandingLetter,
 )
 from matyan.broker.budget import Budget
-from matyan.errors import OffsetConflict, Unavailable
+from matyan.errors import NotFound, OffsetConflict, Unavailable
 from matyan.keys import Keys
 from matyan.store.base import Snapshot, Store, Transaction
 
@@ -123,6 +123,8 @@ class _Log:
         self._next = 0
         self._redelivered: dict[DeliveryCallback, Redelivery] = {}
         self._waiting_bytes = 0
+        # Deleted runs that still send -> the offset from which on their records are not stored.
+        self._deleted: dict[bytes, int] = {}
         # Whose frames were acknowledged last and who has not sent since; and when that was.
         self._absent: set[bytes] = set()
         self._answered = -inf
@@ -264,12 +266,23 @@ class _Log:
             self._head = head = end
             self._queued_bytes -= size
             self.budget.release(size)
-            on_done(None)
+            on_done(self._verdict(key, end) if self._deleted else None)
+        if not given:
+            self._deleted.clear()
         self.budget.tell_room()
         if self._settled:
             self._settled.unpark_all()
         if self._empty and not given and not self._waiting:
             self._empty.unpark_all()
+
+    def dropped(self, run: str, first: int) -> None:
+        self._deleted[run.encode()] = first
+
+    def _verdict(self, key: bytes, end: int) -> NotFound | None:
+        """What the sender of the frame that ends before the offset `end` is told."""
+        if end <= self._deleted.get(key, end):
+            return None
+        return NotFound(f"run {key.decode()} was deleted; take a new run id")
 
 
 class _IngestPartition:
@@ -297,6 +310,9 @@ class _IngestPartition:
 
     def committed(self, next_offset: int) -> None:
         self._log.committed(next_offset)
+
+    def dropped(self, run: str, first: int) -> None:
+        self._log.dropped(run, first)
 
     def pause(self) -> None:
         """Nothing to do: frames wait in memory, within the budget."""

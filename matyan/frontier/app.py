@@ -18,14 +18,14 @@ from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import wrap_app
-from quart import Response, abort, g, request, websocket
+from quart import Response, abort, g, has_request_context, request, websocket
 from quart.json.provider import DefaultJSONProvider
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
 from matyan.doors import PRESIGN, Doors, Refusal
-from matyan.errors import QueueFull, Unavailable
+from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.edge import count_request
 from matyan.frontier.session import MAX_WAITING, Session
 from matyan.frontier.transfer import Transfer, rest_discarded
@@ -62,7 +62,11 @@ def create_app(frontier: Frontier) -> QuartTrio:
 
     @app.errorhandler(HTTPException)
     async def as_detail(error: HTTPException) -> tuple[dict[str, str], int]:
-        return {"detail": error.description or error.name}, error.code or 500
+        reason = error.description or error.name
+        if has_request_context() and request.path.rstrip("/") == PRESIGN:
+            # The client's own log may be far away, or nobody reads it.
+            log.warning("presign refused", status=error.code, reason=reason, **g.get("asked", {}))
+        return {"detail": reason}, error.code or 500
 
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
     transfer = Transfer(inner, frontier.blobs, frontier.settings.blob_max_bytes)
@@ -101,6 +105,8 @@ def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
             abort(422, reason)
         try:
             upload = await frontier.blobs.presign_put(run, path, content_type, base.rstrip("/"))
+        except NotFound as error:
+            abort(404, str(error))
         except Unavailable as error:
             abort(503, str(error))
         if settings.presign_blob_ref == "publish":
@@ -143,6 +149,7 @@ async def _presign_fields() -> tuple[str, str, str]:
         if not isinstance(value, str):
             abort(422, f"{name}: {'a string is required' if value is None else 'not a string'}")
     run, path, content_type = cast(list[str], fields)
+    g.asked = {"run": run[:255], "artifact_path": path[:255]}  # for the log, when it is refused
     if (reason := check_run_id(run)) is not None:
         abort(422, f"run_id: {reason}")
     if (reason := check_artifact_path(run, path)) is not None:

@@ -19,7 +19,7 @@ import structlog
 from matyan import telemetry
 from matyan._codec import KINDS, Frame, NotJSON, error_reply, format_timestamp, validate
 from matyan.broker.base import Producer
-from matyan.errors import QueueFull, RecordsRefused
+from matyan.errors import NotFound, QueueFull, RecordsRefused
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ _KEEP_BYTES = 1.0
 _KIND_COUNTERS = [telemetry.WS_MESSAGES.labels(kind) for kind in KINDS]
 _FRAMES = {
     outcome: telemetry.FRAMES.labels(outcome)
-    for outcome in ("ok", "partly", "not_json", "resend", "kept", "refused", "lost")
+    for outcome in ("ok", "partly", "not_json", "resend", "kept", "refused", "lost", "deleted")
 }
 _observe_ack = telemetry.ACK_SECONDS.observe
 _count_ok = _FRAMES["ok"].inc
@@ -104,8 +104,11 @@ class Taken:
             _reject(frame, error)
             error = None
         if error is not None:
-            _FRAMES["lost"].inc()
-            log.error("a frame was given up", run=self.session.run, error=str(error))
+            if isinstance(error, NotFound):  # its run was deleted, which who dropped it has logged
+                _FRAMES["deleted"].inc()
+            else:
+                _FRAMES["lost"].inc()
+                log.error("a frame was given up", run=self.session.run, error=str(error))
             self.reply = self.answer(f"not stored: {error}")
         elif frame.rejected:
             _FRAMES["partly"].inc()

@@ -41,6 +41,8 @@ class ServedBlobs(Protocol):
 
     def verify(self, method: str, run: str, path: str, query: str) -> bool: ...
 
+    def signed_type(self, query: str) -> str: ...
+
     async def receive(
         self,
         run: str,
@@ -89,16 +91,19 @@ class Transfer:
         if method not in {"PUT", "GET", "HEAD"}:
             raise _Refused(405, "a signed URL takes PUT, GET and HEAD")
         signed_for = "PUT" if method == "PUT" else "GET"
-        if not blobs.verify(signed_for, run, path, scope["query_string"].decode("latin-1")):
+        query = scope["query_string"].decode("latin-1")
+        if not blobs.verify(signed_for, run, path, query):
             raise _Refused(403, "the signature is wrong or expired: ask for a new URL")
         try:
             if method == "PUT":
-                await self._put(blobs, run, path, scope, receive)
+                content_type = blobs.signed_type(query)
+                _require_type(content_type, scope)
+                await self._put(blobs, run, path, content_type, scope, receive)
                 await _answer(send, 200, b"{}")
             else:
-                content_type, size, pieces = await blobs.open(run, path)
+                stored_type, size, pieces = await blobs.open(run, path)
                 async with aclosing(pieces), rest_discarded(receive):
-                    await _start(send, 200, content_type, size)
+                    await _start(send, 200, stored_type, size)
                     if method == "GET":
                         async for piece in pieces:
                             await _send_body(send, piece, more=True)
@@ -110,13 +115,18 @@ class Transfer:
         return 200
 
     async def _put(
-        self, blobs: ServedBlobs, run: str, path: str, scope: Scope, receive: Receive
+        self,
+        blobs: ServedBlobs,
+        run: str,
+        path: str,
+        content_type: str,
+        scope: Scope,
+        receive: Receive,
     ) -> None:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > self._max_bytes:
             raise self._too_large()
-        content_type = headers.get(b"content-type", b"application/octet-stream").decode("latin-1")
         await blobs.receive(run, path, content_type, self._chunks(receive), self._max_bytes)
 
     async def _chunks(self, receive: Receive) -> AsyncIterator[bytes]:
@@ -138,6 +148,15 @@ class Transfer:
 
     def _too_large(self) -> _Refused:
         return _Refused(413, f"a blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)")
+
+
+def _require_type(signed: str, scope: Scope) -> None:
+    """An upload declares the type that was signed, or none, as the SDK's restore does."""
+    sent = [value.strip() for name, value in scope["headers"] if name == b"content-type"]
+    if sent and sent != [signed.encode("latin-1")]:
+        raise _Refused(
+            403, f"this URL was signed for Content-Type: {signed}; send that one, or none"
+        )
 
 
 class _Refused(Exception):

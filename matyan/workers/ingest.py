@@ -16,11 +16,20 @@ import structlog
 
 from matyan import telemetry
 from matyan._codec import Malformed, Points, Record, decode_records
-from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter, Outbox, Partition
+from matyan.broker.base import (
+    Answering,
+    Batch,
+    Consumer,
+    ControlEvent,
+    DeadLetter,
+    Outbox,
+    Partition,
+)
 from matyan.errors import Fenced, InvalidRecord
 from matyan.keys import Keys, pack_value, unpack_value
 from matyan.records import Rules, Unit, event_of
 from matyan.store.base import Snapshot, Store, Transaction
+from matyan.workers.dropped import DroppedLog
 from matyan.workers.partition import Holder, Tenure
 
 
@@ -78,11 +87,13 @@ class _Owner:
         self._partition: Partition = tenure.partition
         self._offset_key = worker.keys.ingest(self._partition.topic_id, self._partition.partition)
         self._name = f"{self._partition.topic_id}/{self._partition.partition}"
+        self._dropped_key = worker.keys.dropped(self._partition.topic_id, self._partition.partition)
         self._stored: int | None = None
         self._rules = worker.make_rules()
         self._log = structlog.get_logger().bind(
             service="ingest", topic=self._partition.topic, partition=self._partition.partition
         )
+        self._dropped = DroppedLog(self._log)
 
     async def start(self) -> None:
         """Goes to where the store says that the partition stands."""
@@ -216,10 +227,21 @@ class _Owner:
         unit = rules.begin(tr, self._name)
         for op in ops:
             unit.apply(op)
+        if unit.dropped:
+            self._note_dropped(tr, unit, batch)
         self._worker.outbox.within(tr, events, dead, batch.offsets)
         if self._worker.use_stored_offset:
             tr.set(self._offset_key, pack_value(batch.next_offset))
         return unit
+
+    def _note_dropped(self, tr: Transaction, unit: Unit, batch: Batch) -> None:
+        before = tr.get(self._dropped_key)
+        total = unit.dropped + (0 if before is None else int(unpack_value(before)))
+        tr.set(self._dropped_key, pack_value(total))
+        # Before the commit, whose outcome may become known by the stored offset alone; what a deleted run loses stays so.
+        if isinstance(self._partition, Answering):
+            for run, dropped in unit.deleted.items():
+                self._partition.dropped(run, batch.offsets[dropped.first])
 
     def _count(
         self,
@@ -240,6 +262,8 @@ class _Owner:
             telemetry.INGEST_PROCESSED.labels(kind).inc(count)
         if unit.dropped:
             telemetry.SKIPPED.labels("tombstone").inc(unit.dropped)
+            for run, dropped in unit.deleted.items():
+                self._dropped.tell(run, dropped.records, time.monotonic())
         if dead:
             telemetry.DEAD_LETTERS.labels(self._partition.topic).inc(dead)
 

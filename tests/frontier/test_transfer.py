@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from matyan.blobs.folder import FolderBlobs
+from matyan.errors import Unavailable
 from matyan.settings import Settings
 from tests.frontier.conftest import Served, a_frontier
 
@@ -29,8 +30,8 @@ async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
         yield http
 
 
-async def signed(http: httpx.AsyncClient, path: str, run: str = "r") -> str:
-    answer = await http.post(PRESIGN, json={"run_id": run, "artifact_path": path})
+async def signed(http: httpx.AsyncClient, path: str, run: str = "r", **more: str) -> str:
+    answer = await http.post(PRESIGN, json={"run_id": run, "artifact_path": path, **more})
     url: str = answer.json()["upload_url"]
     return url
 
@@ -48,7 +49,9 @@ async def test_what_is_put_is_got(served: Served, http: httpx.AsyncClient, path:
     """With the declared type, by any legal path, whole."""
     data = bytes(range(256)) * 9000
     put = await http.put(
-        await signed(http, path), content=data, headers={"Content-Type": "image/x"}
+        await signed(http, path, content_type="image/x"),
+        content=data,
+        headers={"Content-Type": "image/x"},
     )
     assert put.status_code == 200, put.text
     got = await http.get(get_url(served, path))
@@ -82,6 +85,70 @@ async def test_a_wrong_signature_is_403(served: Served, http: httpx.AsyncClient)
         assert (await http.put(bad, content=b"x")).status_code == 403
     assert (await http.get(url)).status_code == 403
     assert (await http.get(get_url(served, "a"))).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("sent", "good"),
+    [
+        ([], True),
+        (["image/x; a=b"], True),
+        (["  image/x; a=b  "], True),
+        (["image/x"], False),
+        (["image/y; a=b"], False),
+        (["application/octet-stream"], False),
+        ([""], False),
+        (["image/x; a=b", "image/x; a=b"], False),
+        (["image/x; a=b", "text/html"], False),
+    ],
+)
+async def test_an_upload_has_the_type_that_was_signed(
+    served: Served, http: httpx.AsyncClient, sent: list[str], good: bool
+) -> None:
+    """None at all counts as that type; another would let a holder of the URL serve a page from an image's address."""
+    url = await signed(http, "a", content_type="image/x; a=b")
+    headers = "".join(f"Content-Type: {value}\r\n" for value in sent)
+    answer = await served.talk(
+        f"PUT {url.removeprefix(served.url)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}"
+        "Content-Length: 1\r\n\r\nx".encode()
+    )
+    got = await http.get(get_url(served, "a"))
+    if good:
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert got.headers["content-type"] == "image/x; a=b"
+    else:
+        assert answer.startswith(b"HTTP/1.1 403 ")
+        assert b"image/x; a=b" in answer
+        assert got.status_code == 404
+
+
+async def test_nothing_is_taken_for_a_deleted_run(tmp_path: Path) -> None:
+    """404 for the presign and for the PUT; one that was under way while the run was deleted leaves nothing behind."""
+    deleted = {"gone"}
+
+    async def is_deleted(run: str) -> bool:
+        await trio.lowlevel.checkpoint()
+        if run == "away":
+            raise Unavailable("the store is away")
+        return run in deleted
+
+    blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60, is_deleted)
+    async with a_frontier(blobs=blobs) as served, httpx.AsyncClient(base_url=served.url) as http:
+        for run in ("gone", "r", "away"):
+            answer = await http.post(PRESIGN, json={"run_id": run, "artifact_path": "a"})
+            assert answer.status_code == (404 if run == "gone" else 200)
+        url = await signed(http, "a")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield b"x"
+            deleted.add("r")
+            await blobs.delete_run("r")
+            yield b"y"
+
+        assert (await http.put(url, content=chunks())).status_code == 404
+        assert (await http.put(url, content=b"x")).status_code == 404
+        assert (await http.put(await signed(http, "a", "away"), content=b"x")).status_code == 200
+    left = {str(path.relative_to(tmp_path / "blobs")) for path in (tmp_path / "blobs").iterdir()}
+    assert left == {"~tmp", "away"}
 
 
 async def test_an_expired_signature_is_403(tmp_path: Path) -> None:
