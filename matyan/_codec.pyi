@@ -71,6 +71,26 @@ def validate(frame: bytes | bytearray | memoryview, run: bytes, timestamp: bytes
     Raises NotJSON when the frame as a whole cannot be read.
     """
 
+class Validator:
+    """`validate` for a message that arrives in pieces: what is judged is not held.
+
+    run, timestamp: as `validate` takes them.
+    """
+
+    held: int
+    """Bytes that it and its results take now."""
+    waits: bool
+    """Whether an item of more than 1 MiB waits for `judge`."""
+    def __init__(self, run: bytes, timestamp: bytes) -> None: ...
+    def feed(self, data: bytes) -> bool:
+        """Takes the next piece. False: call `judge`, then this again with b""."""
+    def end(self) -> bool:
+        """There is no more. False: call `judge`, then this again."""
+    def judge(self) -> None:
+        """Judges the item that waits: up to a second, in which other threads run."""
+    def result(self) -> Frame:
+        """After `end`; also the records so far. Raises NotJSON as `validate` does."""
+
 def check_run_id(run: str) -> str | None:
     """Why this is no run id (contract, section 6), or None."""
 
@@ -197,3 +217,7 @@ def decode_chunk(chunk: bytes, into: Columns) -> None:
 def text_message(data: bytes) -> bytes | None:
     """The payload when `data` is exactly one whole text message of a client: a final, masked frame of less than
     64 KiB without reserved bits (RFC 6455, section 5.2). None: anything else, a violation too."""
+
+def unmask(data: bytes, begin: int, size: int, mask: bytes, turn: int) -> bytes:
+    """`size` bytes of `data` from `begin` on without their mask (section 5.3), whose first byte here is number
+    `turn` modulo 4. Raises ValueError when there are not so many, or the mask has not 4 bytes."""

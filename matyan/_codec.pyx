@@ -3,7 +3,7 @@
 
 Everything about formats lives here; no I/O, no settings, no policy: limits come in as arguments or are
 the contract's constants. One bounds-checked cursor owns pointer arithmetic. Encode stands beside decode,
-one family a file: columns (points in memory), json (frames and records), tuples (keys and msgpack), chunks
+one family a file: columns (points in memory), json (frames and records), stream (frames as they arrive), tuples (keys and msgpack), chunks
 (the packed layout), frames (WebSocket).
 """
 
@@ -14,7 +14,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.math cimport NAN, isfinite, isinf, llrint
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from datetime import datetime
 
@@ -23,5 +23,6 @@ include "_codec_tuples.pxi"
 include "_codec_chunks.pxi"
 include "_codec_scan.pxi"
 include "_codec_json.pxi"
+include "_codec_stream.pxi"
 include "_codec_records.pxi"
 include "_codec_frames.pxi"

@@ -10,6 +10,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 cdef enum:
     MAX_ITEMS = 10000
     MAX_RECORD = 900 * 1024
+    LARGE_ITEM = 1 << 20  # bytes that are not scanned with the interpreter held
     MAX_KEY = 4096
     MAX_NAME = 512
     MAX_BLOB_KEY = 1024  # S3's limit
@@ -103,6 +104,7 @@ KINDS = tuple(SCHEMA)
 
 cdef enum:
     FIELD_ROOM = 32
+    FIELD_SIZE = 21   # of a name, so that it fits three words with its quotes and colon
     ROW_ROOM = 8
     KIND_ROOM = 16
     TEXT_ROOM = 32
@@ -155,7 +157,7 @@ cdef int field_of(str name) except -1:
     cdef Field *field
     cdef int i
     if name not in field_index:
-        if field_count == FIELD_ROOM or len(name) > 21:
+        if field_count == FIELD_ROOM or len(name) > FIELD_SIZE:
             raise ValueError(name)
         field_index[name] = field_count
         field = &field_table[field_count]
@@ -248,7 +250,7 @@ cdef void members_open(Members *m, int alike, Members *inner) noexcept:
     m.inner = inner
 
 
-cdef inline bint take_field(Scanner *c, const Field *field) noexcept:
+cdef inline bint take_field(Scanner *c, const Field *field) noexcept nogil:
     """Advances over the field's name and colon when they stand here."""
     if c.end - c.p < 24 or (
         ((word_at(c.p) ^ field.word[0]) & field.mask[0])
@@ -260,19 +262,22 @@ cdef inline bint take_field(Scanner *c, const Field *field) noexcept:
     return True
 
 
-cdef int look_up(const Span *key) except -1:
+cdef int look_up(const Span *key) except -1 nogil:
     """The field that a key names, or FIELD_ROOM."""
     cdef Py_ssize_t size = key.stop - key.start
     cdef int i
     if key.escaped:
-        return field_index.get(text_of(key), FIELD_ROOM)
+        if size > 6 * FIELD_SIZE + 2:
+            return FIELD_ROOM
+        with gil:
+            return field_index.get(text_of(key), FIELD_ROOM)
     for i in range(field_count):
         if field_table[i].name.size == size + 1 and memcmp(field_table[i].name.data, key.start, size) == 0:
             return i
     return FIELD_ROOM
 
 
-cdef inline void forget(Members *m, uint64_t keep) noexcept:
+cdef inline void forget(Members *m, uint64_t keep) noexcept nogil:
     """The slots that the object before had filled are ABSENT again."""
     cdef uint64_t stale = m.present & ~keep
     cdef int field = 0
@@ -284,7 +289,7 @@ cdef inline void forget(Members *m, uint64_t keep) noexcept:
         field += 1
 
 
-cdef inline int keep_head(Members *m, const uint8_t *start, Py_ssize_t size) noexcept:
+cdef inline int keep_head(Members *m, const uint8_t *start, Py_ssize_t size) noexcept nogil:
     cdef int i
     m.head = start
     m.head_size = size
@@ -296,7 +301,7 @@ cdef inline int keep_head(Members *m, const uint8_t *start, Py_ssize_t size) noe
     return 0
 
 
-cdef inline int take_head(Scanner *c, Members *m, uint64_t *seen) noexcept:
+cdef inline int take_head(Scanner *c, Members *m, uint64_t *seen) noexcept nogil:
     """Fills the slots of the first members when they are the bytes that the last head had."""
     cdef Span *s
     cdef int i
@@ -315,7 +320,7 @@ cdef inline int take_head(Scanner *c, Members *m, uint64_t *seen) noexcept:
     return m.alike
 
 
-cdef int scan_members(Scanner *c, Members *m) except -2:
+cdef int scan_members(Scanner *c, Members *m) except -2 nogil:
     """At `{`: fills the slot of each known field, the last of equal names; -1 when it is no JSON."""
     cdef Span key
     cdef Span *s
@@ -600,6 +605,39 @@ class NotJSON(ValueError):
     pass
 
 
+cdef int scan_item(Work *work, Span *junk) except -2 nogil:
+    """1: an object, whose members are in their slots; 0: another value; -1: no JSON."""
+    cdef Scanner *c = &work.scanner
+    if c.p < c.end and c.p[0] == c'{':
+        return -1 if scan_members(c, &work.members) < 0 else 1
+    return -1 if scan_value(c, junk) < 0 else 0
+
+
+cdef str oversize(Work *work):
+    """Why the members that the record would hold are too much for it, before any of them is copied."""
+    cdef const Kind *kind = &kind_table[work.kind]
+    cdef Py_ssize_t size = 0
+    cdef const Row *row
+    cdef const Span *s
+    cdef int i
+    for i in range(kind.rows):
+        row = &kind.row[i]
+        s = &work.members.slot[row.field]
+        if s.shape != ABSENT:
+            if s.flaw and row.copied >> s.shape & 1:
+                return named(row, FLAWS[s.flaw])
+            size += s.stop - s.start
+    return too_large_record(size) if size > MAX_RECORD else None
+
+
+cdef str named(const Row *row, str reason):
+    return f"{row.member.data[2:row.member.size - 2].decode()}: {reason}"
+
+
+cdef str too_large_record(Py_ssize_t size):
+    return f"the record takes {size:,} bytes; the limit of a message is 900 KiB ({MAX_RECORD:,})"
+
+
 cdef str validate_item(Work *work, bytes run, bytes timestamp):
     """One item -> its record in `out` and None, or the reason; scanner.error when it is no JSON."""
     cdef Scanner *c = &work.scanner
@@ -609,17 +647,27 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
     cdef const Kind *kind
     cdef const Row *row
     cdef const Span *s
-    cdef int i
+    cdef int i, scanned
     cdef str reason
     cdef Span junk
-    if c.p == c.end or c.p[0] != c'{':
-        work.kind = -1
-        return None if scan_value(c, &junk) < 0 else "expected an object"
-    if scan_members(c, &work.members) < 0:
+    if c.end - c.p > LARGE_ITEM:
+        # Up to a second. What it means is found out when it is known to be small.
+        with nogil:
+            scanned = scan_item(work, &junk)
+    else:
+        scanned = scan_item(work, &junk)
+    if scanned < 0:
         return None
+    if scanned == 0:
+        work.kind = -1
+        return "expected an object"
     reason = find_kind(work)
     if reason is not None:
         return reason
+    if c.p - start > MAX_RECORD:
+        reason = oversize(work)
+        if reason is not None:
+            return reason
     if work.kind != work.enveloped:
         put_envelope(work, run, timestamp)
     out.size = work.envelope
@@ -638,7 +686,7 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
             continue
         reason = put_other(work, row, s)
         if reason is not None:
-            return f"{row.member.data[2:row.member.size - 2].decode()}: {reason}"
+            return named(row, reason)
     # The first member's comma is the opening bracket.
     if out.size == work.envelope:
         out.size += 1
@@ -650,10 +698,9 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
             return "name: belongs to the run's own logs; choose another one, or a context"
     # In a short item nothing can be too long.
     if c.p - start > MAX_KEY - 600 or work.kind == BLOB_REF:
-        reason = kind_flaw(work, run.decode())
-        if reason is None and out.size > MAX_RECORD:
-            return f"the record takes {out.size:,} bytes; the limit of a message is 900 KiB ({MAX_RECORD:,})"
-    return reason
+        # First the size: what else is asked costs as much as there is.
+        return too_large_record(out.size) if out.size > MAX_RECORD else kind_flaw(work, run.decode())
+    return None
 
 
 cdef str find_kind(Work *work):
@@ -669,6 +716,8 @@ cdef str find_kind(Work *work):
         return "type: required"
     if s.shape != STRING:
         return "type: expected a string"
+    if s.stop - s.start > MAX_KEY:
+        return f"type: {s.stop - s.start:,} bytes, and none of {', '.join(KINDS)}"
     text = text_of(s)
     if text not in SCHEMA:
         return f"type: {ascii(text[:64])} is none of {', '.join(KINDS)}"

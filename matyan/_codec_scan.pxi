@@ -111,31 +111,31 @@ cdef inline void scanner_close(Scanner *c) noexcept:
     c.stack = NULL
 
 
-cdef inline int fail(Scanner *c, const char *error) noexcept:
+cdef inline int fail(Scanner *c, const char *error) noexcept nogil:
     c.error = error
     return -1
 
 
-cdef void skip_spaces(Scanner *c) noexcept:
+cdef void skip_spaces(Scanner *c) noexcept nogil:
     while c.p < c.end and (c.p[0] == c' ' or c.p[0] == c'\n' or c.p[0] == c'\r' or c.p[0] == c'\t'):
         c.p += 1
 
 
-cdef inline void skip_space(Scanner *c) noexcept:
+cdef inline void skip_space(Scanner *c) noexcept nogil:
     if c.p < c.end and c.p[0] == c' ':  # what json.dumps writes
         c.p += 1
     if c.p < c.end and c.p[0] <= c' ':
         skip_spaces(c)
 
 
-cdef inline uint64_t word_at(const uint8_t *p) noexcept:
+cdef inline uint64_t word_at(const uint8_t *p) noexcept nogil:
     """Eight bytes; the caller has checked the bounds."""
     cdef uint64_t word
     memcpy(&word, p, 8)
     return word
 
 
-cdef inline bint take(Scanner *c, const char *text, Py_ssize_t size) noexcept:
+cdef inline bint take(Scanner *c, const char *text, Py_ssize_t size) noexcept nogil:
     """Advances over `text` when it stands here."""
     if c.end - c.p < size or memcmp(c.p, text, size) != 0:
         return False
@@ -143,7 +143,7 @@ cdef inline bint take(Scanner *c, const char *text, Py_ssize_t size) noexcept:
     return True
 
 
-cdef inline int hex4(const uint8_t *p) noexcept:
+cdef inline int hex4(const uint8_t *p) noexcept nogil:
     """The value of four hex digits, -1 when they are none. The caller has checked the bounds."""
     cdef int value = 0
     cdef int i
@@ -159,7 +159,7 @@ cdef inline int hex4(const uint8_t *p) noexcept:
     return value
 
 
-cdef int scan_escape(Scanner *c, Span *s) noexcept:
+cdef int scan_escape(Scanner *c, Span *s) noexcept nogil:
     """At a backslash inside a string."""
     cdef int unit, low
     cdef uint8_t ch
@@ -190,7 +190,7 @@ cdef int scan_escape(Scanner *c, Span *s) noexcept:
     return 0
 
 
-cdef int scan_utf8(Scanner *c) noexcept:
+cdef int scan_utf8(Scanner *c) noexcept nogil:
     """At a byte >= 0x80 inside a string: one well-formed sequence (RFC 3629, no surrogates)."""
     cdef const uint8_t *p = c.p
     cdef Py_ssize_t left = c.end - p
@@ -212,7 +212,7 @@ cdef int scan_utf8(Scanner *c) noexcept:
     return fail(c, "invalid UTF-8")
 
 
-cdef int scan_string(Scanner *c, Span *s) noexcept:
+cdef int scan_string(Scanner *c, Span *s) noexcept nogil:
     """Behind the opening quote; leaves the cursor behind the closing one. The span holds both quotes."""
     cdef const uint8_t *p = c.p
     cdef int plain
@@ -245,11 +245,11 @@ cdef int scan_string(Scanner *c, Span *s) noexcept:
             p += 1
 
 
-cdef inline bint is_digit(uint8_t ch) noexcept:
+cdef inline bint is_digit(uint8_t ch) noexcept nogil:
     return <uint8_t>(ch - c'0') <= 9
 
 
-cdef bint integer_flaw(const uint8_t *digits, Py_ssize_t count, bint negative) noexcept:
+cdef bint integer_flaw(const uint8_t *digits, Py_ssize_t count, bint negative) noexcept nogil:
     """Whether an integer of more than 18 digits leaves -2^63 ... 2^64-1."""
     cdef uint64_t value = 0
     cdef Py_ssize_t i
@@ -261,11 +261,12 @@ cdef bint integer_flaw(const uint8_t *digits, Py_ssize_t count, bint negative) n
         return count > 19 or value > <uint64_t>1 << 63
     if count == 20:
         # 2^64-1 = 18446744073709551615
-        return value > 1844674407370955161 or (value == 1844674407370955161 and digits[19] > c'5')
+        return value > <uint64_t>1844674407370955161 or (
+            value == <uint64_t>1844674407370955161 and digits[19] > c'5')
     return False
 
 
-cdef int scan_number(Scanner *c, Span *s) noexcept:
+cdef int scan_number(Scanner *c, Span *s) noexcept nogil:
     """At a minus or a digit."""
     cdef const uint8_t *p = c.p
     cdef const uint8_t *end = c.end
@@ -317,7 +318,7 @@ cdef int scan_number(Scanner *c, Span *s) noexcept:
     return 0
 
 
-cdef inline int scan_scalar(Scanner *c, Span *s) noexcept:
+cdef inline int scan_scalar(Scanner *c, Span *s) noexcept nogil:
     """At the first byte of a value that is no container."""
     cdef uint8_t ch
     if c.p == c.end:
@@ -343,7 +344,7 @@ cdef inline int scan_scalar(Scanner *c, Span *s) noexcept:
     return 0
 
 
-cdef inline int scan_key(Scanner *c, Span *key) noexcept:
+cdef inline int scan_key(Scanner *c, Span *key) noexcept nogil:
     """At the first byte of a member's name; leaves the cursor at its value."""
     if c.p == c.end or c.p[0] != c'"':
         return fail(c, "expected a member's name in quotes")
@@ -358,7 +359,7 @@ cdef inline int scan_key(Scanner *c, Span *key) noexcept:
     return 0
 
 
-cdef int scan_container(Scanner *c, Span *s) noexcept:
+cdef int scan_container(Scanner *c, Span *s) noexcept nogil:
     """At `{` or `[`. Not recursive: the nesting is on the heap, and bounded by the text's length."""
     cdef Py_ssize_t depth = 0
     cdef Py_ssize_t room
@@ -421,7 +422,7 @@ cdef int scan_container(Scanner *c, Span *s) noexcept:
             break
 
 
-cdef inline int scan_value(Scanner *c, Span *s) noexcept:
+cdef inline int scan_value(Scanner *c, Span *s) noexcept nogil:
     """At the first byte of any value; fills `s` and leaves the cursor behind it."""
     s.flaw = SOUND
     s.escaped = 0

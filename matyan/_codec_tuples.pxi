@@ -37,19 +37,23 @@ cdef inline void buffer_close(Buffer *b) noexcept:
 
 
 cdef int buffer_grow(Buffer *b, Py_ssize_t more) except -1:
-    cdef Py_ssize_t room = 2 * b.room
+    return buffer_resize(b, max(2 * b.room, b.size + more))
+
+
+cdef int buffer_resize(Buffer *b, Py_ssize_t room) except -1:
+    # `room` is at least what is in it.
     cdef uint8_t *data
-    if room < b.size + more:
-        room = b.size + more
+    room = max(room, 1)
     if b.data == b.small:
+        if room <= ON_STACK:
+            return 0
         data = <uint8_t *>malloc(room)
-        if data == NULL:
-            raise MemoryError()
-        memcpy(data, b.small, b.size)
+        if data != NULL:
+            memcpy(data, b.small, b.size)
     else:
         data = <uint8_t *>realloc(b.data, room)
-        if data == NULL:
-            raise MemoryError()
+    if data == NULL:
+        raise MemoryError()
     b.data = data
     b.room = room
     return 0

@@ -1,0 +1,250 @@
+# A client's message judged as it arrives: `Validator` makes of its pieces what `validate` makes of the whole, and holds no
+# more of it than the item that is not complete yet, besides the records.
+#
+# An item is mostly complete where it begins, and is judged there and then. Of one that is not, the end is looked for by its
+# brackets and quotes alone, a piece at a time; so each byte is looked at twice at most, whatever the pieces.
+
+cdef enum:
+    ROOM_KEPT = 64 << 10
+    RECORD_OVERHEAD = 64    # a bytes object and its place in a list
+    REJECTED_OVERHEAD = 512  # a tuple and its reason
+
+cdef enum Phase:
+    AT_BEGIN   # nothing but space so far
+    AT_FIRST   # behind the opening bracket
+    AT_ITEM    # at an item, or at the space before it
+    IN_ITEM    # it is not complete
+    AT_COMMA   # behind an item of an array
+    AT_END     # nothing but space may follow
+    FAILED
+
+
+cdef class Validator:
+    cdef Work work
+    cdef Buffer text       # what is not judged yet
+    cdef Frame frame
+    cdef bytes run
+    cdef bytes timestamp
+    cdef int phase
+    cdef bint many         # whether it is an array
+    cdef Py_ssize_t at     # where in `text` the phase stands; an item begins there
+    cdef Py_ssize_t before # bytes of the message before `text`
+    cdef Py_ssize_t seen   # how far the item at hand was looked at for its end,
+    cdef Py_ssize_t depth  # how deep that is,
+    cdef bint quoted       # and whether within a string
+    cdef Py_ssize_t kept   # bytes that the results take
+    cdef str error
+    cdef readonly bint waits
+    cdef readonly Py_ssize_t held
+
+    def __cinit__(self, bytes run not None, bytes timestamp not None):
+        self.run = run
+        self.timestamp = timestamp
+        self.frame = Frame.__new__(Frame)
+        self.frame.count = 0
+        self.frame.records = []
+        self.frame.kinds = []
+        self.frame.rejected = []
+        self.phase = AT_BEGIN
+        self.work.kind = self.work.enveloped = -1
+        minute_open(&self.work.minute)
+        members_open(&self.work.members, 2, NULL)
+        scanner_open(&self.work.scanner)
+        buffer_open(&self.work.out)
+        buffer_open(&self.text)
+
+    def __dealloc__(self):
+        scanner_close(&self.work.scanner)
+        buffer_close(&self.work.out)
+        buffer_close(&self.text)
+
+    def feed(self, bytes data not None):
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        if self.phase == FAILED:
+            return True
+        if self.text.size + size > self.text.room:
+            # By a quarter and not by the double: what is reserved is counted as held.
+            buffer_resize(&self.text, self.text.size + size + (self.text.size >> 2))
+        memcpy(self.text.data + self.text.size, PyBytes_AS_STRING(data), size)
+        self.text.size += size
+        return self.go_on(False)
+
+    def end(self):
+        if self.phase == FAILED:
+            return True
+        return self.go_on(True)
+
+    def judge(self):
+        if self.waits:
+            self.waits = False
+            self.take_item(True)
+            self.settle()
+
+    def result(self):
+        if self.phase == FAILED:
+            raise NotJSON(self.error)
+        return self.frame
+
+    cdef object go_on(self, bint final):
+        if not self.waits:
+            try:
+                self.run_phases(final)
+            except NotJSON as error:
+                self.fail(str(error))
+            self.settle()
+        return not self.waits
+
+    cdef int run_phases(self, bint final) except -1:
+        cdef uint8_t ch
+        while self.phase != FAILED and not self.waits:
+            if self.phase == AT_ITEM and self.frame.count == MAX_ITEMS:
+                fail_limit()
+            if self.phase != IN_ITEM:
+                self.skip_space()
+                if self.at == self.text.size:
+                    break
+            ch = self.text.data[self.at]
+            if self.phase == AT_BEGIN:
+                self.many = ch == c'['
+                self.at += self.many
+                self.phase = AT_FIRST if self.many else AT_ITEM
+            elif self.phase == AT_FIRST:
+                if ch == c']':
+                    self.at += 1
+                self.phase = AT_END if ch == c']' else AT_ITEM
+            elif self.phase == AT_ITEM:
+                # What begins with a brace is complete when it can be read; a number may go on in the next piece.
+                if ch == c'{' and self.text.size - self.at <= LARGE_ITEM and self.take_item(False):
+                    continue
+                self.phase = IN_ITEM
+                self.seen = self.at
+                self.depth = 0
+                self.quoted = False
+            elif self.phase == IN_ITEM:
+                if not self.find_end() and not final:
+                    break
+                if self.text.size - self.at > LARGE_ITEM:
+                    self.waits = True
+                else:
+                    self.take_item(True)
+            elif self.phase == AT_COMMA:
+                if ch != c',' and ch != c']':
+                    self.fail_at("expected a comma or the closing bracket", self.at)
+                else:
+                    self.at += 1
+                    self.phase = AT_ITEM if ch == c',' else AT_END
+            else:
+                self.fail_at("unexpected text behind the end", self.at)
+        if not final or self.phase == FAILED or self.waits:
+            return 0
+        if self.phase == AT_COMMA:
+            self.fail_at("expected a comma or the closing bracket", self.at)
+        elif self.phase != AT_END:
+            self.take_item(True)
+        return 0
+
+    cdef void skip_space(self) noexcept:
+        cdef uint8_t ch
+        while self.at < self.text.size:
+            ch = self.text.data[self.at]
+            if not (ch == c' ' or ch == c'\n' or ch == c'\r' or ch == c'\t'):
+                return
+            self.at += 1
+
+    cdef bint take_item(self, bint complete) except -1:
+        """Judges the item at hand; False: it is no JSON, which is no wonder when it is not `complete`."""
+        cdef Scanner *c = &self.work.scanner
+        cdef str reason
+        cdef bytes record
+        scanner_at(c, self.text.data, self.text.size)
+        c.p += self.at
+        reason = validate_item(&self.work, self.run, self.timestamp)
+        if c.error != NULL:
+            if complete:
+                self.fail_at(c.error.decode(), c.p - c.begin)
+            return False
+        if reason is None:
+            record = buffer_value(&self.work.out)
+            self.frame.records.append(record)
+            self.frame.kinds.append(self.work.kind)
+            self.kept += PyBytes_GET_SIZE(record) + RECORD_OVERHEAD
+        else:
+            self.frame.rejected.append((self.frame.count, KINDS[self.work.kind] if self.work.kind >= 0 else "", reason))
+            self.kept += REJECTED_OVERHEAD
+        self.frame.count += 1
+        self.at = c.p - c.begin
+        self.phase = AT_COMMA if self.many else AT_END
+        return True
+
+    cdef bint find_end(self) noexcept:
+        """Whether the item at hand is complete, by brackets and quotes; goes on where it stopped."""
+        cdef const uint8_t *p = self.text.data + self.seen
+        cdef const uint8_t *end = self.text.data + self.text.size
+        cdef uint8_t ch = self.text.data[self.at]
+        cdef int plain
+        cdef bint found = False
+        if ch != c'{' and ch != c'[' and ch != c'"':
+            if not (is_digit(ch) or ch == c'-') and self.text.size - self.at > 9:
+                return True  # longer than any word of JSON: nothing is gained by waiting
+            while p < end and not (p[0] <= c' ' or p[0] == c',' or p[0] == c']' or p[0] == c'}'):
+                p += 1
+            self.seen = p - self.text.data
+            return p < end
+        while p < end and not found:
+            if self.quoted:
+                while end - p >= MATYAN_STEP:
+                    plain = matyan_plain(p)
+                    p += plain
+                    if plain < MATYAN_STEP:
+                        break
+                if p == end or (p[0] == c'\\' and end - p < 2):
+                    break
+                if p[0] == c'\\':
+                    p += 2
+                else:
+                    if p[0] == c'"':
+                        self.quoted = False
+                        found = self.depth == 0
+                    p += 1
+                continue
+            ch = p[0]
+            p += 1
+            if ch == c'"':
+                self.quoted = True
+            elif ch == c'{' or ch == c'[':
+                self.depth += 1
+            elif ch == c'}' or ch == c']':
+                self.depth -= 1
+                found = self.depth == 0
+        self.seen = p - self.text.data
+        return found
+
+    cdef int fail_at(self, str error, Py_ssize_t at) except -1:
+        return self.fail(f"the frame is not JSON: {error} at byte {self.before + at}")
+
+    cdef int fail(self, str error) except -1:
+        self.phase = FAILED
+        self.error = error
+        self.frame = None
+        self.kept = 0
+        self.at = self.text.size
+        return 0
+
+    cdef int settle(self) except -1:
+        """Lets go of what is judged, and counts what is held."""
+        cdef Py_ssize_t left = self.text.size - self.at
+        self.work.members.head_size = 0  # it points into the text, which is about to move
+        if self.at:
+            memmove(self.text.data, self.text.data + self.at, left)
+            self.before += self.at
+            self.seen -= self.at
+            self.at = 0
+            self.text.size = left
+            if left <= ROOM_KEPT < self.text.room:
+                buffer_resize(&self.text, left)
+        if self.work.out.room > ROOM_KEPT:
+            buffer_close(&self.work.out)
+            buffer_open(&self.work.out)
+            self.work.enveloped = -1
+        self.held = self.text.room + self.kept
+        return 0
