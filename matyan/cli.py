@@ -20,6 +20,7 @@ import click
 from matyan import __version__
 from matyan.errors import ConfigurationError, MatyanError, NotFound
 from matyan.flags import as_json_option
+from matyan.terminal import open_standard_streams
 
 if TYPE_CHECKING:
     from matyan.broker.kafka_letters import KafkaLetters
@@ -86,6 +87,7 @@ def _known_errors() -> Iterator[None]:
 
 def main() -> None:
     """The entry point of the console script."""
+    open_standard_streams()
     with _known_errors():
         try:
             code = cli.main(prog_name="matyan", standalone_mode=False)

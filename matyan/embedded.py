@@ -10,7 +10,6 @@ import os
 import queue
 import secrets
 import socket
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -19,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import outcome
-import structlog
 import trio
 from prometheus_client import Counter, Gauge
 
@@ -36,10 +34,11 @@ from matyan.frontier import edge
 from matyan.health import Health
 from matyan.kafka_folder import KafkaFolder
 from matyan.listeners import open_port
+from matyan.logs import get_logger
 from matyan.sequences import Layout
 from matyan.settings import Settings
 from matyan.store.base import Snapshot
-from matyan.views import StatusLine
+from matyan.terminal import StatusLine, announce
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
 from matyan.workers.supervise import Task, calm_collector, run_service
@@ -53,7 +52,7 @@ _STATUS_S = 1.0
 # In a pipe: how often traffic is logged, while there is some.
 _TRAFFIC_S = 60.0
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class Tracker:
@@ -212,8 +211,7 @@ def background(data: Path) -> Iterator[None]:
     Raises:
         ConfigurationError: as `open_folder` does.
     """
-    loaded = settings_.load(ignore=settings_.EMBEDDED_IGNORES)
-    logs.configure("ERROR")
+    loaded = settings_.Settings()
     began: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event] | BaseException] = (
         queue.SimpleQueue()
     )
@@ -274,13 +272,12 @@ def run(data: Path, host: str, port: int, settings: Settings) -> int:
         ConfigurationError: the port, the folder or a setting must be changed.
     """
     private.set_umask()
-    line = StatusLine(sys.stderr) if sys.stderr.isatty() else None
-    logs.configure(settings.log_level, stream=line or sys.stderr)
+    line = logs.configure(settings.log_level)
     try:
         return trio.run(_up, data.absolute(), host, port, settings, line)
     finally:
         if line is not None:
-            line.close()
+            line.show("")
 
 
 async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
@@ -315,16 +312,21 @@ def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener]) -> N
     everywhere = host in {"0.0.0.0", "::", ""}
     name = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
     url = f"http://{name}:{port}"
-    print(f"matyan {__version__} takes data at {url}")
+    lines = [f"matyan {__version__} takes data at {url}"]
     if everywhere:
-        print(f"  from other machines:  http://{socket.gethostname()}:{port}")
-    print(f"  health and metrics:   {url}/health/ready/  {url}/metrics/")
-    print(f"  data folder:          {data}")
-    print("In the training code:\n")
-    print("    from matyan_client import Run")
-    print(f'    run = Run(repo="{url}")')
-    print('    run.track(0.5, name="loss")\n')
-    print("Ctrl-C stops it.", flush=True)
+        lines.append(f"  from other machines:  http://{socket.gethostname()}:{port}")
+    lines += [
+        f"  health and metrics:   {url}/health/ready/  {url}/metrics/",
+        f"  data folder:          {data}",
+        "In the training code:",
+        "",
+        "    from matyan_client import Run",
+        f'    run = Run(repo="{url}")',
+        '    run.track(0.5, name="loss")',
+        "",
+        "Ctrl-C stops it.",
+    ]
+    announce("\n".join(lines))
 
 
 @dataclass(frozen=True, slots=True)

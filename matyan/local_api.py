@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
-import structlog
 import trio
 
 from matyan.errors import ConfigurationError, MatyanError
+from matyan.logs import get_logger
 from matyan.reader import (
     END,
     ERROR,
@@ -43,7 +43,7 @@ _REQUEST_SECONDS = 10
 # A reader holds a thread and a snapshot while its client is slow; the ingestion needs threads too.
 _READS_AT_ONCE = 8
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 class LocalAPI:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import structlog
 import trio
 
 from matyan import logs, private
@@ -22,7 +21,9 @@ from matyan.errors import Unavailable
 from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_option
 from matyan.health import Health
 from matyan.listeners import open_port
+from matyan.logs import get_logger
 from matyan.settings import Settings
+from matyan.terminal import announce
 from matyan.workers.backoff import Backoff
 from matyan.workers.supervise import Task, calm_collector, run_service
 
@@ -35,7 +36,7 @@ _PATIENCE_S = 10.0
 _SILENCE_S = 2.0
 _NOT_ASKED = "not asked yet"
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 
 class _KafkaStart:
@@ -148,7 +149,7 @@ async def _frontier(settings: Settings) -> int:
         async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
             # It listens at once: what comes before the broker is there is held back like later.
             listeners = await open_port(settings.host, settings.port)
-            print(f"frontier on port {listeners[0].socket.getsockname()[1]}", flush=True)
+            announce(f"frontier on port {listeners[0].socket.getsockname()[1]}")
             await edge.serve(service, listeners, task_status=task_status)
 
         async def wait(*, task_status: trio.TaskStatus[None]) -> None:

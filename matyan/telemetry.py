@@ -103,6 +103,9 @@ PAUSED_SECONDS = Counter(
 )
 REBALANCES = Counter("matyan_consumer_rebalances_total", "Rebalance callbacks", ["event"])
 LAG = Gauge("matyan_consumer_lag_records", "End offset less stored offset", ["topic", "partition"])
+LOG_LINES_LOST = Counter(
+    "matyan_log_lines_lost_total", "Log lines that could not be written: closed, full or not read"
+)
 RESTARTS = Counter("matyan_service_restarts_total", "Crashed tasks started again", ["task"])
 
 # --- the control worker, as the reference names them ---------------------------------------------

@@ -348,37 +348,3 @@ def _between(above: int | None, row: int) -> range:
     if above is None or abs(above - row) <= 1:
         return range(row, row + 1)
     return range(row, above) if row < above else range(above + 1, row + 1)
-
-
-class StatusLine:
-    """The last line of a terminal, kept below whatever else is written to it.
-
-    A file for structlog too: a log line takes the status away, is written, and the status comes back.
-    """
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._text = ""
-
-    def isatty(self) -> bool:
-        return bool(self._stream.isatty())
-
-    def fileno(self) -> int:
-        return int(self._stream.fileno())
-
-    def write(self, text: str) -> int:
-        self._stream.write(f"\r\x1b[K{text}")
-        if text.endswith("\n"):
-            self._stream.write(self._text)
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def show(self, text: str) -> None:
-        self._text = text
-        self._stream.write(f"\r\x1b[K{text}")
-        self._stream.flush()
-
-    def close(self) -> None:
-        self.show("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from array import array
 
@@ -34,11 +33,6 @@ def block(steps: list[int], values: list[float]) -> Block:
 def test_durations_are_for_people(seconds, text) -> None:
     """Two units at most."""
     assert views.duration(seconds) == text
-
-
-def test_names_cannot_move_the_cursor() -> None:
-    """Escape sequences, tabs and line ends of a stranger's text come out as backslash notation."""
-    assert views.clean("a\x1b[2Jb\tc\nd é") == "a\\x1b[2Jb\\tc\\nd é"
 
 
 def test_a_pipe_gets_lines_with_tabs(capsys) -> None:
@@ -73,12 +67,3 @@ def test_a_single_point_and_a_constant_are_drawn() -> None:
     """No division by an empty range."""
     assert len(views.plot([block([5], [2.0])], 5, height=3)) == 5
     assert len(views.plot([block([0, 1], [2.0, 2.0])], 1, height=3)) == 5
-
-
-def test_the_status_line_stays_below_the_log() -> None:
-    """A log line takes the status away, is written, and the status comes back."""
-    stream = io.StringIO()
-    status = views.StatusLine(stream)
-    status.show("1 connection")
-    status.write("a warning\n")
-    assert stream.getvalue() == "\r\x1b[K1 connection\r\x1b[Ka warning\n1 connection"

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import structlog
 import trio
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
@@ -25,10 +24,11 @@ from matyan import __version__
 from matyan.broker.base import ControlEvent, DeadLetter, DeliveryCallback
 from matyan.broker.budget import Budget
 from matyan.errors import RecordsRefused, Unavailable
+from matyan.logs import get_logger
 from matyan.settings import Settings
 from matyan.store.base import Transaction
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 RECORD_OVERHEAD = 128
 """Bytes that a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""

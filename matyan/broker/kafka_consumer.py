@@ -16,7 +16,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import groupby
 from typing import Any
 
-import structlog
 import trio
 from confluent_kafka import Consumer as RdConsumer
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
@@ -32,9 +31,10 @@ from matyan.broker.kafka_admin import (
     metadata,
 )
 from matyan.errors import OffsetConflict, Unavailable
+from matyan.logs import get_logger
 from matyan.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 BATCH_BYTES = 1_000_000
 BATCH_AGE_S = 0.02

@@ -11,7 +11,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-import structlog
 import trio
 from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
@@ -29,12 +28,13 @@ from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.edge import count_request
 from matyan.frontier.session import MAX_WAITING, Session
 from matyan.frontier.transfer import Transfer, rest_discarded
+from matyan.logs import get_logger
 from matyan.probes import PROBES, SEND_SECONDS, Answer, detail, probe
 
 if TYPE_CHECKING:
     from matyan.frontier.edge import Frontier, Returned
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 BODY_BYTES = 64 << 10
 """What a JSON request may hold: a run id and an artifact path, at most 1,024 bytes together."""

@@ -21,7 +21,6 @@ from math import inf
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-import structlog
 import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
@@ -36,6 +35,7 @@ from matyan.broker.base import Producer
 from matyan.doors import doors_of
 from matyan.errors import Unavailable
 from matyan.frontier.session import OK, Desk, Session
+from matyan.logs import get_logger
 from matyan.probes import (
     LINGER_SECONDS,
     SEND_SECONDS,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from matyan.health import Health
     from matyan.settings import Settings
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 INGEST_PATH = "/api/v1/ws/runs/"
 FRAME_BYTES = 16 << 20

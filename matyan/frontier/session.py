@@ -14,14 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
 
-import structlog
-
 from matyan import telemetry
 from matyan._codec import KINDS, Frame, NotJSON, error_reply, format_timestamp, validate
 from matyan.broker.base import Producer
 from matyan.errors import NotFound, QueueFull, RecordsRefused
+from matyan.logs import get_logger
 
-log = structlog.get_logger(__name__)
+log = get_logger()
 
 OK = b'{"status":"ok","error":null}'
 

@@ -44,16 +44,16 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import outcome
 import rocksdict
-import structlog
 import trio
 
 from matyan import private
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
+from matyan.logs import get_logger
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
 T = TypeVar("T")
 
-_logger = structlog.get_logger()
+_logger = get_logger()
 
 _MIB = 1 << 20
 

@@ -12,8 +12,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-import structlog
-
 from matyan import telemetry
 from matyan._codec import Malformed, Points, Record, decode_records
 from matyan.broker.base import (
@@ -27,6 +25,7 @@ from matyan.broker.base import (
 )
 from matyan.errors import Fenced, InvalidRecord
 from matyan.keys import Keys, pack_value, unpack_value
+from matyan.logs import get_logger
 from matyan.records import Rules, Unit, event_of
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.workers.dropped import DroppedLog
@@ -90,7 +89,7 @@ class _Owner:
         self._dropped_key = worker.keys.dropped(self._partition.topic_id, self._partition.partition)
         self._stored: int | None = None
         self._rules = worker.make_rules()
-        self._log = structlog.get_logger().bind(
+        self._log = get_logger().bind(
             service="ingest", topic=self._partition.topic, partition=self._partition.partition
         )
         self._dropped = DroppedLog(self._log)

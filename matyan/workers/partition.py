@@ -11,12 +11,12 @@ from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TypeVar
 
-import structlog
 import trio
 
 from matyan import telemetry
 from matyan.broker.base import Batch, Consumer, DeadLetter, Partition
 from matyan.errors import Unavailable
+from matyan.logs import get_logger
 from matyan.workers.backoff import Backoff
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class Tenure:
         comes again to the next owner."""
         self._service = service
         self._leaving = self._is_idle = False
-        self._log = structlog.get_logger().bind(
+        self._log = get_logger().bind(
             service=service, topic=partition.topic, partition=partition.partition
         )
 

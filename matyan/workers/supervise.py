@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
 import trio
 
 from matyan import telemetry
 from matyan.errors import ConfigurationError, MatyanError
 from matyan.health import Health
+from matyan.logs import get_logger
 from matyan.workers.backoff import Backoff
 
 CRASHES: Final = 3
 CRASH_WINDOW_S: Final = 60.0
 """A task that crashed so often within so many seconds turns liveness red until it has run that long."""
 
-_log = structlog.get_logger()
+_log = get_logger()
 
 
 @dataclass(slots=True)
