@@ -38,7 +38,9 @@ MAX_MESSAGE = 1 << 30
 _HEADER = struct.Struct(">I")
 # sun_path of Linux holds 108 bytes with the final zero.
 _MAX_SOCKET_PATH = 107
-_LOCK_WAIT_S = 5.0
+# Who holds the folder may be starting, on a machine that is busy. Each try costs a thread and a look at the lock.
+_LOCK_WAIT_S = 30.0
+_LOCK_POLL_S = (0.05, 0.5)
 
 
 def has_database(folder: Path) -> bool:
@@ -244,6 +246,7 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
             f"or start one with: matyan up --data {folder}"
         )
     deadline = time.monotonic() + _LOCK_WAIT_S
+    pause, longest = _LOCK_POLL_S
     with ExitStack() as stack:
         while not _answers(folder):
             from matyan.embedded import background
@@ -254,7 +257,8 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
                 # Somebody is between taking the lock and answering, or between the last answer and the exit.
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.05)
+                time.sleep(pause)
+                pause = min(2 * pause, longest)
         yield Reader(folder)
 
 
