@@ -55,3 +55,8 @@ class RecordsRefused(MatyanError):
 
 class InvalidRecord(MatyanError):
     """This record can never be applied: it goes to the dead letters, alone."""
+
+
+class Bug(MatyanError):
+    """What a record met in our own code (its cause): the same is tried once more, and then the record, when it is
+    alone, goes to the dead letters."""

@@ -28,6 +28,9 @@ ACTIVITY_SECONDS: Final = 60.0
 BLOBS: Final = "__blobs__"
 HPARAMS: Final = "hparams"
 
+MAX_RUN_BYTES: Final = 512
+"""Of a run id: frontiers take 128, but other programs write records too, and each key holds one."""
+
 
 class Rules:
     """The rules for one owner of a partition; remembers what it has committed, and nothing else.
@@ -164,6 +167,7 @@ class Unit:
 
     def _meet(self, run: str, now: float) -> float | None:
         """The run's stored activity; made when it does not exist; None when it was deleted."""
+        _check_run(run)
         # Read in the transaction whatever is remembered: it is what makes a deletion by another owner conflict.
         if runs.is_deleted(self.tr, self.keys, run):
             self.activity[run] = None
@@ -220,10 +224,20 @@ class Unit:
         self.contexts.pop(run, None)
 
 
+def _check_run(run: str) -> None:
+    if not run or len(run.encode()) > MAX_RUN_BYTES:
+        raise InvalidRecord(f"run_id: expected 1 to {MAX_RUN_BYTES} bytes")
+
+
 def event_of(record: Record) -> ControlEvent | None:
-    """The control event that applying `record` causes, whatever the store holds."""
+    """The control event that applying `record` causes, whatever the store holds.
+
+    Raises:
+        InvalidRecord: it can never be applied.
+    """
     if record.kind != "delete_run":
         return None
+    _check_run(record.run)
     return ControlEvent("run_deleted", record.timestamp, {"run_id": record.run})
 
 
@@ -240,6 +254,14 @@ def _field(record: Record, name: str, *types: type, default: Any = _REQUIRED) ->
     if type(value) not in types:
         expected = " or ".join(kind.__name__ for kind in types)
         raise InvalidRecord(f"{record.kind}: {name}: expected {expected}")
+    return value
+
+
+def _int64(record: Record, name: str, default: Any = _REQUIRED) -> Any:
+    """A payload's member that is an integer in int64: what a step's key and a column hold."""
+    value = _field(record, name, int, default=default)
+    if value is not None and not -(2**63) <= value < 2**63:
+        raise InvalidRecord(f"{record.kind}: {name}: out of the range of int64")
     return value
 
 
@@ -367,7 +389,7 @@ def log_custom_object(unit: Unit, record: Record) -> None:
         name=_field(record, "name", str),
         context=_field(record, "context", dict, default=None),
         dtype=_field(record, "dtype", str, default="custom"),
-        step=_field(record, "step", int, default=None),
+        step=_int64(record, "step", None),
         epoch=_epoch(record),
         time=_time(record),
         value=_field(record, "value", dict),
@@ -375,7 +397,7 @@ def log_custom_object(unit: Unit, record: Record) -> None:
 
 
 def log_terminal_line(unit: Unit, record: Record) -> None:
-    line, step = _field(record, "line", str), _field(record, "step", int)
+    line, step = _field(record, "line", str), _int64(record, "step")
     unit.context(record.run, None)
     if unit.sequences.append_line(record.run, line, step, record.timestamp):
         indexes.put(unit.tr, unit.keys, record.run, "trace", LINES)
@@ -384,7 +406,7 @@ def log_terminal_line(unit: Unit, record: Record) -> None:
 def log_record(unit: Unit, record: Record) -> None:
     value = {
         "message": _field(record, "message", str),
-        "log_level": _field(record, "level", int),
+        "log_level": _int64(record, "level"),
         "timestamp": float(_field(record, "timestamp", int, float)),
         "args": _field(record, "extra_args", dict, default=None),
         "logger_info": _field(record, "logger_info", list, default=None),
@@ -395,6 +417,7 @@ def log_record(unit: Unit, record: Record) -> None:
 
 
 def delete_run(unit: Unit, record: Record) -> None:
+    _check_run(record.run)
     entities.forget_run(unit.tr, unit.keys, record.run)
     runs.delete(unit.tr, unit.keys, record.run, record.timestamp)
     unit.forget(record.run)

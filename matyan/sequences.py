@@ -243,7 +243,8 @@ class _Compatible:
             # one is left behind.
             columns = columns.merged()
             if _has_parts(tr, state):
-                for step, _, _, _ in columns.between(None, highest + 1).rows():
+                below = None if highest == _MAX_STEP else highest + 1
+                for step, _, _, _ in columns.between(None, below).rows():
                     tr.clear_range(*range_of(key_int(state.parts_prefix, step or 0)))
         tr.update(compatible_points(state.prefix, columns, highest))
         return 0

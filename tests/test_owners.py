@@ -12,6 +12,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matyan._codec import context_text
 from matyan.keys import Keys
 from matyan.records import Rules
 from matyan.sequences import Growth, Layout, Sequences
@@ -42,7 +43,8 @@ class Crew:
     def check_traces(self, model: Model) -> None:
         """The last step of each sequence is its highest one, and its last value that one's."""
         for name, run in model.runs.items():
-            found = {(info.ctx, info.name): info for info in self.ledger.traces(name)}
+            texts = {ctx: context_text(one) for ctx, one in self.ledger.contexts(name).items()}
+            found = {(texts[info.ctx], info.name): info for info in self.ledger.traces(name)}
             assert found.keys() == {*run.points, *run.objects}
             for sequence, info in found.items():
                 steps = {**run.points.get(sequence, {}), **run.objects.get(sequence, {})}

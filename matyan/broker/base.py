@@ -16,11 +16,15 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import trio
 
+from matyan._codec import format_timestamp
 from matyan.broker.budget import Budget
 from matyan.errors import InvalidRecord
 from matyan.store.base import Transaction
 
 Id = TypeVar("Id", int, str)
+
+_YEARS_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""Years 1 to 9999 in microseconds since the epoch: what ISO 8601 has four digits for."""
 
 DeliveryCallback = Callable[[Exception | None], None]
 
@@ -147,10 +151,12 @@ class ControlEvent:
 
     def to_bytes(self) -> bytes:
         """The record of the topic control-events (contract, section 3)."""
-        moment = datetime.fromtimestamp(self.timestamp, UTC)
+        # An offset can carry a record's timestamp over the last year's end.
+        first, last = _YEARS_US
+        moment = min(max(round(self.timestamp * 1e6), first), last)
         record = {
             "type": self.type,
-            "timestamp": moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "timestamp": format_timestamp(moment).decode(),
             "payload": self.payload,
         }
         return json.dumps(record, separators=(",", ":")).encode()
@@ -199,6 +205,8 @@ class StandingLetter(Generic[Id]):
     """The program's version that gave the record up."""
     time: float
     """When it did, in epoch seconds."""
+    cut_from: int | None = None
+    """The record's bytes, where the letter holds only its beginning: its topic takes no larger one."""
 
     def row(self) -> dict[str, Any]:
         """What a list shows of it: all but its bytes."""
@@ -211,7 +219,7 @@ class StandingLetter(Generic[Id]):
             "offset": letter.offset,
             "run": run,
             "type": kind,
-            "size": len(letter.value),
+            "size": len(letter.value) if self.cut_from is None else self.cut_from,
             "error_class": letter.error_class,
             "error_text": letter.error_text,
             "version": self.version,

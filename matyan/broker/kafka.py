@@ -14,6 +14,8 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import trio
@@ -32,6 +34,11 @@ log = get_logger()
 
 RECORD_OVERHEAD = 128
 """Bytes that a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""
+
+MOST_MESSAGE_BYTES = 1_000_000_000
+"""librdkafka's own most: how large a message may be is the topic's to say."""
+CUT = "cut"
+"""The header of a dead letter that holds only the beginning of its record: the whole record's length."""
 
 _POLL_S = 0.2
 GATHER_S = 0.001
@@ -554,7 +561,12 @@ class KafkaOutbox:
 
     def __init__(self, settings: Settings) -> None:
         # Shorter than a frame's: a worker that waits here tries again by itself, and is paused meanwhile.
-        self._config = {**producer_config(settings), "delivery.timeout.ms": 30_000}
+        self._config = {
+            **producer_config(settings),
+            "delivery.timeout.ms": 30_000,
+            # The client's own limit is below a topic's default: whatever stands in a topic must fit a letter.
+            "message.max.bytes": MOST_MESSAGE_BYTES,
+        }
         del self._config["delivery.report.only.error"]
         self._control_topic = settings.kafka_control_events_topic
         self._rd: RdProducer | None = None
@@ -579,34 +591,95 @@ class KafkaOutbox:
         await self.before([], dead)
 
     def _deliver(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        moment = time.time()
+        with self._lock:
+            too_large = self._send(
+                [_Message(self._control_topic, event.to_bytes(), None, []) for event in events]
+                + [_letter(letter, moment, len(letter.value)) for letter in dead]
+            )
+            for message in too_large:
+                assert message.letter is not None
+                self._send_cut(message.letter, moment)
+
+    def _send_cut(self, letter: DeadLetter, moment: float) -> None:
+        """The dead-letter topic takes less than the record's own topic holds: its beginning has to do."""
+        place = {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset}
+        size = len(letter.value)  # alone it may fit: the batch that it was in was too large too
+        while self._send([_letter(letter, moment, size)]):
+            if not size:
+                # The partition goes on all the same: the record itself stands in its topic.
+                log.error(
+                    "the dead-letter topic takes no letter of a record, not even an empty one: raise its max.message.bytes",
+                    **place,
+                )
+                return
+            size //= 2
+        if size < len(letter.value):
+            log.error(
+                "a dead letter was cut: the dead-letter topic takes less than the record's topic does; raise its max.message.bytes",
+                **place,
+                bytes=len(letter.value),
+                kept=size,
+            )
+
+    def _send(self, messages: Sequence[_Message]) -> list[_Message]:
+        """Delivers these; returns dead letters that the topic does not take for their size.
+
+        Raises:
+            Unavailable: some others were not taken.
+        """
+        too_large: list[_Message] = []
         failed: list[str] = []
 
-        def report(error: KafkaError | None, message: Message[bytes, bytes]) -> None:
-            if error is not None:
+        def report(
+            message: _Message, error: KafkaError | None, delivered: Message[bytes, bytes]
+        ) -> None:
+            if error is None:
+                return
+            if message.letter is not None and error.code() in _TOO_LARGE:
+                too_large.append(message)
+            else:
                 failed.append(error.str())
 
-        with self._lock:
-            try:
-                rd = self._rd = self._rd or RdProducer(self._config)
-                for event in events:
-                    rd.produce(self._control_topic, event.to_bytes(), on_delivery=report)
-                for letter in dead:
-                    rd.produce(
-                        f"{letter.topic}-dlq",
-                        letter.value,
-                        letter.key,
-                        on_delivery=report,
-                        headers=letter_headers(letter, time.time()),
-                    )
-                left = rd.flush(31)
-            except KafkaException as error:
-                # A fatal error: the next attempt makes another client.
-                self._rd = None
-                raise Unavailable(f"Kafka did not take an event: {error.args[0].str()}") from error
+        try:
+            rd = self._rd = self._rd or RdProducer(self._config)
+            for message in messages:
+                rd.produce(
+                    message.topic,
+                    message.value,
+                    message.key,
+                    headers=message.headers,
+                    on_delivery=partial(report, message),
+                )
+            left = rd.flush(31)
+        except KafkaException as error:
+            # A fatal error: the next attempt makes another client.
+            self._rd = None
+            raise Unavailable(f"Kafka did not take an event: {error.args[0].str()}") from error
         if failed or left:
             raise Unavailable(
                 f"Kafka did not take {len(failed) + left} events or dead letters: {', '.join(set(failed))}"
             )
+        return too_large
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: list[tuple[str, str | bytes | None]]
+    letter: DeadLetter | None = None
+
+
+def _letter(letter: DeadLetter, moment: float, size: int) -> _Message:
+    """A dead letter with the first `size` bytes of its record."""
+    headers = letter_headers(letter, moment)
+    if size < len(letter.value):
+        headers.append((CUT, str(len(letter.value)).encode()))
+    # Without room for a record its key may be what fills the letter.
+    key = letter.key if size or not letter.value else None
+    return _Message(f"{letter.topic}-dlq", letter.value[:size], key, headers, letter)
 
 
 def letter_headers(letter: DeadLetter, moment: float) -> list[tuple[str, str | bytes | None]]:

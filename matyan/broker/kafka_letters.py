@@ -20,7 +20,7 @@ from typing import Any, cast
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from matyan.broker.base import DeadLetter, StandingLetter
-from matyan.broker.kafka import client_config, producer_config
+from matyan.broker.kafka import CUT, MOST_MESSAGE_BYTES, client_config, producer_config
 from matyan.broker.kafka_admin import answered
 from matyan.errors import MatyanError, NotFound, Unavailable
 from matyan.settings import Settings
@@ -179,6 +179,10 @@ class KafkaLetters:
         sent: _Sent,
         batch: Sequence[StandingLetter[str]],
     ) -> Iterator[Row]:
+        for standing in batch:
+            if standing.cut_from is not None:
+                yield {"id": standing.id, "outcome": _why_not_sent(standing)}
+        batch = [standing for standing in batch if standing.cut_from is None]
         offsets = {standing.id: self._place(standing.id).offset for standing in batch}
         sent.require_room(offsets.values(), tp.topic)
         places: dict[str, str] = {}
@@ -219,8 +223,21 @@ class KafkaLetters:
         return _Sent.of(committed)
 
 
+def _why_not_sent(cut: StandingLetter[str]) -> str:
+    letter = cut.letter
+    return (
+        f"not sent: it holds the first {len(letter.value)} of its record's {cut.cut_from} bytes, which stand in "
+        f"{letter.topic} [{letter.partition}] at {letter.offset} as long as that topic keeps them"
+    )
+
+
 def _open_producer(settings: Settings) -> Producer:
-    config = {**producer_config(settings), **_QUIET, "delivery.timeout.ms": int(_DELIVERY_S * 1000)}
+    config = {
+        **producer_config(settings),
+        **_QUIET,
+        "delivery.timeout.ms": int(_DELIVERY_S * 1000),
+        "message.max.bytes": MOST_MESSAGE_BYTES,
+    }
     del config["delivery.report.only.error"]
     return Producer(config)
 
@@ -313,4 +330,5 @@ def _letter_of(message: Message[bytes, bytes], origin: str) -> StandingLetter[st
         letter,
         headers.get("version", ""),
         float(headers.get("time", message.timestamp()[1] / 1000)),
+        int(headers[CUT]) if CUT in headers else None,
     )

@@ -1,7 +1,8 @@
 """The control worker: each control event becomes its side effect outside of the store.
 
 Every reaction is idempotent, so an event that comes twice does no harm; an engine that is away is waited for
-without end, since skipping would leave blobs that nothing names any more. What can never work is a dead letter.
+without end, since skipping would leave blobs that nothing names any more. What can never work is a dead letter, and so
+is an event that meets a bug twice: none can stop those behind it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from matyan import telemetry
 from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import Blobs
 from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter
-from matyan.errors import InvalidRecord
-from matyan.workers.partition import Holder, Tenure
+from matyan.errors import Bug, InvalidRecord
+from matyan.logs import get_logger
+from matyan.workers.partition import Holder, Tenure, blaming_the_record, class_of
 
 Payload = dict[str, Any]
+
+_log = get_logger()
 
 
 async def delete_blobs(blobs: Blobs, payload: Payload) -> None:
@@ -84,17 +88,39 @@ class ControlWorker(Holder):
 
     async def _handle(self, tenure: Tenure, batch: Batch, index: int) -> None:
         began = time.perf_counter()
+        react = partial(self._react, batch.values[index])
         try:
-            event = ControlEvent.from_bytes(batch.values[index])
-            react = REACTIONS.get(event.type)
-            if react is None:
-                raise InvalidRecord(f"type: {event.type!r} is no control event")
-            await tenure.retrying(partial(react, self._blobs, event.payload))
-        except InvalidRecord as error:
-            telemetry.CONTROL_ERRORS.labels("InvalidRecord").inc()
-            letter = tenure.letter(batch, index, "InvalidRecord", str(error))
+            try:
+                kind = await tenure.retrying(react)
+            except Bug as error:
+                telemetry.CONTROL_ERRORS.labels(class_of(error)).inc()
+                _log.error(
+                    "a bug: a control event is tried once more",
+                    offset=batch.offsets[index],
+                    exc_info=error.__cause__,
+                )
+                kind = await tenure.retrying(react)
+        except (InvalidRecord, Bug) as error:
+            telemetry.CONTROL_ERRORS.labels(class_of(error)).inc()
+            _log.error(
+                "a control event goes to the dead letters",
+                offset=batch.offsets[index],
+                reason=str(error),
+                exc_info=error.__cause__ if isinstance(error, Bug) else None,
+            )
+            letter = tenure.letter(batch, index, class_of(error), str(error))
             await tenure.retrying(lambda: self._bury([letter]))
             telemetry.DEAD_LETTERS.labels(tenure.partition.topic).inc()
         else:
-            telemetry.CONTROL_PROCESSED.labels(event.type).inc()
+            telemetry.CONTROL_PROCESSED.labels(kind).inc()
             telemetry.CONTROL_SECONDS.observe(time.perf_counter() - began)
+
+    async def _react(self, value: bytes) -> str:
+        """Does what an event asks for; returns its type."""
+        with blaming_the_record():
+            event = ControlEvent.from_bytes(value)
+            react = REACTIONS.get(event.type)
+            if react is None:
+                raise InvalidRecord(f"type: {event.type!r} is no control event")
+            await react(self._blobs, event.payload)
+        return event.type

@@ -23,13 +23,13 @@ from matyan.broker.base import (
     Outbox,
     Partition,
 )
-from matyan.errors import Fenced, InvalidRecord
+from matyan.errors import Bug, Fenced, InvalidRecord
 from matyan.keys import Keys, pack_value, unpack_value
 from matyan.logs import get_logger
 from matyan.records import Rules, Unit, event_of
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.workers.dropped import DroppedLog
-from matyan.workers.partition import Holder, Tenure
+from matyan.workers.partition import Holder, Tenure, blaming_the_record, class_of
 
 
 class IngestWorker(Holder):
@@ -138,12 +138,14 @@ class _Owner:
 
     async def _apply(self, batch: Batch, announced: set[int]) -> bool:
         """Applies what is not stored yet of `batch`; `announced`: offsets whose event or dead letter is out."""
-        fatal: InvalidRecord | None = None
+        bugs = 0
+        fatal: Bug | InvalidRecord | None = None
         while True:
             batch = self._unstored(batch)
             if not batch.values:
                 self._partition.committed(batch.next_offset)
                 return True
+            refused: Bug | InvalidRecord
             try:
                 # Bound now: the name is rebound before the loop comes round.
                 attempt = partial(self._commit, batch, announced, fatal)
@@ -155,16 +157,30 @@ class _Owner:
                 self._log.warning("looks again", reason=str(error), stored=self._stored)
                 if self._stored is None or not (believed or 0) <= self._stored <= batch.next_offset:
                     return False
-            except InvalidRecord as error:
-                telemetry.INGEST_ERRORS.labels("InvalidRecord").inc()
-                if len(batch) > 1:
-                    middle = len(batch) // 2
-                    return await self._apply(
-                        _slice(batch, 0, middle), announced
-                    ) and await self._apply(_slice(batch, middle, len(batch)), announced)
-                fatal = error
+                continue
+            except (InvalidRecord, Bug) as error:
+                refused = error
             else:
                 return True
+            telemetry.INGEST_ERRORS.labels(class_of(refused)).inc()
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                return await self._apply(_slice(batch, 0, middle), announced) and await self._apply(
+                    _slice(batch, middle, len(batch)), announced
+                )
+            if isinstance(refused, Bug):
+                bugs += 1
+                self._log.error(
+                    "a bug: a record is tried once more"
+                    if bugs == 1
+                    else "a bug: a record goes to the dead letters",
+                    offset=batch.offsets[0],
+                    reason=str(refused),
+                    exc_info=refused.__cause__,
+                )
+                if bugs == 1:
+                    continue
+            fatal = refused
 
     def _unstored(self, batch: Batch) -> Batch:
         if self._stored is None or not batch.values or self._stored <= batch.offsets[0]:
@@ -173,24 +189,19 @@ class _Owner:
         telemetry.SKIPPED.labels("stored_offset").inc(below)
         return _slice(batch, below, len(batch))
 
-    async def _commit(self, batch: Batch, announced: set[int], fatal: InvalidRecord | None) -> None:
+    async def _commit(
+        self, batch: Batch, announced: set[int], fatal: Bug | InvalidRecord | None
+    ) -> None:
         """One attempt at one transaction. `fatal`: why the batch's only record is a dead letter."""
         began = time.perf_counter()
         ops: list[Points | Record] = []
         events: dict[int, ControlEvent] = {}
         dead: dict[int, DeadLetter] = {}
-        # Decoded for each attempt: applying may fill in the steps of its points.
-        for item in decode_records(batch.values):
-            if isinstance(item, Malformed):
-                offset = batch.offsets[item.index]
-                dead[offset] = self._tenure.letter(batch, item.index, "Malformed", item.reason)
-                continue
-            if fatal is not None:
-                dead[batch.offsets[0]] = self._tenure.letter(batch, 0, "InvalidRecord", str(fatal))
-                continue
-            ops.append(item)
-            if isinstance(item, Record) and (event := event_of(item)) is not None:
-                events[batch.offsets[item.index]] = event
+        if fatal is not None:
+            dead[batch.offsets[0]] = self._tenure.letter(batch, 0, class_of(fatal), str(fatal))
+        else:
+            with blaming_the_record():
+                ops, events, dead = self._decode(batch)
         if not announced.issuperset(events.keys() | dead.keys()):
             await self._worker.outbox.before(
                 [event for offset, event in events.items() if offset not in announced],
@@ -210,6 +221,26 @@ class _Owner:
         self._partition.committed(batch.next_offset)
         self._count(batch, ops, unit, len(dead), committed - began, committed - handed_over)
 
+    def _decode(
+        self, batch: Batch
+    ) -> tuple[list[Points | Record], dict[int, ControlEvent], dict[int, DeadLetter]]:
+        """What the batch holds: records, the events that follow from them, and what is no record, by offset.
+
+        For each attempt anew: applying may fill in the steps of its points.
+        """
+        ops: list[Points | Record] = []
+        events: dict[int, ControlEvent] = {}
+        dead: dict[int, DeadLetter] = {}
+        for item in decode_records(batch.values):
+            if isinstance(item, Malformed):
+                offset = batch.offsets[item.index]
+                dead[offset] = self._tenure.letter(batch, item.index, "Malformed", item.reason)
+                continue
+            ops.append(item)
+            if isinstance(item, Record) and (event := event_of(item)) is not None:
+                events[batch.offsets[item.index]] = event
+        return ops, events, dead
+
     def _body(
         self,
         rules: Rules,
@@ -224,8 +255,9 @@ class _Owner:
                 "the stored offset has moved: another owner, or a commit of unknown outcome"
             )
         unit = rules.begin(tr, self._name)
-        for op in ops:
-            unit.apply(op)
+        with blaming_the_record():
+            for op in ops:
+                unit.apply(op)
         if unit.dropped:
             self._note_dropped(tr, unit, batch)
         self._worker.outbox.within(tr, events, dead, batch.offsets)

@@ -6,20 +6,23 @@ Knows no record, no rule and no store.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import trio
 
 from matyan import telemetry
 from matyan.broker.base import Batch, Consumer, DeadLetter, Partition
-from matyan.errors import Unavailable
+from matyan.errors import Bug, InvalidRecord, MatyanError, Unavailable
 from matyan.logs import get_logger
 from matyan.workers.backoff import Backoff
 
 T = TypeVar("T")
+
+_REASON_CHARACTERS: Final = 2_000
+"""Of a dead letter's reason: it may quote a name that fills the record, and stands beside the record in the letter."""
 
 
 class Tenure:
@@ -94,6 +97,8 @@ class Tenure:
 
     def letter(self, batch: Batch, index: int, error_class: str, error_text: str) -> DeadLetter:
         """The dead letter of one record of a batch of this partition."""
+        if len(error_text) > _REASON_CHARACTERS:
+            error_text = f"{error_text[:_REASON_CHARACTERS]}…"
         return DeadLetter(
             self.partition.topic,
             self.partition.partition,
@@ -101,8 +106,34 @@ class Tenure:
             batch.keys[index],
             batch.values[index],
             error_class,
-            error_text,
+            # What it quotes may be no valid Unicode: JSON can name a lone surrogate.
+            error_text.encode(errors="backslashreplace").decode(),
         )
+
+
+@contextmanager
+def blaming_the_record() -> Iterator[None]:
+    """Around what a record alone decides about.
+
+    Raises:
+        Bug: any error that is none of ours, so that no record can stop a partition, whoever wrote it.
+        Unavailable: there was not enough memory, which is no record's fault.
+    """
+    try:
+        yield
+    except MatyanError:
+        raise
+    except MemoryError as error:
+        raise Unavailable(
+            "There is not enough memory for the records at hand: give the process more, or set INGEST_MAX_TXN_BYTES lower."
+        ) from error
+    except Exception as error:
+        raise Bug(f"{type(error).__name__}: {error}") from error
+
+
+def class_of(error: Bug | InvalidRecord) -> str:
+    """A dead letter's error class, and the label that counts it."""
+    return "bug" if isinstance(error, Bug) else "InvalidRecord"
 
 
 def _cause(error: Unavailable) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from matyan.broker.base import ControlEvent, DeadLetter, Partition
 from matyan.broker.kafka import KafkaOutbox, open_producer, producer_config
 from matyan.broker.kafka_admin import Group, Place
 from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
+from matyan.broker.kafka_letters import open_letters
 from matyan.errors import OffsetConflict, Unavailable
 from matyan.settings import Settings
 from tests.kafka.topics import create_topic, read_topic, until
@@ -237,3 +240,59 @@ async def test_outbox_delivers_events_and_dead_letters(
     assert headers.keys() >= {"version", "time"}
     events = [json.loads(m.value() or b"") for m in read_topic(broker, "control-events")]
     assert {"run_id": "r"} in [row["payload"] for row in events]
+
+
+@pytest.mark.parametrize("size", [999_900, 1_048_000])
+async def test_a_letter_holds_whatever_a_topic_holds(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str], size: int
+) -> None:
+    """Up to the topic's own limit, and beyond the client's: with its headers, and beside other letters."""
+    topic = make_topic()
+    create_topic(broker, f"{topic}-dlq", config={"max.message.bytes": "1100000"})
+    values = [os.urandom(size), b"small", os.urandom(size)]
+    letters = [DeadLetter(topic, 0, i, b"r", value, "E", "why") for i, value in enumerate(values)]
+    await KafkaOutbox(settings).before([], letters)
+    assert {one.value() for one in read_topic(broker, f"{topic}-dlq")} == {*values}
+
+
+@pytest.mark.parametrize("limit", [500_000, 20_000, 600])
+async def test_a_dead_letter_topic_that_is_too_small_stops_nothing(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str], limit: int
+) -> None:
+    """It gets the beginning of the record and the place of the whole; the other letters are whole."""
+    topic = make_topic()
+    create_topic(broker, f"{topic}-dlq", config={"max.message.bytes": str(limit)})
+    large = os.urandom(999_900)
+    letters = [
+        DeadLetter(topic, 2, 7, b"r", large, "bug", "why"),
+        DeadLetter(topic, 2, 8, b"r", b"small", "E", "why"),
+    ]
+    await KafkaOutbox(settings).before([], letters)
+    found = {
+        int(headers["offset"]): (one, headers)
+        for one in read_topic(broker, f"{topic}-dlq")
+        for headers in [dict(one.headers() or [])]
+    }
+    assert found[8][0].value() == b"small"
+    letter, headers = found[7]
+    value = letter.value() or b""
+    assert large.startswith(value)
+    assert limit / 4 < len(value) < limit or limit == 600
+    assert headers["cut"] == b"999900"
+    assert headers["error_class"] == b"bug"
+    ids = [f"{topic}-dlq/0/{one.offset()}" for one, _ in found.values()]
+    with open_letters(replace(settings, kafka_data_ingestion_topic=topic)) as standing:
+        rows = {row["offset"]: row for row in standing.dead_letters()}
+        outcomes = {row["id"]: row["outcome"] for row in standing.replay()}
+    assert rows[7]["size"] == 999_900
+    assert [name for name in ids if "not sent" in outcomes[name]] == [rows[7]["id"]]
+
+
+async def test_a_dead_letter_topic_that_takes_nothing_stops_nothing(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    topic = make_topic()
+    create_topic(broker, f"{topic}-dlq", config={"max.message.bytes": "10"})
+    with trio.fail_after(60):
+        await KafkaOutbox(settings).before([], [DeadLetter(topic, 2, 7, b"r", b"x", "E", "why")])
+    assert read_topic(broker, f"{topic}-dlq") == []

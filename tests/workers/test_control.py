@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -22,6 +23,7 @@ from matyan.store.base import Transaction
 from matyan.store.rocks import open_rocks
 from matyan.workers.control import REACTIONS, ControlWorker
 from tests.memory_broker import MemoryConsumer, Topic
+from tests.test_any_record import TIMES, Fuzzer
 from tests.until import until
 
 
@@ -37,6 +39,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.folder = FolderBlobs(root, b"secret", 60)
         self.away = False
+        self.bugs = 0
         self.asked = 0
 
     async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
@@ -54,6 +57,9 @@ class Shelf:
         self.asked += 1
         if self.away:
             raise Unavailable("the blobs are away")
+        if self.bugs:
+            self.bugs -= 1
+            raise KeyError("ours")
 
     async def put(self, run: str, *paths: str) -> None:
         async def chunks() -> AsyncIterator[bytes]:
@@ -187,6 +193,52 @@ async def test_what_can_never_work_goes_to_the_dead_letters_alone(
     assert reason in letter.error_text
     assert await scene.shelf.paths("r") == ["a"]
     assert await scene.shelf.paths("s") == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_an_event_that_meets_a_bug_twice_goes_to_the_dead_letters(
+    tmp_path: Path, times: int
+) -> None:
+    """Once is tried again; what stands behind it is handled either way."""
+    scene = Scene(tmp_path, event("run_deleted", run_id="r"), event("run_deleted", run_id="s"))
+    await scene.shelf.put("r", "a")
+    await scene.shelf.put("s", "a")
+    scene.shelf.bugs = times
+    await scene.work()
+    assert [letter.error_class for letter in scene.buried] == ["bug"] * (times - 1)
+    assert [letter.error_text for letter in scene.buried] == ["KeyError: 'ours'"] * (times - 1)
+    assert await scene.shelf.paths("r") == ["a"] * (times - 1)
+    assert await scene.shelf.paths("s") == []
+
+
+async def test_any_event_is_handled_or_a_dead_letter(tmp_path: Path) -> None:
+    """Boundary values of every type in every member, and broken bytes."""
+    fuzzer = Fuzzer(7)
+    dice = fuzzer.dice
+    values = []
+    for _ in range(400):
+        body: dict[str, Any] = {
+            "type": dice.choice([*REACTIONS]),
+            "timestamp": dice.choice(TIMES),
+            "payload": {"run_id": "r", "blob_keys": dice.choice([None, [], ["r/a"]])},
+        }
+        match dice.randrange(3):
+            case 0:
+                body[dice.choice([*body])] = fuzzer.anything()
+            case 1:
+                body["payload"][dice.choice(["run_id", "blob_keys"])] = dice.choice(
+                    [fuzzer.anything(), [fuzzer.anything()]]
+                )
+        value = json.dumps(body).encode()
+        values.append(value if dice.randrange(20) else value[: dice.randrange(len(value))])
+    scene = Scene(tmp_path, *values, event("run_deleted", run_id="s"))
+    await scene.shelf.put("s", "a")
+    await scene.work()
+    assert await scene.shelf.paths("s") == []
+    assert 0 < len(scene.buried) < len(values)
+    assert [one.error_text for one in scene.buried if one.error_class == "bug"] == []
+    for one in scene.buried:
+        one.error_text.encode()
 
 
 async def test_a_dead_letter_is_durable_before_its_event_is_acknowledged(

@@ -12,9 +12,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from matyan import telemetry
+from matyan._codec import Points
 from matyan.broker.base import Batch
 from matyan.broker.local import LocalBroker
-from matyan.errors import InvalidRecord, OffsetConflict, Unavailable
+from matyan.errors import ConfigurationError, InvalidRecord, OffsetConflict, Unavailable
 from matyan.keys import Keys, unpack_value
 from matyan.records import Rules, Unit
 from matyan.sequences import Sequences
@@ -382,6 +383,87 @@ async def test_records_of_deleted_runs_are_counted() -> None:
     await scene.work()
     assert telemetry.SKIPPED.labels("tombstone")._value.get() - before == 4
     assert scene.stored == 5
+
+
+# --- a bug of ours --------------------------------------------------------------------------------
+
+
+class Faulty(Rules):
+    """Raises an error at each point of the value 3.0, `times` times."""
+
+    def __init__(
+        self, ledger: Ledger, error: Callable[[], Exception], times: int = 1_000_000
+    ) -> None:
+        super().__init__(ledger.keys, Sequences(ledger.keys, ledger.layout))
+        self.error = error
+        self.times = times
+
+    def begin(self, tr: Transaction, owner: str) -> Unit:
+        rules = self
+
+        class FaultyUnit(Unit):
+            def _apply_points(self, op: Points) -> None:
+                if rules.times and 3.0 in [value for _, value, _, _ in op.columns.rows()]:
+                    rules.times -= 1
+                    raise rules.error()
+                super()._apply_points(op)
+
+        return FaultyUnit(self, tr, owner)
+
+
+@pytest.mark.parametrize("error", [OverflowError, KeyError, RecursionError, AssertionError])
+async def test_a_record_that_meets_a_bug_twice_on_its_own_is_a_dead_letter(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alone, of the class "bug", counted and logged as one; what stands around it is stored."""
+    scene = Scene(*points(0, 10))
+    rules = Faulty(scene.ledger, error)
+    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    errors = telemetry.INGEST_ERRORS.labels("bug")._value.get()
+    letters = count(telemetry.DEAD_LETTERS)
+    await scene.work()
+    assert scene.values() == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    (letter,) = scene.outbox.dead
+    assert (letter.offset, letter.error_class) == (3, "bug")
+    assert error.__name__ in letter.error_text
+    assert telemetry.INGEST_ERRORS.labels("bug")._value.get() - errors >= 2
+    assert count(telemetry.DEAD_LETTERS) - letters == 1
+    assert "".join(capsys.readouterr()).count("a bug: ") == 2
+
+
+async def test_a_bug_that_does_not_repeat_costs_nothing() -> None:
+    scene = Scene(*points(0, 4))
+    # As often as halves of the batch are tried, and once on its own.
+    rules = Faulty(scene.ledger, KeyError, times=3)
+    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    await scene.work()
+    assert scene.values() == [0, 1, 2, 3]
+    assert scene.outbox.dead == []
+
+
+async def test_want_of_memory_is_waited_for(autojump_clock: MockClock) -> None:
+    """It is no record's fault, however often it comes."""
+    scene = Scene(*points(0, 5))
+    rules = Faulty(scene.ledger, MemoryError, times=10)
+    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    retries = count(telemetry.RETRIES)
+    await scene.work()
+    assert scene.values() == [0, 1, 2, 3, 4]
+    assert scene.outbox.dead == []
+    assert count(telemetry.RETRIES) - retries == 10
+
+
+async def test_a_damaged_store_stops_the_worker_with_its_sentence() -> None:
+    """No record is given up for it, and nothing is acknowledged."""
+    scene = Scene(*points(0, 5))
+    rules = Faulty(scene.ledger, lambda: ConfigurationError("the store is damaged"))
+    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(ConfigurationError, match="damaged"), flatten_subgroups=True
+    ):
+        await scene.work()
+    assert scene.outbox.dead == []
+    assert scene.stored is None
 
 
 # --- batches --------------------------------------------------------------------------------------
