@@ -6,28 +6,29 @@ Three servers show them: the frontier's edge, which answers before Quart is impo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from http import HTTPStatus
+from functools import cache, partial
 from importlib import metadata
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from matyan.doors import Doors
+from matyan.http1 import (
+    Answer,
+    BadRequest,
+    detail,
+    json_answer,
+    linger,
+    read_head,
+    refuse,
+    response,
+    send_within,
+)
+from matyan.islands import island
 from matyan.listeners import open_port
-
-HEAD_BYTES = 16 << 10
-"""What a request's head may hold: nginx allows 8 KiB a line, node 16 KiB in all."""
-HEAD_SECONDS = 10.0
-"""In which a head must be complete; also how long a connection may idle between two requests."""
-SEND_SECONDS = 30.0
-"""In which a peer must take what it is sent."""
-LINGER_SECONDS = 2.0
-"""For which a socket is still read after the last answer."""
 
 
 @cache
@@ -43,12 +44,6 @@ class HealthView(Protocol):
     def ready(self) -> dict[str, str]: ...
 
 
-class Answer(NamedTuple):
-    status: int
-    content_type: str
-    body: bytes
-
-
 @dataclass(frozen=True, slots=True)
 class About:
     """Who answers."""
@@ -56,15 +51,6 @@ class About:
     component: str
     health: HealthView
     metrics: bool = True
-
-
-def json_answer(status: int, value: object) -> Answer:
-    return Answer(status, "application/json", json.dumps(value).encode())
-
-
-def detail(status: int, sentence: str) -> Answer:
-    """An error as the reference's services shape it."""
-    return json_answer(status, {"detail": sentence})
 
 
 def _checked(checks: dict[str, str]) -> Answer:
@@ -122,156 +108,32 @@ def probe(about: About, path: str) -> Answer | None:
     return None if page is None else page(about)
 
 
-class Head(NamedTuple):
-    """A request's head, read just far enough to decide who answers it."""
-
-    method: str
-    target: str
-    """As it came: percent-encoded, with its query."""
-    version: str
-    headers: dict[str, str]
-    """By lower-case name; of a name that appears twice the values are joined with a comma."""
-    raw: bytes
-    rest: bytes
-    """What was read beyond the head."""
-
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
-
-    @property
-    def bare(self) -> bool:
-        """A GET or HEAD without a body."""
-        no_body = not {"content-length", "transfer-encoding"} & self.headers.keys()
-        return self.method in {"GET", "HEAD"} and no_body
-
-    @property
-    def keeps_alive(self) -> bool:
-        wish = self.headers.get("connection", "").lower()
-        return "close" not in wish and (self.version == "HTTP/1.1" or "keep-alive" in wish)
-
-
-def parse_head(raw: bytes, rest: bytes) -> Head | None:
-    """None when it is no HTTP/1 request head; strictness is left to the server that answers it."""
-    lines = raw.decode("latin-1").split("\r\n")
-    words = lines[0].split(" ")
-    if len(words) != 3 or not words[2].startswith("HTTP/1."):
-        return None
-    headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(":")
-        if colon:
-            name, value = name.lower(), value.strip()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Head(words[0], words[1], words[2], headers, raw, rest)
-
-
-class TooLong(Exception):
-    """The head is longer than HEAD_BYTES."""
-
-
-async def read_head(stream: trio.abc.ReceiveStream, begun: bytes) -> tuple[bytes, bytes] | None:
-    """The bytes of the next request head with its empty line, and those after it; None at the end.
-
-    Raises:
-        TooLong: more than HEAD_BYTES without an end.
-        trio.TooSlowError: it was not complete within HEAD_SECONDS.
-    """
-    data = begun
-    with trio.fail_after(HEAD_SECONDS):
-        while (end := data.find(b"\r\n\r\n")) < 0:
-            if len(data) > HEAD_BYTES:
-                raise TooLong
-            more = await stream.receive_some(HEAD_BYTES)
-            if not more:
-                return None
-            data += more
-    end += 4
-    return data[:end], data[end:]
-
-
-def response(answer: Answer, *, keep_alive: bool, head_only: bool = False) -> bytes:
-    """The answer as HTTP/1.1."""
-    status = HTTPStatus(answer.status)
-    lines = [
-        f"HTTP/1.1 {status.value} {status.phrase}",
-        f"Content-Type: {answer.content_type}",
-        f"Content-Length: {len(answer.body)}",
-        # Who asks with another Origin may get another answer: no cache may give one to the other.
-        "Vary: Origin",
-        f"Connection: {'keep-alive' if keep_alive else 'close'}",
-        "",
-        "",
-    ]
-    return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else answer.body)
-
-
-async def send_within(stream: trio.abc.SendStream, data: bytes) -> None:
-    """Sends it all.
-
-    Raises:
-        trio.BrokenResourceError: the peer did not take it within SEND_SECONDS.
-    """
-    with trio.move_on_after(SEND_SECONDS) as scope:
-        await stream.send_all(data)
-    if scope.cancelled_caught:
-        raise trio.BrokenResourceError("the peer does not read")
-
-
-def refusal_of_head(error: TooLong | trio.TooSlowError) -> Answer:
-    if isinstance(error, TooLong):
-        return detail(431, f"the request's head is longer than {HEAD_BYTES} bytes")
-    return detail(408, f"the request's head was not complete within {HEAD_SECONDS:.0f} s")
-
-
-async def linger(stream: trio.SocketStream) -> None:
-    """Ends the sending side and waits a moment for the peer's end.
-
-    A socket that is closed with unread bytes in it sends a reset, which can overtake the last answer.
-    """
-    with trio.move_on_after(LINGER_SECONDS):
-        try:
-            await stream.send_eof()
-            while await stream.receive_some(HEAD_BYTES):
-                pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-
-
 async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStream) -> None:
-    rest = b""
-    try:
-        while True:
-            try:
-                read = await read_head(stream, rest)
-            except (TooLong, trio.TooSlowError) as error:
-                await send_within(stream, response(refusal_of_head(error), keep_alive=False))
-                await linger(stream)
-                return
-            head = None if read is None else parse_head(*read)
-            if head is None:
-                return
-            refusal = None if doors is None else doors.judge(head.method, head.path, head.headers)
-            if refusal is not None:
-                await send_within(
-                    stream, response(detail(refusal.status, refusal.sentence), keep_alive=False)
-                )
-                await linger(stream)
-                return
-            answer = probe(about, head.path) if head.bare else None
-            keep = answer is not None and head.keeps_alive
-            answer = answer or detail(404, f"there is only GET of {', '.join(sorted(PROBES))}")
-            await send_within(
-                stream, response(answer, keep_alive=keep, head_only=head.method == "HEAD")
-            )
-            if not keep:
-                await linger(stream)
-                return
-            rest = head.rest
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        return
-    finally:
-        await trio.aclose_forcefully(stream)
+    rest, first = b"", True
+    while True:
+        try:
+            head = await read_head(stream, rest, first=first)
+        except BadRequest as error:
+            await refuse(stream, error.answer)
+            return
+        if head is None:
+            return
+        refusal = None if doors is None else doors.judge(head.method, head.path, head.headers)
+        if refusal is not None:
+            await refuse(stream, detail(refusal.status, refusal.sentence))
+            return
+        answer = probe(about, head.path) if head.bare else None
+        if answer is None:
+            await refuse(stream, detail(404, f"there is only GET of {', '.join(sorted(PROBES))}"))
+            return
+        head_only = head.method == "HEAD"
+        await send_within(
+            stream, response(answer, keep_alive=head.keeps_alive, head_only=head_only)
+        )
+        if not head.keeps_alive:
+            await linger(stream)
+            return
+        rest, first = head.rest, False
 
 
 async def serve_probes(
@@ -294,10 +156,5 @@ async def serve_probes(
     )
     if doors is not None:
         doors = doors.listening_on(one.socket.getsockname()[0] for one in listeners)
-    async with trio.open_nursery() as nursery:
-
-        async def serve_one(stream: trio.SocketStream) -> None:
-            await _serve_one(about, doors, stream)
-
-        await nursery.start(trio.serve_listeners, serve_one, listeners)
-        task_status.started(listeners)
+    handler = partial(island, partial(_serve_one, about, doors))
+    await trio.serve_listeners(handler, listeners, task_status=task_status)

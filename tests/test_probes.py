@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from matyan import telemetry
 from matyan.health import Health
-from matyan.probes import parse_head, serve_probes
+from matyan.probes import serve_probes
 
 
 @pytest.fixture
@@ -59,10 +59,39 @@ async def test_requests_may_come_in_any_pieces(port: int, size: int) -> None:
     assert answer.count(b"HTTP/1.1 200 OK") == 2
 
 
-async def test_what_is_no_http_is_closed(port: int) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01 hello",
+        b"GET /docs HTTP/1.1\r\nHost: x\r\nContent-Length : 40\r\n\r\n",
+        b"GET /docs HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_what_is_not_sound_is_400_and_the_end(port: int, data: bytes) -> None:
+    """As the frontier's edge: the parser is the same, and nothing behind it is read as a request."""
     stream = await trio.open_tcp_stream("127.0.0.1", port)
-    await stream.send_all(b"\x16\x03\x01 hello\r\n\r\n")
+    await stream.send_all(data + b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b"".join([chunk async for chunk in stream])
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+async def test_a_page_that_raises_ends_its_connection_alone(health: Health, port: int) -> None:
+    """And a connection that was there before goes on."""
+    other = await trio.open_tcp_stream("127.0.0.1", port)
+    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    await other.send_all(ask)
+    assert (await other.receive_some()).startswith(b"HTTP/1.1 200 ")
+
+    def broken() -> str | None:
+        raise ZeroDivisionError
+
+    health.add_live("broken", broken)
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(ask)
     assert b"".join([chunk async for chunk in stream]) == b""
+    await other.send_all(ask.replace(b"/health/live", b"/docs"))
+    assert (await other.receive_some()).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_silent_peer_is_dropped(mock_clock: MockClock, health: Health) -> None:
@@ -73,21 +102,6 @@ async def test_a_silent_peer_is_dropped(mock_clock: MockClock, health: Health) -
         mock_clock.jump(11)
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")
         nursery.cancel_scope.cancel()
-
-
-def test_a_header_that_appears_twice_counts_whole() -> None:
-    head = parse_head(b"GET /a?b HTTP/1.1\r\nConnection: x\r\nconnection: Close\r\n\r\n", b"")
-    assert head is not None
-    assert head.headers["connection"] == "x, Close"
-    assert not head.keeps_alive
-    assert head.path == "/a"
-
-
-@pytest.mark.parametrize(
-    "raw", [b"PRI * HTTP/2.0\r\n\r\n", b"GET /\r\n\r\n", b"GET / x\r\n\r\n", b"\r\n\r\n"]
-)
-def test_other_heads_are_for_somebody_else(raw: bytes) -> None:
-    assert parse_head(raw, b"") is None
 
 
 def test_the_probes_cost_a_worker_no_framework() -> None:

@@ -7,12 +7,14 @@ what makes ingest fast. No store, no blob content (`transfer.py`) and no message
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -28,11 +30,12 @@ from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.edge import count_request
 from matyan.frontier.session import MAX_WAITING, Session
 from matyan.frontier.transfer import Transfer, rest_discarded
+from matyan.http1 import SEND_SECONDS, Answer, detail
 from matyan.logs import get_logger
-from matyan.probes import PROBES, SEND_SECONDS, Answer, detail, probe
+from matyan.probes import PROBES, probe
 
 if TYPE_CHECKING:
-    from matyan.frontier.edge import Frontier, Returned
+    from matyan.frontier.edge import Exchange, Frontier
 
 log = get_logger()
 
@@ -41,7 +44,6 @@ BODY_BYTES = 64 << 10
 BODY_SECONDS = 30
 ROOM_WITHIN = 20.0
 """Seconds that a presign waits for room in the producer's queue; the SDK waits for 30 s and does not ask again."""
-KEEP_ALIVE_SECONDS = 60
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -172,22 +174,33 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
             return {"detail": f"run id: {reason}"}, 400
         await websocket.accept()
         outgoing, replies = trio.open_memory_channel[bytes](float("inf"))
-        session = Session(frontier.desk, run, outgoing.send_nowait)
-        moved = trio.Event()
+        moved, unsent = trio.Event(), 0
+
+        def reply(payload: bytes) -> None:
+            nonlocal unsent
+            unsent += 1
+            outgoing.send_nowait(payload)
+
+        session = Session(frontier.desk, run, reply)
 
         async def send_replies() -> None:
-            nonlocal moved
-            async for reply in replies:
+            nonlocal moved, unsent
+            async for payload in replies:
                 with trio.fail_after(SEND_SECONDS):
-                    await websocket.send(reply.decode())
+                    await websocket.send(payload.decode())
+                unsent -= 1
                 moved.set()
                 moved = trio.Event()
 
+        async def close(code: int, reason: str) -> None:
+            """Closes after the replies of the frames that were taken."""
+            while session.waiting or unsent:
+                await moved.wait()
+            await websocket.close(code, reason)
+
         async def say_goodbye() -> None:
             await frontier.draining.wait()
-            while session.waiting or replies.statistics().current_buffer_used:
-                await moved.wait()
-            await websocket.close(1001, "the server is shutting down")
+            await close(1001, "the server is shutting down")
 
         try:
             async with trio.open_nursery() as nursery:
@@ -196,11 +209,11 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
                 while True:
                     message = await websocket.receive()
                     if not isinstance(message, str):
-                        await websocket.close(1003, "messages are text frames")
+                        await close(1003, "messages are text frames")
                         nursery.cancel_scope.cancel()
                         break
                     session.receive(message.encode(), trio.current_time())
-                    while session.crowded or replies.statistics().current_buffer_used > MAX_WAITING:
+                    while session.crowded or unsent > MAX_WAITING:
                         await moved.wait()
         except* trio.TooSlowError:
             pass
@@ -311,16 +324,25 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
         await send({"type": f"{prefix}http.response.body", "body": answer.body})
 
 
+class OneRequest(TCPServer):
+    """Hypercorn's server of a connection, for an Exchange: it hears from the protocol when the response has ended."""
+
+    async def protocol_send(self, event: Event) -> None:
+        if isinstance(event, Updated) and event.idle:
+            cast("Exchange", self.stream).end(reusable=True)
+        else:
+            await super().protocol_send(event)
+
+
 class WebServer:
-    """Hypercorn around the app, one connection at a time: the edge has the listener."""
+    """Hypercorn around the app, one request at a time: the edge has the listener and the connections."""
 
     def __init__(self, frontier: Frontier) -> None:
         self._app = wrap_app(create_app(frontier), 0, "asgi")
         self._config = Config()
-        self._config.keep_alive_timeout = KEEP_ALIVE_SECONDS
-        self._config.websocket_max_message_size = 16 << 20
         self._config.include_server_header = False
-        self._context = WorkerContext(None)
+        # As it is: by default it gets a handler of its own, and each error is written twice.
+        self._config.errorlog = logging.getLogger("hypercorn.error")
         self._state: dict[str, Any] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -331,13 +353,10 @@ class WebServer:
             await lifespan.wait_for_startup()
             task_status.started()
 
-    async def handle(self, stream: Returned) -> None:
+    async def handle(self, exchange: Exchange) -> None:
         # Hypercorn names the type of its TLS streams alone, but takes any.
-        connection = cast("trio.SSLStream[trio.SocketStream]", stream)
-        await TCPServer(
-            self._app, self._config, self._context, self._state.copy(), connection
-        ).run()
-
-    async def terminate(self) -> None:
-        """Idle connections end now, the others after the request at hand."""
-        await self._context.terminated.set()
+        stream = cast("trio.SSLStream[trio.SocketStream]", exchange)
+        with exchange.limit:
+            await OneRequest(
+                self._app, self._config, WorkerContext(None), self._state.copy(), stream
+            ).run()

@@ -1,4 +1,4 @@
-"""The listener: an upgrade of the ingest path goes to the ingest lane, anything else to Hypercorn and the app.
+"""The listener: an upgrade of the ingest path goes to the ingest lane, any other request to Hypercorn and the app.
 
 The lane is the Sans-I/O layer of `websockets` on non-blocking sockets: it owns RFC 6455, this file owns
 bytes, deadlines and memory, `session.py` owns what is answered. No validation, no routes and no store here;
@@ -10,16 +10,17 @@ frames wakes trio once, where a task each would cost every frame a switch of tas
 
 from __future__ import annotations
 
+import codecs
 import logging
+import re
 import select
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
 from math import inf
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
@@ -35,23 +36,23 @@ from matyan.broker.base import Producer
 from matyan.doors import doors_of
 from matyan.errors import Unavailable
 from matyan.frontier.session import OK, Desk, Session
-from matyan.logs import get_logger
-from matyan.probes import (
+from matyan.http1 import (
     LINGER_SECONDS,
     SEND_SECONDS,
-    About,
-    Answer,
+    BadRequest,
+    Chunked,
     Head,
-    TooLong,
+    Sized,
     detail,
     linger,
-    parse_head,
-    probe,
     read_head,
-    refusal_of_head,
+    refuse,
     response,
     send_within,
 )
+from matyan.islands import island, report
+from matyan.logs import get_logger
+from matyan.probes import About, probe
 
 if TYPE_CHECKING:
     from matyan.blobs.base import Blobs
@@ -98,9 +99,109 @@ def _text_frame(payload: bytes) -> bytes:
 _OK_FRAME = _text_frame(OK)
 
 
-def _wire_bytes(payload: int) -> int:
-    """What a client's frame of so many bytes of payload takes: two bytes, a longer length, the mask."""
-    return payload + 6 + (0 if payload < 126 else 2 if payload < 1 << 16 else 8)
+class Frames:
+    """Where the frames of a stream begin and end (RFC 6455, 5.2), whatever stands in them."""
+
+    __slots__ = ("_head", "_is_close", "_left", "closed")
+
+    def __init__(self) -> None:
+        self._head = b""
+        self._left = 0
+        self._is_close = False
+        self.closed = False
+        """Whether a whole close frame came, be it among what is no longer read."""
+
+    @property
+    def between(self) -> bool:
+        return not (self._left or self._head)
+
+    def feed(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            if self._left:
+                taken = min(self._left, len(data) - at)
+                self._left -= taken
+                at += taken
+            else:
+                head = self._head + data[at : at + 14 - len(self._head)]
+                size, length = _frame_size(head)
+                if len(head) < size:
+                    self._head = head
+                    return
+                at += size - len(self._head)
+                self._head, self._left = b"", length
+                self._is_close = head[0] & 0x0F == Opcode.CLOSE
+            if self._is_close and not self._left:
+                self.closed = True
+
+
+def _frame_size(head: bytes) -> tuple[int, int]:
+    """The bytes of a frame's head and of its payload, as far as the head is there."""
+    if len(head) < 2:
+        return 2, 0
+    wide = {126: 2, 127: 8}.get(head[1] & 0x7F, 0)
+    length = int.from_bytes(head[2 : 2 + wide]) if wide else head[1] & 0x7F
+    return 2 + wide + (4 if head[1] & 0x80 else 0), length
+
+
+class Wire(Protocol):
+    """What `websockets` parses of a link, and three of RFC 6455's rules that it leaves to others or has otherwise.
+
+    Here and not where the frames are used: what is wrong ends the parsing, so that nothing behind it counts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(SERVER, state=OPEN, max_size=FRAME_BYTES, logger=_quiet)
+        self._text: codecs.IncrementalDecoder | None = None
+
+    def recv_frame(self, frame: Frame) -> None:
+        """Takes one frame.
+
+        Raises:
+            UnicodeDecodeError: a fragment after which the message cannot be UTF-8: closes with 1007.
+            ProtocolError: closes with 1002.
+        """
+        if frame.opcode is Opcode.BINARY:
+            self.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
+            return
+        super().recv_frame(frame)
+        if frame.opcode is Opcode.TEXT and not frame.fin:
+            self._text = _utf8()
+        if self._text is not None and frame.opcode in {Opcode.TEXT, Opcode.CONT}:
+            for start in range(0, len(frame.data), _TEXT_BYTES):
+                self._text.decode(frame.data[start : start + _TEXT_BYTES])
+            held, _ = self._text.getstate()
+            if frame.fin or _SURROGATE.match(held):
+                self._text.decode(b"", final=True)
+                self._text = None
+
+    def fail(self, code: int, reason: str = "") -> None:
+        """Closes with a code. A close frame between two fragments is no error (5.4) and gets its own code back."""
+        if self.close_rcvd is not None:
+            code, reason = self.close_rcvd.code, ""
+            if code == CloseCode.NO_STATUS_RCVD:
+                code = CloseCode.NORMAL_CLOSURE
+        super().fail(code, reason)
+
+
+_utf8 = codecs.getincrementaldecoder("utf-8")
+# What the decoder keeps as the beginning of a character, though there is none.
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
+# A fragment is decoded in pieces, for the sake of the memory: all that counts is whether it can be.
+_TEXT_BYTES = 64 << 10
+
+
+def _contained(method: Callable[..., None]) -> Callable[..., None]:
+    """An entrance to a link: what is raised behind it ends that link alone."""
+
+    @wraps(method)
+    def entrance(link: Link, *args: object) -> None:
+        try:
+            method(link, *args)
+        except Exception as error:  # noqa: BLE001 - this is the shore
+            link.sink(error)
+
+    return entrance
 
 
 class Readers:
@@ -147,9 +248,9 @@ class Link:
         "_draining",
         "_farewell",
         "_farewell_by",
+        "_frames",
         "_frontier",
         "_heard",
-        "_held_bytes",
         "_log",
         "_messages",
         "_opened",
@@ -164,9 +265,7 @@ class Link:
         "_unfinished_since",
     )
 
-    def __init__(
-        self, frontier: Frontier, sock: socket.socket, protocol: Protocol, run: str
-    ) -> None:
+    def __init__(self, frontier: Frontier, sock: socket.socket, protocol: Wire, run: str) -> None:
         self._frontier = frontier
         self._sock = sock
         self._protocol = protocol
@@ -183,9 +282,7 @@ class Link:
         self._paused = self._draining = self._parted = self._closed = False
         self._messages = 0
         self._unfinished_since = inf
-        # Bytes that the protocol has and gave no frame for yet. What is compressed comes out in another size: then
-        # this is never 0 again, and the protocol gets everything.
-        self._held_bytes = 1 if protocol.extensions else 0
+        self._frames = Frames()
 
     def open(self, begun: bytes) -> None:
         """Begins to read. begun: what came behind the handshake."""
@@ -209,6 +306,11 @@ class Link:
         else:
             self.drop()
 
+    def sink(self, error: Exception) -> None:
+        """Ends the connection, for a reason that nobody foresaw."""
+        report(error, self._log)
+        self.drop()
+
     def drop(self) -> None:
         """Closes the socket as it is and leaves the session, whose frames go on being delivered."""
         if self._closed:
@@ -231,6 +333,7 @@ class Link:
         tell = self._log.warning if code in _COMPLAINTS else self._log.debug
         tell("closed", code=int(code), reason=said, messages=self._messages)
 
+    @_contained
     def _received(self, data: bytes) -> None:
         self._consume(data)
         if (self._out or self._session.crowded) and not (self._paused or self._closed):
@@ -240,21 +343,21 @@ class Link:
     def _consume(self, data: bytes) -> None:
         self._heard = now = trio.current_time()
         protocol = self._protocol
-        at_boundary = not self._held_bytes and self._parts is None and protocol.state is OPEN
+        at_boundary = self._frames.between and self._parts is None and protocol.state is OPEN
         # One whole message in one read, as the SDK sends: 0.1 µs in place of the 8 that the protocol takes.
-        message = text_message(data) if at_boundary else None
+        message = text_message(data) if at_boundary and not protocol.extensions else None
         if message is None:
+            self._frames.feed(data)
             self._parse(data, now)
         elif self._take(message, now):
             return
         writes = protocol.data_to_send()
-        if not writes:
-            return
         if protocol.state is OPEN:
-            self._write(b"".join(writes))
+            if writes:
+                self._write(b"".join(writes))
         elif self._parted:
             self._end_if_through()
-        else:
+        elif writes:
             self._farewell += writes
             if protocol.close_rcvd is not None:
                 self._farewell_by = now + CLOSE_WITHIN
@@ -264,10 +367,8 @@ class Link:
         protocol = self._protocol
         protocol.receive_data(data)
         events = protocol.events_received()
-        self._held_bytes += len(data)
         for frame in events:
             assert isinstance(frame, Frame)
-            self._held_bytes -= _wire_bytes(len(frame.data))
             opcode = frame.opcode
             if opcode is Opcode.TEXT or opcode is Opcode.CONT:
                 if frame.fin and self._parts is None:
@@ -281,9 +382,6 @@ class Link:
                     message, self._parts = self._parts, None
                 if not self._take(bytes(message), now):
                     break
-            elif opcode is Opcode.BINARY:
-                protocol.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
-                break
         if events and self._parts is None:
             self._unfinished_since = inf
         elif self._unfinished_since == inf:
@@ -299,6 +397,7 @@ class Link:
             return False
         return True
 
+    @_contained
     def _reply(self, payload: bytes) -> None:
         if self._parted:
             return
@@ -308,6 +407,7 @@ class Link:
         if self._paused:
             self._resume_if_possible()
 
+    @_contained
     def drain(self) -> None:
         """Says 1001 as soon as the frames at hand are answered.
 
@@ -316,6 +416,7 @@ class Link:
         self._draining = True
         self._part_if_answered()
 
+    @_contained
     def force(self) -> None:
         """The drain's deadline: closes with frames unanswered."""
         if not self._parted:
@@ -336,6 +437,7 @@ class Link:
         self._deadline = trio.current_time() + LINGER_SECONDS
         self._write(b"".join(farewell))
 
+    @_contained
     def sweep(self, now: float) -> None:
         """The deadlines of a connection; called twice a second."""
         if now >= self._deadline:
@@ -394,7 +496,11 @@ class Link:
                         del out[: self._sock.send(out)]
         except (OSError, trio.ClosedResourceError):
             pass
-        if out:
+        self._written()
+
+    @_contained
+    def _written(self) -> None:
+        if self._out:
             self.drop()
             return
         self._end_if_through()
@@ -402,7 +508,7 @@ class Link:
 
     def _end_if_through(self) -> None:
         """Ends the connection once the farewell is out: at once after both close frames, else `sweep` lingers."""
-        if self._parted and not self._out and self._protocol.close_rcvd is not None:
+        if self._parted and not self._out and self._frames.closed:
             self.drop()
 
     def _end_sending(self) -> None:
@@ -418,56 +524,68 @@ class Link:
             self._frontier.readers.add(self._sock.fileno(), self)
 
 
-class Returned:
-    """A stream that gives back what was already read of it, for Hypercorn's TCPServer.
+class Exchange:
+    """One request and its response: what a connection is to Hypercorn's TCPServer.
 
-    Hypercorn shields its sends and gives them no deadline, and closes with unread bytes in the socket: here
-    a send ends after SEND_SECONDS, and a close lingers.
+    The edge keeps the connection and says where each request ends, so that Hypercorn never reads a head that our
+    parser has not read, and never decides how long a connection may idle. Its sends are shielded and have no
+    deadline: here a send ends after SEND_SECONDS.
     """
 
-    def __init__(self, stream: trio.SocketStream, begun: bytes) -> None:
+    def __init__(self, stream: trio.SocketStream, head: Head) -> None:
         self.socket = stream.socket
+        self.rest = head.rest
+        """What was read beyond the request's end."""
+        self.reusable = False
+        """Whether the connection may carry another request."""
+        self.limit = trio.CancelScope()
+        """Around the server: what is still at work a moment after the response is not waited for."""
         self._stream = stream
-        self._begun = begun
-        self._ended = trio.Event()
-        self._closing = False
+        self._head = head.forwarded()
+        self._body = Chunked() if head.length is None else Sized(head.length)
+        self._reading = trio.CancelScope()
+        self._over = trio.Event()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        if self._begun:
-            begun, self._begun = self._begun, b""
-            return begun
+        """The head, then the body; when that has ended, nothing until the response has ended too."""
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        if self._body.ended:
+            await self._over.wait()
+            return b""
+        data, self.rest = self.rest, b""
+        if not data:
+            with trio.CancelScope() as self._reading:
+                data = bytes(await self._stream.receive_some(max_bytes))
         try:
-            while data := await self._stream.receive_some(max_bytes):
-                if not self._closing:
-                    return bytes(data)
-        except trio.BusyResourceError:
-            # The close reads by now: this reader was busy with a request, or just woken, when that began.
-            raise trio.ClosedResourceError from None
-        self._ended.set()
-        return b""
+            used = self._body.feed(data)
+        except BadRequest:
+            return b""  # an end within the body: Hypercorn says 400 to that
+        self.rest = data[used:]
+        return data[:used]
 
     async def send_all(self, data: bytes) -> None:
-        await send_within(self._stream, data)
+        try:
+            await send_within(self._stream, data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.end(reusable=False)
+            raise
 
     async def send_eof(self) -> None:
-        # No checkpoint and below a shield: Hypercorn closes from within the request, and Quart-trio cancels the
-        # request when it sees that close. Half of it would leave the connection open for ever.
-        try:
-            self.socket.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise trio.BrokenResourceError from error
+        self.end(reusable=False)
 
     async def aclose(self) -> None:
-        if self._closing:
+        self.end(reusable=False)
+
+    def end(self, *, reusable: bool) -> None:
+        """The response has ended, or never will; the first call counts."""
+        if self._over.is_set():
             return
-        self._closing = True
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + LINGER_SECONDS):
-            if not self._ended.is_set():
-                try:
-                    await linger(self._stream)
-                except trio.BusyResourceError:  # Hypercorn's own reader sees the end
-                    await self._ended.wait()
-        await trio.aclose_forcefully(self._stream)
+        self.reusable = reusable
+        self._over.set()
+        self._reading.cancel()
+        self.limit.deadline = trio.current_time() + LINGER_SECONDS
 
 
 class Frontier:
@@ -547,7 +665,7 @@ async def serve(
             nursery.start_soon(_load_web, frontier)
             with frontier.accepting:
                 await trio.serve_listeners(
-                    partial(_handle, frontier),
+                    partial(island, partial(_handle, frontier)),
                     list(listeners),
                     handler_nursery=nursery,
                     task_status=task_status,
@@ -571,8 +689,6 @@ async def drain(frontier: Frontier, deadline: float) -> int:
         link.drain()
     for stream in list(frontier.idle):
         await trio.aclose_forcefully(stream)
-    if frontier.web is not None:
-        await frontier.web.terminate()
     with trio.move_on_at(deadline):
         while frontier.links or frontier.streams:
             frontier.emptied = trio.Event()
@@ -609,76 +725,82 @@ async def _load_web(frontier: Frontier) -> None:
 async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
     frontier.streams.add(stream)
     try:
-        returned = await _greet(frontier, stream)
-        if returned is not None:
-            await frontier.web_loaded.wait()
-            assert frontier.web is not None
-            await frontier.web.handle(returned)
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-        return
+        await _converse(frontier, stream)
     finally:
         frontier.streams.discard(stream)
         if not frontier.streams:
             frontier.emptied.set()
 
 
-async def _greet(frontier: Frontier, stream: trio.SocketStream) -> Returned | None:
-    """Answers probes until a request is for Hypercorn. None: it is over, or the lane has it."""
-    rest = b""
+async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
+    """Answers one request after the other, until the connection is over or the lane has it."""
+    rest, first = b"", True
     while True:
         frontier.idle.add(stream)
         try:
-            read = await read_head(stream, rest)
-        except (TooLong, trio.TooSlowError) as error:
-            await _refuse(stream, refusal_of_head(error))
-            return None
+            head = await read_head(stream, rest, first=first)
+        except BadRequest as error:
+            await refuse(stream, error.answer)
+            return
         finally:
             frontier.idle.discard(stream)
-        if read is None:
-            return None
-        head = parse_head(*read)
         if head is None:
-            return Returned(stream, b"".join(read))
+            return
         refusal = frontier.doors.judge(head.method, head.path, head.headers)
         if refusal is not None:
             log.warning("refused at the door", path=head.path[:255], reason=refusal.sentence)
             count_request(head.method, "unmatched", refusal.status, 0.0)
-            await _refuse(stream, detail(refusal.status, refusal.sentence))
-            return None
-        if head.path.startswith(INGEST_PATH) and "upgrade" in head.headers:
+            await refuse(stream, detail(refusal.status, refusal.sentence))
+            return
+        if _asks_for_the_lane(head):
             await _open_lane(frontier, stream, head)
-            return None
-        begun = trio.current_time()
-        page = None
-        # A page across origins needs the CORS headers, which are the app's.
-        if head.bare and "origin" not in head.headers:
-            page = probe(frontier.about, head.path)
-        if page is None:
-            return Returned(stream, head.raw + head.rest)
-        keep = head.keeps_alive and not frontier.draining.is_set()
-        answer = response(page, keep_alive=keep, head_only=head.method == "HEAD")
-        await send_within(stream, answer)
-        count_request(head.method, head.path, page.status, trio.current_time() - begun)
-        if not keep:
+            return
+        left = await _answer(frontier, stream, head)
+        if left is None or frontier.draining.is_set():
             await linger(stream)
-            return None
-        rest = head.rest
+            return
+        rest, first = left, False
+
+
+def _asks_for_the_lane(head: Head) -> bool:
+    # An upgrade elsewhere, or to something else, is not followed: that is a request like any other.
+    may_upgrade = head.method == "GET" and head.version == "HTTP/1.1"
+    return may_upgrade and "upgrade" in head.headers and head.path.startswith(INGEST_PATH)
+
+
+async def _answer(frontier: Frontier, stream: trio.SocketStream, head: Head) -> bytes | None:
+    """Answers a request; returns what was read behind it, or None when the connection takes no other."""
+    begun = trio.current_time()
+    # A page across origins needs the CORS headers, which are the app's.
+    page = None
+    if head.bare and "origin" not in head.headers:
+        page = probe(frontier.about, head.path)
+    if page is None:
+        await frontier.web_loaded.wait()
+        assert frontier.web is not None
+        exchange = Exchange(stream, head)
+        await frontier.web.handle(exchange)
+        return exchange.rest if exchange.reusable else None
+    keep = head.keeps_alive and not frontier.draining.is_set()
+    await send_within(stream, response(page, keep_alive=keep, head_only=head.method == "HEAD"))
+    count_request(head.method, head.path, page.status, trio.current_time() - begun)
+    return head.rest if keep else None
 
 
 async def _open_lane(frontier: Frontier, stream: trio.SocketStream, head: Head) -> None:
-    run = unquote(head.path.removeprefix(INGEST_PATH))
+    run = head.path.removeprefix(INGEST_PATH)
     reason = check_run_id(run)
     if reason is not None:
-        await _refuse(stream, detail(400, f"run id: {reason}"))
+        await refuse(stream, detail(400, f"run id: {reason}"))
         return
     if frontier.draining.is_set():
-        await _refuse(stream, detail(503, "this process is shutting down: connect again"))
+        await refuse(stream, detail(503, "this process is shutting down: connect again"))
         return
     handshake = ServerProtocol(extensions=frontier.extensions, logger=_quiet)
-    handshake.receive_data(head.raw)
+    handshake.receive_data(_handshake(head))
     events = handshake.events_received()
     if not events:
-        await _refuse(stream, detail(400, "this is no WebSocket handshake"))
+        await refuse(stream, detail(400, "this is no WebSocket handshake"))
         return
     request = events[0]
     assert isinstance(request, Request)
@@ -688,16 +810,30 @@ async def _open_lane(frontier: Frontier, stream: trio.SocketStream, head: Head) 
         await linger(stream)
         return
     # A new protocol for the data: the one of the handshake keeps the request for as long as it lives.
-    protocol = Protocol(SERVER, state=OPEN, max_size=FRAME_BYTES, logger=_quiet)
+    protocol = Wire()
     protocol.extensions = handshake.extensions
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
     Link(frontier, sock, protocol, run).open(head.rest)
 
 
-async def _refuse(stream: trio.SocketStream, answer: Answer) -> None:
-    await send_within(stream, response(answer, keep_alive=False))
-    await linger(stream)
+def _handshake(head: Head) -> bytes:
+    """The head for `websockets`: what its answer depends on, or nothing when it can be no handshake.
+
+    What the answer depends on is ASCII by its grammar; `websockets` writes it into the answer, and fails at other bytes.
+    """
+    fields = [
+        (name, value)
+        for name, value in head.fields
+        if name.lower() in _HANDSHAKE or name.lower().startswith(b"sec-websocket-")
+    ]
+    if head.length != 0 or not all(value.isascii() for _, value in fields):
+        return b"\r\n"
+    lines = [b"GET / HTTP/1.1", *(name + b": " + value for name, value in fields)]
+    return b"\r\n".join((*lines, b"", b""))
+
+
+_HANDSHAKE = frozenset({b"connection", b"upgrade"})
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
-import h2.connection
-import h2.events
 import pytest
 import trio
 import trio_websocket
@@ -15,7 +13,7 @@ from trio.testing import MockClock
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 
-from matyan.frontier.edge import Returned, drain
+from matyan.frontier.edge import drain
 from matyan.frontier.session import MAX_WAITING
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
@@ -190,6 +188,29 @@ BAD = [
     ("bad UTF-8", masked(1, b'{"\xff":1}'), 1007),
     ("bad UTF-8 in a rejected item", masked(1, b'{"type":"\xc0\x80"}'), 1007),
     ("bad UTF-8 across fragments", masked(1, b'["\xc3', fin=False) + masked(0, b'"]'), 1007),
+    ("bad UTF-8 in a fragment", masked(1, b'["\xff', fin=False), 1007),
+    (
+        "bad UTF-8 in a later fragment",
+        masked(1, b"[", fin=False) + masked(0, b"\xc0", fin=False),
+        1007,
+    ),
+    (
+        "a surrogate across fragments",
+        masked(1, b"\xed", fin=False) + masked(0, b"\xa0", fin=False),
+        1007,
+    ),
+    (
+        "a character that a ping does not end",
+        masked(1, b"\xc3", fin=False) + masked(9, b"") + masked(0, b"\xc3", fin=False),
+        1007,
+    ),
+    (
+        "bad UTF-8 and a close behind it",
+        masked(1, b"\xff", fin=False) + masked(8, b"\x03\xe8"),
+        1007,
+    ),
+    ("a binary frame and a close behind it", masked(2, b"x") + masked(8, b"\x03\xe8"), 1003),
+    ("a binary fragment", masked(2, b"x", fin=False), 1003),
     ("a reason that is not UTF-8", masked(8, b"\x03\xe8\xff"), 1007),
     ("17 MiB announced", b"\x81\xff" + (17 << 20).to_bytes(8, "big") + bytes(4), 1009),
 ]
@@ -206,6 +227,57 @@ async def test_a_violation_has_its_close_code(served: Served, data: bytes, code:
     assert await client.reply() == OK
     assert await client.close_code() == code
     assert await client.event() is None
+
+
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("size", [1, 4, 1000])
+@pytest.mark.parametrize(("data", "code"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
+async def test_the_end_comes_with_the_clients_close(
+    mock_clock: MockClock, data: bytes, code: int, size: int, deflate: bool
+) -> None:
+    """In no time, in whatever pieces it comes: no sweep is needed. Not where the rest of a frame is still to come."""
+    if "announced" in next(row[0] for row in BAD if row[1] is data) or (deflate and data[0] & 0x40):
+        data, code = masked(2, b"x"), 1003
+    async with a_frontier(settings=Settings(ws_deflate=True)) as served:
+        client = await served.link(
+            extensions=[ClientPerMessageDeflateFactory()] if deflate else None
+        )
+        for start in range(0, len(data), size):
+            await client.stream.send_all(data[start : start + size])
+            await trio.testing.wait_all_tasks_blocked()
+        assert await client.close_code() == code
+        for byte in masked(8, code.to_bytes(2, "big") + b"bye"):
+            with suppress(trio.BrokenResourceError):  # RawClient has sent one already
+                await client.stream.send_all(bytes([byte]))
+        async with trio.open_nursery() as nursery:
+
+            async def end() -> None:
+                assert await client.event() is None
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            assert not served.frontier.links
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
+async def test_a_close_between_fragments_is_none_of_an_error(served: Served, code: int) -> None:
+    """RFC 6455, 5.4: it gets its own code back, after the reply of the frame before; what it cut short is no message."""
+    client = await served.link()
+    await client.send(tag("a"))
+    close = masked(8, code.to_bytes(2, "big") + b"bye")
+    await client.stream.send_all(masked(1, b"[", fin=False) + close)
+    await served.handed(1)
+    served.producer.deliver()
+    assert await client.reply() == OK
+    assert await client.close_code() == code
+    assert await client.event() is None
+
+
+async def test_a_close_without_a_code_between_fragments(served: Served) -> None:
+    client = await served.link()
+    await client.stream.send_all(masked(1, b"[", fin=False) + masked(8, b""))
+    assert await client.close_code() == 1000
 
 
 async def test_16_mib_in_fragments_is_too_large(served: Served) -> None:
@@ -525,50 +597,3 @@ async def test_the_unmodified_sdks_transport(served: Served) -> None:
     assert [record["type"] for record in records[:2]] == ["create_run", "log_metric"]
     assert [record["payload"]["step"] for record in records[1:251]] == list(range(250))
     assert records[-1]["type"] == "finish_run"
-
-
-async def test_http_2_goes_to_the_app(served: Served) -> None:
-    """With prior knowledge (RFC 9113, 3.3): a page, and the WebSocket route by extended CONNECT (RFC 8441)."""
-    connection = h2.connection.H2Connection()
-    stream = await served.connect()
-    connection.initiate_connection()
-    common = [(":authority", "x"), (":scheme", "http")]
-    connection.send_headers(1, [(":method", "GET"), (":path", "/docs"), *common], end_stream=True)
-    await stream.send_all(connection.data_to_send())
-    statuses: dict[int, bytes] = {}
-    texts: dict[int, bytes] = {1: b"", 3: b""}
-
-    async def until(done: Callable[[], bool]) -> None:
-        while not done():
-            with trio.fail_after(10):
-                data = await stream.receive_some()
-            assert data, "the server closed the connection"
-            for event in connection.receive_data(bytes(data)):
-                if isinstance(event, h2.events.ResponseReceived):
-                    statuses[event.stream_id] = dict(event.headers)[b":status"]
-                elif isinstance(event, h2.events.DataReceived):
-                    texts[event.stream_id] += event.data
-            await stream.send_all(connection.data_to_send())
-
-    await until(lambda: texts[1].endswith(b"</html>\n"))
-    assert statuses[1] == b"200"
-    connect = [(":method", "CONNECT"), (":protocol", "websocket"), (":path", "/api/v1/ws/runs/r")]
-    connection.send_headers(3, [*connect, *common, ("sec-websocket-version", "13")])
-    await stream.send_all(connection.data_to_send())
-    await until(lambda: 3 in statuses)
-    connection.send_data(3, masked(1, b"[]"))
-    await stream.send_all(connection.data_to_send())
-    await until(lambda: b'{"status":"ok","error":null}' in texts[3])
-    assert statuses[3] == b"200"
-
-
-async def test_a_reader_that_comes_back_while_a_stream_closes_is_told_so() -> None:
-    """Hypercorn refuses an upload and closes while its reader is busy: the reader must not read beside the close."""
-    ours, theirs = trio.socket.socketpair()
-    returned = Returned(trio.SocketStream(ours), b"")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(returned.aclose)
-        await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(trio.ClosedResourceError):
-            await returned.receive_some()
-        theirs.close()
