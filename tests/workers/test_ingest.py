@@ -413,7 +413,7 @@ class Faulty(Rules):
 
 @pytest.mark.parametrize("error", [OverflowError, KeyError, RecursionError, AssertionError])
 async def test_a_record_that_meets_a_bug_twice_on_its_own_is_a_dead_letter(
-    error: type[Exception], capsys: pytest.CaptureFixture[str]
+    error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Alone, of the class "bug", counted and logged as one; what stands around it is stored."""
     scene = Scene(*points(0, 10))
@@ -428,7 +428,7 @@ async def test_a_record_that_meets_a_bug_twice_on_its_own_is_a_dead_letter(
     assert error.__name__ in letter.error_text
     assert telemetry.INGEST_ERRORS.labels("bug")._value.get() - errors >= 2
     assert count(telemetry.DEAD_LETTERS) - letters == 1
-    assert "".join(capsys.readouterr()).count("a bug: ") == 2
+    assert caplog.text.count("a bug: ") == 2
 
 
 async def test_a_bug_that_does_not_repeat_costs_nothing() -> None:
