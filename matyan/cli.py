@@ -296,7 +296,7 @@ def export(run: str, data: Path, format_: str, output: Path | None) -> None:
         raise ConfigurationError("Parquet is not for a terminal; name a file with --output FILE")
     with _reader(data) as reader:
         shown = reader.show(run)
-        total = sum(sequence["points"] for sequence in shown["sequences"])
+        total = sum(sequence["points"] or 0 for sequence in shown["sequences"])
         with _output(output) as out, _progress(reader.blocks(shown["run"]), total) as blocks:
             WRITERS[format_](blocks, out)
 
@@ -367,7 +367,7 @@ def delete(run: str, data: Path, yes: bool) -> None:
     """
     with _reader(data) as reader:
         shown = reader.show(run)
-        points = sum(sequence["points"] for sequence in shown["sequences"])
+        points = sum(sequence["points"] or 0 for sequence in shown["sequences"])
         question = (
             f"Delete run {shown['run']} ({shown['meta'].get('name')}, {points} points) for good?"
         )

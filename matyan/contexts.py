@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from matyan import trees
+from matyan import readable, trees
 from matyan._codec import context_text
-from matyan.keys import Keys, range_of, unpack, unpack_value
+from matyan.keys import Keys, range_of, unpack_value
 from matyan.store.base import Snapshot, Transaction
 
 EMPTY: Final = 0
@@ -55,10 +55,17 @@ def _text_of(packed: bytes) -> str | None:
 def read(snap: Snapshot, keys: Keys, run: str) -> dict[int, Any]:
     """The contexts of a run by their ids."""
     prefix = keys.contexts_prefix(run)
-    return {
-        unpack(key, len(prefix))[0]: unpack_value(packed)
-        for key, packed in snap.scan(*range_of(prefix))
-    }
+    stored = {}
+    for key, packed in snap.scan(*range_of(prefix)):
+        if found := readable.elements(key, len(prefix), int):
+            context = readable.value(packed)
+            stored[found[0]] = context if isinstance(context, dict) else stand_in(found[0])
+    return stored
+
+
+def stand_in(ctx: int) -> dict[str, Any]:
+    """What readers get for a context that is missing or damaged: one a context, so that no two sequences look as one."""
+    return {} if ctx == EMPTY else {"unreadable context": ctx}
 
 
 class Remembered:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID, uuid5
 
-from matyan import indexes, trees
-from matyan._codec import range_of, unpack
-from matyan.keys import Keys, pack_value, unpack_value
+from matyan import indexes, readable, trees
+from matyan._codec import range_of
+from matyan.keys import Keys, pack_value
 from matyan.store.base import Snapshot, Transaction
 
 # Ours and never to change: the uuid of a new experiment or tag is its name's under this namespace, so
@@ -37,8 +37,7 @@ _TAGS = _Family(Keys.tag, Keys.tag_by_name, {"color": ""})
 
 
 def _find(snap: Snapshot, keys: Keys, family: _Family, name: str) -> str | None:
-    packed = snap.get(family.by_name(keys, name))
-    return None if packed is None else str(unpack_value(packed))
+    return readable.text(snap.get(family.by_name(keys, name)))
 
 
 def _find_or_create(tr: Transaction, keys: Keys, family: _Family, name: str, now: float) -> str:
@@ -65,7 +64,8 @@ def _count(tr: Transaction, keys: Keys, family: _Family, uuid: str, change: int)
     packed = tr.get(key)
     # No row: another program has removed the experiment or tag, and a lone counter helps nobody.
     if packed is not None:
-        tr.set(key, pack_value(max(0, int(unpack_value(packed)) + change)))
+        count = readable.value(packed)
+        tr.set(key, pack_value(max(0, (count if readable.is_int64(count) else 0) + change)))
 
 
 # --- experiments ----------------------------------------------------------------------------------
@@ -76,13 +76,11 @@ def experiment_of(snap: Snapshot, keys: Keys, run: str) -> str | None:
     uuid = _experiment_uuid(snap, keys, run)
     if uuid is None:
         return None
-    packed = snap.get(keys.experiment(uuid, "name"))
-    return None if packed is None else str(unpack_value(packed))
+    return readable.text(snap.get(keys.experiment(uuid, "name")))
 
 
 def _experiment_uuid(snap: Snapshot, keys: Keys, run: str) -> str | None:
-    packed = snap.get(keys.experiment_of_run(run))
-    return None if packed is None else str(unpack_value(packed))
+    return readable.text(snap.get(keys.experiment_of_run(run)))
 
 
 def set_experiment(tr: Transaction, keys: Keys, run: str, name: str, now: float) -> str:
@@ -111,14 +109,17 @@ def leave_experiment(tr: Transaction, keys: Keys, run: str) -> None:
 
 def tags_of(snap: Snapshot, keys: Keys, run: str) -> list[str]:
     """The names of the run's tags, sorted."""
-    packed = (snap.get(keys.tag(uuid, "name")) for uuid in _tag_uuids(snap, keys, run))
-    return sorted(str(unpack_value(name)) for name in packed if name is not None)
+    names = (
+        readable.text(snap.get(keys.tag(uuid, "name"))) for uuid in _tag_uuids(snap, keys, run)
+    )
+    return sorted(name for name in names if name is not None)
 
 
 def _tag_uuids(snap: Snapshot, keys: Keys, run: str) -> Iterator[str]:
     prefix = keys.tag_of_run(run)
     for key, _ in snap.scan(*range_of(prefix)):
-        yield str(unpack(key, len(prefix))[0])
+        if found := readable.elements(key, len(prefix), str):
+            yield found[0]
 
 
 def add_tag(tr: Transaction, keys: Keys, run: str, name: str, now: float) -> None:

@@ -47,4 +47,9 @@ def runs_under(snap: Snapshot, keys: Keys, *fact: object, reverse: bool = False)
     """The runs under `fact`, or under all that begin with it, in key order."""
     root = len(keys.index())
     for key, _ in snap.scan(*range_of(keys.index(*fact)), reverse=reverse):
-        yield str(unpack(key, root)[-1])
+        try:
+            run = unpack(key, root)[-1]
+        except ValueError:
+            continue
+        if isinstance(run, str):
+            yield run

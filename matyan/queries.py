@@ -10,13 +10,14 @@ import difflib
 import heapq
 import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from matyan import contexts, entities, runs, trees
+from matyan import contexts, entities, readable, runs, trees
 from matyan._codec import context_text, pack, unpack
 from matyan.broker import local
 from matyan.broker.base import StandingLetter
-from matyan.errors import NotFound
+from matyan.errors import ConfigurationError, NotFound
 from matyan.keys import Keys
 from matyan.sequences import LINES, LOG_RECORDS, SequenceInfo, Sequences
 from matyan.store.base import Snapshot
@@ -72,7 +73,8 @@ class Queries:
         sequences = points = 0
         for info in self._sequences.sequences(snap, run):
             sequences += 1
-            points += self._sequences.count(snap, run, info.ctx, info.name)
+            with suppress(ConfigurationError):  # a damaged chunk
+                points += self._sequences.count(snap, run, info.ctx, info.name)
         return {
             "run": run,
             "name": meta.get("name"),
@@ -117,7 +119,11 @@ class Queries:
             first = next(iter(snap.scan(begin, end, limit=1)), None)
             if first is None:
                 return
-            run = str(unpack(first[0], len(self._keys.runs))[0])
+            try:
+                run = unpack(first[0], len(self._keys.runs))[0]
+            except ValueError:
+                begin = first[0] + b"\x00"  # a damaged key: what follows it
+                continue
             yield run
             begin = self._keys.run_range(run)[1]
 
@@ -136,16 +142,25 @@ class Queries:
             "tags": sorted(entities.tags_of(snap, self._keys, run)),
             "contexts": list(stored.values()),
             "sequences": [
-                {
-                    "name": info.name,
-                    "context": stored.get(info.ctx, {}),
-                    "dtype": info.dtype,
-                    "last": info.last,
-                    "last_step": info.last_step,
-                    "points": self._sequences.count(snap, run, info.ctx, info.name),
-                }
+                self._shown(snap, run, info, stored)
                 for info in self._sequences.sequences(snap, run)
             ],
+        }
+
+    def _shown(self, snap: Snapshot, run: str, info: SequenceInfo, stored: dict[int, Row]) -> Row:
+        points: int | None
+        try:
+            points, last, last_step = self._sequences.summary(snap, run, info)
+        except ConfigurationError:
+            # A damaged chunk: its other sequences can be read.
+            points, last, last_step = None, info.last, info.last_step
+        return {
+            "name": info.name,
+            "context": stored.get(info.ctx) or contexts.stand_in(info.ctx),
+            "dtype": info.dtype,
+            "last": last,
+            "last_step": last_step,
+            "points": points,
         }
 
     def logs(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
@@ -160,12 +175,13 @@ class Queries:
                 return
             for step, _, when, value in self._sequences.objects(snap, run, _NO_CONTEXT, name):
                 if kind == "record" and isinstance(value, dict):
+                    told, level = value.get("timestamp"), value.get("log_level")
                     yield {
                         "kind": kind,
                         "step": step,
                         "message": value.get("message"),
-                        "level": value.get("log_level"),
-                        "time": value.get("timestamp", when),
+                        "level": level if readable.is_int64(level) else None,
+                        "time": told if readable.is_number(told) else when,
                         "args": value.get("args"),
                         "logger_info": value.get("logger_info"),
                     }
@@ -190,19 +206,30 @@ class Queries:
         name: str | None = None,
         context: Row | None = None,
     ) -> Iterator[Row]:
-        """All sequences of a run, or those called `name` (in `context`): blocks of columns, or of objects."""
+        """All sequences of a run, or those called `name` (in `context`): blocks of columns, or of objects.
+
+        Raises:
+            ConfigurationError: some points cannot be read; all others were yielded before.
+        """
         run = self.resolve(snap, run)
         # Compared as texts: for Python {"x": 1} is {"x": True} too, and a NaN is never the same.
         wanted = None if context is None else context_text(context)
         stored = contexts.read(snap, self._keys, run)
+        damage: ConfigurationError | None = None
         for info in self._sequences.sequences(snap, run):
-            here = stored.get(info.ctx, {})
+            here = stored.get(info.ctx) or contexts.stand_in(info.ctx)
             if name not in (None, info.name) or wanted not in (None, context_text(here)):
                 continue
             head: Row = {"name": info.name, "context": here, "dtype": info.dtype}
-            yield from self._sequence(snap, run, info, head)
+            for blocks in self._points(snap, run, info, head), self._objects(snap, run, info, head):
+                try:
+                    yield from blocks
+                except ConfigurationError as error:
+                    damage = error
+        if damage is not None:
+            raise damage
 
-    def _sequence(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
+    def _points(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
         for block in self._sequences.points(snap, run, info.ctx, info.name):
             mask = block.epoch_mask()
             given = any(mask)
@@ -214,6 +241,8 @@ class Queries:
                 "epochs": block.epochs_bytes() if given else None,
                 "epoch_mask": mask if given else None,
             }
+
+    def _objects(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
         # One object a block: each may be as large as a message.
         for row in self._sequences.objects(snap, run, info.ctx, info.name):
             yield {**head, "objects": [row]}

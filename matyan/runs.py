@@ -8,9 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from matyan import indexes, trees
-from matyan.keys import Keys, pack_value, unpack_value
+from matyan import indexes, readable, trees
+from matyan.keys import Keys, pack_value
 from matyan.store.base import Snapshot, Transaction
+
+# What the fields hold, unless they are null.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "description": str,
+    "created_at": (int, float),
+    "updated_at": (int, float),
+    "finalized_at": (int, float),
+    "is_archived": bool,
+    "active": bool,
+    "experiment_id": str,
+    "client_start_ts": (int, float),
+    "duration": (int, float),
+}
 
 # The meta fields that readers filter by, and the names of their indexes.
 _INDEXED = {"is_archived": "archived", "active": "active"}
@@ -59,7 +73,17 @@ def put_meta(
 def get_meta(snap: Snapshot, keys: Keys, run: str, field: str) -> Any:
     """One meta field; None also when it was never written."""
     packed = snap.get(keys.meta(run, field))
-    return None if packed is None else unpack_value(packed)
+    return None if packed is None else _field(field, readable.value(packed))
+
+
+def _field(name: str, value: object) -> object:
+    """The value, or None where it is none that this field can have."""
+    types = _TYPES.get(name, object)
+    # For Python a bool is an int.
+    fits = isinstance(value, types) and (
+        types is bool or types is object or type(value) is not bool
+    )
+    return value if fits else None
 
 
 def exists(snap: Snapshot, keys: Keys, run: str) -> bool:
@@ -73,7 +97,8 @@ def put_activity(tr: Transaction, keys: Keys, run: str, now: float) -> None:
 def get_activity(snap: Snapshot, keys: Keys, run: str) -> float | None:
     """When the run's last record came, at most a minute behind; None for a run that another program wrote."""
     packed = snap.get(keys.activity(run))
-    return None if packed is None else float(unpack_value(packed))
+    found = readable.number(packed)
+    return None if found is None else float(found)
 
 
 def put_owner(tr: Transaction, keys: Keys, run: str, owner: str) -> bool:
@@ -101,7 +126,9 @@ def delete(tr: Transaction, keys: Keys, run: str, now: float) -> None:
 def read_meta(snap: Snapshot, keys: Keys, run: str) -> dict[str, Any]:
     """All meta fields; {} when there is no such run."""
     fields = trees.read(snap, keys.meta_prefix(run))
-    return fields if isinstance(fields, dict) else {}
+    if not isinstance(fields, dict):
+        return {}
+    return {name: _field(name, value) for name, value in fields.items()}
 
 
 def list_runs(snap: Snapshot, keys: Keys, *, newest_first: bool = False) -> Iterator[str]:

@@ -28,11 +28,12 @@ The next free step is the highest one + 1, and at least 0.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, TypeGuard
+from typing import Any, Final, Literal, Protocol
 
-from matyan import limits
+from matyan import limits, readable
 from matyan._codec import (
     CHUNK_POINTS,
     Columns,
@@ -213,7 +214,8 @@ class _Points(Protocol):
         """Writes the points; state.last_step is still the one before them. `ascending`: all are above it and
         above each other. Returns how many stored points it rewrote."""
 
-    def count(self, snap: Snapshot, prefix: bytes) -> int: ...
+    def measure(self, snap: Snapshot, prefix: bytes) -> tuple[int, tuple[int, float] | None]:
+        """How many points stand elsewhere than under val keys, and the step and value of their last one."""
 
     def read(
         self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
@@ -230,8 +232,8 @@ class _Compatible:
             (step,) = unpack(key, len(vals))
             if state.last_step is None or step > state.last_step:
                 state.last_step = step
-                value = unpack_value(packed)
-                if _is_number(value) and math.isfinite(value):
+                value = readable.number(packed)
+                if value is not None and math.isfinite(value):
                     state.last = float(value)
 
     def append(
@@ -249,17 +251,17 @@ class _Compatible:
         tr.update(compatible_points(state.prefix, columns, highest))
         return 0
 
-    def count(self, snap: Snapshot, prefix: bytes) -> int:
-        return 0  # they stand among the keys that Sequences.count counts for every layout
+    def measure(self, snap: Snapshot, prefix: bytes) -> tuple[int, tuple[int, float] | None]:
+        return 0, None
 
     def read(
         self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
     ) -> Iterator[Columns]:
         columns = Columns()
         for step, epoch, time, packed in _keyed(snap, prefix, begin, end):
-            value = unpack_value(packed)
+            value = readable.number(packed)
             # A number is a point; what objects and logs store is none.
-            if _is_number(value):
+            if value is not None:
                 columns.append(step, value, time, epoch)
                 if len(columns) >= READ_POINTS:
                     yield columns
@@ -363,22 +365,24 @@ class _Packed:
         state.points = state.fresh_before = before + size
         return size
 
-    def count(self, snap: Snapshot, prefix: bytes) -> int:
-        head = self._newest(snap, prefix)
-        if head is None:
-            return 0
-        _, ordered, count, before = head
-        if ordered:
-            return before + count
-        return sum(len(columns) for columns in self.read(snap, prefix, None, None))
+    def measure(self, snap: Snapshot, prefix: bytes) -> tuple[int, tuple[int, float] | None]:
+        for _, chunk in snap.scan(*range_of(prefix + CHUNK), limit=1, reverse=True):
+            _, ordered, count, before = _head(chunk)
+            columns = Columns()
+            if ordered:
+                _decode(chunk, columns)
+                return before + count, _last(columns)
+            for columns in self.read(snap, prefix, None, None):
+                # All in one piece, since they had to be sorted.
+                return len(columns), _last(columns)
+        return 0, None
 
     def read(
         self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
     ) -> Iterator[Columns]:
-        head = self._newest(snap, prefix)
-        if head is None:
-            return
-        ordered = head[1]
+        ordered = True
+        for _, chunk in snap.scan(*range_of(prefix + CHUNK), limit=1, reverse=True):
+            ordered = _head(chunk)[1]
         columns = Columns()
         for _, chunk in snap.scan(*range_of(prefix + CHUNK)):
             _decode(chunk, columns)
@@ -387,11 +391,6 @@ class _Packed:
                 columns = Columns()
         # Steps that came out of order can stand anywhere: only all of them together can be sorted.
         yield from _cut(columns if ordered else columns.merged(), begin, end)
-
-    def _newest(self, snap: Snapshot, prefix: bytes) -> tuple[int, bool, int, int] | None:
-        for _, chunk in snap.scan(*range_of(prefix + CHUNK), limit=1, reverse=True):
-            return _head(chunk)
-        return None
 
 
 class Sequences:
@@ -465,14 +464,37 @@ class Sequences:
         fields: dict[str, Any] = {}
         at: tuple[int, str] | None = None
         for key, value in snap.scan(*range_of(prefix)):
-            ctx, name, field = unpack(key, len(prefix))
+            found = readable.elements(key, len(prefix), int, str, str)
+            if found is None:
+                continue
+            ctx, name, field = found
             if at is not None and at != (ctx, name):
                 yield _info(at, fields)
                 fields = {}
             at = (ctx, name)
-            fields[field] = unpack_value(value)
+            fields[field] = readable.value(value)
         if at is not None:
             yield _info(at, fields)
+
+    def summary(self, snap: Snapshot, run: str, info: SequenceInfo) -> tuple[int, float, int]:
+        """How many steps of a sequence have a point or an object, the value of the last one, and its step.
+
+        The value as it is, where the trace has the last finite one; for what holds no points that of the trace. Costs
+        what `count` costs.
+        """
+        prefix = self.keys.seq(run, info.ctx, info.name)
+        vals = range_of(prefix + POINT_FIELDS["val"])
+        keyed = sum(1 for _ in snap.scan(*vals))
+        points, last_point = self.layout.measure(snap, prefix)
+        last, last_step = info.last, info.last_step
+        for key, packed in snap.scan(*vals, limit=1, reverse=True):
+            found = readable.elements(key, len(vals[0]) - 1, int)
+            if found and found[0] >= last_step:
+                value, last_step = readable.number(packed), found[0]
+                last = last if value is None else float(value)
+        if last_point is not None and last_point[0] >= last_step:
+            last_step, last = last_point
+        return keyed + points, last, last_step
 
     def count(self, snap: Snapshot, run: str, ctx: int, name: str) -> int:
         """How many steps of a sequence have a point or an object.
@@ -481,7 +503,7 @@ class Sequences:
         """
         prefix = self.keys.seq(run, ctx, name)
         keyed = sum(1 for _ in snap.scan(*range_of(prefix + POINT_FIELDS["val"])))
-        return keyed + self.layout.count(snap, prefix)
+        return keyed + self.layout.measure(snap, prefix)[0]
 
     def points(
         self,
@@ -503,8 +525,8 @@ class Sequences:
         for step, epoch, time, packed in _keyed(snap, self.keys.seq(run, ctx, name), None, None):
             value = _joined(parts.all_at(key_int(b"", step)))
             if value is None:
-                value = unpack_value(packed)
-            if not _is_number(value):
+                value = readable.value(packed)
+            if not readable.is_number(value):
                 yield step, epoch, time, value
 
 
@@ -675,17 +697,22 @@ class SequenceWrites:
         keys = self._sequences.keys
         lines = _Lines(keys, run) if (ctx, name) == (EMPTY, LINES) else None
         state = lines or _State(keys, run, ctx, name)
-        last_step = tr.get(state.trace_last_step)
-        if last_step is not None:
-            state.last_step = unpack_value(last_step)
-            dtype, last = tr.get(state.trace_dtype), tr.get(state.trace_last)
-            state.dtype = None if dtype is None else unpack_value(dtype)
-            state.last = 0.0 if last is None else unpack_value(last)
+        row = tr.get(state.trace_last_step)
+        if row is not None:
+            dtype, last = readable.text(tr.get(state.trace_dtype)), tr.get(state.trace_last)
+            state.dtype, state.last = dtype, float(readable.number(last) or 0.0)
+            state.last_step = readable.found(row)
+            if not readable.is_int64(state.last_step):
+                # A damaged row: the points tell it.
+                info = SequenceInfo(ctx, name, "", 0.0, 0)
+                _, state.last, state.last_step = self._sequences.summary(tr, run, info)
             state.parts = None
             self._layout.load(tr, state)
-            if lines is not None and (row := tr.get(lines.trace_sent)) is not None:
-                sent = unpack_value(row)
-                lines.sent, lines.at = sent if isinstance(sent, list) else (sent, state.last_step)
+            if lines is not None:
+                sent = readable.found(tr.get(lines.trace_sent))
+                pair = sent if isinstance(sent, list) else [sent, state.last_step]
+                if len(pair) == 2 and all(map(readable.is_int64, pair)):
+                    lines.sent, lines.at = pair
         return state
 
     def _trace(self, state: _State, dtype: str, last_step: int | None, last: float) -> None:
@@ -725,13 +752,22 @@ def _no_free_step(name: str) -> InvalidRecord:
 
 
 def _info(at: tuple[int, str], fields: dict[str, Any]) -> SequenceInfo:
+    dtype, last, last_step = (fields.get(field) for field in ("dtype", "last", "last_step"))
     return SequenceInfo(
-        *at, fields.get("dtype", "float"), fields.get("last", 0.0), fields.get("last_step", 0)
+        *at,
+        dtype if isinstance(dtype, str) else "float",
+        float(last) if readable.is_number(last) else 0.0,
+        last_step if readable.is_int64(last_step) else 0,
     )
 
 
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _last(columns: Columns) -> tuple[int, float] | None:
+    """Step and value of the last of points that are in the steps' order."""
+    if not len(columns):
+        return None
+    (step,) = struct.unpack("<q", columns.steps_bytes()[-8:])
+    (value,) = struct.unpack("<d", columns.values_bytes()[-8:])
+    return step, value
 
 
 def _has_parts(tr: Transaction, state: _State) -> bool:
@@ -760,13 +796,15 @@ def _keyed(
     vals = prefix + POINT_FIELDS["val"]
     for key, value in _scan_steps(snap, vals, begin, end):
         packed_step = key[len(vals) :]
-        time, epoch = times.at(packed_step), epochs.at(packed_step)
-        yield (
-            unpack(packed_step)[0],
-            None if epoch is None else unpack_value(epoch),
-            0.0 if time is None else unpack_value(time),
-            value,
-        )
+        try:
+            (step,) = unpack(packed_step)
+        except ValueError:
+            continue
+        if readable.is_int64(step):
+            epoch = readable.number(epochs.at(packed_step))
+            fits = readable.is_int64(epoch) or (isinstance(epoch, float) and math.isfinite(epoch))
+            time = readable.number(times.at(packed_step))
+            yield step, epoch if fits else None, 0.0 if time is None else float(time), value
 
 
 def _scan_steps(
@@ -811,11 +849,7 @@ class _Beside:
 
 def _joined(parts: Iterator[bytes]) -> object:
     """The value that stands in these parts; None when there are none, or not all of them."""
-    packed = b"".join(parts)
-    try:
-        return unpack_value(packed) if packed else None
-    except ValueError:
-        return None
+    return readable.found(b"".join(parts) or None)
 
 
 def _outline(name: str, value: object, parts: int) -> object:

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from matyan import limits
+from matyan import limits, readable
 from matyan._codec import pack, range_of, unpack
-from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value, unpack_value
+from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
 Path = tuple[str | int, ...]
 
-_LEAF_KEY = pack((LEAF,))
-_MARKERS = (_LEAF_KEY, pack((EMPTY_DICT,)), pack((EMPTY_LIST,)))
+_MARKERS = (LEAF, EMPTY_DICT, EMPTY_LIST)
+_LEAF_KEY, _DICT_KEY, _LIST_KEY = _MARKER_KEYS = tuple(pack((marker,)) for marker in _MARKERS)
 _TRUE = pack_value(True)
 # In the tuple layer an int begins with 0x0b..0x1d, whatever its size; a list item is an int.
 _FIRST_ITEM = b"\x0b"
@@ -42,7 +42,7 @@ def replace(tr: Transaction, prefix: bytes, path: Path, value: object) -> None:
     rows = [*_rows(prefix + pack(path), value)]
     for depth in range(1, len(path)):
         ancestor = prefix + pack(path[:depth])
-        for marker in _MARKERS:
+        for marker in _MARKER_KEYS:
             tr.clear(ancestor + marker)
         tr.clear_range(ancestor + _FIRST_ITEM, ancestor + _AFTER_ITEMS)
     tr.clear_range(*range_of(prefix + pack(path)))
@@ -62,12 +62,12 @@ def put(tr: Transaction, key: bytes, value: object) -> None:
 def _rows(here: bytes, value: object) -> Iterator[KeyValue]:
     if isinstance(value, dict):
         if not value:
-            yield _checked(here + _MARKERS[1], _TRUE)
+            yield _checked(here + _DICT_KEY, _TRUE)
         for name, child in value.items():
             yield from _rows(here + pack((name,)), child)
     elif isinstance(value, list):
         if not value:
-            yield _checked(here + _MARKERS[2], _TRUE)
+            yield _checked(here + _LIST_KEY, _TRUE)
         for index, child in enumerate(value):
             yield from _rows(here + pack((index,)), child)
     else:
@@ -80,15 +80,24 @@ def _checked(key: bytes, packed: bytes) -> KeyValue:
 
 
 def read(snap: Snapshot, prefix: bytes) -> object:
-    """The value below `prefix`, or MISSING."""
+    """The value below `prefix`, or MISSING. Keys that are none of a tree's are skipped."""
     root = _Node()
     for key, packed in snap.scan(*range_of(prefix)):
-        *path, marker = unpack(key, len(prefix))
+        try:
+            *path, marker = unpack(key, len(prefix))
+        except ValueError:
+            continue
+        if (
+            marker not in _MARKERS
+            or len(path) > readable.MOST_DEPTH
+            or not all(type(element) in (str, int) for element in path)
+        ):
+            continue
         node = root
         for element in path:
             node = node.children.setdefault(element, _Node())
         node.value = (
-            {} if marker == EMPTY_DICT else [] if marker == EMPTY_LIST else unpack_value(packed)
+            {} if marker == EMPTY_DICT else [] if marker == EMPTY_LIST else readable.value(packed)
         )
     return root.build()
 

@@ -38,6 +38,8 @@ def duration(seconds: float | None) -> str:
     """Seconds as "850 ms", "12.3 s", "4 min 05 s", "3 h 12 min" or "2 d 04 h"."""
     if seconds is None:
         return "–"
+    if not math.isfinite(seconds):
+        return str(seconds)
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
@@ -55,7 +57,10 @@ def moment(epoch_seconds: float | None) -> str:
     """A time of day in the reader's time zone."""
     if epoch_seconds is None:
         return "–"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch_seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(epoch_seconds))
+    except (OSError, OverflowError, ValueError):
+        return str(epoch_seconds)  # no clock shows it
 
 
 def number(value: object) -> str:
@@ -176,7 +181,12 @@ def show(shown: Row) -> None:
         ],
     )
     attributes = dict(shown["attrs"])
-    blobs = attributes.pop("__blobs__", {})
+    blobs = attributes.get("__blobs__")
+    # An attribute of that name that another program wrote is one like any other.
+    if isinstance(blobs, dict) and all(isinstance(blob, dict) for blob in blobs.values()):
+        del attributes["__blobs__"]
+    else:
+        blobs = {}
     if attributes:
         heading("Parameters")
         table(("parameter", "value"), _leaves(attributes))
@@ -191,7 +201,7 @@ def show(shown: Row) -> None:
                     if sequence["context"]
                     else "",
                     sequence["dtype"],
-                    sequence["points"],
+                    "unreadable" if sequence["points"] is None else sequence["points"],
                     sequence["last_step"],
                     number(sequence["last"]),
                 )
@@ -223,10 +233,10 @@ def logs(rows: Iterable[Row]) -> None:
     """One line a log record or terminal line, by time."""
     terminal = sys.stdout.isatty()
     for row in rows:
-        level = _LEVELS.get(row["level"], row["level"]) if row["kind"] == "record" else "line"
+        level = str(_LEVELS.get(row["level"], row["level"]) if row["kind"] == "record" else "line")
         message = clean(row["message"])
         if terminal:
-            colour = _COLOURS.get(str(level))
+            colour = _COLOURS.get(level)
             if colour:
                 message = f"\x1b[{colour}m{message}\x1b[0m"
             print(f"\x1b[2m{moment(row['time'])} {level:>8}\x1b[0m  {message}")

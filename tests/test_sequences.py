@@ -376,6 +376,47 @@ def test_last_is_the_last_finite_value_at_the_highest_step(
     assert [(info.last, info.last_step) for info in desk.infos()] == [(last, last_step)]
 
 
+NAN, INF = math.nan, math.inf
+SHOWN: list[tuple[list[list[tuple[int, float]]], float, int]] = [
+    ([[(0, NAN)]], NAN, 0),
+    ([[(0, INF), (1, -INF)]], -INF, 1),
+    ([[(0, 1.0)], [(1, NAN)]], NAN, 1),
+    ([[(0, NAN)], [(1, 2.0)]], 2.0, 1),
+    ([[(5, NAN)], [(3, 2.0)]], NAN, 5),
+    ([[(5, 1.0)], [(3, NAN)]], 1.0, 5),
+    ([[(5, 1.0)], [(5, INF)]], INF, 5),
+    ([[(5, NAN), (5, 4.0)]], 4.0, 5),
+    ([[(-5, NAN)]], NAN, -5),
+    ([[(2**63 - 1, INF)], [(0, 1.0)]], INF, 2**63 - 1),
+    ([[(step, float(step))] for step in range(40)] + [[(40, NAN)]], NAN, 40),
+    ([[(step, NAN if step == 40 else 1.0)] for step in range(40, -1, -1)], NAN, 40),
+]
+"""Batches of points, and the value and step that are shown as the last ones."""
+
+
+@layouts
+@pytest.mark.parametrize(("batches", "last", "last_step"), SHOWN)
+def test_the_last_value_is_shown_as_it_is(
+    store: RocksStore,
+    layout: Layout,
+    batches: list[list[tuple[int, float]]],
+    last: float,
+    last_step: int,
+) -> None:
+    """NaN and infinities too, of which the trace knows nothing; of an object the trace's."""
+    desk = Desk(store, layout, TINY)
+    for batch in batches:
+        desk.append("loss", [(step, value, 1.0, None) for step, value in batch])
+    desk.put("figure", 3, {"a": 1})
+    desk.put("figure", 2, {"a": 1})
+    figure, loss = desk.infos()
+    steps = {step for batch in batches for step, _ in batch}
+    summary = desk.read(lambda snap: desk.sequences.summary(snap, desk.run, loss))
+    assert repr(summary) == repr((len(steps), last, last_step))
+    summary = desk.read(lambda snap: desk.sequences.summary(snap, desk.run, figure))
+    assert summary == (2, 0.0, 3)
+
+
 @layouts
 def test_a_missing_step_is_the_next_free_one(store: RocksStore, layout: Layout) -> None:
     """Counted over points and objects alike, across batches, transactions and restarts; the caller's columns

@@ -235,7 +235,13 @@ def _names_in(record: bytes) -> tuple[str | None, str | None]:
         return None, None
     if not isinstance(body, dict):
         return None, None
-    return body.get("run_id"), body.get("type")
+    run, kind = body.get("run_id"), body.get("type")
+    return _text(run), _text(kind)
+
+
+def _text(value: object) -> str | None:
+    # JSON can name a lone surrogate, which no answer can carry.
+    return value.encode(errors="replace").decode() if isinstance(value, str) else None
 
 
 class Outbox(Protocol):

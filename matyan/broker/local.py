@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from math import inf
+from types import NoneType
 
 import msgpack
 import trio
 
-from matyan import __version__, _codec
+from matyan import __version__, _codec, readable
 from matyan.broker.base import (
     Batch,
     Consumer,
@@ -455,7 +456,11 @@ class _ControlPartition:
 def dead_letters(snap: Snapshot, keys: Keys) -> Iterator[StandingLetter[int]]:
     """All that stand in the store, oldest first."""
     for key, value in snap.scan(keys.dead_letter(0), keys.dead_letter(_NO_NUMBER)):
-        yield _unpack_letter(_number(keys.dead_letter, key), value)
+        try:
+            number = _number(keys.dead_letter, key)
+        except ValueError:
+            continue  # a damaged key
+        yield _unpack_letter(number, value)
 
 
 def dead_letter(snap: Snapshot, keys: Keys, number: int) -> StandingLetter[int] | None:
@@ -481,10 +486,36 @@ def _pack_letter(letter: DeadLetter) -> bytes:
     return packed
 
 
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "topic": str,
+    "partition": int,
+    "offset": int,
+    "key": (bytes, NoneType),
+    "value": bytes,
+    "error_class": str,
+    "error_text": str,
+}
+
+
 def _unpack_letter(number: int, value: bytes) -> StandingLetter[int]:
-    fields = msgpack.unpackb(value)
-    version, moment = fields.pop("version"), fields.pop("time")
-    return StandingLetter(number, DeadLetter(**fields), version, moment)
+    """A row that holds no letter is one of its own: its bytes are all that is known."""
+    try:
+        row = msgpack.unpackb(value)
+    except (TypeError, ValueError):
+        row = None
+    if not isinstance(row, dict) or not all(
+        isinstance(row.get(field), types) for field, types in _FIELDS.items()
+    ):
+        text = "this row of the store is damaged"
+        row = {"topic": "", "partition": 0, "offset": 0, "key": None, "value": value}
+        row |= {"error_class": "Unreadable", "error_text": text}
+    version, moment = row.get("version"), row.get("time")
+    return StandingLetter(
+        number,
+        DeadLetter(**{field: row[field] for field in _FIELDS}),
+        version if isinstance(version, str) else "",
+        moment if readable.is_number(moment) else 0.0,
+    )
 
 
 def _number(make: Callable[[int], bytes], key: bytes) -> int:

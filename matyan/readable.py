@@ -1,0 +1,89 @@
+"""What readers get of a stored row, whatever stands there: another program wrote it, or a disk damaged it.
+
+A key that is none of the layout's is skipped, a value that cannot be read is marked; nothing here raises. Not for
+writers: what they cannot read they must not write over.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final, TypeGuard
+
+from matyan._codec import unpack
+from matyan.keys import unpack_value
+
+MOST_DEPTH: Final = 128
+"""Of a nested value. Records hold 64 levels; Python's JSON and msgpack end somewhere beyond 500."""
+
+_PLAIN = frozenset((float, str, int, bool, type(None)))
+_UNREADABLE = object()
+
+
+def elements(key: bytes, start: int, *types: type) -> tuple[Any, ...] | None:
+    """The tuple elements behind `start`; None when they are not exactly of these types (a bool is no int)."""
+    try:
+        items = unpack(key, start)
+    except ValueError:
+        return None
+    return items if tuple(map(type, items)) == types else None
+
+
+def value(packed: bytes) -> Any:
+    """The value, made of what JSON can hold."""
+    got = _unpacked(packed)
+    return f"[unreadable: {len(packed)} bytes]" if got is _UNREADABLE else got
+
+
+def found(packed: bytes | None) -> Any:
+    """The value, or None where none stands that can be read."""
+    got = _UNREADABLE if packed is None else _unpacked(packed)
+    return None if got is _UNREADABLE else got
+
+
+def number(packed: bytes | None) -> int | float | None:
+    """The number that stands there, or None."""
+    got = found(packed)
+    return got if is_number(got) else None
+
+
+def text(packed: bytes | None) -> str | None:
+    """The text that stands there, or None."""
+    got = found(packed)
+    return got if isinstance(got, str) else None
+
+
+def is_number(got: object) -> TypeGuard[int | float]:
+    return isinstance(got, (int, float)) and not isinstance(got, bool)
+
+
+def is_int64(got: object) -> TypeGuard[int]:
+    return type(got) is int and -(2**63) <= got < 2**63
+
+
+def _unpacked(packed: bytes) -> object:
+    try:
+        got = unpack_value(packed)
+        return got if type(got) in _PLAIN else _plain(got, 0)
+    except (ArithmeticError, OSError, TypeError, ValueError):
+        # What msgpack raises, and what comes of a date that is none.
+        return _UNREADABLE
+
+
+def _plain(got: object, depth: int) -> object:
+    if type(got) in _PLAIN:
+        return got
+    if depth == MOST_DEPTH:
+        return "[nested too deep]"
+    if isinstance(got, dict):
+        return {_name(key): _plain(child, depth + 1) for key, child in got.items()}
+    if isinstance(got, list):
+        return [_plain(child, depth + 1) for child in got]
+    if isinstance(got, datetime):
+        return got.isoformat()
+    if isinstance(got, bytes):
+        return f"[{len(got)} bytes]"
+    return f"[{type(got).__name__}]"
+
+
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else str(_plain(key, MOST_DEPTH))
