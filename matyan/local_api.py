@@ -6,13 +6,15 @@ the wire in `reader.py`. The socket's permissions (0600) are the access control.
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import aclosing, closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import trio
@@ -29,7 +31,7 @@ from matyan.reader import (
     socket_address,
     unpack_message,
 )
-from matyan.store.base import Snapshot, Store
+from matyan.store.base import Store
 
 Read = Callable[..., Iterator[object]]
 """Called with a Snapshot and the request's arguments, in the store's thread."""
@@ -40,7 +42,9 @@ Write = Callable[..., AsyncIterator[object]]
 _ANSWER_BYTES = 256 << 10
 _MAX_REQUEST = 1 << 20
 _REQUEST_SECONDS = 10
-# A reader holds a thread and a snapshot while its client is slow; the ingestion needs threads too.
+SEND_SECONDS = 30.0
+"""In which a client must take a piece of its answer. Until it has, its answer holds a snapshot of the store, no thread."""
+# Reads that run at once; the ingestion needs threads too.
 _READS_AT_ONCE = 8
 
 _log = get_logger()
@@ -95,11 +99,15 @@ class LocalAPI:
         return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
     async def _handle(self, stream: trio.SocketStream) -> None:
+        """One client. Whatever it sends, and whatever is raised for it, ends its connection and no other."""
         self._busy += 1
         try:
             async with stream:
-                with suppress(trio.BrokenResourceError):
-                    await self._answer(stream)
+                await self._answer(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it left, or took nothing
+        except Exception:  # noqa: BLE001 - an island: it is logged, and the others go on
+            _log.exception("a command could not be answered")
         finally:
             self._busy -= 1
             if not self._busy:
@@ -109,46 +117,124 @@ class LocalAPI:
         try:
             with trio.fail_after(_REQUEST_SECONDS):
                 request = await _receive(stream)
-        except (trio.TooSlowError, ValueError):
+        except trio.TooSlowError:
+            return
+        except ValueError as error:
+            await _send(stream, _refusal(MatyanError(f"this is no request of a command: {error}")))
             return
         if request is None:
             return
         op = request.pop("op", None)
         last = b""
         try:
-            if op in self._reads:
-                async with self._limit:
-                    last = await self._read(stream, self._reads[op], request)
-            elif op in self._writes:
-                async for item in self._writes[op](**request):
-                    await stream.send_all(pack_message([ITEMS, [item]]))
-            else:
-                raise MatyanError(
-                    f"the process that holds this folder does not know {op!r}; use the same version of matyan"
-                )
+            last = await self._rows(stream, op, request)
         except MatyanError as error:
-            answer = [ERROR, type(error).__name__, str(error)]
+            answer = _refusal(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an island
+            _log.exception("a command could not be answered", op=op)
+            answer = _refusal(
+                MatyanError(
+                    f"{op!r} could not be answered ({type(error).__name__}: {error}); the log of the process that holds "
+                    "this folder says where"
+                )
+            )
         else:
-            answer = [END]
-        await stream.send_all(last + pack_message(answer))
+            answer = pack_message([END])
+        await _send(stream, last + answer)
 
-    async def _read(
-        self, stream: trio.SocketStream, read: Read, arguments: dict[str, Any]
+    async def _rows(
+        self, stream: trio.SocketStream, op: object, arguments: dict[str, Any]
     ) -> bytes:
-        """Sends the rows that are read, but for the last ones, which it returns: most answers need no other crossing."""
+        """Sends the rows of the answer, but for the last ones of a read, which it returns: most answers need no other
+        crossing between threads."""
+        if not isinstance(op, str) or op not in {*self._reads, *self._writes}:
+            raise _newer(f"{op!r}")
+        if op in self._reads:
+            return await self._read(stream, op, arguments)
+        write = self._writes[op]
+        _check_arguments(op, partial(write, **arguments))
+        async with aclosing(cast("AsyncGenerator[object]", write(**arguments))) as items:
+            async for item in items:
+                await _send(stream, _items([_packed(item)]))
+        return b""
 
-        def body(snapshot: Snapshot) -> bytes:
-            rows: list[bytes] = []
-            size = 0
-            for item in read(snapshot, **arguments):
-                rows.append(msgpack.packb(item, use_bin_type=True))
-                size += len(rows[-1])
-                if size >= _ANSWER_BYTES:
-                    trio.from_thread.run(stream.send_all, _items(rows))
-                    rows, size = [], 0
-            return _items(rows) if rows else b""
+    async def _read(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
+        async with self._store.snapshot() as snapshot:
+            read = partial(self._reads[op], snapshot, **arguments)
+            _check_arguments(op, read)
+            with closing(_Pieces(read())) as pieces:
+                while True:
+                    async with self._limit:
+                        piece, is_last = await trio.to_thread.run_sync(pieces.next)
+                    if is_last:
+                        return piece
+                    await _send(stream, piece)
 
-        return await self._store.read(body)
+
+def _check_arguments(op: str, call: partial[Any]) -> None:
+    """
+    Raises:
+        MatyanError: another version of the program would have asked so.
+    """
+    try:
+        inspect.signature(call.func).bind(*call.args, **call.keywords)
+    except TypeError as error:
+        raise _newer(f"{op!r} as it was asked ({error})") from None
+
+
+def _newer(what: str) -> MatyanError:
+    return MatyanError(
+        f"the process that holds this folder does not know {what}; use the same version of matyan"
+    )
+
+
+class _Pieces:
+    """The rows of a read as messages of about `_ANSWER_BYTES`."""
+
+    def __init__(self, rows: Iterator[object]) -> None:
+        self._rows = rows
+
+    def next(self) -> tuple[bytes, bool]:
+        """The next message, empty when there is no row, and whether it is the last."""
+        packed: list[bytes] = []
+        size = 0
+        for item in self._rows:
+            packed.append(_packed(item))
+            size += len(packed[-1])
+            if size >= _ANSWER_BYTES:
+                return _items(packed), False
+        return _items(packed) if packed else b"", True
+
+    def close(self) -> None:
+        if isinstance(self._rows, Generator):
+            self._rows.close()
+
+
+def _packed(item: object) -> bytes:
+    packed: bytes = msgpack.packb(item, use_bin_type=True, default=str)
+    return packed
+
+
+def _refusal(error: MatyanError) -> bytes:
+    return pack_message([ERROR, type(error).__name__, str(error)])
+
+
+async def _send(stream: trio.SocketStream, data: bytes) -> None:
+    """
+    Raises:
+        trio.BrokenResourceError: the client has gone, or did not take it in time.
+    """
+    with trio.move_on_after(SEND_SECONDS) as scope:
+        try:
+            await stream.send_all(data)
+        except trio.Cancelled:
+            # In the midst of a message: nothing can follow it.
+            stream.socket.close()
+            raise
+    if scope.cancelled_caught:
+        raise trio.BrokenResourceError("the client does not read")
 
 
 def _items(rows: list[bytes]) -> bytes:

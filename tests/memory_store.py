@@ -5,7 +5,8 @@ Its `commit` is `transact` without an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import trio
@@ -81,5 +82,10 @@ class MemoryStore:
 
     async def read(self, body: Callable[[Snapshot], T]) -> T:
         return await trio.to_thread.run_sync(self.look, body)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        await trio.lowlevel.checkpoint()
+        yield _Rows(self.rows)
 
     async def aclose(self) -> None: ...

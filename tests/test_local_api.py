@@ -6,15 +6,17 @@ import os
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import trio
 
-from matyan.errors import ConfigurationError, NotFound, Unavailable
+from matyan import local_api
+from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.local_api import LocalAPI
-from matyan.reader import SOCKET_NAME, Reader
+from matyan.reader import SOCKET_NAME, Reader, pack_message
 from matyan.store.base import Snapshot
 from matyan.store.rocks import open_rocks
 
@@ -37,20 +39,41 @@ def missing(snap: Snapshot) -> Iterator[object]:
     raise NotFound("there is no such thing")
 
 
+async def broken_write(*, value: object) -> AsyncIterator[object]:
+    yield value
+    raise RuntimeError("a bug")
+
+
 async def echo(*, value: object) -> AsyncIterator[object]:
     yield value
     if value == "bad":
         raise ConfigurationError("not this")
 
 
-READS = {"numbers": numbers, "big": big, "stored": stored, "missing": missing}
+def breaks(snap: Snapshot) -> Iterator[object]:
+    yield 1
+    raise RuntimeError("a bug")
+
+
+def odd(snap: Snapshot) -> Iterator[object]:
+    yield {"when": datetime(2026, 1, 2, tzinfo=UTC), "what": {1.5, 2}.__class__}
+
+
+READS = {
+    "breaks": breaks,
+    "odd": odd,
+    "numbers": numbers,
+    "big": big,
+    "stored": stored,
+    "missing": missing,
+}
 
 
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[LocalAPI]:
     store = open_rocks(folder / "rocksdb")
     await store.transact(lambda tr: tr.set(b"\x01key", b"value"))
-    api = LocalAPI(folder, store, READS, {"echo": echo})
+    api = LocalAPI(folder, store, READS, {"echo": echo, "broken_write": broken_write})
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(api.serve)
@@ -124,6 +147,17 @@ async def test_a_dead_process_leaves_no_obstacle(tmp_path) -> None:
         b"\x00\x00\x00\x01\xc1",
         b"\x00\x00\x00\x01\x01",
         b"\x00\x00\x00\x05\x81\xa2op\xc0",
+        b"\x00\x00\x00\x05\x81\xa2op\x90",
+        b"\x00\x00\x00\x03\x81\x90\x90",
+        b"\x00\x00\x00\x04\x81\xa1\xff\x01",
+        b"\x00\x00\x00\x01\x80",
+        b"\x00\x10\x00\x01" + bytes(1 << 20),
+        pack_message({"op": "numbers", "count": "x"}),
+        pack_message({"op": "numbers", "count": None}),
+        pack_message({"op": "numbers", 5: 1}),
+        pack_message({"op": "numbers", "snap": 1, "count": 1}),
+        pack_message({"op": "numbers", "self": 1}),
+        pack_message([["op", "numbers"]]),
     ],
 )
 async def test_garbage_harms_nobody(tmp_path, request_bytes) -> None:
@@ -131,12 +165,88 @@ async def test_garbage_harms_nobody(tmp_path, request_bytes) -> None:
     async with serving(tmp_path):
         stream = await trio.open_unix_socket(tmp_path / SOCKET_NAME)
         async with stream:
-            await stream.send_all(request_bytes)
-            await stream.send_eof()
-            with trio.fail_after(5):
+            # A request that is too long may be refused before all of it was sent.
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(request_bytes)
+                await stream.send_eof()
+            with trio.fail_after(5), suppress(trio.BrokenResourceError):
                 while await stream.receive_some():
                     pass
         assert await ask(tmp_path, "numbers", count=1) == [0]
+
+
+@pytest.mark.parametrize(
+    ("op", "arguments", "said"),
+    [
+        ("numbers", {"count": 1, "from_the_future": True}, "from_the_future"),
+        ("numbers", {}, "count"),
+        ("numbers", {"count": "many"}, "TypeError"),
+        ("echo", {"value": 1, "from_the_future": True}, "from_the_future"),
+        ("breaks", {}, "RuntimeError: a bug"),
+        ("broken_write", {"value": 1}, "RuntimeError: a bug"),
+    ],
+)
+async def test_what_cannot_be_answered_is_an_error_to_that_client_alone(
+    tmp_path, op, arguments, said
+) -> None:
+    """An argument of a newer version, a wrong type, a bug: one sentence; an answer that is under way goes on."""
+    async with serving(tmp_path):
+        under_way = Reader(tmp_path).ask("big", count=200)
+        first = await trio.to_thread.run_sync(next, under_way)
+        with pytest.raises(MatyanError, match=said):
+            await ask(tmp_path, op, **arguments)
+        rest = await trio.to_thread.run_sync(list, under_way)
+        assert [first, *rest] == list(big(None, count=200))
+        assert await ask(tmp_path, "numbers", count=1) == [0]
+
+
+async def test_values_that_the_wire_does_not_know_come_as_text(tmp_path) -> None:
+    """Another program may store a date; a reader gets its text, not an error."""
+    async with serving(tmp_path):
+        assert await ask(tmp_path, "odd") == [
+            {"when": "2026-01-02 00:00:00+00:00", "what": "<class 'set'>"}
+        ]
+
+
+async def test_many_clients_that_do_not_read_hold_up_nobody(tmp_path) -> None:
+    """More of them than reads run at once: others are answered, and they themselves as soon as they read."""
+    async with serving(tmp_path):
+        stalled = [Reader(tmp_path).ask("big", count=300) for _ in range(20)]
+        for one in stalled:
+            await trio.to_thread.run_sync(next, one)
+        assert await ask(tmp_path, "numbers", count=10) == list(range(10))
+        for one in stalled:
+            assert len(await trio.to_thread.run_sync(list, one)) == 299
+
+
+async def test_a_client_that_does_not_read_is_dropped_after_a_while(tmp_path, monkeypatch) -> None:
+    """Its snapshot is let go, so that the store's files can go; it learns that its answer is not whole."""
+    monkeypatch.setattr(local_api, "SEND_SECONDS", 0.2)
+    async with serving(tmp_path) as api:
+        stalled = Reader(tmp_path).ask("big", count=10_000)
+        await trio.to_thread.run_sync(next, stalled)
+        with trio.fail_after(10):
+            await api.idle()
+        with pytest.raises(Unavailable):
+            await trio.to_thread.run_sync(list, stalled)
+
+
+async def test_a_client_that_does_not_read_holds_up_no_recovery(tmp_path) -> None:
+    """A store that must be opened again takes the snapshot of who is answered slowly; writes and reads go on at once."""
+    async with serving(tmp_path) as api:
+        stalled = [Reader(tmp_path).ask("big", count=10_000) for _ in range(10)]
+        for one in stalled:
+            await trio.to_thread.run_sync(next, one)
+        store = api._store
+        store._failure = Unavailable("the disk was full")
+        with trio.fail_after(10):
+            await store.transact(lambda tr: tr.set(b"\x01other", b"value"))
+        assert await ask(tmp_path, "stored") == [[b"\x01key", b"value"], [b"\x01other", b"value"]]
+        for one in stalled:
+            with pytest.raises(Unavailable):
+                await trio.to_thread.run_sync(list, one)
+        with trio.fail_after(10):
+            await api.idle()
 
 
 async def test_a_client_that_leaves_in_the_middle_harms_nobody(tmp_path) -> None:

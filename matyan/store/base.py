@@ -7,6 +7,7 @@ conflict loop. Engines: `rocks.py` (one machine), `fdb.py` (a deployment).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -67,6 +68,17 @@ class Store(Protocol):
 
         Raises:
             Unavailable: the store cannot be read now.
+        """
+        ...
+
+    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
+        """A moment of the store for reads in several steps, each in a thread of the caller's choice, one at a time.
+
+        What was read lazily must be closed before it is left. It is held no longer than the store can bear: when the
+        store must be opened again, whoever is inside is cancelled.
+
+        Raises:
+            Unavailable: the store cannot be read now, or could not be any longer.
         """
         ...
 

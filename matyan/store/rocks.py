@@ -36,7 +36,7 @@ import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -535,6 +535,8 @@ class RocksStore:
         self._failure: BaseException | None = None
         self._mending = trio.Lock()
         self._readers = 0
+        self._holders: set[trio.CancelScope] = set()
+        """Who holds a snapshot over several steps, at the pace of somebody outside of this process."""
         # Writes are numbered. `_synced` is the newest that is on the disk.
         self._written = 0
         self._synced = 0
@@ -568,7 +570,31 @@ class RocksStore:
                 await self._durable(self._written)
             return result
 
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        scope = trio.CancelScope()
+        async with self._moment() as snapshot:
+            self._holders.add(scope)
+            try:
+                with scope:
+                    yield snapshot
+            finally:
+                self._holders.discard(scope)
+        if scope.cancelled_caught:
+            raise Unavailable(
+                f"The store in {self._folder} had to be opened again meanwhile: run the same command again."
+            )
+
     async def read(self, body: Callable[[Snapshot], T]) -> T:
+        async with self._moment() as snapshot:
+            return await trio.to_thread.run_sync(body, snapshot)
+
+    @contextlib.asynccontextmanager
+    async def _moment(self) -> AsyncIterator[_RocksSnapshot]:
+        if self._mending.locked():
+            # It waits for the readers that there are: no new ones meanwhile.
+            async with self._mending:
+                pass
         database = self._database
         if database is None or (self._failure is not None and self._written > self._synced):
             database = await self._usable()
@@ -577,7 +603,7 @@ class RocksStore:
             try:
                 if self._written > self._synced:
                     await self._durable(self._written)
-                return await trio.to_thread.run_sync(body, snapshot)
+                yield snapshot
             finally:
                 snapshot.close()
 
@@ -672,6 +698,8 @@ class RocksStore:
             return self._database
 
     async def _close_database(self) -> None:
+        for holder in self._holders:
+            holder.cancel()
         while self._readers or self._syncing:
             await self._progress.park()
         database, self._database = self._database, None

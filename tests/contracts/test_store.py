@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import islice
 
 import pytest
 import trio
@@ -216,6 +217,22 @@ async def test_a_read_sees_one_moment(store: Store) -> None:
         first, second = await store.read(body)
     assert first == second == {prefix + b"a": b"1", prefix + b"b": b"1"}
     assert await everything(store, prefix) == {prefix + b"b": b"2", prefix + b"c": b"2"}
+
+
+async def test_a_snapshot_in_several_steps_sees_one_moment(store: Store) -> None:
+    """Commits between its steps are not seen; a scan that is left half read harms nobody."""
+    prefix = store.directory(("data", "runs"))
+    pairs = {prefix + bytes([n]): b"1" for n in range(200)}
+    await put(store, *pairs.items())
+    async with store.snapshot() as snap:
+        scan = snap.scan(prefix, prefix + b"\xff")
+        first = await trio.to_thread.run_sync(lambda: dict(islice(scan, 50)))
+        await put(store, *((key, b"2") for key in pairs), (prefix + b"new", b"2"))
+        rest = await trio.to_thread.run_sync(lambda: dict(islice(scan, 100)))
+        scan.close()
+        assert snap.get(prefix + b"\x00") == b"1"
+    assert first | rest == dict(islice(pairs.items(), 150))
+    assert (await everything(store, prefix))[prefix + b"\x00"] == b"2"
 
 
 async def test_transactions_side_by_side_lose_nothing(store: Store) -> None:
