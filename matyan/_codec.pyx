@@ -3,8 +3,8 @@
 
 Everything about formats lives here; no I/O, no settings, no policy: limits come in as arguments or are
 the contract's constants. One bounds-checked cursor owns pointer arithmetic. Encode stands beside decode,
-one family a file: columns (points in memory), json (frames and records), stream (frames as they arrive), tuples (keys and msgpack), chunks
-(the packed layout), frames (WebSocket).
+one family a file: columns (points in memory), json (frames and records), stream (frames as they arrive), tuples (keys and
+msgpack), chunks (the packed layout), limits (of what is stored), frames (WebSocket).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -22,6 +22,7 @@ include "_codec_columns.pxi"
 include "_codec_tuples.pxi"
 include "_codec_chunks.pxi"
 include "_codec_scan.pxi"
+include "_codec_limits.pxi"
 include "_codec_json.pxi"
 include "_codec_stream.pxi"
 include "_codec_records.pxi"

@@ -11,11 +11,19 @@ cdef enum:
     MAX_ITEMS = 10000
     MAX_RECORD = 900 * 1024
     LARGE_ITEM = 1 << 20  # bytes that are not scanned with the interpreter held
-    MAX_KEY = 4096
     MAX_NAME = 512
     MAX_BLOB_KEY = 1024  # S3's limit
 
 LOG_SEQUENCES = ("logs", "__log_records")
+
+# What may fill its message, since it is stored in parts; anything else is one stored value.
+IN_PARTS = {
+    ("log_custom_object", "value"),
+    ("log_terminal_line", "line"),
+    ("log_record", "message"),
+    ("log_record", "logger_info"),
+    ("log_record", "extra_args"),
+}
 
 cdef enum Rule:
     STRING_RULE
@@ -220,6 +228,7 @@ cdef int ARTIFACT_PATH = field_of("artifact_path")
 cdef int CONTENT_TYPE = field_of("content_type")
 cdef int LOG_METRIC = KINDS.index("log_metric")
 cdef int LOG_CUSTOM_OBJECT = KINDS.index("log_custom_object")
+cdef int LOG_HPARAMS = KINDS.index("log_hparams")
 cdef int BLOB_REF = KINDS.index("blob_ref")
 
 # One kind of object after the other, read from one buffer. Producers repeat themselves: a member's name
@@ -433,13 +442,6 @@ cdef int put_envelope(Work *work, bytes run, bytes timestamp) except -1:
     return 0
 
 
-cdef Py_ssize_t packed_size(const Span *s) except -1:
-    """How many bytes msgpack makes of a value; exact when that can matter, else only not too small."""
-    # The longest growth is `1.,`-like: three characters of JSON for nine bytes.
-    cdef Py_ssize_t most = 3 * (s.stop - s.start) + 5
-    return most if most <= MAX_STORED // 2 else len(msgpack_value(loads(s)))
-
-
 cdef str put_number(Buffer *out, const Row *row, const Span *s):
     """An integer or a boolean as a float."""
     cdef Py_ssize_t size = s.stop - s.start
@@ -524,41 +526,6 @@ cdef str put_other(Work *work, const Row *row, const Span *s):
     return None
 
 
-cdef str too_large(str what, Py_ssize_t size):
-    return f"{what}: {size:,} bytes as stored; the limit is {MAX_STORED:,}"
-
-
-cdef str hparams_flaw(str run, value):
-    """Why some leaf of an hparams tree cannot be stored: its key or its value is too long."""
-    def size(element):
-        if isinstance(element, int):
-            return 1 + (element.bit_length() + 7) // 8
-        data = element.encode()
-        return 2 + len(data) + data.count(b"\0")
-
-    base = size(run) + size("attrs") + size("__empty_dict__")
-    waiting = [((), base, value)]
-    while waiting:
-        path, key, node = waiting.pop()
-        if key > MAX_KEY:
-            return f"value: a key takes {key:,} bytes with its path; the limit is {MAX_KEY:,}"
-        if isinstance(node, dict):
-            waiting.extend((path + (k,), key + size(k), v) for k, v in node.items())
-        elif isinstance(node, list):
-            waiting.extend((path + (i,), key + size(i), v) for i, v in enumerate(node))
-        elif isinstance(node, str):
-            packed = len(msgpack_value(node))
-            if packed > MAX_STORED:
-                return too_large("value: " + ".".join(map(str, path))[:100], packed)
-            if len(path) == 2 and path[0] == "hparams":
-                # It stands in the index, and twice with its run in the reverse index.
-                key = size("_rev") + 2 * size(run) + size("hparam") + size(path[1]) + size(node)
-                if key > MAX_KEY:
-                    return (f"value: hparams.{path[1][:100]}: its index key takes {key:,} bytes; "
-                            f"the limit is {MAX_KEY:,}")
-    return None
-
-
 cdef bint is_log_sequence(const Span *name):
     if name.escaped:
         return text_of(name) in LOG_SEQUENCES
@@ -578,17 +545,14 @@ cdef str kind_flaw(Work *work, str run):
         if text_of(&slots[S3_KEY]) != f"{run}/{path}":
             return "s3_key: expected run_id/artifact_path"
     if kind == "log_hparams":
-        return hparams_flaw(run, loads(&slots[VALUE]))
-    if kind == "log_record":
-        # They are one stored value, with some 50 bytes of names.
-        size = 64
-        for name in ("message", "logger_info", "extra_args"):
-            if slots[<int>field_index[name]].shape > NULL_:
-                size += packed_size(&slots[<int>field_index[name]])
-        return too_large("message, logger_info and extra_args", size) if size > MAX_STORED else None
+        return hparams_flaw(&slots[VALUE], run)
+    if kind == "log_custom_object":
+        flaw = object_flaw(&slots[VALUE])
+        if flaw is not None:
+            return flaw
     for name, rule, _, _ in SCHEMA[kind]:
-        if slots[<int>field_index[name]].shape >= STRING and not (kind == "log_custom_object" and name == "value"):
-            size = packed_size(&slots[<int>field_index[name]])
+        if slots[<int>field_index[name]].shape >= STRING and (kind, name) not in IN_PARTS:
+            size = packed_size(&slots[<int>field_index[name]], MAX_STORED)
             if size > MAX_STORED:
                 return too_large(name, size)
     return None
@@ -696,10 +660,12 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
         s = &work.members.slot[CONTEXT]
         if (s.shape != OBJECT or s.empty) and is_log_sequence(&work.members.slot[NAME]):
             return "name: belongs to the run's own logs; choose another one, or a context"
+    # First the size: what else is asked costs as much as there is.
+    if out.size > MAX_RECORD:
+        return too_large_record(out.size)
     # In a short item nothing can be too long.
-    if c.p - start > MAX_KEY - 600 or work.kind == BLOB_REF:
-        # First the size: what else is asked costs as much as there is.
-        return too_large_record(out.size) if out.size > MAX_RECORD else kind_flaw(work, run.decode())
+    if c.p - start > MAX_KEY - 600 or work.kind == BLOB_REF or work.kind == LOG_HPARAMS:
+        return kind_flaw(work, run.decode())
     return None
 
 

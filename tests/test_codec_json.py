@@ -731,49 +731,6 @@ def test_one_message() -> None:
     assert "the limit of a message is 900 KiB" in reason(message)
 
 
-@pytest.mark.parametrize(
-    ("message", "member", "overhead"),
-    [
-        ({"type": "set_run_property"}, "description", 5),
-        ({"type": "set_run_property"}, "name", 5),
-        ({"type": "log_terminal_line", "step": 1}, "line", 5),
-        (metric(), "dtype", 5),
-        ({"type": "log_custom_object", "name": "n", "value": {}}, "dtype", 5),
-    ],
-)
-def test_a_stored_value(message: dict[str, Any], member: str, overhead: int) -> None:
-    """100,000 bytes as msgpack, counted in UTF-8 and not in JSON's escapes."""
-    assert payload({**message, member: "é" * ((100_000 - overhead) // 2)})
-    why = reason({**message, member: "é" * (100_000 // 2)})
-    assert why == f"{member}: 100,005 bytes as stored; the limit is 100,000"
-
-
-def test_a_context_a_log_record_and_hparams_are_stored_values_too() -> None:
-    """A log record's members are stored as one."""
-    assert reason(metric(context={"a": "x" * 100_000})).startswith(
-        "context: 100,008 bytes as stored"
-    )
-    assert payload(metric(context={"a": [0.5] * 11_000}))
-    assert reason(metric(context={"a": [0.5] * 11_112})).startswith("context: 100,014 bytes")
-    record = {"type": "log_record", "message": "x" * 60_000, "level": 1, "timestamp": 0}
-    assert payload(record)
-    assert "the limit is 100,000" in reason({**record, "extra_args": {"a": "x" * 60_000}})
-    assert payload({"type": "log_hparams", "value": {"a": "x" * 99_000, "b": ["y" * 99_000]}})
-    assert reason({"type": "log_hparams", "value": {"a": {"b": "x" * 100_000}}}).startswith(
-        "value: a.b: 100,005 bytes"
-    )
-
-
-def test_keys_of_hparams() -> None:
-    """4,096 bytes with the run id and the path; what stands in the index counts as well."""
-    assert payload({"type": "log_hparams", "value": {"a" * 4_000: 1}})
-    why = reason({"type": "log_hparams", "value": {"a" * 2_000: {"b" * 2_100: 1}}})
-    assert why.endswith("the limit is 4,096")
-    assert payload({"type": "log_hparams", "value": {"hparams": {"a": "x" * 4_000}}})
-    why = reason({"type": "log_hparams", "value": {"hparams": {"a": "x" * 4_096}}})
-    assert why.startswith("value: hparams.a: its index key takes")
-
-
 def test_log_sequences_are_free_in_other_contexts() -> None:
     """`logs` belongs to the run in the empty context only."""
     assert payload(metric(name="logs", context={"a": 1}))["name"] == "logs"

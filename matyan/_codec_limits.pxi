@@ -1,0 +1,262 @@
+# What of a message's free values cannot be stored: too large a key or value, or a name that the layout keeps for itself
+# (contract, sections 4 and 6). Only sizes and names; what is stored where is keys.py's, trees.py's and indexes.py's affair,
+# and this counts what they write.
+
+cdef enum:
+    MAX_KEY = 4096
+    MAX_HPARAMS = 4000000
+    # A directory's prefix has one byte in RocksDB; FoundationDB's allocator gives two or three.
+    DIRECTORY = 3
+    # The three names and the number of parts in what a reader without parts sees of a large object.
+    STUB = 25
+
+RESERVED = frozenset(("__leaf__", "__empty_dict__", "__empty_list__"))
+RESERVED_AT_THE_TOP = RESERVED | {"__blobs__"}
+
+
+cdef Py_ssize_t packed_most(const Span *s) noexcept:
+    """At least as many bytes as msgpack makes of a value, by its tokens: no object is made."""
+    cdef Scanner c
+    cdef Span token
+    cdef Py_ssize_t size
+    cdef Py_ssize_t total = 0
+    cdef uint8_t ch
+    scanner_at(&c, s.start, s.stop - s.start)  # scanned before: it is JSON
+    while c.p < c.end:
+        ch = c.p[0]
+        if ch == c'{' or ch == c'[':
+            total += 5
+            c.p += 1
+        elif ch <= c' ' or ch == c',' or ch == c':' or ch == c'}' or ch == c']':
+            c.p += 1
+        else:
+            token.flaw = token.escaped = 0
+            scan_scalar(&c, &token)
+            size = token.stop - token.start
+            if token.shape == STRING:
+                total += size + 3
+            elif token.shape == INTEGER:
+                total += 2 if size <= 2 else 3 if size <= 4 else 5 if size <= 9 else 9
+            else:
+                total += 9 if token.shape >= FLOAT else 1
+    return total
+
+
+cdef Py_ssize_t packed_size(const Span *s, Py_ssize_t limit) except -1:
+    """How many bytes msgpack makes of a value; exact when they may be over the limit, else only not too few."""
+    cdef Py_ssize_t most = packed_most(s)
+    return most if most <= limit else len(msgpack_value(loads(s)))
+
+
+cdef str too_large(str what, Py_ssize_t size):
+    return f"{what}: {size:,} bytes as stored; the limit is {MAX_STORED:,}"
+
+
+cdef str object_flaw(const Span *value):
+    """Of a custom object that is stored in parts: its type stands in a single value, in front of them."""
+    cdef Scanner c
+    cdef Span key, member, type_
+    cdef Py_ssize_t size
+    if 3 * (value.stop - value.start) <= MAX_STORED or value.empty:
+        return None
+    type_.shape = ABSENT
+    scanner_open(&c)
+    try:
+        scanner_at(&c, value.start, value.stop - value.start)
+        while c.p[0] != c'}':  # the text was scanned before: it is an object
+            c.p += 1
+            skip_space(&c)
+            key.escaped = key.flaw = 0
+            scan_key(&c, &key)
+            scan_value(&c, &member)
+            skip_space(&c)
+            if text_of(&key) == "type" if key.escaped else is_named(&key, b'"type"', 6):
+                type_ = member
+    finally:
+        scanner_close(&c)
+    if type_.shape == ABSENT:
+        return None
+    size = packed_size(&type_, MAX_STORED - STUB) + STUB
+    return too_large("value: type", size) if size > MAX_STORED else None
+
+
+cdef inline bint is_named(const Span *name, const char *quoted, Py_ssize_t size) noexcept:
+    """Of a name without escapes."""
+    return name.stop - name.start == size and memcmp(name.start, quoted, size) == 0
+
+
+cdef inline bint may_be_reserved(const Span *name) noexcept:
+    return name.escaped or (
+        name.start[1] == c'_' and (
+            is_named(name, b'"__leaf__"', 10) or is_named(name, b'"__blobs__"', 11)
+            or is_named(name, b'"__empty_dict__"', 16) or is_named(name, b'"__empty_list__"', 16)
+        )
+    )
+
+
+cdef inline Py_ssize_t text_element(str text) except -1:
+    """The bytes of a text in a key."""
+    cdef Py_ssize_t size
+    cdef const char *p = PyUnicode_AsUTF8AndSize(text, &size)
+    cdef const char *end = p + size
+    size += 2
+    while True:
+        p = <const char *>memchr(p, 0, end - p)
+        if p == NULL:
+            return size
+        size += 1
+        p += 1
+
+
+cdef inline Py_ssize_t index_element(object value) except -1:
+    """The bytes of a scalar in a key."""
+    if isinstance(value, str):
+        return text_element(value)
+    if isinstance(value, bool):
+        return 1
+    # An int of 2^64 - 1 has the longest form.
+    return 9 if isinstance(value, float) else len(pack((value,)))
+
+
+cdef bint hparams_fit(const Span *value, Py_ssize_t run) noexcept:
+    """Whether a log_hparams surely holds no reserved name and no size over its limit, by its tokens: no object is made.
+
+    A text has at least as many bytes in JSON, with its quotes, as in a key.
+    """
+    cdef Scanner c
+    cdef Span s
+    cdef Py_ssize_t base[MAX_DEPTH + 1]  # of the open containers: the bytes of a key up to there
+    cdef uint8_t opening[MAX_DEPTH + 1]
+    cdef Py_ssize_t key = DIRECTORY + run + 7
+    cdef Py_ssize_t name = 0
+    cdef Py_ssize_t total = 0
+    cdef int depth = 0
+    scanner_at(&c, value.start, value.stop - value.start)  # scanned before: it is JSON, and not too deep
+    while True:
+        if c.p[0] == c'{' or c.p[0] == c'[':
+            base[depth] = key
+            opening[depth] = c.p[0]
+            depth += 1
+            c.p += 1
+            skip_space(&c)
+            if c.p[0] != opening[depth - 1] + 2:
+                key = step_in(&c, key, opening[depth - 1], &name)
+                if key < 0:
+                    return False
+                continue
+            total += key + 17
+        else:
+            s.flaw = s.escaped = 0
+            scan_scalar(&c, &s)
+            skip_space(&c)
+            if s.stop - s.start > MAX_STORED - 3:
+                return False
+            total += key + 10 + max(9, s.stop - s.start + 3)
+            if depth == 2:
+                # It may be below `hparams`: an index row and its twin.
+                total += 2 * (DIRECTORY + 8 + name + max(10, s.stop - s.start) + run) + 6 + run
+        if key + 16 > MAX_KEY or total > MAX_HPARAMS:
+            return False
+        while c.p[0] == opening[depth - 1] + 2:
+            c.p += 1
+            depth -= 1
+            if depth == 0:
+                return True
+            skip_space(&c)
+        c.p += 1
+        skip_space(&c)
+        key = step_in(&c, base[depth - 1], opening[depth - 1], &name)
+        if key < 0:
+            return False
+
+
+cdef inline Py_ssize_t step_in(Scanner *c, Py_ssize_t base, uint8_t opening, Py_ssize_t *name) noexcept:
+    """At a member or an item: the most that its key has up to there, or -1 when its name may be a reserved one.
+    Leaves the cursor at its value."""
+    cdef Span key
+    if opening == c'[':
+        return base + 5
+    key.flaw = key.escaped = 0
+    scan_key(c, &key)
+    if may_be_reserved(&key):
+        return -1
+    name[0] = key.stop - key.start
+    return base + name[0]
+
+
+cdef str hparams_flaw(const Span *value, str run):
+    """Of the names and sizes of a log_hparams."""
+    if hparams_fit(value, text_element(run)):
+        return None
+    return Hparams(run).flaw(loads(value))
+
+
+cdef class Hparams:
+    """The rows that one log_hparams writes: a leaf each, and of a scalar below `hparams` an index row with its twin."""
+    cdef Py_ssize_t run    # bytes of the run id in a key
+    cdef Py_ssize_t total  # of the keys and values so far
+    cdef list path         # of what is wrong, the last name first
+
+    def __cinit__(self, str run):
+        self.run = text_element(run)
+        self.total = 0
+        self.path = []
+
+    cdef str flaw(self, dict value):
+        cdef str reason = None
+        if value:
+            reason = self.members(value, DIRECTORY + self.run + text_element("attrs"), 0, False)
+        if self.total > MAX_HPARAMS:
+            return (f"value: over {MAX_HPARAMS:,} bytes as stored, with its keys and index rows; "
+                    f"that is the limit of a log_hparams (4 MB)")
+        if reason is None:
+            return None
+        path = ".".join(map(str, reversed(self.path)))[:100]
+        return f"value: {path + ': ' if path else ''}{reason}"
+
+    cdef str members(self, dict value, Py_ssize_t key, int depth, bint indexed):
+        cdef str reason
+        for name, child in value.items():
+            if name in (RESERVED if depth else RESERVED_AT_THE_TOP):
+                reason = f"the store keeps the name {name} for itself; choose another one"
+            else:
+                if indexed and isinstance(child, (str, int, float)):
+                    self.index(name, child)
+                reason = self.node(child, key + text_element(name), depth + 1, depth == 0 and name == "hparams")
+            if reason is not None:
+                self.path.append(name)
+                return reason
+        return None
+
+    cdef str node(self, value, Py_ssize_t key, int depth, bint indexed):
+        cdef Py_ssize_t size, i
+        cdef str reason
+        if isinstance(value, dict) and value:
+            return self.members(value, key, depth, indexed)
+        if isinstance(value, list) and value:
+            for i in range(len(<list>value)):
+                reason = self.node((<list>value)[i], key + 1 + bytes_of(i), depth + 1, False)
+                if reason is not None:
+                    self.path.append(i)
+                    return reason
+            return None
+        if isinstance(value, (dict, list)):
+            key += 16  # __empty_dict__, __empty_list__
+            size = 1
+        else:
+            key += 10  # __leaf__
+            size = len(msgpack_value(value))
+        if key > MAX_KEY:
+            return f"a key takes {key:,} bytes with its path; the limit is {MAX_KEY:,}"
+        if size > MAX_STORED:
+            return f"{size:,} bytes as stored; the limit is {MAX_STORED:,}"
+        self.total += key + size
+        return None if self.total <= MAX_HPARAMS else "too many"
+
+    cdef int index(self, str name, value) except -1:
+        cdef Py_ssize_t forward = DIRECTORY + text_element("hparam") + text_element(name) + index_element(value) + self.run
+        cdef Py_ssize_t twin = forward + text_element("_rev") + self.run
+        # A longer one is left out of the index.
+        if twin <= MAX_KEY + DIRECTORY:
+            self.total += forward + twin
+        return 0
