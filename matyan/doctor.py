@@ -18,7 +18,7 @@ import trio
 
 from matyan import views
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
-from matyan.flags import KAFKA, S3, as_json_option, settings_flags, store_option
+from matyan.flags import KAFKA, S3, as_json_option, settings_flags, store_name, store_option
 from matyan.settings import Settings
 
 _CHECK_S = 20.0
@@ -52,7 +52,7 @@ class Finding:
 )
 @store_option("Check this store, too.", required=False)
 @as_json_option
-@settings_flags(*KAFKA, *S3, "sequence_layout", "environment")
+@settings_flags(*KAFKA, *S3, "ingestion_group", "sequence_layout", "environment")
 def doctor(
     settings: Settings, wait: bool, timeout: float, folder: Path | None, as_json: bool
 ) -> None:
@@ -170,11 +170,36 @@ async def _check_topics(settings: Settings) -> str:
     if found := troubles(topics):
         raise Unavailable("; ".join(found))
     advised = any(topic.advice() for topic in topics)
-    return ", ".join(names) + ("; `matyan topics check` has advice" if advised else "")
+    said = ", ".join(names) + ("; `matyan topics check` has advice" if advised else "")
+    if await trio.to_thread.run_sync(_check_group, settings, abandon_on_cancel=True):
+        return said
+    return f"{said}; the consumer group {settings.ingestion_group} cannot be seen by this user"
+
+
+def _check_group(settings: Settings) -> bool:
+    """Whether the workers' group can be looked at, which a frontier's user need not be able to.
+
+    Raises:
+        Unavailable: partitions of it stand still.
+    """
+    from matyan.broker.kafka_start import Claimant
+    from matyan.operations import GroupOffsets
+
+    kafka = GroupOffsets(settings, patience_s=0)
+    try:
+        stands = kafka.committed_stands()
+    except Unavailable:
+        return False
+    if found := kafka.conflicts(Claimant(settings.ingestion_group), stands):
+        raise Unavailable("; ".join(found))
+    return True
 
 
 async def _check_store(settings: Settings, folder: Path) -> str:
+    from matyan.broker.kafka_start import Claimant
+    from matyan.identity import known_store_id
     from matyan.keys import Keys
+    from matyan.operations import GroupOffsets
     from matyan.reader import DATABASE, has_database
     from matyan.sequences import open_layout
     from matyan.store.base import Transaction
@@ -195,9 +220,19 @@ async def _check_store(settings: Settings, folder: Path) -> str:
             # Only checks, since there is a stamp.
             return f"{open_layout(tr, keys, settings.rocks_layout)} layout"
 
-        return f"{folder} opens, {await store.transact(check)}"
+        text = f"{folder} opens, {await store.transact(check)}"
+        id = await store.read(lambda snap: known_store_id(snap, keys))
+        claimant = Claimant(settings.ingestion_group, id, store_name(folder))
     finally:
         await store.aclose()
+    try:
+        kafka = await trio.to_thread.run_sync(GroupOffsets, settings, 0.0, abandon_on_cancel=True)
+        stands = await kafka.stands(folder)
+    except Unavailable:
+        return text  # the other checks say why nothing can be compared
+    if found := kafka.conflicts(claimant, stands):
+        raise Unavailable("; ".join(found))
+    return text
 
 
 def _check_place(folder: Path) -> str:

@@ -42,7 +42,8 @@ class Fenced(MatyanError):
 
 
 class OffsetConflict(ConfigurationError):
-    """The stored offset and the broker's disagree in a way that only a person can settle."""
+    """The stored offset of a partition and the broker's disagree in a way that only a person can settle: that partition
+    stands still, and says so; the others go on."""
 
 
 class RecordsRefused(MatyanError):

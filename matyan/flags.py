@@ -7,6 +7,7 @@ No command and no engine here. A flag that is given wins over its variable.
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -100,6 +101,11 @@ def _variable(row: Field[Any]) -> str:
     elif isinstance(default, float):
         default = f"{default:g}"
     return f"[{row.metadata['env']}{f'; default: {default}' if default not in ('', ()) else ''}]"
+
+
+def store_name(folder: Path) -> str:
+    """The inverse of `_rocks_folder`, for a shell."""
+    return shlex.quote(f"rocks:{folder}")
 
 
 def _rocks_folder(value: str) -> Path:

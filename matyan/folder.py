@@ -16,17 +16,16 @@ from typing import TypeVar
 import trio
 
 from matyan import private
-from matyan._codec import format_timestamp, range_of, unpack
+from matyan._codec import format_timestamp
 from matyan.broker.base import DeliveryCallback, Producer
-from matyan.broker.local import TOPIC_ID
 from matyan.errors import FolderInUse, NotFound, Unavailable
+from matyan.identity import LOCAL, feeders, store_id
 from matyan.keys import Keys
 from matyan.local_api import LocalAPI, Read, Write
 from matyan.queries import Queries
 from matyan.reader import DATABASE
 from matyan.records import Rules
 from matyan.sequences import Layout, Sequences, open_layout
-from matyan.store.base import Snapshot
 from matyan.store.rocks import RocksStore, open_rocks
 
 _LOCK_POLL_S = 0.1
@@ -41,12 +40,18 @@ T = TypeVar("T")
 class DataFolder:
     """An open data folder. Made by `open_folder`."""
 
-    def __init__(self, path: Path, store: RocksStore, layout: Layout, fed_by_kafka: bool) -> None:
+    def __init__(
+        self, path: Path, store: RocksStore, layout: Layout, id: str, feeders: set[str]
+    ) -> None:
         self.path = path
         self.store = store
         self.layout = layout
-        self.fed_by_kafka = fed_by_kafka
+        self.id = id
+        """Which store this is, wherever the folder stands."""
+        self.fed_by_kafka = bool(feeders - {LOCAL})
         """Whether records of a topic of Kafka were applied to it."""
+        self.fed_by_tracker = LOCAL in feeders
+        """Whether `matyan up` has stored records in it."""
         self.keys = Keys(store)
         self.queries = Queries(self.keys, Sequences(self.keys, layout))
 
@@ -92,8 +97,11 @@ async def open_folder(
     try:
         keys = Keys(store)
         stamped = await store.transact(lambda tr: open_layout(tr, keys, layout))
-        fed = await store.read(lambda snap: _is_fed_by_kafka(snap, keys))
-        yield DataFolder(path, store, stamped, fed)
+        make_id = store_id()
+        id = await store.transact(lambda tr: make_id(tr, keys))
+        yield DataFolder(
+            path, store, stamped, id, await store.read(lambda snap: feeders(snap, keys))
+        )
     finally:
         await store.aclose()
 
@@ -106,11 +114,6 @@ async def _open_store(database: Path, deadline: float) -> RocksStore:
             if trio.current_time() >= deadline:
                 raise
             await trio.sleep(_LOCK_POLL_S)
-
-
-def _is_fed_by_kafka(snap: Snapshot, keys: Keys) -> bool:
-    prefix = keys.ingest_prefix()
-    return any(unpack(key, len(prefix))[0] != TOPIC_ID for key, _ in snap.scan(*range_of(prefix)))
 
 
 async def while_answering(api: LocalAPI) -> None:

@@ -34,7 +34,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("activity", run), ("owner", run)                    | activity, owner                           |
 | ("ingest", topic_id, partition)                      | ingest, ingest_prefix                     |
 | ("dropped", topic_id, partition)                     | dropped: records of deleted runs, counted |
-| ("layout",)                                          | layout                                    |
+| ("layout",), ("store",)                              | layout, store                             |
 | ("control_events", n), ("dead_letters", n)           | control_event, dead_letter: the embedded  |
 |                                                      | broker's                                  |
 
@@ -210,6 +210,9 @@ class Keys:
 
     def dropped(self, topic_id: str, partition: int) -> bytes:
         return pack(("dropped", topic_id, partition), self.system)
+
+    def store(self) -> bytes:
+        return pack(("store",), self.system)
 
     def layout(self) -> bytes:
         return self._layout

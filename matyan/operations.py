@@ -7,7 +7,7 @@ is said by `broker/kafka_topics.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from matyan import views
 from matyan.broker.kafka_admin import Group, Place, describe_topic, open_admin
+from matyan.broker.kafka_start import Claimant, where_to_start
 from matyan.broker.kafka_topics import (
     Topic,
     alter_topics,
@@ -25,7 +26,7 @@ from matyan.broker.kafka_topics import (
     topic_names,
     troubles,
 )
-from matyan.errors import FolderInUse, MatyanError, NotFound, Unavailable
+from matyan.errors import ConfigurationError, FolderInUse, MatyanError, NotFound, Unavailable
 from matyan.flags import KAFKA, as_json_option, settings_flags, store_option
 from matyan.reader import DATABASE, has_database
 from matyan.settings import Settings
@@ -153,7 +154,7 @@ _STORE_HELP = "The store of the ingestion workers."
 
 
 @dataclass(frozen=True, slots=True)
-class _Stand:
+class Stand:
     """One partition: where the store and where Kafka say that it stands."""
 
     partition: int
@@ -171,11 +172,28 @@ class _Stand:
             "lag": self.place.high - (self.place.low if known is None else known),
         }
 
+    def prospect(self, target: int) -> str:
+        """What setting it to `target` does, as a sentence."""
+        name, low = f"partition {self.partition}", self.place.low
+        if self.stored is None:
+            return f"{name}: this store has no offset of it; it gets what stands at {target} and after, and nothing before"
+        said = []
+        if self.stored < low:
+            said.append(
+                f"{low - self.stored} records are lost, which the topic's retention removed"
+            )
+        known = max(self.stored, low)
+        if target < known:
+            said.append(f"{known - target} records that it has are applied again")
+        elif target > known:
+            said.append(f"{target - known} records that it has not are skipped for good")
+        return f"{name}: {self.stored} → {target}: {', '.join(said) or 'nothing is applied again or skipped'}"
+
 
 @offsets.command("show")
 @store_option(_STORE_HELP)
 @as_json_option
-@settings_flags(*KAFKA)
+@settings_flags(*KAFKA, "ingestion_group")
 def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
     """Show stored, committed and end offset and the lag of each partition.
 
@@ -187,10 +205,10 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
       matyan offsets show --store rocks:/var/lib/matyan
       matyan offsets show --store rocks:/var/lib/matyan --json | jq 'map(.lag) | add'
     """
-    kafka = _Offsets(settings)
+    kafka = GroupOffsets(settings)
     unread = None if has_database(folder) else f"there is no store in {folder} yet"
     try:
-        stands = [] if unread else trio.run(kafka.stands, folder, None)
+        stands = [] if unread else trio.run(kafka.stands, folder)
     except FolderInUse as error:
         unread = f"{folder} is held by {error.holder}"
     if unread:
@@ -198,7 +216,7 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
             f"{unread}: no stored offsets are shown, and the lag is that of the committed ones",
             err=True,
         )
-        stands = [_Stand(number, None, place) for number, place in sorted(kafka.places().items())]
+        stands = kafka.committed_stands()
     rows = [stand.row() for stand in stands]
     if as_json:
         views.as_json(rows)
@@ -214,62 +232,112 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
     required=True,
     help="The topic's first or end offset, or what the store or Kafka has, for both.",
 )
-@click.option("--partition", type=click.IntRange(0), help="Only this one.")
+@click.option(
+    "--partition",
+    "partitions",
+    type=click.IntRange(0),
+    multiple=True,
+    help="Only this one; again for more.",
+)
+@click.option("--all-partitions", is_flag=True, help="Every partition of the topic.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@settings_flags(*KAFKA)
+@settings_flags(*KAFKA, "ingestion_group")
 def offsets_reset(
-    settings: Settings, folder: Path, to: str, partition: int | None, yes: bool
+    settings: Settings,
+    folder: Path,
+    to: str,
+    partitions: tuple[int, ...],
+    all_partitions: bool,
+    yes: bool,
 ) -> None:
     """Set where ingestion goes on, in the store and in Kafka; no worker may run.
 
-    Before an offset that was stored, records are applied twice; beyond it, they are skipped for good.
+    Before an offset that was stored, records are applied again: log lines and points without a step stand twice then.
+    Beyond it, they are skipped for good. What will happen is told before the question.
+
+    It is also how a group is given to another store, with --all-partitions: the id of this one is written beside the
+    offsets, and a worker on the former store refuses.
 
     \b
-      matyan offsets reset --store rocks:/var/lib/matyan --to stored
-      matyan offsets reset --store rocks:/var/lib/matyan --to end --partition 3 --yes
+      matyan offsets reset --store rocks:/var/lib/matyan --to end --partition 3
+      matyan offsets reset --store rocks:/var/lib/matyan --to stored --all-partitions --yes
     """
+    if all_partitions == bool(partitions):
+        raise click.UsageError(
+            "Name each partition with --partition N, or all of them with --all-partitions."
+        )
+    kafka = GroupOffsets(settings)
 
-    def choose(stand: _Stand) -> int | None:
-        if partition not in (None, stand.partition):
-            return None
-        return {
-            "start": stand.place.low,
-            "end": stand.place.high,
-            "stored": stand.stored,
-            "committed": stand.place.committed,
-        }[to]
+    def choose(stands: list[Stand], store_id: str) -> dict[int, int]:
+        chosen = _chosen(kafka, stands, to, partitions)
+        others = {s.partition for s in stands if s.place.store not in (None, store_id)}
+        if others - chosen.keys():
+            raise ConfigurationError(
+                f"the consumer group feeds another store, with {_named(others)}: to give it to this one takes "
+                "--all-partitions, and --to start or --to end where this one has no offset yet"
+            )
+        if others:
+            click.echo("the consumer group is given to this store; it fed another one", err=True)
+        for stand in stands:
+            if stand.partition in chosen:
+                click.echo(stand.prospect(chosen[stand.partition]), err=True)
+        if not yes:
+            which = "every partition" if all_partitions else _named(chosen)
+            click.confirm(f"Set {which} of {kafka.topic} to its {to} offset?", abort=True, err=True)
+        return chosen
 
-    kafka = _Offsets(settings)
-    if partition is not None and partition not in kafka.places():
-        raise NotFound(f"the topic {kafka.topic} has no partition {partition}")
-    which = "every partition" if partition is None else f"partition {partition}"
-    if not yes:
-        click.confirm(f"Set {which} of {kafka.topic} to its {to} offset?", abort=True, err=True)
     views.table(
         ("partition", "goes on at"),
         (
             (stand.partition, views.or_none(stand.stored))
             for stand in trio.run(kafka.stands, folder, choose)
-            if partition in (None, stand.partition)
+            if all_partitions or stand.partition in partitions
         ),
         right=("partition", "goes on at"),
     )
 
 
-class _Offsets:
+def _chosen(
+    kafka: GroupOffsets, stands: list[Stand], to: str, partitions: tuple[int, ...]
+) -> dict[int, int]:
+    """The new offset of each partition that is to be set, and has one; `partitions`: empty for all."""
+    unknown = set(partitions) - {stand.partition for stand in stands}
+    if unknown:
+        raise NotFound(f"the topic {kafka.topic} has no {_named(unknown)}")
+    offsets = {
+        stand.partition: {
+            "start": stand.place.low,
+            "end": stand.place.high,
+            "stored": stand.stored,
+            "committed": stand.place.committed,
+        }[to]
+        for stand in stands
+        if not partitions or stand.partition in partitions
+    }
+    return {number: offset for number, offset in offsets.items() if offset is not None}
+
+
+def _named(partitions: Iterable[int]) -> str:
+    """Such as "partition 0, 3"."""
+    return f"partition {', '.join(map(str, sorted(partitions)))}"
+
+
+class GroupOffsets:
     """The ingestion workers' consumer group, and the offsets in their store."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, patience_s: float = _PATIENCE_S) -> None:
+        """patience_s: how long a broker that loads its groups is waited for."""
         from matyan.broker.kafka import client_config
 
+        self._patience_s = patience_s
         self.topic = settings.kafka_data_ingestion_topic
-        self._group = Group(client_config(settings), "ingestion-workers")
+        self._group = Group(client_config(settings), settings.ingestion_group)
         self._described = describe_topic(self._group.admin, self.topic)
         self._topic_id = str(self._described.topic_id)
 
     def places(self) -> dict[int, Place]:
         numbers = [row.id for row in self._described.partitions]
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + self._patience_s
         while True:
             try:
                 return self._group.places(self.topic, numbers)
@@ -278,25 +346,53 @@ class _Offsets:
                     raise
                 time.sleep(0.2)
 
+    def committed_stands(self) -> list[Stand]:
+        """What Kafka knows alone."""
+        return [Stand(number, None, place) for number, place in sorted(self.places().items())]
+
+    def conflicts(self, claimant: Claimant, stands: Iterable[Stand]) -> list[str]:
+        """Why partitions would stand still, or no worker of that store may start.
+
+        Where the stored offset is not known, what Kafka has of it stands in: it follows within a second.
+        """
+        found = []
+        for stand in stands:
+            place = stand.place
+            stored = place.committed if stand.stored is None and place.is_ours else stand.stored
+            try:
+                where_to_start(self.topic, stand.partition, stored, place, claimant)
+            except ConfigurationError as error:
+                found.append(str(error))
+        return found
+
     async def stands(
-        self, folder: Path, choose: Callable[[_Stand], int | None] | None
-    ) -> list[_Stand]:
-        """Each partition, after `choose` has set the stored and committed offset of those that it names."""
+        self,
+        folder: Path,
+        choose: Callable[[list[Stand], str], dict[int, int]] | None = None,
+    ) -> list[Stand]:
+        """Each partition, after the stored and committed offsets were set to what `choose` says of them and the store's
+        id; the store is held meanwhile.
+
+        Raises:
+            FolderInUse: another process holds it.
+            ConfigurationError: its records do not come from Kafka.
+        """
+        from matyan.identity import LOCAL, feeders, store_id
         from matyan.keys import Keys, pack_value, unpack_value
         from matyan.store.base import Snapshot, Transaction
         from matyan.store.rocks import open_rocks
 
         store = open_rocks(folder / DATABASE)
         try:
-            places = self.places()
+            places = await trio.to_thread.run_sync(self.places, abandon_on_cancel=True)
             keys = Keys(store)
 
-            def read(snap: Snapshot) -> list[_Stand]:
+            def read(snap: Snapshot) -> list[Stand]:
                 found = []
                 for number, place in sorted(places.items()):
                     packed = snap.get(keys.ingest(self._topic_id, number))
                     stored = None if packed is None else int(unpack_value(packed))
-                    found.append(_Stand(number, stored, place))
+                    found.append(Stand(number, stored, place))
                 return found
 
             def write(tr: Transaction) -> None:
@@ -304,14 +400,18 @@ class _Offsets:
                     tr.set(keys.ingest(self._topic_id, number), pack_value(offset))
 
             stands = await store.read(read)
-            chosen = {
-                stand.partition: offset
-                for stand in stands
-                if choose is not None and (offset := choose(stand)) is not None
-            }
+            if choose is None:
+                return stands
+            if LOCAL in await store.read(lambda snap: feeders(snap, keys)):
+                raise ConfigurationError(
+                    f"the records of {folder} come from `matyan up`, and not from Kafka: name a worker's store"
+                )
+            make_id = store_id()
+            id = await store.transact(lambda tr: make_id(tr, keys))
+            chosen = choose(stands, id)
             if chosen:
                 # Kafka first: it refuses while the group has members, and then nothing has changed.
-                self._group.commit(self.topic, self._topic_id, chosen)
+                self._group.commit(self.topic, self._topic_id, chosen, id)
                 await store.transact(write)
             return [
                 replace(stand, stored=chosen.get(stand.partition, stand.stored)) for stand in stands

@@ -7,6 +7,7 @@ process holds neither a store nor blob content.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ import click
 import trio
 
 from matyan import logs, private
-from matyan.broker.kafka_admin import open_admin
+from matyan.broker.kafka_admin import Group, open_admin
+from matyan.broker.kafka_start import Claimant, require_own
 from matyan.broker.kafka_topics import require_fit_topics, require_topics
 from matyan.doors import doors_of
-from matyan.errors import Unavailable
-from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_option
+from matyan.errors import ConfigurationError, Unavailable
+from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_name, store_option
 from matyan.health import Health
 from matyan.listeners import open_port
 from matyan.logs import get_logger
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 _PATIENCE_S = 10.0
 """For a command that reads the worker's folder just when the worker starts."""
 _SILENCE_S = 2.0
+_GUARD_S = 5.0
 _NOT_ASKED = "not asked yet"
 
 log = get_logger()
@@ -201,6 +204,7 @@ def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
 )
 @settings_flags(
     *KAFKA,
+    "ingestion_group",
     "instance_id",
     "sequence_layout",
     "ingest_max_txn_bytes",
@@ -235,8 +239,14 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
     topic = settings.kafka_data_ingestion_topic
     start = _KafkaStart(settings, [topic, f"{topic}-dlq", settings.kafka_control_events_topic])
     async with open_folder(path, settings.rocks_layout, patience_s=_PATIENCE_S) as folder:
+        if folder.fed_by_tracker:
+            raise ConfigurationError(
+                f"the records of {path} come from `matyan up`: go on with it, by `matyan up --data {path}`, or name "
+                "another folder with --store"
+            )
+        claimant = Claimant(settings.ingestion_group, folder.id, store_name(path))
         outbox = KafkaOutbox(settings)
-        config = consumer_config(settings, "ingestion-workers")
+        config = consumer_config(settings, claimant.group)
         workers: list[IngestWorker] = []
         for number in range(count):
             own = dict(config)
@@ -244,7 +254,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
                 own["group.instance.id"] = f"{settings.instance_id}-{number}"
             workers.append(
                 IngestWorker(
-                    KafkaConsumer(own, topic),
+                    KafkaConsumer(own, topic, claimant=claimant),
                     folder.store,
                     folder.keys,
                     folder.rules,
@@ -254,12 +264,45 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
                 )
             )
         tasks = [Task(f"ingest-{n}", worker.run) for n, worker in enumerate(workers)]
-        commands = KafkaFolder(folder, settings)
-        return await _run_workers(settings, start, "ingest-worker", tasks, workers, commands)
+        return await _run_workers(
+            settings,
+            start,
+            "ingest-worker",
+            tasks,
+            workers,
+            commands=KafkaFolder(folder, settings),
+            guards=[Task("store", partial(_guard_store, settings, claimant))],
+        )
+
+
+async def _guard_store(
+    settings: Settings, claimant: Claimant, *, task_status: trio.TaskStatus[None]
+) -> None:
+    """Begins when no other store's worker is in the group, and looks again now and then: two may begin at once.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    from matyan.broker.kafka import client_config
+
+    topic = settings.kafka_data_ingestion_topic
+    group = Group(client_config(settings), claimant.group)
+    while True:
+        try:
+            stores = await trio.to_thread.run_sync(group.stores, topic, abandon_on_cancel=True)
+        except Unavailable as error:
+            log.info("waits to see whose the consumer group is", reason=str(error))
+            await trio.sleep(1)
+            continue
+        require_own(topic, stores, claimant)
+        task_status.started()
+        await trio.sleep(_GUARD_S)
 
 
 @click.command("control-worker")
-@settings_flags(*KAFKA, *S3, "instance_id", "host", "metrics_port", "allowed_hosts", *SERVICE)
+@settings_flags(
+    *KAFKA, *S3, "control_group", "instance_id", "host", "metrics_port", "allowed_hosts", *SERVICE
+)
 def control_worker(settings: Settings) -> int:
     """Do what control events ask for outside of the store: delete the blobs of deleted runs.
 
@@ -280,7 +323,7 @@ async def _control(settings: Settings) -> int:
     topic = settings.kafka_control_events_topic
     start = _KafkaStart(settings, [topic, f"{topic}-dlq"])
     consumer = KafkaConsumer(
-        consumer_config(settings, "control-workers"), topic, offsets_are_stored=False
+        consumer_config(settings, settings.control_group), topic, offsets_are_stored=False
     )
     worker = ControlWorker(consumer, S3Blobs(settings), KafkaOutbox(settings).bury)
     tasks = [Task("control", worker.run)]
@@ -293,9 +336,15 @@ async def _run_workers(
     component: str,
     tasks: list[Task],
     workers: Sequence[Holder],
+    *,
     commands: KafkaFolder | None = None,
+    guards: Sequence[Task] = (),
 ) -> int:
-    """`commands`: what answers the commands of this machine, from the start on, whether Kafka is there or not."""
+    """
+    Args:
+        commands: what answers the commands of this machine, from the start on, whether Kafka is there or not.
+        guards: what begins after Kafka is there, and before the workers.
+    """
     health = kafka.health()
     ended = trio.Event()
     at_work: set[str] = set()
@@ -338,6 +387,7 @@ async def _run_workers(
             *_probes(settings, health, component),
             *([] if commands is None else commands.tasks()),
             Task("start", wait),
+            *guards,
             *map(watched, tasks),
         ],
         drain,

@@ -147,6 +147,14 @@ class Settings:
     kafka_sasl_password: Secret = _setting(
         Secret(""), "KAFKA_SASL_PASSWORD", "The user's password.", Secret
     )
+    ingestion_group: str = _setting(
+        "ingestion-workers",
+        "MATYAN_INGESTION_GROUP",
+        "The consumer group of the ingestion workers; one store each.",
+    )
+    control_group: str = _setting(
+        "control-workers", "MATYAN_CONTROL_GROUP", "The consumer group of the control workers."
+    )
     instance_id: str = _setting(
         "",
         "MATYAN_INSTANCE_ID",

@@ -20,7 +20,7 @@ from matyan.broker.local import (
     dead_letter,
     dead_letters,
 )
-from matyan.errors import InvalidRecord, OffsetConflict
+from matyan.errors import ConfigurationError, InvalidRecord
 from matyan.keys import Keys
 from matyan.store.base import Store, Transaction
 from matyan.store.rocks import RocksStore, open_rocks
@@ -205,7 +205,7 @@ async def test_a_store_that_jumped_is_an_error_and_not_silence(
         await take(partition, 2)
         partition.committed(12)
     async with own(broker.ingest_consumer()) as partition:
-        with pytest.raises(OffsetConflict):
+        with pytest.raises(ConfigurationError):
             await partition.start(stored)
 
 

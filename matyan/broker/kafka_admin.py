@@ -31,9 +31,9 @@ NETWORK_S = 10.0
 _OURS = "matyan "
 
 
-def metadata(topic_id: str) -> str:
-    """What the offsets that we commit to Kafka carry, so that another program's are told from ours."""
-    return _OURS + topic_id
+def metadata(topic_id: str, store_id: str = "") -> str:
+    """What the offsets that we commit to Kafka carry, so that another program's, and another store's, are told from ours."""
+    return f"{_OURS}{topic_id} {store_id}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Place:
     """The group's offset, or None."""
     is_ours: bool
     """Whether `committed` carries our metadata."""
+    store: str | None = None
+    """The id of the store that stands there; None: none, as of an older version."""
 
 
 _SHARED = frozenset(
@@ -200,9 +202,24 @@ class Group:
                 high[tp.partition],
                 tp.offset if tp.offset >= 0 else None,
                 (tp.metadata or "").startswith(_OURS),
+                _store_in(tp),
             )
             for tp in answered(committed)
         }
+
+    def stores(self, topic: str) -> dict[int, str | None]:
+        """The id of the store whose worker committed last, of each partition.
+
+        Raises:
+            Unavailable: the broker does not answer, or has no such topic (yet).
+        """
+        try:
+            known = self.admin.list_topics(topic, timeout=NETWORK_S).topics[topic]
+            tps = [TopicPartition(topic, number) for number in known.partitions]
+            committed = self._outsider.committed(tps, timeout=NETWORK_S) if tps else []
+        except KafkaException as error:
+            raise _unavailable(error, topic) from error
+        return {tp.partition: _store_in(tp) for tp in answered(committed)}
 
     def owners(self, topic: str, timeout_s: float = NETWORK_S) -> dict[str, set[int]] | None:
         """The partitions of `topic` that each member has, by member id; None while the group rebalances.
@@ -222,14 +239,16 @@ class Group:
             for member in group.members
         }
 
-    def commit(self, topic: str, topic_id: str, offsets: Mapping[int, int]) -> None:
-        """Commits `offsets`, by partition, as ours.
+    def commit(
+        self, topic: str, topic_id: str, offsets: Mapping[int, int], store_id: str = ""
+    ) -> None:
+        """Commits `offsets`, by partition, as ours and this store's.
 
         Raises:
             Unavailable: the broker does not answer, or the group has members.
         """
         tps = [
-            TopicPartition(topic, partition, offset, metadata(topic_id))
+            TopicPartition(topic, partition, offset, metadata(topic_id, store_id))
             for partition, offset in offsets.items()
         ]
         try:
@@ -237,6 +256,11 @@ class Group:
         except KafkaException as error:
             raise _unavailable(error, topic) from error
         answered(committed)
+
+
+def _store_in(committed: TopicPartition) -> str | None:
+    words = (committed.metadata or "").split(" ")
+    return words[2] if words[0] == _OURS.strip() and len(words) > 2 else None
 
 
 def _assigned(assignment: bytes) -> dict[str, set[int]]:

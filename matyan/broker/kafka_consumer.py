@@ -25,12 +25,12 @@ from matyan.broker.base import Batch, Partition
 from matyan.broker.kafka import PollingThread, client_config
 from matyan.broker.kafka_admin import (
     Group,
-    Place,
     describe_topic,
     describe_topic_soon,
     metadata,
 )
-from matyan.errors import OffsetConflict, Unavailable
+from matyan.broker.kafka_start import Claimant, where_to_start
+from matyan.errors import Unavailable
 from matyan.logs import get_logger
 from matyan.settings import Settings
 
@@ -113,6 +113,7 @@ class KafkaConsumer:
         config: `consumer_config`.
         offsets_are_stored: whether the owner of a partition keeps its offset in the store. Without (the control
             worker) the offset committed to Kafka decides where to start.
+        claimant: the store that the owners keep their offsets in.
         drain_s: seconds that the owner of a revoked partition has to leave it.
     """
 
@@ -122,10 +123,12 @@ class KafkaConsumer:
         topic: str,
         *,
         offsets_are_stored: bool = True,
+        claimant: Claimant | None = None,
         drain_s: float = 10.0,
     ) -> None:
         self.topic = topic
         self.offsets_are_stored = offsets_are_stored
+        self._claimant = claimant or Claimant(config["group.id"])
         self._config = config
         self._drain_s = drain_s
 
@@ -133,7 +136,9 @@ class KafkaConsumer:
     async def partitions(
         self,
     ) -> AsyncIterator[AsyncIterator[AbstractAsyncContextManager[Partition]]]:
-        member = _Member(self._config, self.topic, self.offsets_are_stored, self._drain_s)
+        member = _Member(
+            self._config, self.topic, self.offsets_are_stored, self._claimant, self._drain_s
+        )
         try:
             yield member.assigned()
         finally:
@@ -144,10 +149,16 @@ class _Member:
     """One life in the group: the client, its thread, and the partitions that it owns now."""
 
     def __init__(
-        self, config: dict[str, Any], topic: str, offsets_are_stored: bool, drain_s: float
+        self,
+        config: dict[str, Any],
+        topic: str,
+        offsets_are_stored: bool,
+        claimant: Claimant,
+        drain_s: float,
     ) -> None:
         self.topic = topic
         self.offsets_are_stored = offsets_are_stored
+        self.claimant = claimant
         self._drain_s = drain_s
         self._token = trio.lowlevel.current_trio_token()
         self._send, self._receive = trio.open_memory_channel[_Partition](10_000)
@@ -444,7 +455,9 @@ class _Partition:
     # --- in trio: the interface ------------------------------------------------------------------
 
     async def start(self, stored: int | None) -> int:
-        offset = await trio.to_thread.run_sync(self._locate, stored, abandon_on_cancel=True)
+        offset, may_tell = await trio.to_thread.run_sync(
+            self._locate, stored, abandon_on_cancel=True
+        )
         self._placed = trio.Event()
         self._place_error = None
         if not self.revoked.is_set():
@@ -455,9 +468,10 @@ class _Partition:
             raise Unavailable(f"{self.topic} [{self.partition}] was revoked")
         if self._place_error is not None:
             raise Unavailable(str(self._place_error)) from self._place_error
-        if stored is not None:
-            # Its last owner may have died before it told Kafka, and where nothing comes any more nobody else would.
-            self.committed(offset)
+        if may_tell:
+            # Its last owner may have died before it told Kafka, and where nothing comes any more nobody else would. And
+            # another store's worker is to find the id of this one there.
+            self._done = offset
         return offset
 
     async def batches(self) -> AsyncIterator[Batch]:
@@ -501,8 +515,8 @@ class _Partition:
 
     # --- in a worker thread: where to start --------------------------------------------------------
 
-    def _locate(self, stored: int | None) -> int:
-        """The contract's rules for the place of a partition (section 5).
+    def _locate(self, stored: int | None) -> tuple[int, bool]:
+        """The contract's rules for the place of a partition (section 5), and whether Kafka may be told it as ours.
 
         Raises:
             OffsetConflict: only a person can say what is right.
@@ -513,42 +527,21 @@ class _Partition:
         if str(describe_topic(self._member.admin, self.topic).topic_id) != self.topic_id:
             self._member.check_topic()
             raise Unavailable(f"the topic {self.topic} was created again")
-        return self._choose(stored, place[self.partition])
-
-    def _choose(self, stored: int | None, found: Place) -> int:
-        low, high, committed, is_ours = found.low, found.high, found.committed, found.is_ours
-        place = f"{self.topic} [{self.partition}]"
+        found = place[self.partition]
         if not self._member.offsets_are_stored:
-            return low if committed is None else min(max(committed, low), high)
-        if stored is None:
-            if committed is None or is_ours:
-                # Ours without a stored offset: this store has never seen the topic, so it gets all of it.
-                return low
-            if not low <= committed <= high:
-                raise OffsetConflict(
-                    f"{place}: the store knows no offset, and the committed one, {committed}, is not between the "
-                    f"topic's first and end offset, {low} and {high}: `matyan offsets reset` says where to start"
-                )
-            log.info("takes over from a committed offset", place=place, offset=committed)
-            return committed
-        if stored > high:
-            raise OffsetConflict(
-                f"{place}: the stored offset {stored} is beyond the topic's end {high}: records were lost by the "
-                "broker, or the store belongs to another cluster; `matyan offsets reset --to end` or `--to start` "
-                "goes on from there"
+            committed = found.low if found.committed is None else found.committed
+            return min(max(committed, found.low), found.high), True
+        offset = where_to_start(self.topic, self.partition, stored, found, self._member.claimant)
+        if stored is None and found.committed is not None and not found.is_ours:
+            log.info(
+                "takes over from a committed offset",
+                topic=self.topic,
+                partition=self.partition,
+                offset=offset,
             )
-        if stored < low:
-            raise OffsetConflict(
-                f"{place}: the stored offset is {stored}, but the topic begins at {low}: its retention removed "
-                f"{low - stored} records before they were stored; `matyan offsets reset --to start` accepts that"
-            )
-        if committed is not None and committed > stored and not is_ours:
-            raise OffsetConflict(
-                f"{place}: another program of the group {self._member.group.name} committed {committed}, beyond the stored "
-                f"offset {stored}: stop it; then `matyan offsets reset --to stored` applies those records here too, "
-                "and `--to committed` skips them"
-            )
-        return stored
+            # Under our name it would say that the store has what stands before it.
+            return offset, False
+        return offset, True
 
     # --- in the polling thread -----------------------------------------------------------------------
 
@@ -632,8 +625,9 @@ class _Partition:
         done = self._committed = self._done
         if done is None:
             return
+        name = metadata(self.topic_id, self._member.claimant.store_id)
         rd.commit(
-            offsets=[TopicPartition(self.topic, self.partition, done, metadata(self.topic_id))],
+            offsets=[TopicPartition(self.topic, self.partition, done, name)],
             asynchronous=True,
         )
 

@@ -32,11 +32,12 @@ from matyan.broker.base import (
     StandingLetter,
 )
 from matyan.broker.budget import Budget
-from matyan.errors import NotFound, OffsetConflict, Unavailable
+from matyan.errors import ConfigurationError, NotFound, Unavailable
+from matyan.identity import LOCAL
 from matyan.keys import Keys
 from matyan.store.base import Snapshot, Store, Transaction
 
-TOPIC_ID = "local"
+TOPIC_ID = LOCAL
 INGEST_TOPIC = "data-ingestion"
 CONTROL_TOPIC = "control-events"
 
@@ -212,7 +213,7 @@ class _Log:
         # A crash between the store's commit and `committed` left these unacknowledged.
         self.committed(stored)
         if stored < self._head or (stored > self._head and not self._given):
-            raise OffsetConflict(
+            raise ConfigurationError(
                 f"The store stands at offset {stored}, this process at {self._head}: its folder was exchanged under a "
                 "running process; stop it and start it on the folder that you mean."
             )

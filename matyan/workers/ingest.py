@@ -23,7 +23,7 @@ from matyan.broker.base import (
     Outbox,
     Partition,
 )
-from matyan.errors import Bug, Fenced, InvalidRecord
+from matyan.errors import Bug, Fenced, InvalidRecord, OffsetConflict
 from matyan.keys import Keys, pack_value, unpack_value
 from matyan.logs import get_logger
 from matyan.records import Rules, Unit, event_of
@@ -96,8 +96,16 @@ class _Owner:
 
     async def start(self) -> None:
         """Goes to where the store says that the partition stands."""
-        await self._look()
-        await self._tenure.retrying(lambda: self._partition.start(self._stored))
+        while True:
+            await self._look()
+            try:
+                await self._tenure.retrying(lambda: self._partition.start(self._stored))
+            except OffsetConflict as error:
+                telemetry.INGEST_ERRORS.labels("OffsetConflict").inc()
+                await self._tenure.stand_still(str(error))
+            else:
+                self._tenure.conflict = None
+                return
 
     async def _look(self) -> None:
         """Reads the stored offset and forgets what was remembered under another one."""

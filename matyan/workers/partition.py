@@ -25,6 +25,10 @@ _REASON_CHARACTERS: Final = 2_000
 """Of a dead letter's reason: it may quote a name that fills the record, and stands beside the record in the letter."""
 
 
+STILL_S = 10.0
+"""How long a partition stands still before it is looked at again."""
+
+
 class Tenure:
     """One partition while this worker owns it."""
 
@@ -32,6 +36,8 @@ class Tenure:
         self.partition = partition
         self.trouble: str | None = None
         """Why it waits for an engine, or None."""
+        self.conflict: str | None = None
+        """Why it stands still until a person decides, or None."""
         self.scope = trio.CancelScope()
         """Around the owner's work: cancelled while it is idle, when the partition is to be left. What was not committed
         comes again to the next owner."""
@@ -94,6 +100,13 @@ class Tenure:
                     self.partition.resume()
                     self._log.info("goes on")
                 return outcome
+
+    async def stand_still(self, reason: str) -> None:
+        """Waits before it is seen whether somebody has settled this; the other partitions go on."""
+        if self.conflict != reason:
+            self._log.error("stands still", reason=reason)
+        self.conflict = reason
+        await self.idle(partial(trio.sleep, STILL_S))
 
     def letter(self, batch: Batch, index: int, error_class: str, error_text: str) -> DeadLetter:
         """The dead letter of one record of a batch of this partition."""
@@ -193,5 +206,6 @@ class Holder:
             tenure.leave()
 
     def trouble(self) -> str | None:
-        """Why a partition waits for an engine now, or None."""
-        return next((tenure.trouble for tenure in self._tenures if tenure.trouble), None)
+        """Why partitions wait for an engine or a person now, or None."""
+        reasons = [tenure.conflict or tenure.trouble for tenure in self._tenures]
+        return "; ".join(sorted({why for why in reasons if why is not None})) or None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import urllib.error
@@ -24,6 +25,7 @@ from confluent_kafka.admin import (
     ConfigResource,
     ResourceType,
 )
+from matyan_client import Run
 
 from dev.broker import Broker
 from dev.process import free_ports
@@ -35,7 +37,7 @@ from matyan.settings import Settings, load
 from tests.blobs_s3 import s3_environment
 from tests.kafka.deployment import Deployment, record
 from tests.kafka.topics import read_topic, until
-from tests.tracker import MATYAN, environment, matyan
+from tests.tracker import MATYAN, asked, environment, matyan, running, started
 from tests.until import wait_for
 
 
@@ -185,9 +187,9 @@ def test_offsets_are_not_reset_under_a_member_of_the_group(
 ) -> None:
     """Another program's member, on whichever machine: exit code 1, the reason, and neither store nor Kafka has changed."""
     store = f"rocks:{tmp_path / 'store'}"
-    reset = ("offsets", "reset", "--store", store, "--yes", "--to", "end")
+    reset = ("offsets", "reset", "--store", store, "--yes", "--all-partitions", "--to", "end")
     deployed.produce(deployed.ingestion, [record("add_tag", "run", tag_name="t")], b"run")
-    deployed.run("offsets", "reset", "--store", store, "--yes", "--to", "start")
+    deployed.run(*reset[:-1], "start")
     member = Consumer(
         {
             "bootstrap.servers": deployed.broker.bootstrap,
@@ -212,6 +214,7 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
     store = f"rocks:{tmp_path / 'store'}"
     show = ("offsets", "show", "--store", store)
     reset = ("offsets", "reset", "--store", store, "--yes", "--to")
+    every = "--all-partitions"
     run = deployed.run
 
     def rows() -> list[dict[str, Any]]:
@@ -237,7 +240,7 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
         held = await trio.to_thread.run_sync(lambda: run(*show))
         assert f"process {worker.pid}" in held.stderr
         assert held.stdout.splitlines() == [f"{n}\t–\t{ends[n]}\t{ends[n]}\t0" for n in (0, 1)]
-        refused = await trio.to_thread.run_sync(lambda: run(*reset, "start", check=2))
+        refused = await trio.to_thread.run_sync(lambda: run(*reset, "start", every, check=2))
         assert f"process {worker.pid}" in refused.stderr
         worker.send_signal(signal.SIGTERM)
         assert await trio.to_thread.run_sync(worker.wait) == 0
@@ -250,20 +253,20 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
     ]
     assert run(*reset, "start", "--partition", "1").stdout == "1\t0\n"
     assert stands() == ([ends[0], 0], [ends[0], 0])
-    assert run(*reset, "start").stdout == "0\t0\n1\t0\n"
+    assert run(*reset, "start", every).stdout == "0\t0\n1\t0\n"
     assert committed(deployed) == [0, 0]
-    run(*reset, "end")
+    run(*reset, "end", every)
     assert stands() == (ends, ends)
 
     commit_as_another_program(deployed, [3, 5])
     assert run(*reset, "stored", "--partition", "0").stdout == f"0\t{ends[0]}\n"
     assert committed(deployed) == [ends[0], 5]
-    run(*reset, "committed")
+    run(*reset, "committed", every)
     assert stands() == ([ends[0], 5], [ends[0], 5])
     assert "no partition 7" in run(*reset, "end", "--partition", "7", check=1).stderr
     unasked = matyan(
         *reset[:-2],
-        *("--to", "end"),
+        *("--to", "end", every),
         check=130,
         env=environment(**deployed.env),
         stdin=subprocess.DEVNULL,
@@ -280,6 +283,194 @@ def commit_as_another_program(commands: Commands, offsets: Sequence[int]) -> Non
         consumer.commit(offsets=places, asynchronous=False)
     finally:
         consumer.close()
+
+
+def trim(commands: Commands, partition: int, before: int) -> None:
+    """As the topic's retention does."""
+    admin = AdminClient({"bootstrap.servers": commands.broker.bootstrap})
+    place = TopicPartition(commands.ingestion, partition, before)
+    for soon in admin.delete_records([place]).values():
+        soon.result(10)
+
+
+def test_a_trimmed_partition_stands_still_and_the_others_go_on(
+    deployed: Commands, tmp_path: Path
+) -> None:
+    """The worker is not ready and names it with the command that mends it; doctor sees it, with the worker and without;
+    the command changes that partition alone, and told before what it does."""
+    store = f"rocks:{tmp_path / 'store'}"
+    runs = [f"run-{number}" for number in range(8)]  # both partitions get some
+
+    def produce(count: int) -> None:
+        for run in runs:
+            lines = [record("log_record", run, message="m", level=20, timestamp=1.0)] * count
+            deployed.produce(deployed.ingestion, lines, run.encode())
+
+    def lags() -> list[int]:
+        return [row["lag"] for row in deployed.json("offsets", "show", "--store", store)]
+
+    (port,) = free_ports(1)
+    worker_words = ("ingest-worker", "--store", store, "--metrics-port", str(port))
+
+    def unready() -> str:
+        with suppress(OSError):
+            code, said = ready(port)
+            return said if code == 503 else ""
+        return ""
+
+    with deployed.running(*worker_words, HOST="127.0.0.1") as worker:
+        produce(5)
+        wait_for(lambda: lags() == [0, 0])
+        stop(worker)
+    stored = [row["stored"] for row in deployed.json("offsets", "show", "--store", store)]
+    produce(5)
+    trim(deployed, 1, stored[1] + 3)
+    wrong = deployed.run("doctor", "--store", store, "--json", check=1)
+    found = {row["check"]: row["text"] for row in json.loads(wrong.stdout)}
+    command = f"matyan offsets reset --store {store} --partition 1 --to start"
+    assert f"{deployed.ingestion} [1]" in found["store"]
+    assert "removed 3 records" in found["store"]
+    assert f"`{command}`" in found["store"]
+    assert f"{deployed.ingestion} [1]" in found["topics"]
+
+    with deployed.running(*worker_words, HOST="127.0.0.1") as worker:
+        wait_for(lambda: f"`{command}`" in unready())
+        assert f"{deployed.ingestion} [0]" not in unready()
+        wait_for(lambda: lags()[0] == 0)
+        assert lags()[1] > 0
+        held = deployed.run("doctor", "--store", store, "--json", check=1)
+        assert f"{deployed.ingestion} [1]" in held.stdout
+        stop(worker)
+
+    unnamed = deployed.run("offsets", "reset", "--store", store, "--to", "start", "--yes", check=2)
+    assert "--all-partitions" in unnamed.stderr
+    both = deployed.run(
+        *("offsets", "reset", "--store", store, "--to", "start", "--yes"),
+        *("--partition", "1", "--all-partitions"),
+        check=2,
+    )
+    assert "--all-partitions" in both.stderr
+    unasked = matyan(
+        *("offsets", "reset", "--store", store, "--to", "start", "--all-partitions"),
+        check=130,
+        env=environment(**deployed.env),
+        stdin=subprocess.DEVNULL,
+    )
+    ends = [row["end"] for row in deployed.json("offsets", "show", "--store", store)]
+    assert (
+        f"partition 0: {ends[0]} → 0: {ends[0]} records that it has are applied again"
+        in unasked.stderr
+    )
+    assert f"partition 1: {stored[1]} → {stored[1] + 3}: 3 records are lost" in unasked.stderr
+
+    mended = deployed.run(*command.split()[1:], "--yes")
+    assert mended.stdout == f"1\t{stored[1] + 3}\n"
+    with deployed.running(*worker_words, HOST="127.0.0.1") as worker:
+        wait_for(lambda: lags() == [0, 0])
+        wait_for(lambda: is_ready(port))
+        stop(worker)
+    lines = [
+        json.loads(line)
+        for run in runs
+        for line in matyan("logs", run, "--json", "--data", tmp_path / "store").stdout.splitlines()
+    ]
+    assert len(lines) == 2 * 5 * len(runs) - 3
+
+
+def is_ready(port: int) -> bool:
+    with suppress(OSError):  # it does not listen yet
+        return ready(port)[0] == 200
+    return False
+
+
+def stop(service: subprocess.Popen[str]) -> None:
+    service.send_signal(signal.SIGTERM)
+    assert service.wait(60) == 0
+
+
+def test_a_second_store_is_refused_until_the_group_is_given_to_it(
+    deployed: Commands, tmp_path: Path
+) -> None:
+    """Exit code 2 and a sentence that names both stores and the command; after it the first one is refused."""
+    first, second = (f"rocks:{tmp_path / name}" for name in ("first", "second"))
+    for number in range(8):
+        run = f"run-{number}"
+        deployed.produce(deployed.ingestion, [record("add_tag", run, tag_name="t")], run.encode())
+
+    (port,) = free_ports(1)
+
+    def work_off(store: str) -> None:
+        words = ("ingest-worker", "--store", store, "--metrics-port", str(port))
+        with deployed.running(*words, HOST="127.0.0.1") as worker:
+            wait_for(lambda: is_ready(port))
+            shown = ("offsets", "show", "--store", store)
+            wait_for(lambda: not any(row["lag"] for row in deployed.json(*shown)))
+            stop(worker)
+
+    def refused(store: str) -> str:
+        with started([*MATYAN, "ingest-worker", "--store", store], **deployed.env) as worker:
+            assert worker.process.wait(60) == 2
+        said = "".join(worker.output)
+        assert "Traceback" not in said
+        assert "feeds another store" in said
+        return said
+
+    work_off(first)
+    said = refused(second)
+    command = f"matyan offsets reset --store {second} --all-partitions --to start"
+    assert f"`{command}`" in said
+    # Another worker of the first store, restored from a copy of its folder, is the same store.
+    shutil.copytree(tmp_path / "first", tmp_path / "copy")
+    work_off(f"rocks:{tmp_path / 'copy'}")
+    part = deployed.run(
+        *("offsets", "reset", "--store", second, "--partition", "0", "--to", "start", "--yes"),
+        check=2,
+    )
+    assert "--all-partitions" in part.stderr
+    given = deployed.run(*command.split()[1:], "--yes")
+    assert "is given to this store" in given.stderr
+    work_off(second)
+    assert len(asked("runs", "--data", tmp_path / "second")) == 8
+    refused(first)
+    # Under a group of its own each may have all.
+    with deployed.running("ingest-worker", "--store", first, "--ingestion-group", "own") as worker:
+        wait_for(lambda: worker.poll() is not None or own_is_there(deployed))
+        stop(worker)
+
+
+def own_is_there(commands: Commands) -> bool:
+    shown = commands.run("offsets", "show", "--store", "rocks:/nowhere", "--ingestion-group", "own")
+    return "–\t–" not in shown.stdout
+
+
+def test_two_stores_that_begin_together_do_not_go_on(deployed: Commands, tmp_path: Path) -> None:
+    """Neither had anything to see at its start: within seconds one of them, or both, end with the sentence."""
+    with (
+        started(
+            [*MATYAN, "ingest-worker", "--store", f"rocks:{tmp_path / 'a'}"], **deployed.env
+        ) as a,
+        started(
+            [*MATYAN, "ingest-worker", "--store", f"rocks:{tmp_path / 'b'}"], **deployed.env
+        ) as b,
+    ):
+        wait_for(lambda: a.process.poll() == 2 or b.process.poll() == 2)
+    assert "feeds another store" in "".join(a.output + b.output)
+
+
+def test_a_folder_of_the_tracker_is_not_a_workers(deployed: Commands, tmp_path: Path) -> None:
+    """Neither the worker takes it nor `offsets reset`; each says whose it is."""
+    data = tmp_path / "data"
+    with running(data) as tracker:
+        run = Run(repo=tracker.url)
+        run.track(1.0, name="loss", step=0)
+        run.close()
+        assert tracker.stop() == 0
+    worker = deployed.run("ingest-worker", "--store", f"rocks:{data}", check=2)
+    assert f"`matyan up --data {data}`" in worker.stderr
+    reset = ("offsets", "reset", "--store", f"rocks:{data}", "--to", "start", "--yes")
+    assert "`matyan up`" in deployed.run(*reset, "--all-partitions", check=2).stderr
+    with running(data) as tracker:
+        assert tracker.stop() == 0
 
 
 # --- dead letters --------------------------------------------------------------------------------

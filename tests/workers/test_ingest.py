@@ -281,18 +281,29 @@ async def test_a_bug_is_not_swallowed() -> None:
     assert scene.stored is None
 
 
-async def test_an_offset_conflict_ends_the_worker() -> None:
-    """Only a person can settle it: the sentence comes out."""
-    scene = Scene()
+async def test_an_offset_conflict_stands_still_until_it_is_settled(
+    autojump_clock: MockClock,
+) -> None:
+    """Only a person can settle it: the worker says so, applies nothing of that partition, and looks again."""
+    scene = Scene(*points(0, 3))
     consumer = MemoryConsumer(scene.log)
+    begin = consumer.held.start
 
     async def start(stored: int | None) -> int:
         raise OffsetConflict("call: matyan offsets reset")
 
     consumer.held.start = start
-    with pytest.RaisesGroup(OffsetConflict, flatten_subgroups=True):
-        async with scene.at_work(consumer):
-            await trio.sleep_forever()
+    worker = scene.worker(consumer)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(worker.run)
+        await trio.sleep(60)
+        assert worker.trouble() == "call: matyan offsets reset"
+        assert scene.stored is None
+        consumer.held.start = begin
+        await trio.sleep(60)
+        assert worker.trouble() is None
+        assert scene.values() == [0, 1, 2]
+        worker.stop()
 
 
 # --- dead letters ---------------------------------------------------------------------------------
