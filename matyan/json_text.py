@@ -17,7 +17,7 @@ def _foreign(value: object) -> str:
 
 
 def number(value: float) -> str:
-    """A float as JSON text."""
+    """A float or an integer as JSON text."""
     return repr(value) if math.isfinite(value) else f'"{_word(value)}"'
 
 
