@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/*.pxi) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-faults lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-faults fuzz lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -32,6 +32,11 @@ test: setup
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
 	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults tests/kafka
+
+# Hostile connections for MATYAN_FUZZ_SECONDS (600), from MATYAN_FUZZ_SEED or one that is printed.
+fuzz: export MATYAN_FUZZ_SECONDS ?= 600
+fuzz: setup
+	$(BIN)/python -m pytest -q -s tests/faults/test_fuzz.py -k harms_nobody
 
 lint: setup
 	$(BIN)/ruff check .

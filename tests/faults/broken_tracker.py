@@ -1,18 +1,24 @@
 """`matyan up` with one promise broken on purpose, for the negative controls of the fault tests.
 
-python -m tests.faults.broken_tracker no-sync|acknowledge-early|die-before-replay|die-after-replay --data DIR --port PORT
+python -m tests.faults.broken_tracker PROMISE --data DIR --port PORT; the promises stand at the end of this file
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
+from itertools import count
+
+import trio
 
 from matyan import embedded, folder
 from matyan.broker.base import DeadLetter, DeliveryCallback
 from matyan.broker.local import LocalBroker, Redelivery
 from matyan.cli import main
+from matyan.frontier import edge
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 
@@ -32,6 +38,24 @@ class DiesBeforeReplay(LocalBroker):
         os._exit(9)
 
 
+_connections = count(1)
+_handle = edge._handle
+
+
+async def raises_at_times(frontier: edge.Frontier, stream: trio.SocketStream) -> None:
+    """A bug that every twentieth connection meets."""
+    if next(_connections) % 20 == 0:
+        raise ZeroDivisionError
+    await _handle(frontier, stream)
+
+
+async def no_island(
+    handle: Callable[[trio.SocketStream], Awaitable[None]], stream: trio.SocketStream
+) -> None:
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await handle(stream)
+
+
 def broken_tracker(promise: str) -> tuple[str, ...]:
     """The command that starts it."""
     return (sys.executable, "-m", "tests.faults.broken_tracker", promise)
@@ -49,6 +73,10 @@ if __name__ == "__main__":
             embedded.LocalBroker = DiesBeforeReplay
         case "die-after-replay":
             embedded.LocalBroker = DiesAfterReplay
+        case "raise-at-times":
+            edge._handle = raises_at_times
+        case "raise-without-islands":
+            edge._handle, edge.island = raises_at_times, no_island
         case promise:
             sys.exit(f"no promise of that name: {promise}")
     sys.argv[:] = ["matyan", "up", *sys.argv[2:]]
