@@ -1,7 +1,7 @@
 """The Quart-trio app: presign, probes, the WebSocket route; and Hypercorn, which serves it behind the edge.
 
-The app is complete by itself, for HTTP/2 and for people who deploy the bare ASGI app; the edge's lane is
-what makes ingest fast. No store, no blob content (`transfer.py`) and no message schema here.
+The app is complete by itself, for people who deploy the bare ASGI app; here no WebSocket reaches it, the edge's lane
+has them all. No store, no blob content (`transfer.py`) and no message schema here.
 """
 
 from __future__ import annotations

@@ -740,6 +740,7 @@ async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
         try:
             head = await read_head(stream, rest, first=first)
         except BadRequest as error:
+            count_request("other", "unmatched", error.answer.status, 0.0)
             await refuse(stream, error.answer)
             return
         finally:

@@ -10,16 +10,21 @@ from typing import Any, cast
 
 import pytest
 import trio
+from quart.testing.connections import WebsocketDisconnectError
+from trio.testing import MockClock
 
 from matyan.blobs.folder import FolderBlobs
+from matyan.frontier.app import create_app
 from matyan.frontier.edge import drain
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
-from tests.frontier.test_edge import OK, UPGRADE, masked
+from tests.frontier.test_edge import OK, UPGRADE, masked, settle
 from tests.frontier.test_session import tag
 from tests.test_http1 import BAD
 
 PROBE, APP = "/health/live/", "/nowhere"
+PRESIGN = "/api/v1/rest/artifacts/presign"
+JSON = "Content-Type: application/json"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -108,8 +113,8 @@ HOSTILE = {
     ),
     "a body that is no chunk": (
         get(
-            "/api/v1/rest/artifacts/presign",
-            "Content-Type: application/json",
+            PRESIGN,
+            JSON,
             "Transfer-Encoding: chunked",
             method="POST",
             body=b"zz\r\n",
@@ -118,8 +123,8 @@ HOSTILE = {
     ),
     "a chunk that is longer than its size": (
         get(
-            "/api/v1/rest/artifacts/presign",
-            "Content-Type: application/json",
+            PRESIGN,
+            JSON,
             "Transfer-Encoding: chunked",
             method="POST",
             body=b"2\r\n{}GET /docs HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -132,7 +137,7 @@ HOSTILE = {
     ),
     "a content type that is not ASCII": (
         get(
-            "/api/v1/rest/artifacts/presign",
+            PRESIGN,
             "Content-Type: \xff",
             "Content-Length: 2",
             method="POST",
@@ -248,12 +253,11 @@ async def test_absolute_targets_work_everywhere(served: Served) -> None:
     answer = await raw_talk(served, get(base + PROBE) + get(base + APP))
     assert statuses(answer) == [200, 404]
     body = b'{"run_id":"r","artifact_path":"a"}'
-    presign = f"{base}/api/v1/rest/artifacts/presign"
     answer = await raw_talk(
         served,
         get(
-            presign,
-            "Content-Type: application/json",
+            base + PRESIGN,
+            JSON,
             f"Content-Length: {len(body)}",
             method="POST",
             body=body,
@@ -306,6 +310,65 @@ async def test_a_handshake_with_a_bad_field_is_400(served: Served, field: str) -
         whole = b"\r\n".join([*kept[:-2], field.encode("latin-1"), b"", b""])
     assert statuses(await served.talk(whole)) == [400]
     await assert_unharmed(served, victim)
+
+
+@pytest.mark.parametrize("path", [PROBE, APP])
+@pytest.mark.parametrize(
+    ("begun", "seconds", "want"),
+    [(b"", 60, None), (b"\r\n", 60, None), (b"GET /", 10, 408), (b"PRI * HT", 10, 408)],
+)
+async def test_a_connection_has_a_deadline_after_an_answer_too(
+    mock_clock: MockClock, path: str, begun: bytes, seconds: int, want: int | None
+) -> None:
+    """Whoever gave the answer: the silence of 60 s, and the 10 s for a head that has begun."""
+    async with a_frontier(settings=Settings(allowed_hosts=("x",))) as served:
+        await served.frontier.web_loaded.wait()
+        stream = await served.connect()
+        await stream.send_all(get(path))
+        assert (await stream.receive_some()).startswith((b"HTTP/1.1 200", b"HTTP/1.1 404"))
+        await stream.send_all(begun)
+        await settle(mock_clock, seconds - 1)
+        assert len(served.frontier.streams) == 1
+        mock_clock.jump(2)
+        answer = b"".join([chunk async for chunk in stream])
+        assert statuses(answer) == ([] if want is None else [want])
+
+
+async def test_a_request_at_hand_is_answered_during_a_drain(served: Served) -> None:
+    """And is the last of its connection."""
+    stream = await served.connect()
+    body = b'{"run_id":"r","artifact_path":"a"}'
+    ask = get(PRESIGN, JSON, f"Content-Length: {len(body)}", method="POST", body=body)
+    await stream.send_all(ask[:-1])
+    while not served.frontier.streams or served.frontier.idle:
+        await trio.lowlevel.checkpoint()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain, served.frontier, trio.current_time() + 3)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await stream.send_all(ask[-1:] + get(PROBE))
+        answer = b"".join([chunk async for chunk in stream])
+        assert statuses(answer) == [200]
+        await stream.aclose()
+        served.producer.deliver()
+
+
+async def test_on_the_bare_app_a_binary_frame_closes_after_the_reply_before_it(
+    served: Served,
+) -> None:
+    app = create_app(served.frontier)
+    async with app.test_app() as running:
+        client = running.test_client()
+        connection = client.websocket("/api/v1/ws/runs/r", headers={"Host": "x"})
+        async with connection as socket:
+            await socket.send(tag("a").decode())
+            await served.handed(1)
+            await socket.send(b"binary")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            served.producer.deliver()
+            assert '"ok"' in await socket.receive()
+            with pytest.raises(WebsocketDisconnectError) as caught:
+                await socket.receive()
+            assert caught.value.args == (1003,)
 
 
 # --- what is raised nevertheless -----------------------------------------------------------------
