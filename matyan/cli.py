@@ -10,7 +10,7 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -19,7 +19,7 @@ import click
 
 from matyan import __version__
 from matyan.errors import ConfigurationError, MatyanError, NotFound
-from matyan.flags import as_json_option
+from matyan.flags import as_json_option, data_option, run_filters
 from matyan.terminal import open_standard_streams
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ LAZY: dict[str, tuple[str, str]] = {
     "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
     "topics": ("matyan.operations:topics", "Make and check the topics in Kafka."),
     "offsets": ("matyan.operations:offsets", "Compare stored and Kafka's offsets; set them."),
+    "finish": ("matyan.changes:finish", "End runs whose training was killed."),
+    "delete": ("matyan.changes:delete", "Delete runs, with all that they hold, for good."),
     "doctor": ("matyan.doctor:doctor", "Check what the services need, and how to mend it."),
 }
 
@@ -122,22 +124,11 @@ def cli() -> None:
     """
 
 
-def _data(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--data",
-        type=click.Path(path_type=Path),
-        default=Path(".matyan"),
-        show_default=True,
-        envvar="MATYAN_DATA",
-        help="The data folder.",
-    )(command)
-
-
 # --- the tracker ---------------------------------------------------------------------------------
 
 
 @cli.command()
-@_data
+@data_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=53801, show_default=True, help="0: any free."
@@ -170,36 +161,23 @@ def _reader(data: Path) -> Iterator[Reader]:
 
 
 @cli.command()
-@_data
-@click.option("--experiment", metavar="NAME", help="Only runs of this experiment.")
-@click.option("--tag", metavar="NAME", help="Only runs with this tag.")
-@click.option("--active/--finished", default=None, help="Only runs that go on, or have ended.")
-@click.option("--archived/--not-archived", default=None, help="Only archived runs, or the others.")
+@data_option
+@run_filters
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The N newest.")
 @as_json_option
-def runs(
-    data: Path,
-    experiment: str | None,
-    tag: str | None,
-    active: bool | None,
-    archived: bool | None,
-    limit: int | None,
-    as_json: bool,
-) -> None:
-    """List the runs, newest first.
+def runs(data: Path, filters: dict[str, Any], limit: int | None, as_json: bool) -> None:
+    """List the runs, newest first, and when each was last heard of.
 
     \b
     In a pipe: one line a run, with tabs, without a heading.
       matyan runs --experiment digits --limit 5
-      matyan runs --tag broken | cut -f1 | xargs -n1 matyan delete --yes
+      matyan runs --stale 1h
       matyan runs --json | jq '.[] | select(.points > 1000) | .run'
     """
     from matyan import views
 
     with _reader(data) as reader:
-        rows = reader.runs(
-            experiment=experiment, tag=tag, active=active, archived=archived, limit=limit
-        )
+        rows = reader.runs(limit=limit, **filters)
         if as_json:
             views.as_json(list(rows))
         else:
@@ -208,7 +186,7 @@ def runs(
 
 @cli.command()
 @click.argument("run")
-@_data
+@data_option
 @click.option("--plot", metavar="NAME", help="Draw this metric, in each of its contexts.")
 @as_json_option
 def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
@@ -242,7 +220,7 @@ def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run")
-@_data
+@data_option
 @as_json_option
 def logs(run: str, data: Path, as_json: bool) -> None:
     """Print a run's log records and terminal lines, by time.
@@ -267,7 +245,7 @@ def logs(run: str, data: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run")
-@_data
+@data_option
 @click.option(
     "--format",
     "format_",
@@ -354,31 +332,6 @@ def _progress(blocks: Iterable[Block], total: int) -> Iterator[Iterable[Block]]:
 # --- writing -------------------------------------------------------------------------------------
 
 
-@cli.command()
-@click.argument("run")
-@_data
-@click.option("--yes", is_flag=True, help="Do not ask.")
-def delete(run: str, data: Path, yes: bool) -> None:
-    """Delete a run, with its points, logs and artifacts, for good.
-
-    \b
-      matyan delete 3f2a
-      matyan delete 3f2a --yes
-    """
-    with _reader(data) as reader:
-        shown = reader.show(run)
-        points = sum(sequence["points"] or 0 for sequence in shown["sequences"])
-        question = (
-            f"Delete run {shown['run']} ({shown['meta'].get('name')}, {points} points) for good?"
-        )
-        if not yes and not click.confirm(question, err=True):
-            raise MatyanError("nothing was deleted")
-        deleted = reader.delete(shown["run"])
-    click.echo(f"deleted run {deleted['run']} ({points} points)")
-    if deleted["blobs_pending"]:
-        click.echo("its artifacts are still being deleted; that goes on by itself", err=True)
-
-
 _kafka = click.option(
     "--kafka",
     is_flag=True,
@@ -419,7 +372,7 @@ def dlq() -> None:
 
 
 @dlq.command("list")
-@_data
+@data_option
 @_kafka
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N.")
 @as_json_option
@@ -442,7 +395,7 @@ def dlq_list(data: Path, kafka: bool, limit: int | None, as_json: bool) -> None:
 
 @dlq.command("show")
 @click.argument("id_", metavar="ID")
-@_data
+@data_option
 @_kafka
 def dlq_show(id_: str, data: Path, kafka: bool) -> None:
     """Print the original bytes of one dead letter, as they came; in a terminal without control characters.
@@ -463,7 +416,7 @@ def dlq_show(id_: str, data: Path, kafka: bool) -> None:
 
 @dlq.command("replay")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@_data
+@data_option
 @_kafka
 @click.option("--all", "everything", is_flag=True, help="Every dead letter there is.")
 def dlq_replay(ids: tuple[str, ...], data: Path, kafka: bool, everything: bool) -> None:

@@ -29,7 +29,14 @@ from matyan.broker import local
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
-from matyan.folder import DataFolder, delete_by_record, delivered, open_folder, while_answering
+from matyan.folder import (
+    DataFolder,
+    delete_by_record,
+    delivered,
+    finish_by_record,
+    open_folder,
+    while_answering,
+)
 from matyan.frontier import edge
 from matyan.health import Health
 from matyan.kafka_folder import KafkaFolder
@@ -74,7 +81,7 @@ class Tracker:
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
         self._queries = queries = folder.queries
         self._api = folder.api(
-            {"delete": self._delete, "dlq_replay": self._replay},
+            {"delete": self._delete, "finish": self._finish, "dlq_replay": self._replay},
             {"dlq_list": queries.dead_letters, "dlq_show": queries.dead_letter},
         )
         self.health = Health()
@@ -121,6 +128,16 @@ class Tracker:
                 pending = await self.store.read(lambda snap: self._has_events(snap, run))
                 await trio.sleep(_POLL_S if pending else 0)
         yield {"run": run, "blobs_pending": pending}
+
+    async def _finish(self, *, run: str) -> AsyncIterator[object]:
+        """Ends a run when it was last heard of; one that has ended stays as it is."""
+        run = await self._folder.resolve(run)
+        before = await self._folder.last_heard(run)
+        if before.active:
+            self._must_take()
+            await finish_by_record(self.producer, run, before.last_record)
+        after = await self._folder.last_heard(run)
+        yield {"run": run, "was_active": before.active, "duration": after.duration}
 
     async def _replay(self, *, ids: Sequence[int] | None) -> AsyncIterator[object]:
         """Hands dead letters over again; the transaction that applies one takes it out of the store."""

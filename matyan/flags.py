@@ -7,7 +7,9 @@ No command and no engine here. A flag that is given wins over its variable.
 from __future__ import annotations
 
 import functools
+import re
 import shlex
+import time
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
@@ -125,6 +127,59 @@ def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
         required=required,
         help=help,
     )
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Path(".matyan"),
+    show_default=True,
+    envvar="MATYAN_DATA",
+    help="The data folder.",
+)
+
+_AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|m|h|d|w)")
+_UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def _age(value: str) -> float:
+    """Seconds from "90s", "30m", "1h", "2d" or "1w"."""
+    found = _AGE.fullmatch(value)
+    if found is None:
+        raise click.BadParameter(f"{value!r}: expected an age such as 90s, 30m, 1h, 2d or 1w.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+_FILTERS = (
+    click.option("--experiment", metavar="NAME", help="Only runs of this experiment."),
+    click.option("--tag", metavar="NAME", help="Only runs with this tag."),
+    click.option("--active/--finished", default=None, help="Only runs that go on, or have ended."),
+    click.option(
+        "--archived/--not-archived", default=None, help="Only archived runs, or the others."
+    ),
+    click.option(
+        "--stale",
+        type=_age,
+        metavar="AGE",
+        help="Only active runs that were not heard of for so long: 90s, 30m, 1h, 2d.",
+    ),
+)
+
+
+def run_filters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose runs; the command gets `filters`, those that were given, as `Reader.runs` takes them."""
+
+    @functools.wraps(command)
+    def call(*arguments: Any, stale: float | None, **given: Any) -> Any:
+        names = ("experiment", "tag", "active", "archived")
+        filters = {name: given.pop(name) for name in names}
+        filters["heard_before"] = None if stale is None else time.time() - stale
+        chosen = {name: value for name, value in filters.items() if value is not None}
+        return command(*arguments, filters=chosen, **given)
+
+    for option in reversed(_FILTERS):
+        call = option(call)
+    return call
 
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -6,16 +6,17 @@ of them can answer it adds itself.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 
-from matyan import private
+from matyan import private, runs
 from matyan._codec import format_timestamp
 from matyan.broker.base import DeliveryCallback, Producer
 from matyan.errors import FolderInUse, NotFound, Unavailable
@@ -26,6 +27,7 @@ from matyan.queries import Queries
 from matyan.reader import DATABASE
 from matyan.records import Rules
 from matyan.sequences import Layout, Sequences, open_layout
+from matyan.store.base import Snapshot
 from matyan.store.rocks import RocksStore, open_rocks
 
 _LOCK_POLL_S = 0.1
@@ -63,6 +65,7 @@ class DataFolder:
         """The socket: the reads of every folder, and those of its feeder."""
         everywhere: dict[str, Read] = {
             "runs": self.queries.runs,
+            "find": self.queries.find,
             "show": self.queries.show,
             "logs": self.queries.logs,
             "export": self.queries.export,
@@ -76,6 +79,28 @@ class DataFolder:
             NotFound: none or several do.
         """
         return await self.store.read(lambda snap: self.queries.resolve(snap, run))
+
+    async def last_heard(self, run: str) -> LastHeard:
+        """What ending a run asks of the store.
+
+        Raises:
+            NotFound: it was deleted.
+        """
+
+        def body(snap: Snapshot) -> LastHeard:
+            meta = runs.read_meta(snap, self.keys, self.queries.resolve(snap, run))
+            activity = runs.get_activity(snap, self.keys, run)
+            return LastHeard(bool(meta.get("active")), meta.get("duration"), activity)
+
+        return await self.store.read(body)
+
+
+class LastHeard(NamedTuple):
+    """Whether a run goes on, how long it took if not, and when its last record came, in epoch seconds."""
+
+    active: bool
+    duration: float | None
+    last_record: float | None
 
 
 @asynccontextmanager
@@ -124,12 +149,29 @@ async def while_answering(api: LocalAPI) -> None:
 
 async def delete_by_record(producer: Producer, run: str) -> None:
     """Hands over the record that deletes a run; returns when it was delivered."""
-    timestamp = format_timestamp(time.time_ns() // 1000).decode()
-    # Run ids need no escaping in JSON (contract, section 6).
-    record = f'{{"type":"delete_run","run_id":"{run}","timestamp":"{timestamp}","payload":{{}}}}'
     # Somebody else's deletion may have come first: told like any other sender of that run.
     with suppress(NotFound):
-        await delivered(partial(producer.produce, run.encode(), [record.encode()]))
+        await _deliver(producer, "delete_run", run, {})
+
+
+async def finish_by_record(producer: Producer, run: str, last_record: float | None) -> None:
+    """Hands over the record that ends a run when its last record came; returns when it was delivered.
+
+    Raises:
+        NotFound: the run was deleted meanwhile.
+    """
+    payload = {} if last_record is None else {"client_datetime": _text(last_record)}
+    await _deliver(producer, "finish_run", run, payload)
+
+
+async def _deliver(producer: Producer, kind: str, run: str, payload: dict[str, str]) -> None:
+    record = {"type": kind, "run_id": run, "timestamp": _text(time.time()), "payload": payload}
+    value = json.dumps(record, separators=(",", ":")).encode()
+    await delivered(partial(producer.produce, run.encode(), [value]))
+
+
+def _text(epoch_seconds: float) -> str:
+    return format_timestamp(round(epoch_seconds * 1_000_000)).decode()
 
 
 async def delivered(hand_over: Callable[[DeliveryCallback], T]) -> T:

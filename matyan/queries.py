@@ -47,9 +47,13 @@ class Queries:
         tag: str | None = None,
         active: bool | None = None,
         archived: bool | None = None,
+        heard_before: float | None = None,
         limit: int | None = None,
     ) -> Iterator[Row]:
-        """A row a run, newest first; a filter that is None lets every run pass."""
+        """A row a run, newest first; a filter that is None lets every run pass.
+
+        heard_before: only active runs whose last record came before that time, in epoch seconds.
+        """
         wanted = [
             fact
             for fact, given in (
@@ -57,6 +61,7 @@ class Queries:
                 (("tag", tag), tag),
                 (("active", active), active),
                 (("archived", archived), archived),
+                (("active", True), heard_before),
             )
             if given is not None
         ]
@@ -64,8 +69,18 @@ class Queries:
             run
             for run in runs.list_runs(snap, self._keys, newest_first=True)
             if all(snap.get(self._keys.index(*fact, run)) is not None for fact in wanted)
+            and (heard_before is None or self._heard_before(snap, run, heard_before))
         )
         for run in itertools.islice(found, limit):
+            yield self._run_row(snap, run)
+
+    def _heard_before(self, snap: Snapshot, run: str, moment: float) -> bool:
+        last = runs.get_activity(snap, self._keys, run)
+        return last is not None and last < moment
+
+    def find(self, snap: Snapshot, *, runs: list[str]) -> Iterator[Row]:
+        """A row for each of these runs, or unique beginnings of ids, once."""
+        for run in dict.fromkeys([self.resolve(snap, name) for name in runs]):
             yield self._run_row(snap, run)
 
     def _run_row(self, snap: Snapshot, run: str) -> Row:
@@ -83,6 +98,7 @@ class Queries:
             "active": meta.get("active"),
             "archived": meta.get("is_archived"),
             "created_at": meta.get("created_at"),
+            "last_record": runs.get_activity(snap, self._keys, run),
             "duration": meta.get("duration"),
             "sequences": sequences,
             "points": points,
@@ -130,13 +146,14 @@ class Queries:
     # --- one run ---------------------------------------------------------------------------------
 
     def show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
-        """One object: run, experiment, meta, attrs, tags, contexts, sequences."""
+        """One object: run, experiment, last_record, meta, attrs, tags, contexts, sequences."""
         run = self.resolve(snap, run)
         stored = contexts.read(snap, self._keys, run)
         attrs = trees.read(snap, self._keys.attrs(run))
         yield {
             "run": run,
             "experiment": entities.experiment_of(snap, self._keys, run),
+            "last_record": runs.get_activity(snap, self._keys, run),
             "meta": runs.read_meta(snap, self._keys, run),
             "attrs": attrs if isinstance(attrs, dict) else {},
             "tags": sorted(entities.tags_of(snap, self._keys, run)),

@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,20 +157,37 @@ class Reader:
         tag: str | None = None,
         active: bool | None = None,
         archived: bool | None = None,
+        heard_before: float | None = None,
         limit: int | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """The runs, newest first: run, name, experiment, tags, active, archived, created_at, duration, sequences, points."""
-        return self.ask(
-            "runs",
-            experiment=experiment,
-            tag=tag,
-            active=active,
-            archived=archived,
-            limit=limit,
-        )
+        """The runs, newest first: run, name, experiment, tags, active, archived, created_at, last_record, duration,
+        sequences, points.
+
+        last_record: when the run was last heard of, in epoch seconds, at most a minute behind; None: nobody noted it.
+        heard_before: only active runs whose last_record is before that time.
+        """
+        filters = {
+            "experiment": experiment,
+            "tag": tag,
+            "active": active,
+            "archived": archived,
+            "heard_before": heard_before,
+            "limit": limit,
+        }
+        # Only what was asked for: a process of an older version holds the folder until it is restarted.
+        given = {name: value for name, value in filters.items() if value is not None}
+        return self.ask("runs", **given)
+
+    def find(self, runs: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The row of each of these runs, as `runs` gives it, once; each may be a unique beginning of an id.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        return self.ask("find", runs=[*runs])
 
     def show(self, run: str) -> dict[str, Any]:
-        """One run: run, meta, attrs, tags, contexts, sequences. `run` may be a unique beginning of the id.
+        """One run: run, last_record, meta, attrs, tags, contexts, sequences. `run` may be a unique beginning of the id.
 
         Raises:
             NotFound: there is no such run.
@@ -214,6 +231,11 @@ class Reader:
         """Deletes a run and its blobs: `run`, and `blobs_pending`: whether its blobs are still being deleted."""
         deleted: dict[str, Any] = self._one("delete", run=run)
         return deleted
+
+    def finish(self, run: str) -> dict[str, Any]:
+        """Ends a run when it was last heard of: `run`, `was_active`: whether it had not ended before, and its `duration`."""
+        finished: dict[str, Any] = self._one("finish", run=run)
+        return finished
 
     def dead_letters(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Records that could not be applied: id, topic, partition, offset, time, error_class, error_text, size, run, type."""

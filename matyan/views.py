@@ -138,7 +138,17 @@ def run_id(run: str) -> str:
 
 def runs(rows: Iterable[Row]) -> None:
     table(
-        ("run", "name", "experiment", "tags", "state", "duration", "sequences", "points"),
+        (
+            "run",
+            "name",
+            "experiment",
+            "tags",
+            "state",
+            "duration",
+            "sequences",
+            "points",
+            "last record",
+        ),
         (
             (
                 run_id(row["run"]),
@@ -149,6 +159,7 @@ def runs(rows: Iterable[Row]) -> None:
                 duration(row["duration"]),
                 row["sequences"],
                 row["points"],
+                moment(row.get("last_record")),
             )
             for row in rows
         ),
@@ -177,6 +188,7 @@ def show(shown: Row) -> None:
                 ),
             ),
             ("created", moment(meta.get("created_at"))),
+            ("last record", moment(shown.get("last_record"))),
             ("duration", duration(meta.get("duration"))),
         ],
     )

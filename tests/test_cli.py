@@ -95,7 +95,7 @@ def test_runs_in_a_pipe_are_lines_with_tabs(data) -> None:
     """Newest first, one line a run, no heading, no colours."""
     lines = matyan("runs", "--data", data).stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["beta-1", "alpha-2", "alpha-1"]
-    assert lines[1].split("\t")[1:] == [
+    assert lines[1].split("\t")[1:-1] == [
         "name of alpha-2",
         "digits",
         "tag-alpha",
@@ -129,6 +129,7 @@ def test_runs_as_json(data) -> None:
     (row,) = (row for row in asked("runs", "--data", data) if row["run"] == "alpha-1")
     created_at = row.pop("created_at")
     assert time.time() - 600 < created_at < time.time()
+    assert created_at <= row.pop("last_record") < time.time()
     assert row == {
         "run": "alpha-1",
         "name": "name of alpha-1",
@@ -145,7 +146,8 @@ def test_runs_as_json(data) -> None:
 def test_show_as_json(data) -> None:
     """One object: meta, attrs, tags, contexts, sequences."""
     shown = asked("show", "alpha-1", "--data", data)
-    assert set(shown) == {"run", "experiment", "meta", "attrs", "tags", "contexts", "sequences"}
+    keys = "run experiment last_record meta attrs tags contexts sequences"
+    assert set(shown) == set(keys.split())
     assert shown["attrs"] == {"hparams": {"lr": 0.01}}
     assert shown["contexts"] == [{}, {"subset": "train"}]
     assert shown["meta"]["name"] == "name of alpha-1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -118,6 +119,29 @@ def test_a_deletion_goes_through_kafka(broker: Broker, tmp_path: Path) -> None:
     assert f"matyan ingest-worker --store rocks:{data}" in refused.stderr
     assert stored(data).keys() == {"bb-second", "cc-third"}
     assert len(read_topic(broker, deployment.control)) == 1
+
+
+def test_a_run_is_finished_through_kafka(broker: Broker, tmp_path: Path) -> None:
+    """When it was last heard of; without the worker, it is refused."""
+    deployment, data = deploy(broker), tmp_path / "data"
+    fill(deployment)
+    later = record("add_tag", "aa-first", tag_name="late").replace(b"T03:04:05.", b"T03:14:05.")
+    deployment.produce(deployment.ingestion, [later], b"aa-first")
+    with deployment.running(*worker_words(data)) as worker:
+        wait_for(lambda: len(stored(data)) == 3)
+        wait_for(lambda: asked("show", "aa", "--data", data)["tags"] == ["late"])
+        assert (
+            "finished run aa-first (10 min 00 s)" in matyan("finish", "aa", "--data", data).stdout
+        )
+        meta = asked("show", "aa", "--data", data)["meta"]
+        assert (meta["active"], meta["duration"]) == (False, 600.0)
+        assert "had ended before" in matyan("finish", "aa", "--data", data).stderr
+        end(worker)
+    records = [one.value() or b"" for one in read_topic(broker, deployment.ingestion)]
+    (finish,) = [value for value in records if b'"finish_run"' in value]
+    assert json.loads(finish)["payload"] == {"client_datetime": MOMENT.replace(":04:", ":14:")}
+    refused = matyan("finish", "bb", "--data", data, check=2)
+    assert f"matyan ingest-worker --store rocks:{data}" in refused.stderr
 
 
 def test_other_commands_say_that_kafka_feeds_the_folder(broker: Broker, tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""The commands that change runs: `matyan finish` and `matyan delete`.
+
+They choose runs, ask and tell; what is done is done by the process that holds the data folder, through its log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from matyan import reader, views
+from matyan.errors import MatyanError
+from matyan.flags import data_option, run_filters
+
+_SHOWN = 10
+"""So many of the chosen runs are named in a question."""
+
+_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+def _chosen(
+    opened: reader.Reader, names: Sequence[str], filters: dict[str, Any]
+) -> list[views.Row]:
+    """The runs that were named, or those that the filters let pass: never all of them by accident."""
+    if bool(names) == bool(filters):
+        raise click.UsageError("name the runs, or choose them with filters such as --experiment")
+    return [*(opened.find(names) if names else opened.runs(**filters))]
+
+
+def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
+    if len(rows) > 1:
+        for row in rows[:_SHOWN]:
+            click.echo(f"{row['run']}\t{views.clean(row['name'] or '')}", err=True)
+        if len(rows) > _SHOWN:
+            click.echo(f"… and {len(rows) - _SHOWN} more", err=True)
+    if not click.confirm(f"{verb} {what}?", err=True):
+        raise MatyanError(f"nothing was {verb.lower().rstrip('e')}ed")
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@data_option
+@run_filters
+@_yes
+def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool) -> None:
+    """End runs that are active for ever, since their training was killed.
+
+    A run's end is when it was last heard of, to the minute, and so its duration is true. A training that goes on is not
+    stopped: what it still sends is stored.
+
+    \b
+      matyan finish 3f2a
+      matyan finish --stale 1d
+      matyan runs --stale 1h | cut -f1 | xargs matyan finish
+    """
+    with reader.open(data) as opened:
+        rows = [row for row in _chosen(opened, runs, filters) if runs or row["active"]]
+        if filters and rows and not yes:
+            _ask("Finish", rows, "1 run" if len(rows) == 1 else f"{len(rows)} runs")
+        for row in rows:
+            ended = opened.finish(row["run"])
+            if ended["was_active"]:
+                click.echo(f"finished run {row['run']} ({views.duration(ended['duration'])})")
+            else:
+                click.echo(f"run {row['run']} had ended before", err=True)
+    if not rows:
+        click.echo("no such runs", err=True)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, metavar="[RUN]...")
+@data_option
+@run_filters
+@_yes
+def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool) -> None:
+    """Delete runs, with their points, logs and artifacts, for good.
+
+    \b
+      matyan delete 3f2a
+      matyan delete 3f2a 77b0 --yes
+      matyan delete --experiment digits --finished
+    """
+    pending = False
+    with reader.open(data) as opened:
+        rows = _chosen(opened, runs, filters)
+        if rows and not yes:
+            _ask("Delete", rows, f"{_described(opened, rows)} for good")
+        for row in rows:
+            pending |= opened.delete(row["run"])["blobs_pending"]
+            click.echo(f"deleted run {row['run']}")
+    if not rows:
+        click.echo("no such runs", err=True)
+    if pending:
+        click.echo("artifacts are still being deleted; that goes on by itself", err=True)
+
+
+def _described(opened: reader.Reader, rows: Sequence[views.Row]) -> str:
+    if len(rows) > 1:
+        return f"{len(rows)} runs"
+    shown = opened.show(rows[0]["run"])
+    points = sum(sequence["points"] or 0 for sequence in shown["sequences"])
+    return f"run {shown['run']} ({views.clean(shown['meta'].get('name'))}, {points} points)"
