@@ -19,7 +19,7 @@ import trio
 from matyan import views
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
 from matyan.flags import KAFKA, S3, as_json_option, settings_flags, store_name, store_option
-from matyan.settings import Settings
+from matyan.settings import Settings, read_environment, unknown_names
 
 _CHECK_S = 20.0
 """The longest that one check is waited for."""
@@ -140,7 +140,9 @@ async def _check_settings(settings: Settings) -> str:
 
     settings.refuse_development_values()
     S3Blobs(settings)
-    return f"fit for MATYAN_ENVIRONMENT={settings.environment}"
+    return "; ".join(
+        [f"fit for MATYAN_ENVIRONMENT={settings.environment}", *unknown_names(read_environment())]
+    )
 
 
 async def _check_broker(settings: Settings) -> str:

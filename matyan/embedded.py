@@ -290,6 +290,9 @@ def run(data: Path, host: str, port: int, settings: Settings) -> int:
     """
     private.set_umask()
     line = logs.configure(settings.log_level)
+    names = settings_.unknown_names(settings_.read_environment(), ignore=settings_.EMBEDDED_IGNORES)
+    for sentence in names:
+        _log.warning(sentence)
     try:
         return trio.run(_up, data.absolute(), host, port, settings, line)
     finally:

@@ -24,7 +24,7 @@ from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_name, store_o
 from matyan.health import Health
 from matyan.listeners import open_port
 from matyan.logs import get_logger
-from matyan.settings import Settings
+from matyan.settings import Settings, read_environment, unknown_names
 from matyan.terminal import announce
 from matyan.workers.backoff import Backoff
 from matyan.workers.supervise import Task, calm_collector, run_service
@@ -93,9 +93,12 @@ class _KafkaStart:
         return health
 
 
-def _begin(settings: Settings) -> None:
-    settings.refuse_development_values()
+def _begin(settings: Settings, used: Sequence[str]) -> None:
+    """used: the settings that decide what this service connects to."""
+    settings.refuse_development_values(used)
     logs.configure(settings.log_level)
+    for sentence in unknown_names(read_environment()):
+        log.warning(sentence)
 
 
 # --- the frontier --------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def frontier(settings: Settings) -> int:
       matyan frontier --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
       KAFKA_BOOTSTRAP_SERVERS=kafka:9092 matyan frontier --port 8080 --log-level DEBUG
     """
-    _begin(settings)
+    _begin(settings, (*KAFKA, *S3))
     return trio.run(_frontier, settings)
 
 
@@ -224,7 +227,7 @@ def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
       matyan ingest-worker --store rocks:/var/lib/matyan --workers 2
       MATYAN_INSTANCE_ID=worker-1 matyan ingest-worker --store rocks:/var/lib/matyan --metrics-port 9091
     """
-    _begin(settings)
+    _begin(settings, KAFKA)
     return trio.run(_ingest, settings, folder, workers)
 
 
@@ -310,7 +313,7 @@ def control_worker(settings: Settings) -> int:
       matyan control-worker --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
       matyan control-worker --metrics-port 9092
     """
-    _begin(settings)
+    _begin(settings, (*KAFKA, *S3))
     return trio.run(_control, settings)
 
 

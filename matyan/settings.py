@@ -6,13 +6,16 @@ Nothing is read at import: the composition root calls `load`. No engine and no r
 
 from __future__ import annotations
 
-import json
+import difflib
+import io
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from matyan import parsing
 from matyan.errors import ConfigurationError
 
 
@@ -43,82 +46,15 @@ class Secret:
         return "(hidden)"
 
 
-def _text(raw: str) -> str:
-    return raw
-
-
-def _flag(raw: str) -> bool:
-    word = raw.strip().lower()
-    if word in {"1", "true", "yes", "on"}:
-        return True
-    if word in {"0", "false", "no", "off", ""}:
-        return False
-    raise ValueError("expected true or false")
-
-
-def _whole(raw: str) -> int:
-    try:
-        return int(raw)
-    except ValueError:
-        raise ValueError("expected a whole number") from None
-
-
-def _seconds(raw: str) -> float:
-    try:
-        number = float(raw)
-    except ValueError:
-        raise ValueError("expected a number of seconds") from None
-    if not 0 <= number < float("inf"):
-        raise ValueError("expected a number of seconds, 0 or more")
-    return number
-
-
-def _positive(raw: str) -> int:
-    number = _whole(raw)
-    if number <= 0:
-        raise ValueError("expected a whole number above 0")
-    return number
-
-
-def _port(raw: str) -> int:
-    number = _whole(raw)
-    if not 0 <= number <= 65535:
-        raise ValueError("expected a port, 0 to 65535")
-    return number
-
-
-def _words(raw: str) -> tuple[str, ...]:
-    """A JSON array of strings, or a list with commas."""
-    if raw.strip().startswith("["):
-        try:
-            words = json.loads(raw)
-        except ValueError:
-            words = None
-        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
-            raise ValueError('expected a JSON array of strings such as ["https://ui.example"]')
-        return tuple(words)
-    return tuple(word.strip() for word in raw.split(",") if word.strip())
-
-
-class _OneOf:
-    def __init__(self, *words: str) -> None:
-        self.words = words
-
-    def __call__(self, raw: str) -> str:
-        if raw not in self.words:
-            raise ValueError(f"expected one of {', '.join(self.words)}")
-        return raw
-
-
-def _level(raw: str) -> str:
-    return _OneOf("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")(raw.upper())
+def _secret(raw: str) -> Secret:
+    return Secret(parsing.text(raw))
 
 
 def _setting(
     default: Any,
     name: str,
     help: str,
-    parse: Callable[[str], Any] = _text,
+    parse: Callable[[str], Any],
 ) -> Any:
     return field(default=default, metadata={"env": name, "help": help, "parse": parse})
 
@@ -129,134 +65,186 @@ class Settings:
 
     # Kafka
     kafka_bootstrap_servers: str = _setting(
-        "localhost:9092", "KAFKA_BOOTSTRAP_SERVERS", "Kafka's brokers, HOST:PORT with commas."
+        "localhost:9092",
+        "KAFKA_BOOTSTRAP_SERVERS",
+        "Kafka's brokers, HOST:PORT with commas.",
+        parsing.brokers,
     )
     kafka_data_ingestion_topic: str = _setting(
-        "data-ingestion", "KAFKA_DATA_INGESTION_TOPIC", "The topic of the clients' records."
+        "data-ingestion",
+        "KAFKA_DATA_INGESTION_TOPIC",
+        "The topic of the clients' records.",
+        parsing.topic,
     )
     kafka_control_events_topic: str = _setting(
-        "control-events", "KAFKA_CONTROL_EVENTS_TOPIC", "The topic of the control events."
+        "control-events",
+        "KAFKA_CONTROL_EVENTS_TOPIC",
+        "The topic of the control events.",
+        parsing.topic,
     )
     kafka_security_protocol: str = _setting(
-        "", "KAFKA_SECURITY_PROTOCOL", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."
+        "",
+        "KAFKA_SECURITY_PROTOCOL",
+        "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.",
+        parsing.OneOf("", "PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"),
     )
     kafka_sasl_mechanism: str = _setting(
-        "", "KAFKA_SASL_MECHANISM", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."
+        "",
+        "KAFKA_SASL_MECHANISM",
+        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
+        parsing.OneOf("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
     )
-    kafka_sasl_username: str = _setting("", "KAFKA_SASL_USERNAME", "The user at the brokers.")
+    kafka_sasl_username: str = _setting(
+        "", "KAFKA_SASL_USERNAME", "The user at the brokers.", parsing.text
+    )
     kafka_sasl_password: Secret = _setting(
-        Secret(""), "KAFKA_SASL_PASSWORD", "The user's password.", Secret
+        Secret(""), "KAFKA_SASL_PASSWORD", "The user's password.", _secret
     )
     ingestion_group: str = _setting(
         "ingestion-workers",
         "MATYAN_INGESTION_GROUP",
         "The consumer group of the ingestion workers; one store each.",
+        parsing.group,
     )
     control_group: str = _setting(
-        "control-workers", "MATYAN_CONTROL_GROUP", "The consumer group of the control workers."
+        "control-workers",
+        "MATYAN_CONTROL_GROUP",
+        "The consumer group of the control workers.",
+        parsing.group,
     )
     instance_id: str = _setting(
         "",
         "MATYAN_INSTANCE_ID",
         "Kafka's group.instance.id, of one worker: one that comes back soon gets its partitions without a rebalance.",
+        parsing.instance,
     )
     # FoundationDB
-    fdb_cluster_file: str = _setting("fdb.cluster", "FDB_CLUSTER_FILE", "The cluster's file.")
-    fdb_api_version: int = _setting(730, "FDB_API_VERSION", "The client's version.", _positive)
+    fdb_cluster_file: str = _setting(
+        "fdb.cluster", "FDB_CLUSTER_FILE", "The cluster's file.", parsing.name
+    )
+    fdb_api_version: int = _setting(
+        730, "FDB_API_VERSION", "The client's version.", parsing.positive
+    )
     # blobs
-    blob_backend_type: str = _setting("s3", "BLOB_BACKEND_TYPE", "Where blobs are kept: s3.")
+    blob_backend_type: str = _setting(
+        "s3", "BLOB_BACKEND_TYPE", "Where blobs are kept: s3.", parsing.OneOf("s3", "gcs", "azure")
+    )
     s3_endpoint: str = _setting(
-        "http://localhost:9000", "S3_ENDPOINT", "The S3 server, as this process reaches it."
+        "http://localhost:9000",
+        "S3_ENDPOINT",
+        "The S3 server, as this process reaches it.",
+        parsing.url,
     )
     s3_public_endpoint: str = _setting(
-        "", "S3_PUBLIC_ENDPOINT", "The S3 server as clients reach it; empty: the same."
+        "",
+        "S3_PUBLIC_ENDPOINT",
+        "The S3 server as clients reach it; empty: the same.",
+        parsing.url_or_none,
     )
-    s3_access_key: str = _setting("rustfsadmin", "S3_ACCESS_KEY", "The access key's id.")
+    s3_access_key: str = _setting(
+        "rustfsadmin", "S3_ACCESS_KEY", "The access key's id.", parsing.text
+    )
     s3_secret_key: Secret = _setting(
-        Secret("rustfsadmin"), "S3_SECRET_KEY", "The secret key.", Secret
+        Secret("rustfsadmin"), "S3_SECRET_KEY", "The secret key.", _secret
     )
-    s3_bucket: str = _setting("matyan-artifacts", "S3_BUCKET", "The bucket of all blobs.")
-    s3_region: str = _setting("us-east-1", "S3_REGION", "The bucket's region.")
+    s3_bucket: str = _setting(
+        "matyan-artifacts", "S3_BUCKET", "The bucket of all blobs.", parsing.bucket
+    )
+    s3_region: str = _setting("us-east-1", "S3_REGION", "The bucket's region.", parsing.region)
     s3_presign_expiry: int = _setting(
-        3600, "S3_PRESIGN_EXPIRY", "Seconds that a presigned URL is good for.", _positive
+        3600, "S3_PRESIGN_EXPIRY", "Seconds that a presigned URL is good for.", parsing.expiry
     )
     presign_blob_ref: str = _setting(
         "publish",
         "MATYAN_PRESIGN_BLOB_REF",
         "Who publishes the record of a blob: this process when it signs the upload, or the client.",
-        _OneOf("publish", "client"),
+        parsing.OneOf("publish", "client"),
     )
     blob_max_bytes: int = _setting(
-        5 << 30, "MATYAN_BLOB_MAX_BYTES", "The largest blob in the embedded mode.", _positive
+        5 << 30, "MATYAN_BLOB_MAX_BYTES", "The largest blob in the embedded mode.", parsing.positive
     )
     public_url: str = _setting(
         "",
         "MATYAN_PUBLIC_URL",
         "scheme://host[:port] as clients and browsers know this process; empty: as each request names it.",
+        parsing.url_or_none,
     )
     # the services
     log_level: str = _setting(
-        "INFO", "LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL.", _level
+        "INFO",
+        "LOG_LEVEL",
+        "DEBUG, INFO, WARNING, ERROR or CRITICAL.",
+        parsing.OneOf("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
     )
-    host: str = _setting("0.0.0.0", "HOST", "The address to listen on.")
-    port: int = _setting(53801, "PORT", "The port to listen on; 0: any free one.", _port)
-    metrics_enabled: bool = _setting(True, "METRICS_ENABLED", "Serve /metrics/.", _flag)
+    host: str = _setting("0.0.0.0", "HOST", "The address to listen on.", parsing.host)
+    port: int = _setting(53801, "PORT", "The port to listen on; 0: any free one.", parsing.port)
+    metrics_enabled: bool = _setting(True, "METRICS_ENABLED", "Serve /metrics/.", parsing.flag)
     metrics_port: int = _setting(
         9090,
         "METRICS_PORT",
         "Where a worker serves /metrics and /health; 0 or less: nowhere.",
-        _whole,
+        parsing.metrics_port,
     )
     cors_origins: tuple[str, ...] = _setting(
-        (), "CORS_ORIGINS", "Origins that may call, a JSON array or a list with commas.", _words
+        (),
+        "CORS_ORIGINS",
+        "Origins that may call, a JSON array or a list with commas.",
+        parsing.origins,
     )
     allowed_hosts: tuple[str, ...] = _setting(
         (),
         "MATYAN_ALLOWED_HOSTS",
         "Hosts that a process which listens on loopback alone answers to as well, such as a notebook proxy's; * is any.",
-        _words,
+        parsing.hosts,
     )
     shutdown_flush_timeout: float = _setting(
-        5.0, "SHUTDOWN_FLUSH_TIMEOUT", "Seconds that a drain may take after SIGTERM.", _seconds
+        5.0,
+        "SHUTDOWN_FLUSH_TIMEOUT",
+        "Seconds that a drain may take after SIGTERM.",
+        parsing.Seconds(0, 86_400),
     )
     environment: str = _setting(
         "development",
         "MATYAN_ENVIRONMENT",
         "In `production`, development credentials and localhost defaults are refused.",
+        parsing.OneOf("development", "production"),
     )
     queue_bytes: int = _setting(
         256 << 20,
         "MATYAN_QUEUE_BYTES",
         "Bytes that the process may hold between accepting a frame and its delivery.",
-        _positive,
+        parsing.positive,
     )
     delivery_timeout_s: float = _setting(
         300.0,
         "MATYAN_DELIVERY_TIMEOUT_S",
         "Seconds that Kafka may be away before what waits for it is given up.",
-        _seconds,
+        parsing.Seconds(0.1, 86_400),
     )
     ws_deflate: bool = _setting(
         False,
         "MATYAN_WS_DEFLATE",
         "Accept permessage-deflate: a tenth of the bytes on a slow network, more CPU on both ends.",
-        _flag,
+        parsing.flag,
     )
     # the workers
     ingest_max_txn_bytes: int = _setting(
-        1_000_000, "INGEST_MAX_TXN_BYTES", "The most bytes that one transaction takes.", _positive
+        1_000_000,
+        "INGEST_MAX_TXN_BYTES",
+        "The most bytes that one transaction takes.",
+        parsing.positive,
     )
     ingest_max_messages_per_txn: int = _setting(
         10_000,
         "INGEST_MAX_MESSAGES_PER_TXN",
         "The most records that one transaction takes.",
-        _positive,
+        parsing.positive,
     )
     sequence_layout: str = _setting(
         "",
         "MATYAN_SEQUENCE_LAYOUT",
         "How points are stored; empty: the engine's default (packed on RocksDB, compatible on FoundationDB).",
-        _OneOf("", "compatible", "packed"),
+        parsing.OneOf("", "compatible", "packed"),
     )
 
     @property
@@ -264,8 +252,11 @@ class Settings:
         """The sequence layout of a store on RocksDB; None: what the store has, else packed."""
         return cast('Literal["compatible", "packed"]', self.sequence_layout) or None
 
-    def refuse_development_values(self) -> None:
+    def refuse_development_values(self, used: Collection[str] | None = None) -> None:
         """In MATYAN_ENVIRONMENT=production, refuses development credentials and localhost defaults.
+
+        Args:
+            used: the fields that the caller uses, which alone are looked at; None: all.
 
         Raises:
             ConfigurationError: names the settings to change.
@@ -275,12 +266,35 @@ class Settings:
         bad = [
             row.metadata["env"]
             for row in fields(self)
-            if row.name in _DEVELOPMENT_ONLY and getattr(self, row.name) == row.default
+            if row.name in _DEVELOPMENT_ONLY
+            and (used is None or row.name in used)
+            and getattr(self, row.name) == row.default
         ]
         if bad:
             raise ConfigurationError(
                 f"MATYAN_ENVIRONMENT=production, but {', '.join(bad)} still has its development "
                 f"default; set {'it' if len(bad) == 1 else 'each of them'} and start again"
+            )
+
+    def _refuse_contradictions(self) -> None:
+        """
+        Raises:
+            ConfigurationError: two settings do not go together.
+        """
+        if not self.kafka_security_protocol.startswith("SASL_"):
+            return
+        missing = [
+            variable
+            for variable, value in (
+                ("KAFKA_SASL_MECHANISM", self.kafka_sasl_mechanism),
+                ("KAFKA_SASL_USERNAME", self.kafka_sasl_username),
+                ("KAFKA_SASL_PASSWORD", self.kafka_sasl_password),
+            )
+            if not value
+        ]
+        if missing:
+            raise ConfigurationError(
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: expected {' and '.join(missing)} to be set, too"
             )
 
 
@@ -313,12 +327,7 @@ def load(
         ConfigurationError: names the variable, its value and what was expected.
     """
     if environment is None:
-        from dotenv import (
-            dotenv_values,
-        )  # 20 ms, which a command that asks `matyan up` need not pay
-
-        dotenv = {name: raw for name, raw in dotenv_values(Path(".env")).items() if raw is not None}
-        environment = {**dotenv, **os.environ}
+        environment = read_environment()
     values: dict[str, Any] = {}
     for row in fields(Settings):
         name = row.metadata["env"]
@@ -328,10 +337,81 @@ def load(
         elif name in environment and not name.startswith(ignore):
             raw = environment[name]
             try:
+                raw.encode()  # a variable of another encoding: no client could pass it on
                 values[row.name] = row.metadata["parse"](raw)
+            except UnicodeEncodeError:
+                raise ConfigurationError(f"{name}: expected UTF-8") from None
             except ValueError as error:
                 shown = repr(Secret(raw) if is_secret(row) else raw)
                 raise ConfigurationError(f"{name}={shown}: {error}") from None
     if overrides:
         raise TypeError(f"unknown settings {sorted(overrides)}")
-    return Settings(**values)
+    settings = Settings(**values)
+    settings._refuse_contradictions()
+    return settings
+
+
+def read_environment() -> dict[str, str]:
+    """The variables of this process over the `.env` file of the working folder.
+
+    Raises:
+        ConfigurationError: there is such a file, which cannot be read.
+    """
+    path = Path(".env")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        return dict(os.environ)
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path.absolute()} is not UTF-8 (byte {error.start}): save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot read {path.absolute()} ({error.strerror}): mend its permissions, or start in another folder"
+        ) from None
+    from dotenv import dotenv_values  # 20 ms, which a process without such a file need not pay
+
+    values = dotenv_values(stream=io.StringIO(text))
+    return {**{name: raw for name, raw in values.items() if raw is not None}, **os.environ}
+
+
+def unknown_names(environment: Mapping[str, str], *, ignore: tuple[str, ...] = ()) -> list[str]:
+    """A sentence for each variable that looks like one of ours and is none, with the nearest of ours.
+
+    `ignore`: as `load` has it.
+    """
+    known = {row.metadata["env"] for row in fields(Settings)}
+    found = []
+    for name in sorted(environment):
+        is_ours = name.startswith(("MATYAN_", "KAFKA_")) and not name.startswith(ignore)
+        if not is_ours or name in known or name in _OTHERS or _FOREIGN.fullmatch(name):
+            continue
+        if environment[name].startswith(("tcp://", "udp://")):
+            continue  # what Kubernetes sets for a service called so
+        near = difflib.get_close_matches(name.upper(), known, 1, 0.7)
+        hint = f"; is {near[0]} meant?" if near else ""
+        found.append(f"{name} is set, and there is no such setting{hint}")
+    return found
+
+
+_OTHERS = frozenset(
+    {
+        "MATYAN_DATA",
+        # The SDK's own (its config.py).
+        "MATYAN_BACKEND_URL",
+        "MATYAN_FRONTIER_URL",
+        "MATYAN_WS_BATCH_INTERVAL_MS",
+        "MATYAN_WS_BATCH_SIZE",
+        "MATYAN_WS_HEARTBEAT_INTERVAL",
+        "MATYAN_WS_QUEUE_MAX_MEMORY_MB",
+        "MATYAN_WS_RETRY_COUNT",
+        "MATYAN_WS_VERBOSE",
+    }
+)
+_FOREIGN = re.compile(
+    # Our tests and make targets; what Kubernetes sets for services called so; Kafka's own scripts.
+    r"MATYAN_(?:TEST|FUZZ)_.*"
+    r"|\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+    r"|KAFKA_(?:HOME|DEBUG|OPTS|\w+_OPTS|JMX_\w+|VERSION)"
+)

@@ -1,17 +1,23 @@
 """Settings: read from the environment, checked with a sentence that names the variable."""
 
+from __future__ import annotations
+
 import copy
 import dataclasses
 import json
 import logging
 import traceback
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from matyan_client.config import SETTINGS
 from rich.pretty import pretty_repr
 
 from matyan import settings
 from matyan.errors import ConfigurationError
+from matyan.settings import Settings, is_secret
+from tests.tracker import MATYAN, environment, matyan, started
 
 
 def test_defaults_are_the_references() -> None:
@@ -33,24 +39,216 @@ def test_cors_origins_take_json_and_commas(raw: str) -> None:
     assert loaded.cors_origins == ("https://a.example", "https://b.example")
 
 
+LINE = ["a\nb", "\x1b]0;owned\x07"]
+NUMBER = ["", "many", "1.5", "1e3", "-1", "0x10", "9" * 5_000, "١٢"]
+SECONDS = ["", "5s", "nan", "inf", "-1", "1e400", "99999999999"]
+FLAG = ["perhaps", "2", "tru"]
+NAMES = ["", "a b", "a/b", ".", "..", "ä", "x" * 300]
+
+BAD: dict[str, list[str]] = {
+    "KAFKA_BOOTSTRAP_SERVERS": [
+        *(
+            "",
+            " ",
+            ",",
+            "http://kafka:9092",
+            "kafka:9092/x",
+            "kafka:port",
+            "kafka:0",
+            "kafka:70000",
+        ),
+        *(
+            "PLAINTEXT://kafka:9092",
+            "user@kafka:9092",
+            "a b:1",
+            "::1:9092",
+            "kafka:9092;other:9092",
+        ),
+    ],
+    "KAFKA_DATA_INGESTION_TOPIC": NAMES,
+    "KAFKA_CONTROL_EVENTS_TOPIC": NAMES,
+    "KAFKA_SECURITY_PROTOCOL": ["TLS", "SASL", "https", "SASL_TLS"],
+    "KAFKA_SASL_MECHANISM": ["FOO", "SCRAM", "GSSAPI", "SHA-512"],
+    "KAFKA_SASL_USERNAME": LINE,
+    "KAFKA_SASL_PASSWORD": LINE,
+    "MATYAN_INGESTION_GROUP": ["", " ", " a", *LINE, "x" * 300],
+    "MATYAN_CONTROL_GROUP": ["", " ", "a ", *LINE, "x" * 300],
+    "MATYAN_INSTANCE_ID": NAMES[1:],
+    "FDB_CLUSTER_FILE": ["", " ", *LINE],
+    "FDB_API_VERSION": [*NUMBER, "0"],
+    "BLOB_BACKEND_TYPE": ["", "ftp", "S4"],
+    "S3_ENDPOINT": ["", "localhost:9000", "ftp://x", "http://", "http://a b", "http://u:p@h"],
+    "S3_PUBLIC_ENDPOINT": ["artifacts", "s3://x", "http://:80"],
+    "S3_ACCESS_KEY": LINE,
+    "S3_SECRET_KEY": LINE,
+    "S3_BUCKET": ["", "no bucket", "a/b", "x" * 300],
+    "S3_REGION": ["", "us east", "ä"],
+    "S3_PRESIGN_EXPIRY": [*NUMBER, "0", "604801"],
+    "MATYAN_PRESIGN_BLOB_REF": ["", "both"],
+    "MATYAN_BLOB_MAX_BYTES": [*NUMBER, "0"],
+    "MATYAN_PUBLIC_URL": ["tracker.example", "ftp://x", "http://"],
+    "LOG_LEVEL": ["", "LOUD", "5"],
+    "HOST": ["", "http://x", "a b"],
+    "PORT": [*NUMBER, "70000"],
+    "METRICS_ENABLED": FLAG,
+    "METRICS_PORT": [*(raw for raw in NUMBER if raw != "-1"), "70000", "65536"],
+    "CORS_ORIGINS": [
+        *("not json", "[1]", '["https://a.example"', '{"a": 1}', '"https://a.example"'),
+        *("a.example", "https://a.example,b", '["https://a.example/path"]', "[" * 100_000),
+    ],
+    "MATYAN_ALLOWED_HOSTS": ["[1]", "http://hub.example", '["a b"]'],
+    "SHUTDOWN_FLUSH_TIMEOUT": SECONDS,
+    "MATYAN_ENVIRONMENT": ["", "prod", "staging"],
+    "MATYAN_QUEUE_BYTES": [*NUMBER, "0"],
+    "MATYAN_DELIVERY_TIMEOUT_S": [*SECONDS, "0"],
+    "MATYAN_WS_DEFLATE": FLAG,
+    "INGEST_MAX_TXN_BYTES": [*NUMBER, "0"],
+    "INGEST_MAX_MESSAGES_PER_TXN": [*NUMBER, "0"],
+    "MATYAN_SEQUENCE_LAYOUT": ["tall", "1"],
+}
+
+
+def test_every_setting_has_bad_values() -> None:
+    """The table below is whole: a new setting comes with the values that it refuses."""
+    assert set(BAD) == {row.metadata["env"] for row in fields(Settings)}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_value_is_a_sentence(name: str) -> None:
+    """It names the variable, the value (a secret's never) and what was expected; bytes that are no UTF-8 too."""
+    for raw in [*BAD[name], "\udcff"]:
+        with pytest.raises(ConfigurationError) as caught:
+            settings.load({name: raw})
+        said = str(caught.value)
+        assert said.startswith(f"{name}"), raw
+        assert "expected" in said
+        assert "\n" not in said
+        assert "\x1b" not in said
+        if is_secret(next(row for row in fields(Settings) if row.metadata["env"] == name)):
+            assert raw not in said
+
+
 @pytest.mark.parametrize(
-    ("name", "raw", "expected"),
+    ("given", "expected"),
     [
-        ("PORT", "http", "whole number"),
-        ("METRICS_ENABLED", "perhaps", "true or false"),
-        ("MATYAN_QUEUE_BYTES", "-1", "above 0"),
-        ("SHUTDOWN_FLUSH_TIMEOUT", "nan", "seconds"),
-        ("CORS_ORIGINS", "[1]", "JSON array"),
-        ("MATYAN_SEQUENCE_LAYOUT", "tall", "compatible, packed"),
-        ("LOG_LEVEL", "LOUD", "DEBUG"),
+        (
+            {"KAFKA_BOOTSTRAP_SERVERS": " a:1 , [::1]:2 ,b"},
+            ("kafka_bootstrap_servers", "a:1,[::1]:2,b"),
+        ),
+        ({"KAFKA_SECURITY_PROTOCOL": "ssl"}, ("kafka_security_protocol", "SSL")),
+        ({"MATYAN_ENVIRONMENT": "Production"}, ("environment", "production")),
+        ({"LOG_LEVEL": "debug"}, ("log_level", "DEBUG")),
+        ({"METRICS_PORT": "-1"}, ("metrics_port", -1)),
+        ({"METRICS_PORT": " 9090 "}, ("metrics_port", 9090)),
+        ({"CORS_ORIGINS": "*"}, ("cors_origins", ("*",))),
+        ({"CORS_ORIGINS": '["null", "app://x/"]'}, ("cors_origins", ("null", "app://x/"))),
+        ({"SHUTDOWN_FLUSH_TIMEOUT": "0"}, ("shutdown_flush_timeout", 0.0)),
+        ({"S3_ENDPOINT": "https://[::1]:9000"}, ("s3_endpoint", "https://[::1]:9000")),
     ],
 )
-def test_a_bad_value_names_its_variable(name: str, raw: str, expected: str) -> None:
-    """The error says which variable, which value and what was expected."""
-    with pytest.raises(ConfigurationError, match=name) as caught:
-        settings.load({name: raw})
-    assert raw in str(caught.value)
-    assert expected in str(caught.value)
+def test_a_good_value_in_an_odd_form_is_taken(
+    given: dict[str, str], expected: tuple[str, object]
+) -> None:
+    name, value = expected
+    assert getattr(settings.load(given), name) == value
+
+
+@pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT"])
+@pytest.mark.parametrize("missing", ["MECHANISM", "USERNAME", "PASSWORD"])
+def test_sasl_wants_all_of_its_settings(protocol: str, missing: str) -> None:
+    """What is missing is named; nothing is sent to a broker to find it out."""
+    given = {"MECHANISM": "PLAIN", "USERNAME": "u", "PASSWORD": "sesame"}
+    variables = {f"KAFKA_SASL_{name}": raw for name, raw in given.items() if name != missing}
+    with pytest.raises(ConfigurationError, match=f"KAFKA_SASL_{missing}") as caught:
+        settings.load({"KAFKA_SECURITY_PROTOCOL": protocol, **variables})
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("KAFKA_BOOTSTRAP_SERVER", "KAFKA_BOOTSTRAP_SERVERS"),
+        ("KAFKA_SASL_PASWORD", "KAFKA_SASL_PASSWORD"),
+        ("MATYAN_QUEUE_BYTE", "MATYAN_QUEUE_BYTES"),
+        ("MATYAN_SEQUENCE_LAYUOT", "MATYAN_SEQUENCE_LAYOUT"),
+        ("MATYAN_PORT", None),
+        ("KAFKA_QQQ", None),
+    ],
+)
+def test_a_name_that_is_no_setting_is_told(name: str, near: str | None) -> None:
+    """With the nearest of ours when one is near, and without the value."""
+    (sentence,) = settings.unknown_names({name: "sesame"})
+    assert sentence.startswith(f"{name} is set")
+    assert "sesame" not in sentence
+    assert ("meant?" in sentence) == (near is not None)
+    assert near is None or f"is {near} meant?" in sentence
+
+
+def test_names_of_others_are_not_told() -> None:
+    """Ours, the SDK's, what Kubernetes and Kafka's scripts set; and in the embedded mode all that it does not read."""
+    ours = dict.fromkeys(BAD, "x")
+    sdk = dict.fromkeys(
+        [f"MATYAN_{name.upper()}" for name in type(SETTINGS).model_fields], "http://x"
+    )
+    foreign = {
+        "KAFKA_PORT": "tcp://10.0.0.1:9092",
+        "KAFKA_SERVICE_HOST": "10.0.0.1",
+        "KAFKA_SERVICE_PORT": "9092",
+        "KAFKA_PORT_9092_TCP_ADDR": "10.0.0.1",
+        "MATYAN_FRONTIER_PORT_53801_TCP": "tcp://10.0.0.2:53801",
+        "KAFKA_HEAP_OPTS": "-Xmx1g",
+        "MATYAN_DATA": "x",
+        "PATH": "x",
+    }
+    assert settings.unknown_names({**ours, **sdk, **foreign}) == []
+    assert settings.unknown_names({"KAFKA_X": ""}, ignore=settings.EMBEDDED_IGNORES) == []
+
+
+@pytest.mark.parametrize("body", [b"PORT=1\nHOST=\xff\xfe\n", "PORT=ä".encode("utf-16")])
+def test_a_dotenv_file_that_is_not_utf_8_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """It names the file."""
+    (tmp_path / ".env").write_bytes(body)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8"):
+        settings.load()
+
+
+def test_a_service_with_a_bad_setting_ends_with_2(tmp_path: Path) -> None:
+    """One line, no traceback; a name that is no setting is warned of in the log."""
+    words = ("ingest-worker", "--store", f"rocks:{tmp_path}")
+    for variables in (
+        {"KAFKA_SECURITY_PROTOCOL": "TLS"},
+        {"KAFKA_SECURITY_PROTOCOL": "SASL_SSL"},
+        {"METRICS_PORT": "70000"},
+        {"KAFKA_BOOTSTRAP_SERVERS": ""},
+    ):
+        ended = matyan(*words, check=2, env=environment(**variables))
+        assert ended.stderr.count("\n") == 1
+        assert ended.stderr.startswith("matyan: KAFKA_") or "METRICS_PORT" in ended.stderr
+    with started(
+        [*MATYAN, *words],
+        "MATYAN_QUEUE_BYTES meant",
+        MATYAN_QEUE_BYTES="1",
+        METRICS_PORT="0",
+        KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1",
+    ):
+        pass
+
+
+def test_the_ingest_worker_needs_no_s3_secrets_in_production(tmp_path: Path) -> None:
+    """Only what it connects to may not be a development value."""
+    env = {
+        "MATYAN_ENVIRONMENT": "Production",
+        "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+        "METRICS_PORT": "0",
+    }
+    worker = [*MATYAN, "ingest-worker", "--store", f"rocks:{tmp_path}"]
+    with started(worker, "waits at its start", **env):
+        pass
+    refused = matyan("frontier", "--port", "0", check=2, env=environment(**env))
+    assert "S3_SECRET_KEY" in refused.stderr
 
 
 def test_the_dotenv_file_counts_and_the_environment_wins(

@@ -1,0 +1,170 @@
+"""How the text of a setting becomes its value: one function a kind, each a ValueError that says what is allowed.
+
+Which settings there are, and how two of them go together, is `settings.py`'s. Nothing here shows a value: the caller knows
+whether it is a secret.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+
+
+def text(raw: str) -> str:
+    """Anything that fits one line."""
+    if re.search(r"[\x00-\x1f\x7f]", raw):
+        raise ValueError("expected text without control characters")
+    return raw
+
+
+def name(raw: str) -> str:
+    """Text that says something."""
+    if not raw.strip():
+        raise ValueError("expected some text; it is empty")
+    return text(raw)
+
+
+def flag(raw: str) -> bool:
+    word = raw.strip().lower()
+    if word in {"1", "true", "yes", "on"}:
+        return True
+    if word in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError("expected true or false")
+
+
+class Whole:
+    """A whole number from `least` to `most`."""
+
+    def __init__(self, least: int, most: int, expected: str) -> None:
+        self._least = least
+        self._most = most
+        self._expected = expected
+
+    def __call__(self, raw: str) -> int:
+        if re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", raw) is None:
+            raise ValueError(f"expected a whole number, {self._expected}")
+        number = int(raw)
+        if not self._least <= number <= self._most:
+            raise ValueError(f"expected {self._expected}")
+        return number
+
+
+positive = Whole(1, 10**18, "a number above 0")
+port = Whole(0, 65_535, "a port, 0 to 65535")
+metrics_port = Whole(-(10**18), 65_535, "a port up to 65535; 0 or less turns it off")
+expiry = Whole(1, 7 * 24 * 3600, "a number of seconds above 0, at most 604800 (S3's limit)")
+
+
+class Seconds:
+    """A number of seconds from `least` to `most`."""
+
+    def __init__(self, least: float, most: float) -> None:
+        self._least = least
+        self._most = most
+
+    def __call__(self, raw: str) -> float:
+        try:
+            number = float(raw)
+        except ValueError:
+            number = math.nan
+        if not self._least <= number <= self._most:
+            raise ValueError(f"expected a number of seconds, {self._least:g} to {self._most:.0f}")
+        return number
+
+
+class OneOf:
+    """One of `words`, in whatever case; as it stands there."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def __call__(self, raw: str) -> str:
+        for word in self.words:
+            if raw.strip().lower() == word.lower():
+                return word
+        raise ValueError(f"expected one of {', '.join(filter(None, self.words))}")
+
+
+class Matching:
+    """Text of a form."""
+
+    def __init__(self, pattern: str, expected: str) -> None:
+        self._pattern = re.compile(pattern)
+        self._expected = expected
+
+    def __call__(self, raw: str) -> str:
+        if self._pattern.fullmatch(raw) is None:
+            raise ValueError(f"expected {self._expected}")
+        return raw
+
+
+topic = Matching(
+    # Kafka's own rule (its class Topic), less what "-dlq" takes.
+    r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,245}",
+    "a topic's name: 1 to 245 of A-Z, a-z, 0-9, dot, _ and -",
+)
+instance = Matching(
+    r"|(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}",
+    "a name of at most 249 of A-Z, a-z, 0-9, dot, _ and -",
+)
+group = Matching(
+    r"[^\x00-\x20\x7f](?:[^\x00-\x1f\x7f]{0,248}[^\x00-\x20\x7f])?",
+    "a group's name: 1 to 250 characters, without spaces around it",
+)
+bucket = Matching(r"[A-Za-z0-9._-]{1,255}", "a bucket's name: A-Z, a-z, 0-9, dot, _ and -")
+region = Matching(r"[A-Za-z0-9-]{1,63}", "a region's name such as us-east-1")
+host = Matching(r"[^\s/@]{1,255}", "an address or a name to listen on, without a scheme or a port")
+url = Matching(
+    r"https?://(?:[^\s/@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[^\s]*)?",
+    "http://host:port or https://host",
+)
+url_or_none = Matching(rf"|{url._pattern.pattern}", "http://host[:port] or https://host[:port]")
+
+_BROKER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+
+
+def brokers(raw: str) -> str:
+    """HOST:PORT with commas; without the spaces around them."""
+    found = [word.strip() for word in raw.split(",") if word.strip()]
+    for word in found:
+        match = _BROKER.fullmatch(word)
+        if match is None or not 0 < int(match[1] or 9092) <= 65_535:
+            raise ValueError("expected HOST:PORT, several with commas, without a scheme or a path")
+    if not found:
+        raise ValueError("expected HOST:PORT, several with commas; it is empty")
+    return ",".join(found)
+
+
+def words(raw: str) -> tuple[str, ...]:
+    """A JSON array of strings, or a list with commas."""
+    if raw.strip().startswith(("[", "{", '"')):
+        try:
+            found = json.loads(raw)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
+            raise ValueError('expected a JSON array of strings such as ["https://ui.example"]')
+        return tuple(found)
+    return tuple(word.strip() for word in raw.split(",") if word.strip())
+
+
+class WordsOf:
+    """`words`, each of which `one` takes."""
+
+    def __init__(self, one: Callable[[str], str]) -> None:
+        self._one = one
+
+    def __call__(self, raw: str) -> tuple[str, ...]:
+        return tuple(map(self._one, words(raw)))
+
+
+origins = WordsOf(
+    Matching(
+        r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^\s/\"']*/?",
+        "origins such as https://ui.example, as a JSON array of strings or with commas",
+    )
+)
+hosts = WordsOf(Matching(r"\*|[^\s/@\"']{1,255}", "hosts such as hub.example, or * for any"))
