@@ -17,6 +17,8 @@ MOST_DEPTH: Final = 128
 
 _PLAIN = frozenset((float, str, int, bool, type(None)))
 _UNREADABLE = object()
+# What msgpack raises, and what comes of a date that is none.
+_ERRORS = (ArithmeticError, OSError, TypeError, ValueError)
 
 
 def elements(key: bytes, start: int, *types: type) -> tuple[Any, ...] | None:
@@ -42,8 +44,13 @@ def found(packed: bytes | None) -> Any:
 
 def number(packed: bytes | None) -> int | float | None:
     """The number that stands there, or None."""
-    got = found(packed)
-    return got if is_number(got) else None
+    if packed is None:
+        return None
+    try:
+        got = unpack_value(packed)  # not by way of `found`: points are read here
+    except _ERRORS:
+        return None
+    return got if type(got) is float or type(got) is int else None
 
 
 def text(packed: bytes | None) -> str | None:
@@ -53,7 +60,7 @@ def text(packed: bytes | None) -> str | None:
 
 
 def is_number(got: object) -> TypeGuard[int | float]:
-    return isinstance(got, (int, float)) and not isinstance(got, bool)
+    return type(got) is float or type(got) is int
 
 
 def is_int64(got: object) -> TypeGuard[int]:
@@ -64,8 +71,7 @@ def _unpacked(packed: bytes) -> object:
     try:
         got = unpack_value(packed)
         return got if type(got) in _PLAIN else _plain(got, 0)
-    except (ArithmeticError, OSError, TypeError, ValueError):
-        # What msgpack raises, and what comes of a date that is none.
+    except _ERRORS:
         return _UNREADABLE
 
 

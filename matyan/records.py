@@ -125,9 +125,12 @@ class Unit:
         if not self._admit(op.run, op.timestamp, op.last_timestamp):
             self._drop(op.run, op.first, count)
             return
-        ctx = self._known_context(op.run, op.context_text)
+        ids = self.contexts.get(op.run)
+        ctx = None if ids is None else ids.get(op.context_text)
         if ctx is None:
-            ctx = self._store_context(op.run, op.context_text, op.ctx, json.loads(op.context))
+            ctx = self._find_context(
+                op.run, op.context_text, op.ctx, lambda: json.loads(op.context)
+            )
         if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
             indexes.put(self.tr, self.keys, op.run, "trace", op.name)
         self._applied("log_metric", count)
@@ -202,18 +205,16 @@ class Unit:
     def context(self, run: str, context: dict[str, Any] | None) -> int:
         """The id of a context; it is stored when it is new."""
         text = context_text(context)
-        ctx = self._known_context(run, text)
-        if ctx is None:
-            ctx = self._store_context(run, text, context_id(context), context or {})
-        return ctx
-
-    def _known_context(self, run: str, text: str) -> int | None:
         ids = self.contexts.get(run)
         ctx = None if ids is None else ids.get(text)
-        return self._rules.remembered_context(run, text) if ctx is None else ctx
+        if ctx is None:
+            ctx = self._find_context(run, text, context_id(context), lambda: context or {})
+        return ctx
 
-    def _store_context(self, run: str, text: str, first: int, context: object) -> int:
-        ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context)
+    def _find_context(self, run: str, text: str, first: int, context: Callable[[], object]) -> int:
+        ctx = self._rules.remembered_context(run, text)
+        if ctx is None:
+            ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context())
         self.contexts.setdefault(run, {})[text] = ctx
         return ctx
 

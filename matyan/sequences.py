@@ -42,6 +42,7 @@ from matyan._codec import (
     compatible_points,
     decode_chunk,
     encode_chunk,
+    epoch_number,
     key_int,
     msgpack_float,
     msgpack_int,
@@ -49,7 +50,6 @@ from matyan._codec import (
 from matyan.contexts import EMPTY
 from matyan.errors import ConfigurationError, InvalidRecord, Unavailable
 from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of, unpack, unpack_value
-from matyan.limits import Limited
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
 Layout = Literal["compatible", "packed"]
@@ -537,8 +537,6 @@ class SequenceWrites:
         self._sequences = sequences
         self._layout = sequences.layout
         self._tr = tr
-        # For what is as large as a client made it; the hot rows are small by their nature.
-        self._limited = Limited(tr)
         self.budget = sequences.growth.rewrite  # points that may still be rewritten
         self.states: dict[_StateKey, _State] = {}
 
@@ -612,8 +610,8 @@ class SequenceWrites:
         if not again:
             state.sent = sent
             # Where the line is not the last one, its step stands beside.
-            row = sent if state.at == state.last_step else [sent, state.at]
-            self._tr.set(state.trace_sent, pack_value(row))
+            row = msgpack_int(sent) if state.at == state.last_step else pack_value([sent, state.at])
+            self._tr.set(state.trace_sent, row)
         return is_new
 
     def begin_session(self, run: str) -> None:
@@ -656,22 +654,26 @@ class SequenceWrites:
         value: object,
     ) -> bool:
         tr = self._tr
+        tr = self._tr
         packed = limits.packed(value, name)
         parts = []
         if len(packed) > PART_BYTES:
             parts = [packed[i : i + PART_BYTES] for i in range(0, len(packed), PART_BYTES)]
             packed = pack_value(_outline(name, value, len(parts)))
+            limits.check(state.prefix, packed)
         is_new = state.last_step is None
         rewrite = state.last_step is not None and step <= state.last_step
         if rewrite and _has_parts(tr, state):
             tr.clear_range(*range_of(key_int(state.parts_prefix, step)))
-        rows = compatible_object(state.prefix, step, epoch, time, packed)
         if parts:
             prefix = key_int(state.parts_prefix, step)
-            rows += [(key_int(prefix, i), part) for i, part in enumerate(parts)]
+            tr.update([(key_int(prefix, i), part) for i, part in enumerate(parts)])
             state.parts = True
-        # A row without a value is an epoch that an earlier one of this step may have left.
-        self._limited.update(row for row in rows if rewrite or row[1] is not None)
+        for key, stored in compatible_object(state.prefix, step, epoch, time, packed):
+            if stored is not None:
+                tr.set(key, stored)
+            elif rewrite:
+                tr.clear(key)
         self._trace(state, dtype, step if is_new or not rewrite else state.last_step, state.last)
         return is_new
 
@@ -697,10 +699,14 @@ class SequenceWrites:
         keys = self._sequences.keys
         lines = _Lines(keys, run) if (ctx, name) == (EMPTY, LINES) else None
         state = lines or _State(keys, run, ctx, name)
+        # All its keys at once: behind this prefix, the longest, come a step and a number. So its rows need no check but
+        # where a value is as large as a client made it.
+        limits.check(state.parts_prefix + bytes(18), b"")
         row = tr.get(state.trace_last_step)
         if row is not None:
-            dtype, last = readable.text(tr.get(state.trace_dtype)), tr.get(state.trace_last)
-            state.dtype, state.last = dtype, float(readable.number(last) or 0.0)
+            state.dtype = readable.text(tr.get(state.trace_dtype))
+            last = readable.number(tr.get(state.trace_last))
+            state.last = 0.0 if last is None else float(last)
             state.last_step = readable.found(row)
             if not readable.is_int64(state.last_step):
                 # A damaged row: the points tell it.
@@ -721,7 +727,9 @@ class SequenceWrites:
         tr.set(state.trace_last_step, msgpack_int(last_step))
         tr.set(state.trace_last, msgpack_float(last))
         if dtype != state.dtype:
-            self._limited.set(state.trace_dtype, pack_value(dtype))
+            packed = pack_value(dtype)
+            limits.check(state.trace_dtype, packed)
+            tr.set(state.trace_dtype, packed)
             state.dtype = dtype
         state.last_step = last_step
         state.last = last
@@ -800,11 +808,22 @@ def _keyed(
             (step,) = unpack(packed_step)
         except ValueError:
             continue
-        if readable.is_int64(step):
-            epoch = readable.number(epochs.at(packed_step))
-            fits = readable.is_int64(epoch) or (isinstance(epoch, float) and math.isfinite(epoch))
+        if type(step) is int and _MIN_STEP <= step <= _MAX_STEP:
             time = readable.number(times.at(packed_step))
-            yield step, epoch if fits else None, 0.0 if time is None else float(time), value
+            epoch = epochs.at(packed_step)
+            yield (
+                step,
+                None if epoch is None else _epoch(epoch),
+                0.0 if time is None else float(time),
+                value,
+            )
+
+
+def _epoch(packed: bytes) -> int | float | None:
+    try:
+        return epoch_number(readable.number(packed))
+    except OverflowError:
+        return None
 
 
 def _scan_steps(
@@ -828,23 +847,24 @@ class _Beside:
 
     def at(self, packed_step: bytes) -> bytes | None:
         """The value at the step, or None. Steps are asked for in their order."""
-        return self._head[1] if self._reach(packed_step) and self._head is not None else None
+        while self._head is not None:
+            here = self._head[0][self._start :]
+            if here >= packed_step:
+                return self._head[1] if here == packed_step else None
+            self._head = next(self._pairs, None)
+        return None
 
     def all_at(self, packed_step: bytes) -> Iterator[bytes]:
-        """The values of all keys that begin with the step."""
-        while self._reach(packed_step) and self._head is not None:
-            yield self._head[1]
-            self._head = next(self._pairs, None)
-
-    def _reach(self, packed_step: bytes) -> bool:
-        # No packed integer is the beginning of another.
+        """The values of all keys that begin with the step: no packed integer is the beginning of another."""
         end = self._start + len(packed_step)
         while self._head is not None:
             here = self._head[0][self._start : end]
-            if here >= packed_step:
-                return here == packed_step
+            if here > packed_step:
+                return
+            value = self._head[1]
             self._head = next(self._pairs, None)
-        return False
+            if here == packed_step:
+                yield value
 
 
 def _joined(parts: Iterator[bytes]) -> object:

@@ -695,6 +695,8 @@ def test_terminal_lines_and_log_records_are_sequences_of_their_own(ledger: Ledge
         (record("log_custom_object", name="o", value={}, dtype="x" * 200_000), "100000"),
         (record("log_custom_object", name="o", value={}, context={"x": "y" * 200_000}), "100000"),
         (metric("m", 1.0, 0, dtype="x" * 200_000), "100000"),
+        (metric("m" * 4_100, 1.0, 0), "4096"),
+        (record("log_custom_object", name="o" * 4_100, value={}), "4096"),
         (metric("m", 1.0, 0, context={"x": "y" * 200_000}), "100000"),
         (record("blob_ref", s3_key="x" * 200_000, artifact_path="p"), "100000"),
         (record("blob_ref", s3_key="k", artifact_path="p" * 5_000), "4096"),
