@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from matyan import reader, views
+from matyan import reader, terminal, views
 from matyan.errors import MatyanError
 from matyan.flags import data_option, run_filters
 
@@ -33,10 +33,10 @@ def _chosen(
 def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
     if len(rows) > 1:
         for row in rows[:_SHOWN]:
-            click.echo(f"{row['run']}\t{views.clean(row['name'] or '')}", err=True)
+            terminal.note(f"{row['run']}  {terminal.clean(row['name'] or '')}")
         if len(rows) > _SHOWN:
-            click.echo(f"… and {len(rows) - _SHOWN} more", err=True)
-    if not click.confirm(f"{verb} {what}?", err=True):
+            terminal.note(f"… and {len(rows) - _SHOWN} more")
+    if not terminal.ask(f"{verb} {what}?"):
         raise MatyanError(f"nothing was {verb.lower().rstrip('e')}ed")
 
 
@@ -63,11 +63,11 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
         for row in rows:
             ended = opened.finish(row["run"])
             if ended["was_active"]:
-                click.echo(f"finished run {row['run']} ({views.duration(ended['duration'])})")
+                terminal.out(f"finished run {row['run']} ({views.duration(ended['duration'])})")
             else:
-                click.echo(f"run {row['run']} had ended before", err=True)
+                terminal.note(f"run {row['run']} had ended before")
     if not rows:
-        click.echo("no such runs", err=True)
+        terminal.note("no such runs")
 
 
 @click.command()
@@ -90,11 +90,11 @@ def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
             _ask("Delete", rows, f"{_described(opened, rows)} for good")
         for row in rows:
             pending |= opened.delete(row["run"])["blobs_pending"]
-            click.echo(f"deleted run {row['run']}")
+            terminal.out(f"deleted run {row['run']}")
     if not rows:
-        click.echo("no such runs", err=True)
+        terminal.note("no such runs")
     if pending:
-        click.echo("artifacts are still being deleted; that goes on by itself", err=True)
+        terminal.note("artifacts are still being deleted; that goes on by itself")
 
 
 def _described(opened: reader.Reader, rows: Sequence[views.Row]) -> str:
@@ -102,4 +102,4 @@ def _described(opened: reader.Reader, rows: Sequence[views.Row]) -> str:
         return f"{len(rows)} runs"
     shown = opened.show(rows[0]["run"])
     points = sum(sequence["points"] or 0 for sequence in shown["sequences"])
-    return f"run {shown['run']} ({views.clean(shown['meta'].get('name'))}, {points} points)"
+    return f"run {shown['run']} ({terminal.clean(shown['meta'].get('name'))}, {points} points)"

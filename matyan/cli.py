@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import click
 
-from matyan import __version__
+from matyan import __version__, terminal
 from matyan.errors import ConfigurationError, MatyanError, NotFound
 from matyan.flags import as_json_option, data_option, run_filters
-from matyan.terminal import open_standard_streams
 
 if TYPE_CHECKING:
     from matyan.broker.kafka_letters import KafkaLetters
@@ -36,7 +36,6 @@ LAZY: dict[str, tuple[str, str]] = {
     "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
     "topics": ("matyan.operations:topics", "Make and check the topics in Kafka."),
     "offsets": ("matyan.operations:offsets", "Compare stored and Kafka's offsets; set them."),
-    "artifacts": ("matyan.artifacts:artifacts", "List a run's artifacts, or bring them back."),
     "finish": ("matyan.changes:finish", "End runs whose training was killed."),
     "delete": ("matyan.changes:delete", "Delete runs, with all that they hold, for good."),
     "doctor": ("matyan.doctor:doctor", "Check what the services need, and how to mend it."),
@@ -44,7 +43,15 @@ LAZY: dict[str, tuple[str, str]] = {
 
 
 class Commands(click.Group):
-    """Imports a command of LAZY when it is called, and ends every known error in one sentence."""
+    """Imports a command of LAZY when it is called."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        with _printing():  # of --help
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _printing():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*super().list_commands(ctx), *LAZY]
@@ -64,46 +71,64 @@ class Commands(click.Group):
             formatter.write_dl(rows)
 
 
-_OUTPUT_ENDED = {errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_OUTPUT_ENDED = {errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class _OutputEnded(Exception):
+    """What a command prints cannot be written: nobody reads it, or there is no room. No OSError, since click ends with 1 at those."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.is_unread = isinstance(error, BrokenPipeError)
 
 
 @contextmanager
-def _known_errors() -> Iterator[None]:
-    """One sentence and the right exit code: 2 for the surroundings, 130 for Ctrl-C, 1 for the rest."""
+def _printing() -> Iterator[None]:
     try:
         yield
-        sys.stdout.flush()
-    except MatyanError as error:
-        click.echo(f"matyan: {error}", err=True)
-        raise SystemExit(2 if isinstance(error, ConfigurationError) else 1) from None
     except OSError as error:
         if error.errno not in _OUTPUT_ENDED:
             raise
-        # Nothing more can be written, at exit neither.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        # `matyan export RUN | head` is no error.
-        if isinstance(error, BrokenPipeError):
-            raise SystemExit(141) from None
-        click.echo(f"matyan: cannot write the output: {error.strerror}", err=True)
-        raise SystemExit(1) from None
+        raise _OutputEnded(error) from error
 
 
 def main() -> None:
-    """The entry point of the console script."""
-    open_standard_streams()
-    with _known_errors():
-        try:
-            code = cli.main(prog_name="matyan", standalone_mode=False)
-        except click.exceptions.Abort:
-            click.echo(err=True)
-            raise SystemExit(130) from None
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
-        except click.ClickException as error:
-            error.show()
-            raise SystemExit(error.exit_code) from None
-        code = code if isinstance(code, int) else 0
-    sys.exit(code)
+    """The entry point of the console script. Each known error is one sentence and an exit code: 2 for the surroundings, 130 for
+    Ctrl-C, 141 when nobody reads the output any more (as of a program that SIGPIPE ends), 1 for the rest."""
+    terminal.open_standard_streams()
+    terminal.forgive_encodings()
+    try:
+        code = cli.main(prog_name="matyan", standalone_mode=False)
+        with _printing():
+            sys.stdout.flush()
+    except MatyanError as error:
+        code = 2 if isinstance(error, ConfigurationError) else 1
+        _end(code, terminal.clean(f"matyan: {error}"))
+    except _OutputEnded as error:
+        # `matyan export RUN | head` is no error.
+        _end(141) if error.is_unread else _end(1, f"matyan: cannot write the output: {error}")
+    except click.exceptions.Abort:
+        _end(130, "")
+    except KeyboardInterrupt:
+        _end(130)
+    except click.ClickException as error:
+        said = io.StringIO()
+        error.show(said)
+        _end(error.exit_code, said.getvalue().rstrip("\n"))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(code: int, sentence: str | None = None) -> NoReturn:
+    try:
+        if sentence is not None:
+            terminal.note(sentence)
+        sys.stdout.flush()
+    except OSError:
+        # What is still in Python's buffers cannot be written at exit either.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+    raise SystemExit(code)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -212,11 +237,10 @@ def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
         if not sequences:
             names = ", ".join(sorted({one["name"] for one in shown["sequences"]}))
             raise NotFound(f"run {shown['run']} has no metric {plot!r}; it has: {names or 'none'}")
-        width = min(100, views.terminal_width() - 14)
         for sequence in sequences:
             views.heading(views.title(sequence))
             blocks = reader.blocks(shown["run"], name=plot, context=sequence["context"])
-            click.echo("\n".join(views.plot(blocks, sequence["last_step"], width=width)))
+            views.draw(blocks, sequence["last_step"])
 
 
 @cli.command()
@@ -231,15 +255,12 @@ def logs(run: str, data: Path, as_json: bool) -> None:
       matyan logs 3f2a
       matyan logs 3f2a --json | jq -r 'select(.level >= 30) | .message'
     """
-    import json
-
     from matyan import views
 
     with _reader(data) as reader:
         rows = reader.logs(run)
         if as_json:
-            for row in rows:
-                click.echo(json.dumps(row, ensure_ascii=False))
+            views.json_lines(rows)
         else:
             views.logs(rows)
 
@@ -270,15 +291,37 @@ def export(run: str, data: Path, format_: str, output: Path | None) -> None:
       matyan export 3f2a --format jsonl | jq 'select(.name == "loss")'
     """
     from matyan.export import WRITERS
-    from matyan.output import output_file
 
     if output is None and format_ == "parquet" and sys.stdout.isatty():
         raise ConfigurationError("Parquet is not for a terminal; name a file with --output FILE")
     with _reader(data) as reader:
         shown = reader.show(run)
         total = sum(sequence["points"] or 0 for sequence in shown["sequences"])
-        with output_file(output) as out, _progress(reader.blocks(shown["run"]), total) as blocks:
+        with _output(output) as out, _progress(reader.blocks(shown["run"]), total) as blocks:
             WRITERS[format_](blocks, out)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[BinaryIO]:
+    """Standard output, or a file that appears under its name only when it is whole."""
+    if path is None:
+        yield cast("BinaryIO", terminal.Shown()) if sys.stdout.isatty() else sys.stdout.buffer
+        return
+    if path.exists() and not path.is_file():
+        # A device or a pipe: nothing may take its place.
+        with open(path, "wb") as file:
+            yield file
+        return
+    path = path.resolve()
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        with open(partial, "w+b") as file:
+            yield file
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -383,12 +426,11 @@ def dlq_show(id_: str, data: Path, kafka: bool) -> None:
       matyan dlq show 12
       matyan dlq show --kafka data-ingestion-dlq/0/12 | jq
     """
-    from matyan import views
 
     with _letters(data, kafka) as letters:
         value: bytes = letters.dead_letter(_ids([id_], kafka)[0])["value"]
     if sys.stdout.isatty():
-        click.echo(views.clean(value.decode(errors="backslashreplace")))
+        terminal.out(value.decode(errors="backslashreplace"))
     else:
         sys.stdout.buffer.write(value)
 
@@ -419,7 +461,7 @@ def dlq_replay(ids: tuple[str, ...], data: Path, kafka: bool, everything: bool) 
     again = 0
     with _letters(data, kafka) as letters:
         for outcome in letters.replay(None if everything else _ids(ids, kafka)):
-            click.echo(f"{outcome['id']}\t{outcome['outcome']}")
+            terminal.out(outcome["id"], outcome["outcome"])
             again += outcome["outcome"].startswith("dead again")
     if again:
         raise MatyanError(f"{again} of them could not be applied; `matyan dlq list` says why")

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 import trio
 
-from matyan import views
+from matyan import terminal, views
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
 from matyan.flags import KAFKA, S3, as_json_option, settings_flags, store_name, store_option
 from matyan.settings import Settings, read_environment, unknown_names
@@ -100,7 +100,7 @@ async def _examine_until_well(
             return found
         reasons = "; ".join(f"{one.check}: {one.text}" for one in wrong)
         if reasons != told:
-            click.echo(f"waits for {reasons}", err=True)
+            terminal.note(f"waits for {reasons}")
             told = reasons
         await trio.sleep(_AGAIN_S)
 

@@ -15,7 +15,7 @@ import click
 import trio
 from confluent_kafka.admin import AdminClient
 
-from matyan import views
+from matyan import terminal, views
 from matyan.broker.kafka_admin import Group, Place, describe_topic, open_admin
 from matyan.broker.kafka_start import Claimant, where_to_start
 from matyan.broker.kafka_topics import (
@@ -84,7 +84,7 @@ def topics_create(settings: Settings, partitions: int, replication: int, alter: 
     standing = [before[name] for name in names if name not in made]
     altered = alter_topics(admin, standing) if alter else []
     for name in names:
-        click.echo(f"{name}\t{_outcome(before[name], name in made, name in altered)}")
+        terminal.out(name, _outcome(before[name], name in made, name in altered))
     # What was made or altered a moment ago may not be told by every broker yet.
     _end_with([topic for topic in standing if topic.name not in altered])
 
@@ -116,7 +116,7 @@ def topics_check(settings: Settings, as_json: bool) -> None:
         views.topics(_topic_row(topic) for topic in found)
         for advice in dict.fromkeys(advice for topic in found for advice in topic.advice()):
             names = ", ".join(topic.name for topic in found if advice in topic.advice())
-            click.echo(f"advice for {names}: {advice}", err=True)
+            terminal.note(f"advice for {names}: {advice}")
     _end_with(found)
 
 
@@ -212,9 +212,8 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
     except FolderInUse as error:
         unread = f"{folder} is held by {error.holder}"
     if unread:
-        click.echo(
-            f"{unread}: no stored offsets are shown, and the lag is that of the committed ones",
-            err=True,
+        terminal.note(
+            f"{unread}: no stored offsets are shown, and the lag is that of the committed ones"
         )
         stands = kafka.committed_stands()
     rows = [stand.row() for stand in stands]
@@ -277,13 +276,13 @@ def offsets_reset(
                 "--all-partitions, and --to start or --to end where this one has no offset yet"
             )
         if others:
-            click.echo("the consumer group is given to this store; it fed another one", err=True)
+            terminal.note("the consumer group is given to this store; it fed another one")
         for stand in stands:
             if stand.partition in chosen:
-                click.echo(stand.prospect(chosen[stand.partition]), err=True)
+                terminal.note(stand.prospect(chosen[stand.partition]))
         if not yes:
             which = "every partition" if all_partitions else _named(chosen)
-            click.confirm(f"Set {which} of {kafka.topic} to its {to} offset?", abort=True, err=True)
+            terminal.ask(f"Set {which} of {kafka.topic} to its {to} offset?", abort=True)
         return chosen
 
     views.table(

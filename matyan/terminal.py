@@ -6,13 +6,14 @@ them passes `clean`. No formats here: tables and plots are `views.py`'s, log lin
 
 from __future__ import annotations
 
+import io
 import os
 import select
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 HELD_BYTES: Final = 1 << 20
 """What a sink keeps of the text that it could not write yet."""
@@ -35,6 +36,43 @@ def clean(text: object) -> str:
 def clean_lines(text: str) -> str:
     """The same of a text whose line ends are ours."""
     return "\n".join(map(clean, text.split("\n")))
+
+
+def out(*cells: object) -> None:
+    """Prints one line on standard output, with tabs between the cells."""
+    print("\t".join(map(clean, cells)), flush=True)
+
+
+def note(text: str) -> None:
+    """Says something to the person at standard error: progress, advice, what went wrong."""
+    print(clean_lines(text), file=sys.stderr, flush=True)
+
+
+def ask(question: str, *, abort: bool = False) -> bool:
+    """A question on standard error, answered with y or n; `abort`: no ends the command."""
+    import click  # a tracker asks nothing
+
+    return click.confirm(clean(question), abort=abort, err=True)
+
+
+def is_utf8(stream: Any) -> bool:
+    return str(getattr(stream, "encoding", "")).lower().startswith("utf")
+
+
+def forgive_encodings() -> None:
+    """Lets standard output and error replace what their encoding lacks: a terminal keeps its columns with one sign a letter, a
+    program behind a pipe gets the letter in backslash notation."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream.isatty() else "backslashreplace")
+
+
+class Shown:
+    """The bytes of a file as a terminal may see them: whole lines, cleaned."""
+
+    def write(self, data: bytes) -> int:
+        sys.stdout.write(clean_lines(data.decode(errors="backslashreplace")))
+        return len(data)
 
 
 def open_standard_streams() -> None:

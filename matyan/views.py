@@ -5,7 +5,6 @@ No store and no questions here: rows in, text out. rich is imported only where a
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shutil
@@ -14,7 +13,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from matyan import json_text
 from matyan.reader import Block
+from matyan.terminal import clean, is_utf8
 
 Row = Mapping[str, Any]
 
@@ -24,14 +25,18 @@ _GENERATED = re.compile(r"[0-9a-f]{32}")
 
 # Braille cells hold 2 x 4 dots; the bit of each, by column and row from the top (Unicode 15, U+2800).
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
-
-
-def clean(text: object) -> str:
-    """One line that cannot move the cursor: names and messages come from strangers."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in str(text)
-    )
+_BLANK = 0x2800
+# The same for an encoding that has no braille.
+_PLAIN: dict[int, str] = {
+    _BLANK: " ",
+    **dict.fromkeys(range(_BLANK + 1, _BLANK + 0x100), "*"),
+    ord("┤"): "|",
+    ord("└"): "+",
+    ord("─"): "-",
+}
+_HALF_OF_LARGEST = sys.float_info.max / 2
+_LABELS = len("-1.79769e+308 ┤")
+_NARROWEST_PLOT, _WIDEST_PLOT = 8, 100
 
 
 def duration(seconds: float | None) -> str:
@@ -73,7 +78,13 @@ def state(row: Row) -> str:
 
 
 def as_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json_text.dumps(value, indent=2, ascii=not is_utf8(sys.stdout)))
+
+
+def json_lines(rows: Iterable[Row]) -> None:
+    """One object a line."""
+    for row in rows:
+        print(json_text.dumps(row, ascii=not is_utf8(sys.stdout)))
 
 
 def table(
@@ -126,7 +137,7 @@ def terminal_width() -> int:
 
 def title(sequence: Row) -> str:
     """A sequence's name with its context, such as loss {"subset": "train"}."""
-    context = json.dumps(sequence["context"], ensure_ascii=False) if sequence["context"] else ""
+    context = json_text.dumps(sequence["context"], ascii=False) if sequence["context"] else ""
     return f"{sequence['name']} {context}".rstrip()
 
 
@@ -197,6 +208,8 @@ def show(shown: Row) -> None:
     # An attribute of that name that another program wrote is one like any other.
     if isinstance(blobs, dict) and all(isinstance(blob, dict) for blob in blobs.values()):
         del attributes["__blobs__"]
+    else:
+        blobs = {}
     if attributes:
         heading("Parameters")
         table(("parameter", "value"), _leaves(attributes))
@@ -207,7 +220,7 @@ def show(shown: Row) -> None:
             (
                 (
                     sequence["name"],
-                    json.dumps(sequence["context"], ensure_ascii=False)
+                    json_text.dumps(sequence["context"], ascii=False)
                     if sequence["context"]
                     else "",
                     sequence["dtype"],
@@ -219,27 +232,12 @@ def show(shown: Row) -> None:
             ),
             right=("points", "last step", "last"),
         )
-    if shown.get("artifacts"):
+    if blobs:
         heading("Artifacts")
-        artifacts(shown["artifacts"])
-
-
-def artifacts(rows: Sequence[Row]) -> None:
-    """A run's artifacts; who holds the bytes of them elsewhere does not say how many there are."""
-    sized = all("bytes" in row for row in rows)
-    table(
-        ("path", "bytes", "type") if sized else ("path", "type"),
-        (
-            (
-                row["path"],
-                *(("no bytes" if row["bytes"] is None else row["bytes"],) if sized else ()),
-                row["content_type"],
-            )
-            for row in rows
-        ),
-        right=("bytes",),
-        none="no artifacts",
-    )
+        table(
+            ("path", "type"),
+            ((path, blob.get("content_type", "")) for path, blob in sorted(blobs.items())),
+        )
 
 
 def _leaves(tree: Any, path: str = "") -> Iterable[tuple[str, str]]:
@@ -247,7 +245,7 @@ def _leaves(tree: Any, path: str = "") -> Iterable[tuple[str, str]]:
         for key, value in tree.items():
             yield from _leaves(value, f"{path}.{key}" if path else str(key))
     else:
-        yield path, json.dumps(tree, ensure_ascii=False)
+        yield path, json_text.dumps(tree, ascii=False)
 
 
 _LEVELS = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
@@ -256,15 +254,15 @@ _COLOURS = {"warning": "33", "error": "31", "critical": "1;31", "debug": "2"}
 
 def logs(rows: Iterable[Row]) -> None:
     """One line a log record or terminal line, by time."""
-    terminal = sys.stdout.isatty()
+    is_terminal = sys.stdout.isatty()
     for row in rows:
-        level = str(_LEVELS.get(row["level"], row["level"]) if row["kind"] == "record" else "line")
-        message = clean(row["message"])
-        if terminal:
+        known = _LEVELS.get(row["level"], row["level"]) if row["kind"] == "record" else "line"
+        level, message = clean(known), clean(row["message"])
+        if is_terminal:
             colour = _COLOURS.get(level)
             if colour:
                 message = f"\x1b[{colour}m{message}\x1b[0m"
-            print(f"\x1b[2m{moment(row['time'])} {level:>8}\x1b[0m  {message}")
+            print(f"\x1b[2m{clean(moment(row['time']))} {level:>8}\x1b[0m  {message}")
         else:
             print(f"{row['time']!r}\t{level}\t{message}")
 
@@ -327,15 +325,29 @@ def offsets(rows: Iterable[Row]) -> None:
     table(names, ((or_none(row[name]) for name in names) for row in rows), right=names)
 
 
+def draw(blocks: Iterable[Block], last_step: int | None) -> None:
+    """Prints a plot of one metric that fits the terminal, or why there is none."""
+    width = min(_WIDEST_PLOT, terminal_width() - _LABELS)
+    if width < _NARROWEST_PLOT:
+        print(f"(a plot needs {_LABELS + _NARROWEST_PLOT} columns)")
+        return
+    text = "\n".join(plot(blocks, last_step, width=width))
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = text.translate(_PLAIN)
+    print(text)
+
+
 def plot(
-    blocks: Iterable[Block], last_step: int, *, width: int = 72, height: int = 12
+    blocks: Iterable[Block], last_step: int | None, *, width: int = 72, height: int = 12
 ) -> list[str]:
     """Lines of a plot of one metric in braille dots: the mean of each column's finite values, over the steps.
 
     Reads `blocks` once and keeps two numbers a column, whatever the number of points.
     """
     columns = width * 2
-    sums, counts = [0.0] * columns, [0] * columns
+    means, counts = [0.0] * columns, [0] * columns
     first_step: int | None = None
     scale = 0.0
     for block in blocks:
@@ -343,38 +355,42 @@ def plot(
             continue
         if first_step is None:
             first_step = block.points.steps[0]
-            scale = columns / max(1, last_step - first_step + 1)
+            last_step = max(first_step, last_step or 0)
+            scale = columns / (last_step - first_step + 1)
         for step, value in zip(block.points.steps, block.points.values, strict=True):
             if math.isfinite(value):
                 # Points may have come since `last_step` was read.
                 column = min(columns - 1, int((step - first_step) * scale))
-                sums[column] += value
                 counts[column] += 1
+                # Each term is divided first: a sum, or a difference, of the largest floats is infinite.
+                means[column] += value / counts[column] - means[column] / counts[column]
     dots = [
-        (column, total / count)
-        for column, (total, count) in enumerate(zip(sums, counts, strict=True))
+        (column, mean)
+        for column, (mean, count) in enumerate(zip(means, counts, strict=True))
         if count
     ]
     if not dots or first_step is None:
         return ["(no finite numbers)"]
     low = min(value for _, value in dots)
     high = max(value for _, value in dots)
-    span = (high - low) or 1.0
-    cells = [[0x2800] * width for _ in range(height)]
+    # So that neither the span nor a distance is infinite; where it matters what half of a float loses, nothing is halved.
+    half = 0.5 if high / 2 - low / 2 > _HALF_OF_LARGEST else 1.0
+    span = (high * half - low * half) or 1.0
+    cells = [[_BLANK] * width for _ in range(height)]
     above: int | None = None
     for column, value in dots:
-        row = round((high - value) / span * (height * 4 - 1))
+        row = round((high * half - value * half) / span * (height * 4 - 1))
         for dot in _between(above, row):
             cells[dot // 4][column // 2] |= _DOTS[column % 2][dot % 4]
         above = row
     margin = max(len(number(low)), len(number(high)))
     lines = []
     for index, line in enumerate(cells):
-        label = {0: number(high), height - 1: number(low)}.get(index, "")
+        label = {height - 1: number(low), 0: number(high)}.get(index, "")
         lines.append(f"{label:>{margin}} ┤{''.join(map(chr, line))}")
-    steps = f"{first_step}{str(last_step).rjust(width - len(str(first_step)))}"
+    first, last = str(first_step), str(last_step)
     lines.append(f"{' ' * margin} └{'─' * width}")
-    lines.append(f"{' ' * margin}  {steps}")
+    lines.append(f"{' ' * margin}  {first} {last.rjust(width - len(first) - 1)}")
     return lines
 
 
