@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/*.pxi) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-faults fuzz lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-faults fuzz test-adapters lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -37,6 +37,10 @@ test-faults: setup
 fuzz: export MATYAN_FUZZ_SECONDS ?= 600
 fuzz: setup
 	$(BIN)/python -m pytest -q -s tests/faults/test_fuzz.py -k harms_nobody
+
+# The SDK's callbacks on the real Hugging Face Trainer, Lightning and Keras, in environments under build/ (PyTorch: gigabytes).
+test-adapters: setup
+	MATYAN_TEST_ADAPTERS=1 $(BIN)/python -m pytest -q tests/adapters
 
 lint: setup
 	$(BIN)/ruff check .

@@ -50,6 +50,31 @@ def reference_frontier(*, python: str = "3.12", folder: Path = FOLDER) -> list[s
     return [str(bin / "matyan-frontier"), "start"]
 
 
+# PyTorch from the package index brings CUDA's libraries with it, some gigabytes; Keras is content with JAX.
+_TORCH = (
+    "torch==2.15.0",
+    "transformers==5.24.0",
+    "accelerate==1.15.0",
+    "pytorch-lightning==2.6.6",
+    "omegaconf==2.4.0",
+)
+_TRAINING = {
+    "keras": ("keras", ("keras==3.15.1", "jax==0.10.2")),
+    "hugging_face": ("torch", _TORCH),
+    "lightning": ("torch", _TORCH),
+}
+
+
+def training_library(library: str, *, folder: Path = FOLDER) -> Path:
+    """The bin folder of an environment with the SDK and one of the libraries that it has callbacks for.
+
+    Raises:
+        Missing: as `make` does.
+    """
+    name, packages = _TRAINING[library]
+    return make(f"training-{name}", ("matyan-client==0.3.0", *packages), folder=folder)
+
+
 def _uv(*words: str) -> None:
     beside = Path(sys.executable).with_name("uv")
     uv = str(beside) if beside.exists() else shutil.which("uv")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -36,6 +36,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "control-worker": ("matyan.services:control_worker", "Do what control events ask for."),
     "topics": ("matyan.operations:topics", "Make and check the topics in Kafka."),
     "offsets": ("matyan.operations:offsets", "Compare stored and Kafka's offsets; set them."),
+    "artifacts": ("matyan.artifacts:artifacts", "List a run's artifacts, or bring them back."),
     "finish": ("matyan.changes:finish", "End runs whose training was killed."),
     "delete": ("matyan.changes:delete", "Delete runs, with all that they hold, for good."),
     "doctor": ("matyan.doctor:doctor", "Check what the services need, and how to mend it."),
@@ -291,37 +292,15 @@ def export(run: str, data: Path, format_: str, output: Path | None) -> None:
       matyan export 3f2a --format jsonl | jq 'select(.name == "loss")'
     """
     from matyan.export import WRITERS
+    from matyan.output import output_file
 
     if output is None and format_ == "parquet" and sys.stdout.isatty():
         raise ConfigurationError("Parquet is not for a terminal; name a file with --output FILE")
     with _reader(data) as reader:
         shown = reader.show(run)
         total = sum(sequence["points"] or 0 for sequence in shown["sequences"])
-        with _output(output) as out, _progress(reader.blocks(shown["run"]), total) as blocks:
+        with output_file(output) as out, _progress(reader.blocks(shown["run"]), total) as blocks:
             WRITERS[format_](blocks, out)
-
-
-@contextmanager
-def _output(path: Path | None) -> Iterator[BinaryIO]:
-    """Standard output, or a file that appears under its name only when it is whole."""
-    if path is None:
-        yield cast("BinaryIO", terminal.Shown()) if sys.stdout.isatty() else sys.stdout.buffer
-        return
-    if path.exists() and not path.is_file():
-        # A device or a pipe: nothing may take its place.
-        with open(path, "wb") as file:
-            yield file
-        return
-    path = path.resolve()
-    partial = path.with_name(f"{path.name}.part")
-    try:
-        with open(partial, "w+b") as file:
-            yield file
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from matyan.health import Health
 from matyan.kafka_folder import KafkaFolder
 from matyan.listeners import open_port
 from matyan.logs import get_logger
+from matyan.queries import Row
 from matyan.sequences import Layout
 from matyan.settings import Settings
 from matyan.store.base import Snapshot
@@ -81,8 +82,18 @@ class Tracker:
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
         self._queries = queries = folder.queries
         self._api = folder.api(
-            {"delete": self._delete, "finish": self._finish, "dlq_replay": self._replay},
-            {"dlq_list": queries.dead_letters, "dlq_show": queries.dead_letter},
+            {
+                "delete": self._delete,
+                "finish": self._finish,
+                "artifact": self._artifact,
+                "dlq_replay": self._replay,
+            },
+            {
+                "show": self._show,
+                "artifacts": self._artifacts,
+                "dlq_list": queries.dead_letters,
+                "dlq_show": queries.dead_letter,
+            },
         )
         self.health = Health()
         self.health.add("store", self._check_store)
@@ -114,6 +125,27 @@ class Tracker:
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         await self.store.transact(lambda tr: self._outbox.within(tr, [], letters))
+
+    # --- blobs, which lie in the same folder -----------------------------------------------------
+
+    def _artifacts(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        """What was signed for a run, and how many bytes came; None: it was never uploaded."""
+        run = self._queries.resolve(snap, run)
+        for row in self._queries.artifacts(snap, run=run):
+            yield {**row, "bytes": self.blobs.size(run, row["path"])}
+
+    def _show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        for shown in self._queries.show(snap, run=run):
+            if "artifacts" in shown:
+                shown["artifacts"] = [*self._artifacts(snap, run=shown["run"])]
+            yield shown
+
+    async def _artifact(self, *, run: str, path: str) -> AsyncIterator[object]:
+        """The bytes of an artifact, in pieces."""
+        _, _, pieces = await self.blobs.open(run, path)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
 
     # --- what the CLI writes -----------------------------------------------------------------------
 

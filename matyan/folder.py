@@ -67,6 +67,7 @@ class DataFolder:
             "runs": self.queries.runs,
             "find": self.queries.find,
             "show": self.queries.show,
+            "artifacts": self.queries.artifacts,
             "logs": self.queries.logs,
             "export": self.queries.export,
         }

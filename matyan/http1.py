@@ -131,9 +131,11 @@ def parse_head(raw: bytes, rest: bytes) -> Head:
         if host.startswith(b":") or not _is_authority(host):
             raise BadRequest(400, "the request's target is no URL")
         target = target if target.startswith(b"/") else b"/" + target
-        # It counts in place of the Host field (RFC 9112, 3.2.2).
+        hosts = [host]  # in place of the field (RFC 9112, 3.2.2)
+    if hosts:
         fields = [field for field in fields if field[0].lower() != b"host"]
-        fields.insert(0, (b"Host", host))
+        # An empty port is the default one (RFC 3986, 6.2.3), to which not everybody agrees.
+        fields.insert(0, (b"Host", hosts[0].removesuffix(b":")))
     if not _ORIGIN_FORM.fullmatch(target) and (method, target) != ("OPTIONS", b"*"):
         raise BadRequest(400, "the request's target is no path")
     headers: dict[str, str] = {}

@@ -19,6 +19,7 @@ from matyan.broker import local
 from matyan.broker.base import StandingLetter
 from matyan.errors import ConfigurationError, NotFound
 from matyan.keys import Keys
+from matyan.records import BLOBS
 from matyan.sequences import LINES, LOG_RECORDS, SequenceInfo, Sequences
 from matyan.store.base import Snapshot
 
@@ -146,10 +147,11 @@ class Queries:
     # --- one run ---------------------------------------------------------------------------------
 
     def show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
-        """One object: run, experiment, last_record, meta, attrs, tags, contexts, sequences."""
+        """One object: run, experiment, last_record, meta, attrs, tags, contexts, sequences; and artifacts, when it has some."""
         run = self.resolve(snap, run)
         stored = contexts.read(snap, self._keys, run)
         attrs = trees.read(snap, self._keys.attrs(run))
+        blobs = [*_artifacts(attrs.get(BLOBS))] if isinstance(attrs, dict) else []
         yield {
             "run": run,
             "experiment": entities.experiment_of(snap, self._keys, run),
@@ -162,7 +164,13 @@ class Queries:
                 self._shown(snap, run, info, stored)
                 for info in self._sequences.sequences(snap, run)
             ],
+            **({"artifacts": blobs} if blobs else {}),
         }
+
+    def artifacts(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        """What was signed for a run: path and content_type, by path."""
+        run = self.resolve(snap, run)
+        yield from _artifacts(trees.read(snap, self._keys.attrs(run, BLOBS)))
 
     def _shown(self, snap: Snapshot, run: str, info: SequenceInfo, stored: dict[int, Row]) -> Row:
         points: int | None
@@ -287,3 +295,10 @@ class Queries:
         if standing is None:
             raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
         return standing
+
+
+def _artifacts(blobs: object) -> Iterator[Row]:
+    if isinstance(blobs, dict):
+        for path, blob in sorted(blobs.items(), key=lambda row: str(row[0])):
+            if isinstance(path, str) and isinstance(blob, dict):
+                yield {"path": path, "content_type": blob.get("content_type")}

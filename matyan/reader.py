@@ -195,6 +195,18 @@ class Reader:
         shown: dict[str, Any] = self._one("show", run=run)
         return shown
 
+    def artifacts(self, run: str) -> Iterator[dict[str, Any]]:
+        """The artifacts of a run: path, content_type and, in a folder that holds them, bytes; None: never uploaded."""
+        return self.ask("artifacts", run=run)
+
+    def artifact(self, run: str, path: str) -> Iterator[bytes]:
+        """The bytes of one of them, in pieces; the run's whole id.
+
+        Raises:
+            NotFound: there are none.
+        """
+        return self.ask("artifact", run=run, path=path)
+
     def logs(self, run: str) -> Iterator[dict[str, Any]]:
         """Log records and terminal lines by time: kind ("record" or "line"), step, message, level, time."""
         return self.ask("logs", run=run)

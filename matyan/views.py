@@ -208,8 +208,6 @@ def show(shown: Row) -> None:
     # An attribute of that name that another program wrote is one like any other.
     if isinstance(blobs, dict) and all(isinstance(blob, dict) for blob in blobs.values()):
         del attributes["__blobs__"]
-    else:
-        blobs = {}
     if attributes:
         heading("Parameters")
         table(("parameter", "value"), _leaves(attributes))
@@ -232,12 +230,27 @@ def show(shown: Row) -> None:
             ),
             right=("points", "last step", "last"),
         )
-    if blobs:
+    if shown.get("artifacts"):
         heading("Artifacts")
-        table(
-            ("path", "type"),
-            ((path, blob.get("content_type", "")) for path, blob in sorted(blobs.items())),
-        )
+        artifacts(shown["artifacts"])
+
+
+def artifacts(rows: Sequence[Row]) -> None:
+    """A run's artifacts; who holds the bytes of them elsewhere does not say how many there are."""
+    sized = all("bytes" in row for row in rows)
+    table(
+        ("path", "bytes", "type") if sized else ("path", "type"),
+        (
+            (
+                row["path"],
+                *(("no bytes" if row["bytes"] is None else row["bytes"],) if sized else ()),
+                row["content_type"],
+            )
+            for row in rows
+        ),
+        right=("bytes",),
+        none="no artifacts",
+    )
 
 
 def _leaves(tree: Any, path: str = "") -> Iterable[tuple[str, str]]:

@@ -58,7 +58,9 @@ def beginning(run: str) -> list[Message]:
 
 def step(run: str, number: int) -> list[Message]:
     loss = zlib.crc32(f"{run}/{number}".encode()) / 1e6
-    members = {"step": number, "epoch": number // 10, "context": {"subset": "train"}}
+    # Of ten steps one ends an epoch; the others stand within it.
+    epoch = number / 10 if number % 10 else number // 10
+    members = {"step": number, "epoch": epoch, "context": {"subset": "train"}}
     sent: list[Message] = [
         ("log_metric", {"name": "loss", "value": loss, "dtype": "float", **members})
     ]

@@ -211,6 +211,17 @@ class FolderBlobs:
                 raise
         return blob.content_type, blob.size, BlobReader(file)
 
+    def size(self, run: str, path: str) -> int | None:
+        """A blob's bytes, or None when there is no such blob. Blocks: for a thread."""
+        file = _open_or_none(self._file(run, path))
+        if file is None:
+            return None
+        with file:
+            try:
+                return _read_header(file).size
+            except NotFound:
+                return None
+
     async def list(self, run: str) -> Sequence[StoredBlob]:
         """The run's blobs, by path.
 

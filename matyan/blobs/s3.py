@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import urllib.request
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -19,11 +20,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from matyan.blobs.base import Upload
-from matyan.errors import ConfigurationError, Unavailable
+from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.settings import Settings
 
 T = TypeVar("T")
 
+_PIECE = 1 << 20
 _CONNECT_S = 5.0
 _READ_S = 20.0
 """In which an answer must come. A deletion that takes longer goes on in the server, and the next attempt finds less."""
@@ -133,6 +135,36 @@ class S3Blobs:
             count += await self.delete(keys)
             last = keys[-1]
 
+    # --- for `matyan artifacts`, in its own thread -------------------------------------------------
+
+    def sizes(self, run: str) -> dict[str, int]:
+        """The bytes of each blob of a run, by its path. Blocks."""
+        found: dict[str, int] = {}
+        last = ""
+        while True:
+            with self._translated():
+                page = self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=f"{run}/", StartAfter=last
+                )
+            for row in page.get("Contents", []):
+                last = row["Key"]
+                found[last.removeprefix(f"{run}/")] = row["Size"]
+            if not page.get("IsTruncated"):
+                return found
+
+    def pieces(self, run: str, path: str) -> Iterator[bytes]:
+        """The bytes of a blob, in pieces. Blocks.
+
+        Raises:
+            NotFound: there is no such blob.
+        """
+        with self._translated():
+            try:
+                found = self._client.get_object(Bucket=self._bucket, Key=f"{run}/{path}")
+            except self._client.exceptions.NoSuchKey:
+                raise NotFound(f"{self._where}: there is no artifact {path} of run {run}") from None
+            yield from found["Body"].iter_chunks(_PIECE)
+
     # --- for `matyan doctor` -----------------------------------------------------------------------
 
     async def check(self) -> None:
@@ -169,12 +201,17 @@ class S3Blobs:
         return parsedate_to_datetime(date).timestamp()
 
     async def _call(self, call: Callable[..., T], **arguments: Any) -> T:
-        try:
+        with self._translated():
             # Given up with its thread when the caller is cancelled: a drain must not wait for a server that hangs,
             # and to delete again what this call still deletes is harmless.
             return await trio.to_thread.run_sync(
                 partial(call, Bucket=self._bucket, **arguments), abandon_on_cancel=True
             )
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
             raise Unavailable(f"{self._where}: {error}: {_MENDS.get(code, _MEND)}") from error

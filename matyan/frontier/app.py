@@ -95,6 +95,11 @@ def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
     async def presign() -> dict[str, object]:
         run, path, content_type = await _presign_fields()
         base = settings.public_url or f"{request.scheme}://{request.host}"
+        if base.endswith("//"):
+            abort(
+                400,
+                "no URL can be made of the request's Host: name the server's with MATYAN_PUBLIC_URL",
+            )
         message = {
             "type": "blob_ref",
             "s3_key": f"{run}/{path}",

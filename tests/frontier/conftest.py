@@ -122,7 +122,8 @@ async def a_frontier(
 ) -> AsyncIterator[Served]:
     producer = producer or HandProducer(1 << 26)
     # A test that writes its own heads calls the server x.
-    settings = replace(settings or Settings(), allowed_hosts=("x",))
+    settings = settings or Settings()
+    settings = replace(settings, allowed_hosts=("x", *settings.allowed_hosts))
     frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:

@@ -32,9 +32,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     """With Hypercorn loaded and with uploads, which have the longest way."""
     blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
-    async with a_frontier(
-        blobs=blobs, settings=Settings(blob_max_bytes=1 << 20, allowed_hosts=("x",))
-    ) as served:
+    async with a_frontier(blobs=blobs, settings=Settings(blob_max_bytes=1 << 20)) as served:
         await served.frontier.web_loaded.wait()
         yield served
 
@@ -267,6 +265,31 @@ async def test_absolute_targets_work_everywhere(served: Served) -> None:
     assert b'"upload_url":"http://x:1/' in answer
 
 
+@pytest.mark.parametrize(
+    ("host", "want"), [("x:1", "http://x:1/"), ("x:", "http://x/"), ("[::1]:", "http://[::1]/")]
+)
+async def test_an_upload_goes_to_the_host_that_was_named(
+    served: Served, host: str, want: str
+) -> None:
+    body = b'{"run_id":"r","artifact_path":"a"}'
+    fields = (JSON, f"Content-Length: {len(body)}")
+    ask = get(PRESIGN, *fields, method="POST", body=body).replace(
+        b"Host: x", f"Host: {host}".encode()
+    )
+    answer = await raw_talk(served, ask)
+    assert f'"upload_url":"{want}api/'.encode() in answer
+
+
+async def test_without_a_host_there_is_no_upload() -> None:
+    """Rather than a URL that leads nowhere."""
+    async with a_frontier(settings=Settings(allowed_hosts=("*",))) as served:
+        body = b'{"run_id":"r","artifact_path":"a"}'
+        fields = f"{JSON}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        for host in (b"Host:\r\n", b"Host: a;b\r\n"):
+            ask = b"POST " + PRESIGN.encode() + b" HTTP/1.1\r\n" + host + fields + body
+            assert statuses(await raw_talk(served, ask)) == [400]
+
+
 @pytest.mark.parametrize("base", ["http://x", "ws://x:1", ""])
 @pytest.mark.parametrize("path", ["/api/v1/ws/runs/r", "/api/v1/ws/run%73/r"])
 async def test_a_frame_behind_the_handshake_is_answered(
@@ -321,7 +344,7 @@ async def test_a_connection_has_a_deadline_after_an_answer_too(
     mock_clock: MockClock, path: str, begun: bytes, seconds: int, want: int | None
 ) -> None:
     """Whoever gave the answer: the silence of 60 s, and the 10 s for a head that has begun."""
-    async with a_frontier(settings=Settings(allowed_hosts=("x",))) as served:
+    async with a_frontier() as served:
         await served.frontier.web_loaded.wait()
         stream = await served.connect()
         await stream.send_all(get(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import subprocess
 import time
@@ -22,7 +23,7 @@ from dev.s3 import S3
 from tests.blobs_s3 import Bucket, bucket, s3_environment
 from tests.kafka.deployment import Deployment, deploy, event
 from tests.kafka.topics import read_topic
-from tests.tracker import asked
+from tests.tracker import asked, environment, matyan
 from tests.until import wait_for
 
 __all__ = ["bucket"]
@@ -68,6 +69,7 @@ def test_blobs_come_by_the_sdk_and_go_with_their_run(
             assert bucket.keys(f"{run}/") == paths(run).keys()
             assert bucket.get(f"{run}/model.bin") == ("application/octet-stream", file.read_bytes())
             wait_for(lambda run=run: blobs_in_store(data, run) == paths(run))
+        artifacts_come_back(bucket, data, kept, file.read_bytes(), tmp_path / "back")
         neighbour = f"{doomed}1/model.bin"
         bucket.put(neighbour)
 
@@ -80,6 +82,22 @@ def test_blobs_come_by_the_sdk_and_go_with_their_run(
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0
     assert bucket.keys() == {*paths(kept), neighbour}
+
+
+def artifacts_come_back(bucket: Bucket, data: Path, run: str, model: bytes, back: Path) -> None:
+    """The command asks S3 itself; a key that the bucket has not has no bytes."""
+    env = environment(**s3_environment(bucket.server, S3_BUCKET=bucket.name))
+    words = ("artifacts", run, "--data", data)
+    rows = json.loads(matyan(*words, "--json", env=env).stdout)
+    assert {f"{run}/{row['path']}": row["content_type"] for row in rows} == paths(run)
+    assert {row["path"]: row["bytes"] for row in rows}["model.bin"] == len(model)
+    matyan(*words, "--all", back, env=env)
+    assert (back / "model.bin").read_bytes() == model
+    assert len([path for path in back.rglob("*") if path.is_file()]) == len(rows)
+    piped = matyan(
+        *words, "--get", "model.bin", env={**env, "S3_BUCKET": f"{bucket.name}2"}, check=1
+    )
+    assert "S3_BUCKET" in piped.stderr
 
 
 def blobs_in_store(data: Path, run: str) -> dict[str, str]:
