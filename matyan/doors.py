@@ -129,7 +129,8 @@ class Doors:
                 f"a page of {origin[:255]} may not change anything here; allow it with CORS_ORIGINS, or name the address "
                 "that browsers know this process by with MATYAN_PUBLIC_URL",
             )
-        if method == "POST" and path in _JSON_ROUTES:
+        # The app's router takes further slashes at the beginning for none.
+        if method == "POST" and f"/{path.lstrip('/')}" in _JSON_ROUTES:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 # A page may send other types without asking first (Fetch standard, "CORS-safelisted request-header").

@@ -79,13 +79,14 @@ def create_app(frontier: Frontier) -> QuartTrio:
 
 
 def _add_probes(app: QuartTrio, frontier: Frontier) -> None:
-    async def page() -> Response:
-        answer = probe(frontier.about, request.path)
+    async def page(path: str) -> Response:
+        answer = probe(frontier.about, path)
         assert isinstance(answer, Answer)
         return Response(answer.body, answer.status, content_type=answer.content_type)
 
     for path in PROBES:
-        app.add_url_rule(path, path, page, strict_slashes=False)
+        # With the path of the table: a request's may have slashes more.
+        app.add_url_rule(path, path, page, strict_slashes=False, defaults={"path": path})
 
 
 def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
@@ -143,7 +144,7 @@ def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
 async def _presign_fields() -> tuple[str, str, str]:
     try:
         body = json.loads(await request.get_data())
-    except ValueError:
+    except (ValueError, RecursionError):
         abort(400, "the body is not JSON")
     if not isinstance(body, dict):
         abort(422, "the body is not a JSON object")

@@ -130,6 +130,7 @@ _TEXTS = (
     b"[" * 100_000,
     b'{"type":"\xed\xa0\x80"}',
 )
+_BODIES = (b"", b"", b"", b"{}", b"x" * 70_000, *_TEXTS)
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -167,8 +168,11 @@ def _request(rng: random.Random, target: Target) -> bytes:
     """Legal in its form more often than not."""
     fields = ["Host: 127.0.0.1"] * (rng.random() < 0.95)
     fields += rng.sample(_FIELDS, rng.choice((0, 0, 1, 1, 2, 5)))
+    body = rng.choice(_BODIES)
+    if rng.random() < 0.5:
+        fields += [f"Content-Length: {len(body)}", "Content-Type: application/json"]
     method = rng.choice(_METHODS) if rng.random() < 0.3 else rng.choice(("GET", "POST"))
-    return _head(method, rng.choice(_PATHS), fields) + rng.choice((b"", b"", b"{}", b"x" * 70_000))
+    return _head(method, rng.choice(_PATHS), fields) + body
 
 
 def _mutated(rng: random.Random, target: Target) -> bytes:

@@ -151,6 +151,11 @@ HOSTILE = {
     "all of the server": (get("*", method="OPTIONS"), [404]),
     "TLS": (b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03", [400]),
     "a path out of bytes": (get("/%ff%00%0d%0a"), [404]),
+    "slashes more": (get("/docs//") + get("//docs") + get("//"), [200, 200, 404]),
+    "JSON that is deep": (
+        get(PRESIGN, JSON, "Content-Length: 60000", method="POST", body=b"[" * 60_000),
+        [400],
+    ),
 }
 
 
@@ -278,6 +283,13 @@ async def test_an_upload_goes_to_the_host_that_was_named(
     )
     answer = await raw_talk(served, ask)
     assert f'"upload_url":"{want}api/'.encode() in answer
+
+
+@pytest.mark.parametrize("path", [PRESIGN, "/" + PRESIGN, PRESIGN.replace("p", "%70")])
+async def test_a_json_route_asks_for_json_however_it_is_written(served: Served, path: str) -> None:
+    body = b'{"run_id":"r","artifact_path":"a"}'
+    fields = ("Content-Type: text/plain", f"Content-Length: {len(body)}")
+    assert statuses(await raw_talk(served, get(path, *fields, method="POST", body=body))) == [415]
 
 
 async def test_without_a_host_there_is_no_upload() -> None:
