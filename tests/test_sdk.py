@@ -22,6 +22,7 @@ from matyan_client import Run
 from matyan_client.objects import Audio, Distribution, Figure, Image, Text
 from PIL import Image as Pillow
 
+from matyan import reader
 from tests.tracker import Tracker, asked, asked_lines, environment, matyan, running
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "digits.py"
@@ -388,6 +389,56 @@ def test_a_bad_run_id_is_refused(tracker, bad) -> None:
         tracker.get(f"/api/v1/ws/runs/{bad}")
     assert 400 <= error.value.code < 500
     assert matyan("runs", "--data", tracker.data).stdout == before
+
+
+def test_contexts_and_last_values_are_kept_apart(tracker) -> None:
+    """Two contexts whose ids collide, true beside 1 beside 1.0, and metrics that were only NaN or infinite."""
+    run = new_run(tracker)
+    contexts: list[dict[str, Any]] = [
+        {"layer": 4141},
+        {"layer": 8106},
+        {"x": 1},
+        {"x": 1.0},
+        {"x": True},
+    ]
+    for step in range(3):
+        for number, context in enumerate(contexts):
+            run.track(number + step / 10, name="loss", step=step, context=context)
+        run.track(math.nan, name="nothing", step=step)
+        run.track(-math.inf, name="low", step=step)
+    run.close()
+    shown = show(tracker, run)
+    last = [
+        (repr(one["context"]), one["last"]) for one in shown["sequences"] if one["name"] == "loss"
+    ]
+    assert sorted(last) == sorted((repr(c), number + 0.2) for number, c in enumerate(contexts))
+    assert math.isnan(float(sequence(shown, "nothing")["last"]))
+    assert float(sequence(shown, "low")["last"]) == -math.inf
+    rows = [row for row in exported(tracker, run) if row["name"] == "loss"]
+    for number, context in enumerate(contexts):
+        values = [row["value"] for row in rows if repr(row["context"]) == repr(context)]
+        assert values == [number, number + 0.1, number + 0.2]
+    with reader.open(tracker.data) as opened:
+        for number, context in enumerate(contexts):
+            assert list(opened.metric(run.hash, "loss", context).values) == [
+                number,
+                number + 0.1,
+                number + 0.2,
+            ]
+
+
+def test_a_long_line_and_a_large_record_are_whole(tracker) -> None:
+    """Of what stands in parts in the store."""
+    run = new_run(tracker)
+    line, argument = "é" * 75_000, "€" * 40_000
+    assert run._ws is not None
+    run._ws.send_log_terminal_line(line, 0)
+    run.log_info("large", argument=argument)
+    run.close()
+    rows = asked_lines("logs", run.hash, "--data", tracker.data, "--json")
+    assert {row["kind"]: row["message"] for row in rows} == {"line": line, "record": "large"}
+    (record,) = (row for row in rows if row["kind"] == "record")
+    assert argument in record["args"].values()
 
 
 # --- terminal lines ------------------------------------------------------------------------------
