@@ -1,4 +1,4 @@
-"""The commands that change runs: `matyan finish` and `matyan delete`.
+"""The commands that change runs: `matyan finish`, `matyan delete` and, for the space of what was deleted, `matyan compact`.
 
 They choose runs, ask and tell; what is done is done by the process that holds the data folder, through its log.
 """
@@ -103,3 +103,19 @@ def _described(opened: reader.Reader, rows: Sequence[views.Row]) -> str:
     shown = opened.show(rows[0]["run"])
     points = sum(sequence["points"] or 0 for sequence in shown["sequences"])
     return f"run {shown['run']} ({terminal.clean(shown['meta'].get('name'))}, {points} points)"
+
+
+@click.command()
+@data_option
+def compact(data: Path) -> None:
+    """Make the data folder as small as it can be, now.
+
+    The space of deleted runs comes back by itself when little else is done. This rewrites everything, and takes a while; a
+    tracker that runs goes on meanwhile. Artifacts are not touched.
+
+    \b
+      matyan compact
+    """
+    with reader.open(data) as opened:
+        sizes = opened.compact()
+    click.echo(f"{sizes['before']:,} bytes before, {sizes['after']:,} after")

@@ -39,6 +39,7 @@ LAZY: dict[str, tuple[str, str]] = {
     "artifacts": ("matyan.artifacts:artifacts", "List a run's artifacts, or bring them back."),
     "finish": ("matyan.changes:finish", "End runs whose training was killed."),
     "delete": ("matyan.changes:delete", "Delete runs, with all that they hold, for good."),
+    "compact": ("matyan.changes:compact", "Make the data folder as small as it can be, now."),
     "doctor": ("matyan.doctor:doctor", "Check what the services need, and how to mend it."),
 }
 

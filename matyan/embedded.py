@@ -76,7 +76,12 @@ class Tracker:
         secret = _secret(folder.path / "secret")
         self.blobs = FolderBlobs(folder.path / "blobs", secret, _URL_EXPIRY_S, self._is_deleted)
         self.ingest = IngestWorker(
-            broker.ingest_consumer(), store, keys, folder.rules, self._outbox
+            broker.ingest_consumer(),
+            store,
+            keys,
+            folder.rules,
+            self._outbox,
+            on_deletion=folder.compaction.deleted,
         )
         self._replaying = trio.Lock()
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
@@ -103,6 +108,7 @@ class Tracker:
             Task("ingest", self.ingest.run),
             Task("control", self._control.run),
             Task("commands", self._api.serve),
+            Task("compaction", self._folder.compaction.run),
         ]
 
     async def drain(self, deadline: float) -> int:

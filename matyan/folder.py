@@ -19,6 +19,7 @@ import trio
 from matyan import private, runs
 from matyan._codec import format_timestamp
 from matyan.broker.base import DeliveryCallback, Producer
+from matyan.compaction import Compaction
 from matyan.errors import FolderInUse, NotFound, Unavailable
 from matyan.identity import LOCAL, feeders, store_id
 from matyan.keys import Keys
@@ -55,6 +56,7 @@ class DataFolder:
         self.fed_by_tracker = LOCAL in feeders
         """Whether `matyan up` has stored records in it."""
         self.keys = Keys(store)
+        self.compaction = Compaction(store, self.keys, path)
         self.queries = Queries(self.keys, Sequences(self.keys, layout))
 
     def rules(self) -> Rules:
@@ -71,7 +73,14 @@ class DataFolder:
             "logs": self.queries.logs,
             "export": self.queries.export,
         }
-        return LocalAPI(self.path, self.store, {**everywhere, **(reads or {})}, writes)
+        reads = {**everywhere, **(reads or {})}
+        return LocalAPI(self.path, self.store, reads, {"compact": self._compact, **writes})
+
+    async def _compact(self) -> AsyncIterator[object]:
+        """Compacts the whole store, with what it took before and takes after, in bytes."""
+        before = self.store.disk_bytes()
+        await self.store.compact()
+        yield {"before": before, "after": self.store.disk_bytes()}
 
     async def resolve(self, run: str) -> str:
         """The id of the run that is called `run`, or that alone begins with it.

@@ -40,7 +40,10 @@ class KafkaFolder:
         )
 
     def tasks(self) -> list[Task]:
-        return [Task("commands", self._api.serve)]
+        return [
+            Task("commands", self._api.serve),
+            Task("compaction", self._folder.compaction.run),
+        ]
 
     async def drain(self, deadline: float) -> int:
         """Waits for commands that are being answered; nothing is left undone."""

@@ -214,6 +214,9 @@ class Keys:
     def store(self) -> bytes:
         return pack(("store",), self.system)
 
+    def compacted(self) -> bytes:
+        return pack(("compacted",), self.system)
+
     def layout(self) -> bytes:
         return self._layout
 

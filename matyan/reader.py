@@ -249,6 +249,11 @@ class Reader:
         finished: dict[str, Any] = self._one("finish", run=run)
         return finished
 
+    def compact(self) -> dict[str, Any]:
+        """Rewrites the store into its smallest form: its bytes on the disk `before` and `after`."""
+        compacted: dict[str, Any] = self._one("compact")
+        return compacted
+
     def dead_letters(self, limit: int | None = None) -> Iterator[dict[str, Any]]:
         """Records that could not be applied: id, topic, partition, offset, time, error_class, error_text, size, run, type."""
         return self.ask("dlq_list", limit=limit)

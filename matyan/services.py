@@ -264,6 +264,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
                     outbox,
                     max_bytes=settings.ingest_max_txn_bytes,
                     max_records=settings.ingest_max_messages_per_txn,
+                    on_deletion=folder.compaction.deleted,
                 )
             )
         tasks = [Task(f"ingest-{n}", worker.run) for n, worker in enumerate(workers)]

@@ -36,7 +36,7 @@ import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -535,6 +535,9 @@ class RocksStore:
         self._failure: BaseException | None = None
         self._mending = trio.Lock()
         self._readers = 0
+        self._compactions = 0
+        self._cut = 0
+        """How often compactions were ended early."""
         self._holders: set[trio.CancelScope] = set()
         """Who holds a snapshot over several steps, at the pace of somebody outside of this process."""
         # Writes are numbered. `_synced` is the newest that is on the disk.
@@ -607,15 +610,42 @@ class RocksStore:
             finally:
                 snapshot.close()
 
-    async def compact(self) -> None:
-        """Rewrites everything into its smallest form; takes a while and may run beside the other calls.
+    async def compact(self, ranges: Sequence[tuple[bytes, bytes]] | None = None) -> None:
+        """Rewrites these ranges of keys, or everything, into their smallest form: what was deleted is gone from the disk.
+
+        Takes a while and may run beside the other calls; ends early when the store is closed.
 
         Raises:
             Unavailable: the store cannot be used now.
         """
         database = await self._usable()
-        with self._reading():
-            await trio.to_thread.run_sync(_compact, database, self._folder)
+        cut, ended = self._cut, trio.Event()
+        outcomes: list[outcome.Outcome[None]] = []
+        token = trio.lowlevel.current_trio_token()
+
+        def end(result: outcome.Outcome[None]) -> None:
+            outcomes.append(result)
+            self._compactions -= 1
+            self._readers -= 1
+            self._progress.unpark_all()
+            ended.set()
+
+        # Not `to_thread`: who gives up waiting must not wait for the end, and the database stays open until then.
+        self._compactions += 1
+        self._readers += 1
+        trio.lowlevel.start_thread_soon(
+            partial(_compact, database, self._folder, ranges),
+            lambda result: token.run_sync_soon(end, result),
+        )
+        await ended.wait()
+        outcomes[0].unwrap()
+        if self._cut != cut:
+            raise Unavailable(f"The store in {self._folder} was closed while it was compacted.")
+
+    @property
+    def writes(self) -> int:
+        """How many transactions have written so far: the same number twice is a moment of quiet."""
+        return self._written
 
     def disk_bytes(self) -> int:
         """The sizes of all files of the store, the log included."""
@@ -698,6 +728,10 @@ class RocksStore:
             return self._database
 
     async def _close_database(self) -> None:
+        if self._compactions and self._database is not None:
+            # It does no more work in the background, compactions included: fit for closing and nothing else.
+            self._database.cancel_all_background(False)
+            self._cut += 1
         for holder in self._holders:
             holder.cancel()
         while self._readers or self._syncing:
@@ -709,12 +743,17 @@ class RocksStore:
                 await trio.to_thread.run_sync(database.close)
 
 
-def _compact(database: rocksdict.Rdict, folder: Path) -> None:
+def _compact(
+    database: rocksdict.Rdict, folder: Path, ranges: Sequence[tuple[bytes, bytes]] | None
+) -> None:
     options = rocksdict.CompactOptions()
     options.set_bottommost_level_compaction(rocksdict.BottommostLevelCompaction.force())
+    # The usual compactions go on, or writers would have to wait for them.
+    options.set_exclusive_manual_compaction(False)
     try:
         database.flush()
-        database.compact_range(None, None, options)
+        for begin, end in [(None, None)] if ranges is None else ranges:
+            database.compact_range(begin, end, options)
     except Exception as error:
         raise _translated(error, folder) from error
 

@@ -39,6 +39,7 @@ class IngestWorker(Holder):
         make_rules: new rules that remember nothing; called for each assignment, and whenever another owner
             may have written, since what rules remember holds for a sole writer only.
         max_bytes, max_records: the most that one transaction takes of a batch; None: a batch is never split.
+        on_deletion: called after a transaction that deleted a run.
         use_stored_offset: False only to show that the tests of exactly once fail without it.
         lose_records_by_acknowledging_before_the_commit: True only to show that the tests of durability fail then.
     """
@@ -53,6 +54,7 @@ class IngestWorker(Holder):
         *,
         max_bytes: int | None = None,
         max_records: int | None = None,
+        on_deletion: Callable[[], None] | None = None,
         use_stored_offset: bool = True,
         lose_records_by_acknowledging_before_the_commit: bool = False,
     ) -> None:
@@ -63,6 +65,7 @@ class IngestWorker(Holder):
         self.outbox = outbox
         self.max_bytes = max_bytes
         self.max_records = max_records
+        self.on_deletion = on_deletion
         self.use_stored_offset = use_stored_offset
         self.acknowledges_early = lose_records_by_acknowledging_before_the_commit
 
@@ -299,6 +302,8 @@ class _Owner:
             telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - ops[0].timestamp))
         for kind, count in unit.applied.items():
             telemetry.INGEST_PROCESSED.labels(kind).inc(count)
+        if self._worker.on_deletion is not None and "delete_run" in unit.applied:
+            self._worker.on_deletion()
         if unit.dropped:
             telemetry.SKIPPED.labels("tombstone").inc(unit.dropped)
             for run, dropped in unit.deleted.items():
