@@ -27,6 +27,7 @@ KAFKA = (
     "kafka_sasl_mechanism",
     "kafka_sasl_username",
     "kafka_sasl_password",
+    "kafka_ca_file",
 )
 S3 = (
     "blob_backend_type",

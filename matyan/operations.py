@@ -20,6 +20,7 @@ from matyan.broker.kafka_admin import Group, Place, describe_topic, open_admin
 from matyan.broker.kafka_start import Claimant, where_to_start
 from matyan.broker.kafka_topics import (
     Topic,
+    about_order,
     alter_topics,
     create_topics,
     inspect_topics,
@@ -64,7 +65,7 @@ def topics() -> None:
 @click.option(
     "--alter",
     is_flag=True,
-    help="Raise max.message.bytes and min.insync.replicas of the topics that are there, too.",
+    help="Raise max.message.bytes and min.insync.replicas of the topics that are there, too, and end compaction.",
 )
 @settings_flags(*KAFKA)
 def topics_create(settings: Settings, partitions: int, replication: int, alter: bool) -> None:
@@ -117,6 +118,8 @@ def topics_check(settings: Settings, as_json: bool) -> None:
         for advice in dict.fromkeys(advice for topic in found for advice in topic.advice()):
             names = ", ".join(topic.name for topic in found if advice in topic.advice())
             terminal.note(f"advice for {names}: {advice}")
+        if found[0].partitions:
+            terminal.note(f"note on {found[0].name}: {about_order(found[0])}")
     _end_with(found)
 
 
@@ -127,6 +130,9 @@ def _topic_row(topic: Topic) -> views.Row:
         "replication": topic.replication,
         "max.message.bytes": topic.max_message_bytes,
         "min.insync.replicas": topic.min_insync_replicas,
+        "cleanup.policy": topic.cleanup_policy,
+        "retention.ms": topic.retention_ms,
+        "retention.bytes": topic.retention_bytes,
         "trouble": topic.trouble(),
         "advice": topic.advice(),
     }

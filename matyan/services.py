@@ -6,22 +6,24 @@ process holds neither a store nor blob content.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import trio
+from confluent_kafka.admin import AclOperation
 
-from matyan import logs, private
+from matyan import logs, private, telemetry
 from matyan.broker.kafka_admin import Group, open_admin
 from matyan.broker.kafka_start import Claimant, require_own
-from matyan.broker.kafka_topics import require_fit_topics, require_topics
+from matyan.broker.kafka_topics import require_access, require_fit_topics, require_topics
 from matyan.doors import doors_of
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_name, store_option
-from matyan.health import Health
+from matyan.health import Check, Health
 from matyan.listeners import open_port
 from matyan.logs import get_logger
 from matyan.settings import Settings, read_environment, unknown_names
@@ -30,6 +32,8 @@ from matyan.workers.backoff import Backoff
 from matyan.workers.supervise import Task, calm_collector, run_service
 
 if TYPE_CHECKING:
+    from matyan.blobs.s3 import S3Blobs
+    from matyan.broker.kafka_consumer import KafkaConsumer
     from matyan.kafka_folder import KafkaFolder
     from matyan.workers.partition import Holder
 
@@ -37,6 +41,7 @@ _PATIENCE_S = 10.0
 """For a command that reads the worker's folder just when the worker starts."""
 _SILENCE_S = 2.0
 _GUARD_S = 5.0
+_WELL_S = 30.0
 _NOT_ASKED = "not asked yet"
 
 log = get_logger()
@@ -45,12 +50,14 @@ log = get_logger()
 class _KafkaStart:
     """Start-up: alive but not ready until the broker is there and `topics` are fit for our records."""
 
-    def __init__(self, settings: Settings, topics: list[str]) -> None:
+    def __init__(self, settings: Settings, needs: Mapping[str, AclOperation]) -> None:
+        """needs: what this service does with each of its topics."""
         from matyan.broker.kafka import client_config
 
         self._admin = open_admin(client_config(settings))
         self._log = log.bind(missing="kafka", brokers=settings.kafka_bootstrap_servers)
-        self._topics = topics
+        self._needs = needs
+        self._partitions: dict[str, int] = {}
         self._missing: str | None = _NOT_ASKED
 
     async def wait(self) -> None:
@@ -63,16 +70,20 @@ class _KafkaStart:
         """The first answer of brokers that are not there takes 10 s."""
         await trio.sleep(_SILENCE_S)
         if self._missing == _NOT_ASKED:
-            self._log.info("waits at its start", reason="no answer yet")
+            why = self._admin.why_away()
+            reason = "no answer yet" if why is None else f"no answer yet: {why}"
+            self._log.info("waits at its start", reason=reason)
 
     async def _ask(self) -> None:
         backoff = Backoff(0.2, 5.0)
         while self._missing is not None:
             try:
                 await trio.to_thread.run_sync(
-                    require_fit_topics, self._admin, self._topics, abandon_on_cancel=True
+                    require_fit_topics, self._admin, [*self._needs], abandon_on_cancel=True
                 )
+                await self._require_access()
             except Unavailable as error:
+                telemetry.RETRIES.labels("start", "kafka").inc()
                 self._missing = str(error)
                 self._log.warning("waits at its start", reason=self._missing)
                 await trio.sleep(backoff.next())
@@ -86,11 +97,27 @@ class _KafkaStart:
             if self._missing is not None:
                 raise Unavailable(self._missing)
             await trio.to_thread.run_sync(
-                require_topics, self._admin, self._topics, abandon_on_cancel=True
+                require_topics, self._admin, self._needs, abandon_on_cancel=True
             )
+            await self._require_access()
 
         health.add("kafka", ask)
         return health
+
+    async def _require_access(self) -> None:
+        counts = await trio.to_thread.run_sync(
+            require_access, self._admin, self._needs, abandon_on_cancel=True
+        )
+        for topic, count in counts.items():
+            if count > self._partitions.get(topic, count):
+                log.warning(
+                    "the topic has more partitions than before: runs that go on move to other ones, see "
+                    "`matyan topics check`",
+                    topic=topic,
+                    before=self._partitions[topic],
+                    partitions=count,
+                )
+        self._partitions = counts
 
 
 def _begin(settings: Settings, used: Sequence[str]) -> None:
@@ -140,7 +167,7 @@ async def _frontier(settings: Settings) -> int:
     from matyan.frontier import edge
 
     topic = settings.kafka_data_ingestion_topic
-    start = _KafkaStart(settings, [topic])
+    start = _KafkaStart(settings, {topic: AclOperation.WRITE})
     health = start.health()
     blobs = S3Blobs(settings)
     async with open_producer(producer_config(settings), topic, settings.queue_bytes) as producer:
@@ -240,7 +267,14 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
 
     private.set_umask()
     topic = settings.kafka_data_ingestion_topic
-    start = _KafkaStart(settings, [topic, f"{topic}-dlq", settings.kafka_control_events_topic])
+    start = _KafkaStart(
+        settings,
+        {
+            topic: AclOperation.READ,
+            f"{topic}-dlq": AclOperation.WRITE,
+            settings.kafka_control_events_topic: AclOperation.WRITE,
+        },
+    )
     async with open_folder(path, settings.rocks_layout, patience_s=_PATIENCE_S) as folder:
         if folder.fed_by_tracker:
             raise ConfigurationError(
@@ -251,13 +285,15 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
         outbox = KafkaOutbox(settings)
         config = consumer_config(settings, claimant.group)
         workers: list[IngestWorker] = []
+        consumers: list[KafkaConsumer] = []
         for number in range(count):
             own = dict(config)
             if settings.instance_id and count > 1:
                 own["group.instance.id"] = f"{settings.instance_id}-{number}"
+            consumers.append(KafkaConsumer(own, topic, claimant=claimant))
             workers.append(
                 IngestWorker(
-                    KafkaConsumer(own, topic, claimant=claimant),
+                    consumers[-1],
                     folder.store,
                     folder.keys,
                     folder.rules,
@@ -274,6 +310,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
             "ingest-worker",
             tasks,
             workers,
+            consumers,
             commands=KafkaFolder(folder, settings),
             guards=[Task("store", partial(_guard_store, settings, claimant))],
         )
@@ -325,13 +362,29 @@ async def _control(settings: Settings) -> int:
     from matyan.workers.control import ControlWorker
 
     topic = settings.kafka_control_events_topic
-    start = _KafkaStart(settings, [topic, f"{topic}-dlq"])
+    start = _KafkaStart(settings, {topic: AclOperation.READ, f"{topic}-dlq": AclOperation.WRITE})
     consumer = KafkaConsumer(
         consumer_config(settings, settings.control_group), topic, offsets_are_stored=False
     )
-    worker = ControlWorker(consumer, S3Blobs(settings), KafkaOutbox(settings).bury)
+    blobs = S3Blobs(settings)
+    worker = ControlWorker(consumer, blobs, KafkaOutbox(settings).bury)
     tasks = [Task("control", worker.run)]
-    return await _run_workers(settings, start, "control-worker", tasks, [worker])
+    return await _run_workers(
+        settings, start, "control-worker", tasks, [worker], [consumer], blobs=blobs
+    )
+
+
+def _now_and_then(check: Check) -> Check:
+    """The same, which is not asked again soon after it was well: each costs a request that somebody pays for."""
+    well_until = -math.inf
+
+    async def ask() -> None:
+        nonlocal well_until
+        if trio.current_time() >= well_until:
+            await check()
+            well_until = trio.current_time() + _WELL_S
+
+    return ask
 
 
 async def _run_workers(
@@ -340,14 +393,17 @@ async def _run_workers(
     component: str,
     tasks: list[Task],
     workers: Sequence[Holder],
+    consumers: Sequence[KafkaConsumer],
     *,
     commands: KafkaFolder | None = None,
     guards: Sequence[Task] = (),
+    blobs: S3Blobs | None = None,
 ) -> int:
     """
     Args:
         commands: what answers the commands of this machine, from the start on, whether Kafka is there or not.
         guards: what begins after Kafka is there, and before the workers.
+        blobs: where they delete.
     """
     health = kafka.health()
     ended = trio.Event()
@@ -369,11 +425,14 @@ async def _run_workers(
         task_status.started()
 
     async def check_work() -> None:
-        for worker in workers:
-            if (why := worker.trouble()) is not None:
+        parts: tuple[KafkaConsumer | Holder, ...] = (*consumers, *workers)
+        for part in parts:
+            if (why := part.trouble()) is not None:
                 raise Unavailable(why)
 
     health.add("work", check_work)
+    if blobs is not None:
+        health.add("blobs", _now_and_then(blobs.list_one))
 
     async def drain(deadline: float) -> int:
         for worker in workers:

@@ -100,6 +100,12 @@ class Settings:
     kafka_sasl_password: Secret = _setting(
         Secret(""), "KAFKA_SASL_PASSWORD", "The user's password.", _secret
     )
+    kafka_ca_file: str = _setting(
+        "",
+        "MATYAN_KAFKA_CA_FILE",
+        "The certificates of the authorities that Kafka's are signed by, PEM; empty: the machine's.",
+        parsing.text,
+    )
     ingestion_group: str = _setting(
         "ingestion-workers",
         "MATYAN_INGESTION_GROUP",

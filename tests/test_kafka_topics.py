@@ -41,6 +41,31 @@ def test_a_topic_is_judged(topic: Topic, trouble: str | None, advice: str | None
             assert expected in sentence
 
 
+HOUR = 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("policy", "retention_ms", "retention_bytes", "trouble", "advice"),
+    [
+        ("delete", 7 * 24 * HOUR, -1, None, None),
+        ("delete", -1, -1, None, None),
+        ("compact", 7 * 24 * HOUR, -1, "is compact", None),
+        ("compact,delete", 7 * 24 * HOUR, -1, "is compact,delete", None),
+        ("delete", HOUR, -1, None, "after 1 hours is lost"),
+        ("delete", 0, -1, None, "retention.ms=0 is unsafe"),
+        ("delete", -1, 1 << 20, None, "retention.bytes=1048576 is unsafe"),
+    ],
+)
+def test_what_removes_records_is_judged(
+    policy: str, retention_ms: int, retention_bytes: int, trouble: str | None, advice: str | None
+) -> None:
+    """Compaction is wrong, whatever else; a short retention, by time or by size, is unsafe."""
+    topic = Topic("t", 6, 3, 3, KAFKA_DEFAULT_BYTES, 2, policy, retention_ms, retention_bytes)
+    for found, expected in ((topic.trouble(), trouble), (topic.advice(), advice)):
+        assert (expected is None) == (found == [])
+        assert expected is None or expected in found[0]
+
+
 def test_missing_topics_are_one_sentence() -> None:
     """Three that are missing are named together, beside what is wrong with the others."""
     found = troubles([Topic("a"), Topic("b", 1, 1, 1, 10, 1), Topic("c")])

@@ -71,6 +71,7 @@ BAD: dict[str, list[str]] = {
     "KAFKA_SASL_MECHANISM": ["FOO", "SCRAM", "GSSAPI", "SHA-512"],
     "KAFKA_SASL_USERNAME": LINE,
     "KAFKA_SASL_PASSWORD": LINE,
+    "MATYAN_KAFKA_CA_FILE": LINE,
     "MATYAN_INGESTION_GROUP": ["", " ", " a", *LINE, "x" * 300],
     "MATYAN_CONTROL_GROUP": ["", " ", "a ", *LINE, "x" * 300],
     "MATYAN_INSTANCE_ID": NAMES[1:],

@@ -174,12 +174,20 @@ class S3Blobs:
             Unavailable: which of these did not work, and the settings that decide about it.
         """
         key = f"matyan-doctor/{uuid.uuid4()}"
-        await self._call(self._client.list_objects_v2, MaxKeys=1)
+        await self.list_one()
         # By the address that this process reaches: the public one may be for clients alone.
         place = {"Bucket": self._bucket, "Key": key}
         url = self._client.generate_presigned_url("put_object", place, ExpiresIn=60)
         await trio.to_thread.run_sync(_put, url, b"probe", abandon_on_cancel=True)
         await self.delete([key])
+
+    async def list_one(self) -> None:
+        """The cheapest question that shows whether the bucket is there and the key may be used.
+
+        Raises:
+            Unavailable: it may not, or the server does not answer.
+        """
+        await self._call(self._client.list_objects_v2, MaxKeys=1)
 
     async def server_time(self) -> float:
         """The S3 server's clock in epoch seconds, to the second, from the Date header of whatever it answers.

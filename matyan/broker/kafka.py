@@ -59,6 +59,9 @@ _RED_AFTER = 3
 """Producers that failed one after another, none of which delivered anything: that is more than a restart mends."""
 
 
+METADATA_MS = 5_000
+"""How soon every client sees that partitions were added: until then two frontiers would send one run to two of them."""
+
 _LIBRDKAFKA = "matyan.librdkafka"
 
 
@@ -72,6 +75,7 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
         "security.protocol": settings.kafka_security_protocol,
         "sasl.mechanism": settings.kafka_sasl_mechanism,
         "sasl.username": settings.kafka_sasl_username,
+        "ssl.ca.location": settings.kafka_ca_file,
         "sasl.password": settings.kafka_sasl_password.reveal(),
     }
     return {
@@ -103,6 +107,7 @@ def producer_config(settings: Settings) -> dict[str, Any]:
             "partitioner": "murmur2_random",
             "compression.type": "lz4",
             "linger.ms": 0,
+            "topic.metadata.refresh.interval.ms": METADATA_MS,
             # A batch that the broker refuses ends this client, so that nothing which came later overtakes it: all goes
             # to the next client in its order.
             "enable.gapless.guarantee": True,

@@ -5,6 +5,7 @@ Which topics there are and whether they are fit is `kafka_topics.py`'s. Blocking
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
@@ -62,14 +63,68 @@ _SHARED = frozenset(
         "sasl.password",
         "sasl.username",
         "security.protocol",
+        "ssl.ca.location",
         "socket.keepalive.enable",
     }
 )
 
 
-def open_admin(config: Mapping[str, Any]) -> AdminClient:
+class Admin(AdminClient):
+    """An admin client that remembers why it does not reach its brokers."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._heard: dict[int, str] = {}
+        told: dict[str, Any] = {**_connection(config), "error_cb": self._hear}
+        super().__init__(told)
+
+    def _hear(self, error: KafkaError) -> None:
+        self._heard[error.code()] = error.str()
+
+    def why_away(self) -> str | None:
+        """The most telling of what the connections failed with since the last call, with the address; None: nothing."""
+        self.poll(0)
+        heard, self._heard = self._heard, {}
+        for code in (*_CONNECTION_ERRORS, *heard):
+            if code in heard and code != KafkaError._ALL_BROKERS_DOWN:
+                return _reason(code, heard[code])
+        return None
+
+
+_CONNECTION_ERRORS = (
+    KafkaError._AUTHENTICATION,
+    KafkaError._SSL,
+    KafkaError._RESOLVE,
+    KafkaError._TRANSPORT,
+)
+
+
+def _reason(code: int, said: str) -> str:
+    """librdkafka's line about a connection, such as "ssl://kafka:9093/bootstrap: SSL handshake failed: …"."""
+    found = re.match(r"\w+://([^/]+)/\S+: (.*?)(?: \(after .*)?$", said, re.DOTALL)
+    address, text = found.groups() if found else ("its address", said)
+    if code == KafkaError._AUTHENTICATION:
+        return (
+            f"Kafka at {address} refuses the user or its password ({text}): look at KAFKA_SASL_USERNAME, "
+            "KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
+        )
+    if "certificate" in text:
+        return (
+            f"the certificate of Kafka at {address} is signed by nobody whom this machine trusts ({text}): add its "
+            "authority to the machine's, or name it with MATYAN_KAFKA_CA_FILE"
+        )
+    if code == KafkaError._SSL or "SSL" in text or "listener" in text:
+        return f"Kafka at {address} speaks otherwise ({text}): look at KAFKA_SECURITY_PROTOCOL"
+    return f"nothing answers at {address} ({text}): look at KAFKA_BOOTSTRAP_SERVERS, and whether the broker runs"
+
+
+def open_admin(config: Mapping[str, Any]) -> Admin:
     """An admin client with what `config`, of any client, says of the connection."""
-    return AdminClient(_connection(config))
+    return Admin(config)
+
+
+def _away(admin: AdminClient, error: KafkaException) -> str:
+    why = admin.why_away() if isinstance(admin, Admin) else None
+    return f"Kafka does not answer: {why or error.args[0].str()}"
 
 
 def _connection(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +140,7 @@ def cluster(admin: AdminClient) -> ClusterMetadata:
     try:
         return admin.list_topics(timeout=NETWORK_S)
     except KafkaException as error:
-        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+        raise Unavailable(_away(admin, error)) from error
 
 
 def describe_topic_soon(admin: AdminClient, topic: str) -> Future[Any]:

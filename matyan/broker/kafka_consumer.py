@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from matyan import telemetry
 from matyan.broker.base import Batch, Partition
-from matyan.broker.kafka import PollingThread, client_config
+from matyan.broker.kafka import METADATA_MS, PollingThread, client_config
 from matyan.broker.kafka_admin import (
     Group,
     describe_topic,
@@ -82,6 +82,8 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
         settings,
         **{
             "group.id": group,
+            # Partitions that are added are to be shared out within seconds; by default within five minutes.
+            "topic.metadata.refresh.interval.ms": METADATA_MS,
             "partition.assignment.strategy": "cooperative-sticky",
             # Where to start and what is done is ours to say.
             "enable.auto.commit": False,
@@ -131,6 +133,11 @@ class KafkaConsumer:
         self._claimant = claimant or Claimant(config["group.id"])
         self._config = config
         self._drain_s = drain_s
+        self._member: _Member | None = None
+
+    def trouble(self) -> str | None:
+        """Why Kafka does not let it read, or None."""
+        return None if self._member is None else self._member.forbidden
 
     @asynccontextmanager
     async def partitions(
@@ -139,6 +146,7 @@ class KafkaConsumer:
         member = _Member(
             self._config, self.topic, self.offsets_are_stored, self._claimant, self._drain_s
         )
+        self._member = member
         try:
             yield member.assigned()
         finally:
@@ -182,6 +190,8 @@ class _Member:
         self._next_group_check = math.inf
         """From each assignment on, until all partitions have an owner."""
         self._unowned: set[int] = set()
+        self.forbidden: str | None = None
+        """Read by whoever wants to know why nothing comes."""
         self._thread = PollingThread(self._poll_forever, f"kafka-{topic}")
 
     # --- in trio ---------------------------------------------------------------------------------
@@ -272,6 +282,8 @@ class _Member:
 
     def _distribute(self, messages: list[Message[bytes, bytes]]) -> None:
         errors = [message for message in messages if message.error() is not None]
+        if len(errors) < len(messages):
+            self.forbidden = None
         if errors:
             messages = [message for message in messages if message.error() is None]
             for message in errors:
@@ -290,6 +302,8 @@ class _Member:
         log.warning(
             "kafka consumer", topic=self.topic, partition=message.partition(), error=error.str()
         )
+        if error.code() in _FORBIDDEN:
+            self.forbidden = f"Kafka does not let this user read as one of the group {self.group.name}: {error.str()}"
         part = self._parts.get(message.partition() or 0)
         if error.code() in _POSITION_IS_WRONG and part is not None:
             # Its owner reads the stored offset again, and `start` says what is wrong.
@@ -299,6 +313,7 @@ class _Member:
 
     def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         telemetry.REBALANCES.labels("assigned").inc()
+        self.forbidden = None
         self._next_group_check = time.monotonic() + _WATCH_S
         self._assign(rd, partitions)
         self._announce(tp.partition for tp in partitions)
@@ -415,6 +430,9 @@ class _Member:
             self._join()
 
 
+_FORBIDDEN = frozenset(
+    {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED}
+)
 _POSITION_IS_WRONG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from confluent_kafka import TopicCollection
 from confluent_kafka.admin import (
+    AclOperation,
     AdminClient,
     AlterConfigOpType,
     ConfigEntry,
@@ -32,6 +33,8 @@ headers and the frame of its batch; and any batch that librdkafka makes, which i
 _GIVEN_MESSAGE_BYTES = 1_048_588
 """What our topics get: Kafka's own default, said aloud since a cluster may have another one."""
 
+_POLICY, _DELETE = "cleanup.policy", "delete"
+_SAFE_RETENTION_MS = 3 * 24 * 3_600_000
 _SAFE_REPLICATION = 3
 _SAFE_MIN_INSYNC = 2
 
@@ -49,6 +52,10 @@ class Topic:
     max_message_bytes: int | None = None
     """None: the broker does not let us read it; the same below."""
     min_insync_replicas: int | None = None
+    cleanup_policy: str | None = None
+    retention_ms: int | None = None
+    """Below 0: for ever; the same of bytes."""
+    retention_bytes: int | None = None
 
     def trouble(self) -> list[str]:
         """Why our records cannot go through it, with what mends that."""
@@ -59,6 +66,11 @@ class Topic:
             found.append(
                 f"max.message.bytes of the topic {self.name} is {size}, and our records need "
                 f"{NEEDED_MESSAGE_BYTES}: `matyan topics create --alter` sets it"
+            )
+        if "compact" in (self.cleanup_policy or ""):
+            found.append(
+                f"cleanup.policy of the topic {self.name} is {self.cleanup_policy}, which keeps the last record of each "
+                "run and removes those before it: `matyan topics create --alter` sets delete"
             )
         least = self.min_insync_replicas or 1
         if self.replication < least:
@@ -75,8 +87,24 @@ class Topic:
 
     def advice(self) -> list[str]:
         """What works and can be made safer."""
-        if not self.partitions:
-            return []
+        return [*self._retention_advice(), *self._replication_advice()] if self.partitions else []
+
+    def _retention_advice(self) -> list[str]:
+        found = []
+        if self.retention_ms is not None and 0 <= self.retention_ms < _SAFE_RETENTION_MS:
+            found.append(
+                f"retention.ms={self.retention_ms} is unsafe: a record that no worker has stored after "
+                f"{self.retention_ms / 3_600_000:.3g} hours is lost; give it {_SAFE_RETENTION_MS} (three days, the "
+                "workers' longest outage) or more"
+            )
+        if self.retention_bytes is not None and self.retention_bytes >= 0:
+            found.append(
+                f"retention.bytes={self.retention_bytes} is unsafe: beyond that size the oldest records are removed, "
+                "stored or not; set it to -1"
+            )
+        return found
+
+    def _replication_advice(self) -> list[str]:
         if self.max_message_bytes is None:
             return [
                 "its max.message.bytes cannot be read: allow DescribeConfigs to have it checked"
@@ -101,6 +129,16 @@ def _missing(names: Sequence[str]) -> str:
     return f"Kafka has no topic {', '.join(names)}: `matyan topics create` makes {them}"
 
 
+def about_order(topic: Topic) -> str:
+    """What more partitions do to the order of a run."""
+    return (
+        f"a run's records keep their order within one of the {topic.partitions} partitions. When partitions are added, a run "
+        "that goes on moves to another one, and what it sends then can be stored before what still waits in the old one: "
+        "nothing is lost or stored twice, but of a value that is written twice the older can win. Add partitions while "
+        "`matyan offsets show` says lag 0 and no client sends"
+    )
+
+
 def troubles(topics: Sequence[Topic]) -> list[str]:
     """What is wrong with any of them, the missing ones in one sentence."""
     missing = [topic.name for topic in topics if not topic.partitions]
@@ -123,6 +161,27 @@ def require_topics(admin: AdminClient, names: Iterable[str]) -> None:
         Unavailable: the broker does not answer, or some are missing.
     """
     _refuse([Topic(name) for name in sorted(set(names) - cluster(admin).topics.keys())])
+
+
+def require_access(admin: AdminClient, needs: Mapping[str, AclOperation]) -> dict[str, int]:
+    """The number of partitions of each of these topics, on which this user may do what it needs.
+
+    Raises:
+        Unavailable: the broker does not answer, a topic is missing, or the user may not.
+    """
+    asked = admin.describe_topics(
+        TopicCollection([*needs]), include_authorized_operations=True, request_timeout=NETWORK_S
+    )
+    counts = {}
+    for name, operation in needs.items():
+        found = result(asked[name], name)
+        # None: of a broker that does not say.
+        if found.authorized_operations and operation not in found.authorized_operations:
+            raise Forbidden(
+                f"the user of this service may not {operation.name} the topic {name}: allow it in Kafka's ACLs"
+            )
+        counts[name] = len(found.partitions)
+    return counts
 
 
 def require_fit_topics(admin: AdminClient, names: Sequence[str]) -> None:
@@ -191,6 +250,9 @@ def _topic(name: str, described: Any, config: Mapping[str, ConfigEntry] | None) 
         return topic
     return replace(
         topic,
+        cleanup_policy=str(config["cleanup.policy"].value),
+        retention_ms=int(config["retention.ms"].value or -1),
+        retention_bytes=int(config["retention.bytes"].value or -1),
         max_message_bytes=int(config["max.message.bytes"].value or 0),
         min_insync_replicas=int(config["min.insync.replicas"].value or 0),
     )
@@ -206,6 +268,7 @@ def create_topics(admin: AdminClient, topics: Mapping[str, int], replication: in
     missing = [name for name in topics if name not in known]
     if missing:
         config = {name: str(value) for name, value in topic_config(replication).items()}
+        config[_POLICY] = _DELETE
         new = [NewTopic(name, topics[name], replication, config=config) for name in missing]
         for name, soon in admin.create_topics(new, request_timeout=NETWORK_S).items():
             result(soon, name)
@@ -224,11 +287,13 @@ def alter_topics(admin: AdminClient, topics: Iterable[Topic]) -> list[str]:
             "max.message.bytes": topic.max_message_bytes,
             "min.insync.replicas": topic.min_insync_replicas,
         }
-        less = {
+        less: dict[str, int | str] = {
             name: value
             for name, value in topic_config(topic.replication).items()
             if (now := has[name]) is not None and now < value
         }
+        if "compact" in (topic.cleanup_policy or ""):
+            less[_POLICY] = _DELETE
         if less:
             entries = [
                 ConfigEntry(name, str(value), incremental_operation=AlterConfigOpType.SET)

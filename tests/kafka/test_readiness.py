@@ -1,0 +1,178 @@
+"""What a service says of itself when Kafka or S3 does not let it work; each of the reasons is another sentence."""
+
+from __future__ import annotations
+
+import json
+import signal
+import urllib.error
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions, ResourceType
+
+from dev.broker import Broker
+from dev.process import free_ports
+from dev.s3 import S3
+from tests.blobs_s3 import s3_environment
+from tests.kafka.deployment import Deployment, deploy, record
+from tests.kafka.rules import GROUP, READ, TOPIC, WRITE, allow, denied, guarded_environment
+from tests.kafka.test_operations import set_topic
+from tests.tracker import MATYAN, Service, environment, matyan, started
+from tests.until import wait_for
+
+
+def unready(service: Service) -> str:
+    """Why it is not ready; empty when it is."""
+    try:
+        said = service.get("/health/ready/")
+    except urllib.error.HTTPError as refused:
+        said = refused.read()
+    except OSError:  # it does not listen yet
+        return "does not listen"
+    checks = json.loads(said)["checks"]
+    return "; ".join(f"{name}: {why}" for name, why in checks.items() if why != "ok")
+
+
+@contextmanager
+def serving(deployment: Deployment, *words: str, port: str, **env: str) -> Iterator[Service]:
+    (number,) = free_ports(1)
+    command = [*MATYAN, *words, "--host", "127.0.0.1", f"--{port}", str(number)]
+    with started(command, **{**deployment.env, **env}) as process:
+        yield Service(process.process, process.output, f"http://127.0.0.1:{number}")
+
+
+@pytest.fixture
+def guarded(guarded_broker: Broker) -> Deployment:
+    deployment = deploy(guarded_broker)
+    deployment.env = {**deployment.env, **guarded_environment(guarded_broker)}
+    return deployment
+
+
+def test_a_frontier_that_may_not_write_is_not_ready(guarded: Deployment) -> None:
+    """Without any traffic too; ready again by itself."""
+    with serving(guarded, "frontier", port="port") as service:
+        wait_for(lambda: not unready(service))
+        with denied(guarded.broker, TOPIC, guarded.ingestion, WRITE):
+            wait_for(lambda: f"may not WRITE the topic {guarded.ingestion}" in unready(service))
+            service.get("/health/live/")
+        wait_for(lambda: not unready(service))
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("kind", [TOPIC, GROUP], ids=["topic", "group"])
+def test_a_worker_that_may_not_read_is_not_ready(
+    guarded: Deployment, tmp_path: Path, kind: ResourceType
+) -> None:
+    """Neither the topic nor the group; it goes on by itself, and stores what came meanwhile."""
+    name = guarded.ingestion if kind is TOPIC else f"group-{guarded.ingestion}"
+    words = ("ingest-worker", "--store", f"rocks:{tmp_path}")
+    env = {"MATYAN_INGESTION_GROUP": f"group-{guarded.ingestion}"}
+    with denied(guarded.broker, kind, name, READ):
+        guarded.produce(guarded.ingestion, [record("add_tag", "run", tag_name="t")], b"run")
+        with serving(guarded, *words, port="metrics-port", **env) as service:
+            wait_for(lambda: "READ" in unready(service) or "not let this user" in unready(service))
+            service.get("/health/live/")
+            allow(guarded.broker, kind, name)
+            wait_for(lambda: not unready(service))
+            wait_for(lambda: json.loads(matyan("runs", "--json", "--data", tmp_path).stdout))
+            assert service.stop() == 0
+
+
+@pytest.mark.parametrize("variable", ["S3_SECRET_KEY", "S3_BUCKET"])
+def test_a_control_worker_knows_a_wrong_s3_setting_before_the_first_event(
+    broker: Broker, s3: S3, variable: str
+) -> None:
+    """It is alive and not ready, and names the setting."""
+    deployment = deploy(broker, **s3_environment(s3, **{variable: "wrong-one"}))
+    with serving(deployment, "control-worker", port="metrics-port") as service:
+        wait_for(lambda: "blobs: " in unready(service) and variable in unready(service))
+        service.get("/health/live/")
+        assert service.stop() == 0
+
+
+def test_each_reason_why_kafka_is_not_reached_is_a_sentence_of_its_own(
+    guarded_broker: Broker,
+) -> None:
+    """A wrong password, an unknown authority and a wrong address, with the address; doctor says it, and a service
+    that starts; with the authority's file the second is mended."""
+    broker = guarded_broker
+    (nobody,) = free_ports(1)
+    good = guarded_environment(broker)
+    cases = {
+        "refuses the user or its password": {**good, "KAFKA_SASL_PASSWORD": "wrong"},
+        "is signed by nobody whom this machine trusts": {
+            "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.tls_port}",
+            "KAFKA_SECURITY_PROTOCOL": "SSL",
+        },
+        "nothing answers at": {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{nobody}"},
+        "look at KAFKA_SECURITY_PROTOCOL": {
+            "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.port}",
+            "KAFKA_SECURITY_PROTOCOL": "SSL",
+        },
+    }
+    said = {part: broker_finding(env) for part, env in cases.items()}
+    for part, env in cases.items():
+        assert part in said[part]
+        assert env["KAFKA_BOOTSTRAP_SERVERS"] in said[part]
+        assert [other for other in cases if other in said[part]] == [part]
+        assert "wrong" not in said[part].split("(")[0]
+    trusting = {
+        **cases["is signed by nobody whom this machine trusts"],
+        "MATYAN_KAFKA_CA_FILE": str(broker.certificate),
+    }
+    assert broker_finding(trusting).startswith("1 broker at")
+    wrong = cases["refuses the user or its password"]
+    with started([*MATYAN, "frontier", "--port", "0"], "refuses the user", **wrong) as service:
+        assert service.stop(signal.SIGTERM) == 0
+
+
+def broker_finding(env: dict[str, str]) -> str:
+    asked = matyan("doctor", "--json", check=None, env=environment(**env))
+    (finding,) = (row["text"] for row in json.loads(asked.stdout) if row["check"] == "broker")
+    return str(finding)
+
+
+def test_a_service_refuses_a_compacted_topic(broker: Broker) -> None:
+    """It waits, alive, with the command that mends it; `topics check` calls it wrong, and short retention unsafe."""
+    deployment = deploy(broker)
+    set_topic(broker, deployment.ingestion, "cleanup.policy", "compact")
+    set_topic(broker, deployment.control, "retention.ms", "60000")
+    with serving(deployment, "frontier", port="port") as service:
+        wait_for(lambda: "cleanup.policy" in unready(service))
+        env = environment(**deployment.env)
+        checked = matyan("topics", "check", check=1, env=env)
+        assert "which keeps the last record of each run" in checked.stderr
+        assert f"advice for {deployment.control}: retention.ms=60000 is unsafe" in checked.stderr
+        assert "a run's records keep their order within one of the 6 partitions" in checked.stderr
+        matyan("topics", "create", "--alter", env=env)
+        wait_for(lambda: not unready(service))
+        assert service.stop() == 0
+
+
+def test_more_partitions_are_noticed_within_seconds(broker: Broker, tmp_path: Path) -> None:
+    """By the frontier and by the worker, which say so; the worker takes the new ones."""
+    deployment = deploy(broker)
+    words = ("ingest-worker", "--store", f"rocks:{tmp_path}")
+    with (
+        serving(deployment, "frontier", port="port") as front,
+        serving(deployment, *words, port="metrics-port") as worker,
+    ):
+        wait_for(lambda: not unready(front) and not unready(worker))
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        for soon in admin.create_partitions([NewPartitions(deployment.ingestion, 12)]).values():
+            soon.result(10)
+        for service in (front, worker):
+            wait_for(lambda service=service: tells_of_more(service), 20)
+
+        def lags() -> int:
+            return worker.get("/metrics/").decode().count("matyan_consumer_lag_records{")
+
+        wait_for(lambda: lags() == 12, 30)
+        assert front.stop() == worker.stop() == 0
+
+
+def tells_of_more(service: Service) -> bool:
+    lines = [line for line in service.output if "more partitions" in line]
+    return bool(lines) and '"partitions": 12' in lines[0] and '"before": 6' in lines[0]
