@@ -168,7 +168,8 @@ def encode_chunk(
     cdef uint8_t *flags_at
     cdef uint8_t *times_at
     cdef uint8_t kind
-    cdef uint8_t fractions = 0
+    cdef uint8_t *epochs_at
+    cdef int shift = 1
     cdef uint8_t small[1024]
     columns.need_steps()
     if begin < 0 or stop > columns.size or not 1 <= n <= CHUNK_ROOM:
@@ -215,20 +216,25 @@ def encode_chunk(
 
         epochs = columns.epochs + begin
         flags = columns.flags + begin
-        for i in range(n):
-            fractions |= flags[i] & FRACTION
-        if fractions:
-            flags_at[0] |= CHUNK_FRACTIONS
+        epochs_at = p
         latest = 0
         i = 0
         while i < n:
             kind = flags[i] & (HAS_EPOCH | FRACTION)
+            if kind & FRACTION and not flags_at[0] & CHUNK_FRACTIONS:
+                # The first one: all runs are written anew, with their kinds.
+                flags_at[0] |= CHUNK_FRACTIONS
+                shift = 2
+                p = epochs_at
+                latest = 0
+                i = 0
+                continue
             run = 1
             while i + run < n and flags[i + run] & (HAS_EPOCH | FRACTION) == kind and (
                 kind != HAS_EPOCH or epochs[i + run] == epochs[i]
             ):
                 run += 1
-            p = put_varint(p, <uint64_t>run << (2 if fractions else 1) | kind >> 1)
+            p = put_varint(p, <uint64_t>run << shift | kind >> 1)
             if kind == HAS_EPOCH:
                 p = put_varint(p, zigzag(<uint64_t>epochs[i] - latest))
                 latest = <uint64_t>epochs[i]

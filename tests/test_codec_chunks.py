@@ -98,6 +98,9 @@ def test_a_chunk_without_fractions_is_what_it_was() -> None:
     ]
     chunk = _codec.encode_chunk(columns_of(rows), level=1, ordered=True, before=300)
     assert chunk.hex() == WITHOUT_FRACTIONS
+    old = Columns()
+    _codec.decode_chunk(bytes.fromhex(WITHOUT_FRACTIONS), old)
+    assert bits(old) == bits(columns_of(rows))
     fraction = columns_of([*rows, (9, 1.0, 1.0, 0.25)])
     assert _codec.encode_chunk(fraction, level=1, ordered=True, before=300)[1] == chunk[1] | 16
     # The flag is that of the slice, not of the columns.

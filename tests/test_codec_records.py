@@ -146,6 +146,41 @@ def test_any_number_is_read_as_python_reads_it(text: str) -> None:
     assert (ours, math.copysign(1, ours)) == (theirs, math.copysign(1, theirs))
 
 
+one_of = st.sampled_from
+metrics = st.builds(
+    metric,
+    one_of(["a", "b"]),
+    name=one_of(["m", "n", 5, ...]),
+    value=one_of([0.5, 1, None, True, "x", ...]),
+    step=one_of([None, 7, 2.0, 1.5, ...]),
+    epoch=one_of([None, 1, 0.25, math.inf, "x", ...]),
+    context=one_of([None, {}, {"s": 1}, [], ...]),
+    dtype=one_of([None, "int", 5, ...]),
+    client_datetime=one_of(["2026-01-02T03:04:05Z", "2026", None, 5, ...]),
+)
+bare = record("a", "log_metric", {}).replace(b'"payload": {}', b'"payload": 5')
+
+
+@given(
+    st.lists(metrics | one_of([bare, b"[]", b"{}", b'{"payload": {"name": "m"}, ']), max_size=12)
+)
+def test_a_record_is_judged_by_itself(values: list[bytes]) -> None:
+    """What a batch holds is what its records hold one by one: nothing of one is seen in the next."""
+
+    def held(ops: list[Any]) -> list[tuple[Any, ...]]:
+        return [
+            (op.run, op.name, op.context_text, *row)
+            if isinstance(op, _codec.Points)
+            else (op.reason,)
+            for op in ops
+            for row in (op.columns.rows() if isinstance(op, _codec.Points) else [()])
+        ]
+
+    together = held(_codec.decode_records(values))
+    alone = [held(_codec.decode_records([value])) for value in values]
+    assert sorted(map(repr, together)) == sorted(repr(one) for [one] in alone)
+
+
 def value_of(text: str) -> float:
     (points,) = _codec.decode_records([metric(value="VALUE").replace(b'"VALUE"', text.encode())])
     assert isinstance(points, _codec.Points), text
