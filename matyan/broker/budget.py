@@ -52,6 +52,10 @@ class Budget:
         self._refused = True
         return False
 
+    def want_room(self) -> None:
+        """Somebody waits for room without having asked for a size."""
+        self._refused = True
+
     def refusal(self, size: int) -> QueueFull:
         """The error for somebody whose `size` bytes do not fit."""
         return QueueFull(

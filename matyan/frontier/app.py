@@ -30,6 +30,7 @@ from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.edge import count_request
 from matyan.frontier.session import MAX_WAITING, Session
 from matyan.frontier.transfer import Transfer, rest_discarded
+from matyan.frontier.wire import PIECE_BYTES
 from matyan.http1 import SEND_SECONDS, Answer, detail
 from matyan.logs import get_logger
 from matyan.probes import PROBES, probe
@@ -218,14 +219,35 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
                         await close(1003, "messages are text frames")
                         nursery.cancel_scope.cancel()
                         break
-                    session.receive(message.encode(), trio.current_time())
-                    while session.crowded or unsent > MAX_WAITING:
+                    await _receive(session, message.encode())
+                    while (
+                        session.crowded
+                        or unsent > MAX_WAITING
+                        or (session.waiting and frontier.desk.budget.full)
+                    ):
                         await moved.wait()
         except* trio.TooSlowError:
             pass
         finally:
             session.leave()
         return None
+
+
+async def _receive(session: Session, data: bytes) -> None:
+    """Takes a whole message, a large one in slices between which the loop turns."""
+    now = trio.current_time()
+    if len(data) <= PIECE_BYTES:
+        session.receive(data, now)
+        return
+    incoming = session.begin(len(data), now)
+    for start in range(0, len(data), PIECE_BYTES):
+        piece = data[start : start + PIECE_BYTES]
+        while not incoming.feed(piece):
+            await trio.to_thread.run_sync(incoming.judge)
+            piece = b""
+        await trio.lowlevel.checkpoint()
+    while not incoming.end(now):
+        await trio.to_thread.run_sync(incoming.judge)
 
 
 def _count_requests(app: QuartTrio) -> None:

@@ -1,8 +1,7 @@
 """The listener: an upgrade of the ingest path goes to the ingest lane, any other request to Hypercorn and the app.
 
-The lane is the Sans-I/O layer of `websockets` on non-blocking sockets: it owns RFC 6455, this file owns
-bytes, deadlines and memory, `session.py` owns what is answered. No validation, no routes and no store here;
-Quart and Hypercorn are imported after the first connection can already be taken, since that costs 0.7 s.
+The lane is `wire.py`, which owns RFC 6455, on non-blocking sockets: this file owns bytes and deadlines, `intake.py`
+who may hold bytes, `session.py` what is answered. No validation, no routes and no store here; Quart and Hypercorn are imported after the first connection can already be taken, since that costs 0.7 s.
 
 A connection of the lane has no task. All their sockets stand in one epoll, and one task waits for that: a burst of
 frames wakes trio once, where a task each would cost every frame a switch of tasks and two system calls.
@@ -10,9 +9,7 @@ frames wakes trio once, where a task each would cost every frame a switch of tas
 
 from __future__ import annotations
 
-import codecs
 import logging
-import re
 import select
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -20,6 +17,7 @@ from contextlib import suppress
 from functools import partial, wraps
 from importlib import import_module
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,7 +25,7 @@ from trio.lowlevel import notify_closing, wait_readable, wait_writable
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import OPEN, SERVER, Protocol
+from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from matyan import telemetry
@@ -35,7 +33,9 @@ from matyan._codec import check_run_id, text_message
 from matyan.broker.base import Producer
 from matyan.doors import doors_of
 from matyan.errors import Unavailable
-from matyan.frontier.session import OK, Desk, Session
+from matyan.frontier.intake import Intake
+from matyan.frontier.session import OK, Desk, Incoming, Session
+from matyan.frontier.wire import SMALL_BYTES, Kind, Wire
 from matyan.http1 import (
     LINGER_SECONDS,
     SEND_SECONDS,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 INGEST_PATH = "/api/v1/ws/runs/"
-FRAME_BYTES = 16 << 20
+FRAME_BYTES = 96 << 20
 """A message's limit, inflated (contract, section 6)."""
 PING_AFTER = 20.0
 """Seconds of silence before the server pings. The SDK pings every 10 s, so this meets other clients only."""
@@ -71,13 +71,20 @@ PONG_WITHIN = 20.0
 """Seconds in which a pinged peer must say something: what `websockets` grants by default."""
 CLOSE_WITHIN = 5.0
 """Seconds for which a client's close waits for the replies of its last frames; its own patience is 10 s."""
-MESSAGE_WITHIN = 300.0
-"""Seconds in which a message must be complete once it has begun: 16 MiB at 0.5 Mbit/s."""
+RATE_SECONDS = 30.0
+RATE_BYTES = 120 << 10
+"""In each so many seconds a message must end or so many bytes of it come: 4 KiB/s, a fifteenth of 0.5 Mbit/s, so that as
+many runs can share such a network. One that trickles holds its bytes no longer than that."""
 SWEEP_EVERY = 0.5
 """Seconds. One task watches the clock for every connection: a timer a frame would cost more than the frame."""
 RECEIVE_BYTES = 64 << 10
+RECEIVE_FULL_BYTES = 4 << 10
+"""Read at once while there is no room: enough for the pings that are answered all the same."""
 BURST = 64
-"""Connections that are read one after the other before anybody else has a turn."""
+BURST_SECONDS = 0.01
+"""Connections that are read one after the other, and for how long, before anybody else has a turn."""
+TURN_BYTES = 256 << 10
+"""Of a message in pieces, inflated, that one connection takes before anybody else has a turn."""
 
 _COMPLAINTS = {
     CloseCode.PROTOCOL_ERROR,
@@ -85,6 +92,7 @@ _COMPLAINTS = {
     CloseCode.INVALID_DATA,
     CloseCode.POLICY_VIOLATION,
     CloseCode.MESSAGE_TOO_BIG,
+    CloseCode.TRY_AGAIN_LATER,
 }
 """Closes that somebody should look into: a frame of that connection was not taken."""
 
@@ -97,98 +105,6 @@ def _text_frame(payload: bytes) -> bytes:
 
 
 _OK_FRAME = _text_frame(OK)
-
-
-class Frames:
-    """Where the frames of a stream begin and end (RFC 6455, 5.2), whatever stands in them."""
-
-    __slots__ = ("_head", "_is_close", "_left", "closed")
-
-    def __init__(self) -> None:
-        self._head = b""
-        self._left = 0
-        self._is_close = False
-        self.closed = False
-        """Whether a whole close frame came, be it among what is no longer read."""
-
-    @property
-    def between(self) -> bool:
-        return not (self._left or self._head)
-
-    def feed(self, data: bytes) -> None:
-        at = 0
-        while at < len(data):
-            if self._left:
-                taken = min(self._left, len(data) - at)
-                self._left -= taken
-                at += taken
-            else:
-                head = self._head + data[at : at + 14 - len(self._head)]
-                size, length = _frame_size(head)
-                if len(head) < size:
-                    self._head = head
-                    return
-                at += size - len(self._head)
-                self._head, self._left = b"", length
-                self._is_close = head[0] & 0x0F == Opcode.CLOSE
-            if self._is_close and not self._left:
-                self.closed = True
-
-
-def _frame_size(head: bytes) -> tuple[int, int]:
-    """The bytes of a frame's head and of its payload, as far as the head is there."""
-    if len(head) < 2:
-        return 2, 0
-    wide = {126: 2, 127: 8}.get(head[1] & 0x7F, 0)
-    length = int.from_bytes(head[2 : 2 + wide]) if wide else head[1] & 0x7F
-    return 2 + wide + (4 if head[1] & 0x80 else 0), length
-
-
-class Wire(Protocol):
-    """What `websockets` parses of a link, and three of RFC 6455's rules that it leaves to others or has otherwise.
-
-    Here and not where the frames are used: what is wrong ends the parsing, so that nothing behind it counts.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(SERVER, state=OPEN, max_size=FRAME_BYTES, logger=_quiet)
-        self._text: codecs.IncrementalDecoder | None = None
-
-    def recv_frame(self, frame: Frame) -> None:
-        """Takes one frame.
-
-        Raises:
-            UnicodeDecodeError: a fragment after which the message cannot be UTF-8: closes with 1007.
-            ProtocolError: closes with 1002.
-        """
-        if frame.opcode is Opcode.BINARY:
-            self.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
-            return
-        super().recv_frame(frame)
-        if frame.opcode is Opcode.TEXT and not frame.fin:
-            self._text = _utf8()
-        if self._text is not None and frame.opcode in {Opcode.TEXT, Opcode.CONT}:
-            for start in range(0, len(frame.data), _TEXT_BYTES):
-                self._text.decode(frame.data[start : start + _TEXT_BYTES])
-            held, _ = self._text.getstate()
-            if frame.fin or _SURROGATE.match(held):
-                self._text.decode(b"", final=True)
-                self._text = None
-
-    def fail(self, code: int, reason: str = "") -> None:
-        """Closes with a code. A close frame between two fragments is no error (5.4) and gets its own code back."""
-        if self.close_rcvd is not None:
-            code, reason = self.close_rcvd.code, ""
-            if code == CloseCode.NO_STATUS_RCVD:
-                code = CloseCode.NORMAL_CLOSURE
-        super().fail(code, reason)
-
-
-_utf8 = codecs.getincrementaldecoder("utf-8")
-# What the decoder keeps as the beginning of a character, though there is none.
-_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
-# A fragment is decoded in pieces, for the sake of the memory: all that counts is whether it can be.
-_TEXT_BYTES = 64 << 10
 
 
 def _contained(method: Callable[..., None]) -> Callable[..., None]:
@@ -225,10 +141,13 @@ class Readers:
         links, poll = self._links, self._epoll.poll
         while True:
             await wait_readable(self._epoll)
+            until = perf_counter() + BURST_SECONDS
             for fd, _ in poll(0, BURST):
                 # One that was read before it may have ended it.
                 if fd in links:
                     links[fd].readable()
+                if perf_counter() > until:
+                    break
             await self._producer.rest()
 
     def close(self) -> None:
@@ -243,46 +162,55 @@ class Link:
     """
 
     __slots__ = (
+        "_budget",
+        "_came",
         "_closed",
         "_deadline",
         "_draining",
+        "_event",
         "_farewell",
         "_farewell_by",
-        "_frames",
         "_frontier",
         "_heard",
+        "_incoming",
         "_log",
         "_messages",
         "_opened",
         "_out",
         "_parted",
-        "_parts",
         "_paused",
         "_pinged",
-        "_protocol",
         "_session",
         "_sock",
-        "_unfinished_since",
+        "_stalled",
+        "_window",
+        "_wire",
+        "_working",
     )
 
-    def __init__(self, frontier: Frontier, sock: socket.socket, protocol: Wire, run: str) -> None:
+    def __init__(self, frontier: Frontier, sock: socket.socket, wire: Wire, run: str) -> None:
         self._frontier = frontier
+        self._budget = frontier.desk.budget
         self._sock = sock
-        self._protocol = protocol
+        self._wire = wire
         self._session = Session(frontier.desk, run, self._reply)
         frontier.connections += 1
         self._log = log.bind(run=run, connection=frontier.connections)
         self._opened = self._heard = trio.current_time()
         self._pinged = 0.0
         self._out = bytearray()
-        self._parts: bytearray | None = None
-        self._farewell: list[bytes] = []
+        self._farewell = b""
         self._farewell_by = inf
         self._deadline = inf
         self._paused = self._draining = self._parted = self._closed = False
         self._messages = 0
-        self._unfinished_since = inf
-        self._frames = Frames()
+        # The message that comes in in pieces; what of it waits for room (stalled), or for a turn or a thread (working).
+        self._incoming: Incoming | None = None
+        self._event: tuple[Kind, bytes] | None = None
+        self._stalled = self._working = False
+        # Bytes that came beside whole messages; and when, at which of them and of the messages a watch began.
+        self._came = 0
+        self._window: tuple[float, int, int] | None = None
 
     def open(self, begun: bytes) -> None:
         """Begins to read. begun: what came behind the handshake."""
@@ -296,7 +224,8 @@ class Link:
     def readable(self) -> None:
         """Reads once; ends the connection when its peer has."""
         try:
-            data = self._sock.recv(RECEIVE_BYTES)
+            full = self._budget.held >= self._budget.capacity
+            data = self._sock.recv(RECEIVE_FULL_BYTES if full else RECEIVE_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -321,12 +250,14 @@ class Link:
         notify_closing(self._sock)
         self._sock.close()
         self._session.leave()
+        self._incoming = None
+        frontier.intake.leave(self)
         frontier.links.discard(self)
         if not frontier.links:
             frontier.emptied.set()
         telemetry.WS_CONNECTIONS.dec()
         telemetry.WS_CONNECTION_SECONDS.observe(trio.current_time() - self._opened)
-        close = self._protocol.close_rcvd or self._protocol.close_sent
+        close = self._wire.close_rcvd or self._wire.close_sent
         code = close.code if close else CloseCode.ABNORMAL_CLOSURE
         telemetry.SOCKET_CLOSES.labels(str(int(code)) if code < 3000 else "other").inc()
         said = close.reason if close else "no close frame"
@@ -336,56 +267,159 @@ class Link:
     @_contained
     def _received(self, data: bytes) -> None:
         self._consume(data)
-        if (self._out or self._session.crowded) and not (self._paused or self._closed):
+        if not self._paused and self._is_busy():
             self._paused = True
             self._frontier.readers.remove(self._sock.fileno())
 
+    def _is_busy(self) -> bool:
+        """Whether nothing should be read for now."""
+        waits = self._stalled or self._working
+        return not self._closed and (waits or bool(self._out) or self._session.crowded)
+
     def _consume(self, data: bytes) -> None:
         self._heard = now = trio.current_time()
-        protocol = self._protocol
-        at_boundary = self._frames.between and self._parts is None and protocol.state is OPEN
-        # One whole message in one read, as the SDK sends: 0.1 µs in place of the 8 that the protocol takes.
-        message = text_message(data) if at_boundary and not protocol.extensions else None
+        wire = self._wire
+        # One whole message in one read, as the SDK sends: 0.1 µs in place of the 5 that the wire takes.
+        room = self._budget.held < self._budget.capacity
+        message = text_message(data) if room and wire.is_open and wire.between else None
         if message is None:
-            self._frames.feed(data)
-            self._parse(data, now)
+            self._came += len(data)
+            wire.feed(data)
+            self._take_events(now)
         elif self._take(message, now):
             return
-        writes = protocol.data_to_send()
-        if protocol.state is OPEN:
-            if writes:
-                self._write(b"".join(writes))
+        self._say(now)
+
+    def _say(self, now: float) -> None:
+        """Sends what the wire has to say, a close frame not before the replies that are due."""
+        wire = self._wire
+        says = wire.data_to_send()
+        if wire.is_open:
+            if says:
+                self._write(says)
         elif self._parted:
             self._end_if_through()
-        elif writes:
-            self._farewell += writes
-            if protocol.close_rcvd is not None:
+        elif says:
+            self._farewell += says
+            if wire.close_rcvd is not None:
                 self._farewell_by = now + CLOSE_WITHIN
             self._part_if_answered()
 
-    def _parse(self, data: bytes, now: float) -> None:
-        protocol = self._protocol
-        protocol.receive_data(data)
-        events = protocol.events_received()
-        for frame in events:
-            assert isinstance(frame, Frame)
-            opcode = frame.opcode
-            if opcode is Opcode.TEXT or opcode is Opcode.CONT:
-                if frame.fin and self._parts is None:
-                    message = frame.data
-                else:
-                    if self._parts is None:
-                        self._parts = bytearray()
-                    self._parts += frame.data
-                    if not frame.fin:
-                        continue
-                    message, self._parts = self._parts, None
-                if not self._take(bytes(message), now):
-                    break
-        if events and self._parts is None:
-            self._unfinished_since = inf
-        elif self._unfinished_since == inf:
-            self._unfinished_since = now
+    def _take_events(self, now: float) -> None:
+        """Takes what the wire has, until it needs more bytes or this connection must wait."""
+        wire = self._wire
+        taken = 0
+        while not (self._stalled or self._working):
+            event, self._event = self._event or wire.next(), None
+            if event is None:
+                break
+            taken += len(event[1])
+            if taken > TURN_BYTES:
+                self._event = event
+                self._working = True
+                self._frontier.turns.send_nowait(self._worked)
+                break
+            if not self._take_event(*event, now):
+                self._event = event
+                self._stalled = True
+                begins = event[0] is Kind.PIECE and not self._frontier.intake.has_begun(self)
+                self._frontier.intake.wait(self, begins=begins)
+        if wire.failed and self._incoming is not None and not self._working:
+            self._incoming = None
+            self._frontier.intake.end(self)
+        self._count()
+
+    def _count(self) -> None:
+        held = self._wire.held + (0 if self._incoming is None else self._incoming.held)
+        if self._event is not None:
+            held += len(self._event[1])
+        self._frontier.intake.count(self, held)
+
+    def _take_event(self, kind: Kind, data: bytes, now: float) -> bool:
+        """False: there is no room for it now."""
+        if kind is Kind.WHOLE:
+            if not self._frontier.intake.may_take and not self._session.is_copy(data, now):
+                return False
+            self._take(data, now)
+        elif kind is Kind.BEGIN:
+            self._incoming = self._session.begin(self._wire.declared, now)
+        elif kind is Kind.PIECE:
+            return self._take_piece(data)
+        else:
+            self._end_message()
+        return True
+
+    def _take_piece(self, piece: bytes) -> bool:
+        incoming, intake = self._incoming, self._frontier.intake
+        assert incoming is not None
+        if incoming.is_kept and piece and not self._has_room(incoming, len(piece)):
+            if not incoming.shed(piece):
+                return False
+            intake.end(self)
+        if not incoming.feed(piece):
+            self._judge(incoming, Kind.PIECE)
+        return True
+
+    def _has_room(self, incoming: Incoming, came: int) -> bool:
+        intake = self._frontier.intake
+        if intake.has_begun(self):
+            return intake.may_go_on(self, came)
+        if incoming.size + came <= SMALL_BYTES:
+            return intake.may_take
+        return intake.may_begin(self, self._wire.declared or came) and intake.may_go_on(self, came)
+
+    def _end_message(self) -> None:
+        incoming = self._incoming
+        assert incoming is not None
+        # Its records are counted where they go.
+        self._incoming = None
+        self._frontier.intake.count(self, self._wire.held)
+        if not incoming.end(trio.current_time()):
+            self._incoming = incoming
+            self._judge(incoming, Kind.END)
+            return
+        self._messages += 1
+        self._frontier.intake.end(self)
+
+    def _judge(self, incoming: Incoming, then: Kind) -> None:
+        """Has a large item looked at in a thread, and goes on where it stopped."""
+        self._working = True
+        self._event = (then, b"")
+        self._frontier.spawn(partial(self._work_in_a_thread, incoming))
+
+    async def _work_in_a_thread(self, incoming: Incoming) -> None:
+        await trio.to_thread.run_sync(incoming.judge)
+        self._worked()
+
+    @_contained
+    def _worked(self) -> None:
+        self._working = False
+        if not self._closed:
+            self._continue()
+
+    @_contained
+    def _continue(self) -> None:
+        now = trio.current_time()
+        self._take_events(now)
+        self._say(now)
+        self._resume_if_possible()
+
+    def go_on(self) -> bool:
+        """There may be room. False: not for this one."""
+        self._stalled = False
+        self._continue()
+        return not self._stalled
+
+    @_contained
+    def evict(self) -> None:
+        """Closes for want of room."""
+        self._wire.fail(
+            CloseCode.TRY_AGAIN_LATER,
+            f"no room: unfinished messages hold {self._budget.held:,} of {self._budget.capacity:,} bytes (MATYAN_QUEUE_BYTES)",
+        )
+        self._event = None
+        self._stalled = False
+        self._continue()
 
     def _take(self, message: bytes, now: float) -> bool:
         """Hands a message to the session; False: it is no text and the connection fails."""
@@ -393,7 +427,7 @@ class Link:
         try:
             self._session.receive(message, now)
         except UnicodeDecodeError as error:
-            self._protocol.fail(CloseCode.INVALID_DATA, f"not UTF-8 at position {error.start}")
+            self._wire.fail(CloseCode.INVALID_DATA, f"not UTF-8 at position {error.start}")
             return False
         return True
 
@@ -430,12 +464,12 @@ class Link:
     def _part(self) -> None:
         """Sends the close frame; then the sweeper drops what the peer does not end by itself."""
         if not self._farewell:
-            self._protocol.send_close(CloseCode.GOING_AWAY, "the server is shutting down")
-            self._farewell = self._protocol.data_to_send()
-        farewell, self._farewell = self._farewell, []
+            self._wire.send_close(CloseCode.GOING_AWAY, "the server is shutting down")
+            self._farewell = self._wire.data_to_send()
+        farewell, self._farewell = self._farewell, b""
         self._parted = True
         self._deadline = trio.current_time() + LINGER_SECONDS
-        self._write(b"".join(farewell))
+        self._write(farewell)
 
     @_contained
     def sweep(self, now: float) -> None:
@@ -445,27 +479,37 @@ class Link:
         elif self._parted:
             # A peer that was refused in the middle of a message may still be sending it. asyncio (of Python 3.11) breaks
             # when the end comes before its buffer is empty, and with it the SDK's sender: so not before it is quiet.
-            if not self._closed and self._protocol.eof_sent and now >= self._heard + SWEEP_EVERY:
+            if not self._closed and self._wire.failed and now >= self._heard + SWEEP_EVERY:
                 self._end_sending()
         elif self._farewell:
             if now >= self._farewell_by:
                 self._part()
         elif self._paused:
             return
+        elif self._trickles(now):
+            self._wire.fail(
+                CloseCode.POLICY_VIOLATION,
+                f"a message must end, or bring {RATE_BYTES:,} bytes, in each {RATE_SECONDS:.0f} s",
+            )
+            self._continue()
         elif self._pinged > self._heard:
             if now >= self._pinged + PONG_WITHIN and not self._session.waiting:
                 self.drop()
         elif now >= self._heard + PING_AFTER:
             self._pinged = now
-            self._protocol.send_ping(b"")
-            self._write(b"".join(self._protocol.data_to_send()))
-        elif now >= self._unfinished_since + MESSAGE_WITHIN:
-            self._protocol.fail(
-                CloseCode.POLICY_VIOLATION,
-                f"a message must be complete within {MESSAGE_WITHIN:.0f} s",
-            )
-            self._farewell = self._protocol.data_to_send()
-            self._part_if_answered()
+            self._wire.send_ping()
+            self._write(self._wire.data_to_send())
+
+    def _trickles(self, now: float) -> bool:
+        """Whether the message that is coming in comes too slowly."""
+        if self._wire.between:
+            self._window = None
+            return False
+        since, came, messages = self._window or (now, self._came, self._messages)
+        if messages != self._messages or self._came - came >= RATE_BYTES:
+            since, came = now, self._came
+        self._window = (since, came, self._messages)
+        return now >= since + RATE_SECONDS
 
     def _write(self, data: bytes) -> None:
         if self._closed:
@@ -508,7 +552,7 @@ class Link:
 
     def _end_if_through(self) -> None:
         """Ends the connection once the farewell is out: at once after both close frames, else `sweep` lingers."""
-        if self._parted and not self._out and self._frames.closed:
+        if self._parted and not self._out and self._wire.closed:
             self.drop()
 
     def _end_sending(self) -> None:
@@ -518,9 +562,10 @@ class Link:
             self.drop()
 
     def _resume_if_possible(self) -> None:
-        if self._paused and not (self._closed or self._out or self._session.crowded):
+        if self._paused and not (self._closed or self._is_busy()):
             self._paused = False
             self._heard = trio.current_time()
+            self._window = None
             self._frontier.readers.add(self._sock.fileno(), self)
 
 
@@ -609,6 +654,9 @@ class Frontier:
         self.doors = doors_of(settings)
         self.about = About("frontier", health, settings.metrics_enabled)
         self.readers = Readers(producer)
+        self.intake = Intake(producer.budget, trio.current_time)
+        # What goes on in the loop's next turns, one of them a turn.
+        self.turns, self._turns = trio.open_memory_channel[Callable[[], None]](inf)
         self.links: set[Link] = set()
         self.streams: set[trio.SocketStream] = set()
         """Connections that are not, or not yet, on the ingest lane."""
@@ -637,6 +685,11 @@ class Frontier:
         assert self.nursery is not None
         self.nursery.start_soon(task)
 
+    async def take_turns(self) -> None:
+        """Serves `turns`."""
+        async for work in self._turns.clone():
+            work()
+
     async def _check_queue(self) -> None:
         budget = self.desk.budget
         if budget.held > 0.8 * budget.capacity:
@@ -661,6 +714,8 @@ async def serve(
         async with trio.open_nursery() as nursery:
             frontier.nursery = nursery
             nursery.start_soon(frontier.readers.run)
+            nursery.start_soon(frontier.intake.run)
+            nursery.start_soon(frontier.take_turns)
             nursery.start_soon(_sweep, frontier)
             nursery.start_soon(_load_web, frontier)
             with frontier.accepting:
@@ -710,6 +765,7 @@ async def _sweep(frontier: Frontier) -> None:
         frontier.desk.sweep(now)
         for link in list(frontier.links):
             link.sweep(now)
+        frontier.intake.sweep(now)
         telemetry.QUEUE_BYTES.set(frontier.desk.budget.held)
 
 
@@ -810,12 +866,10 @@ async def _open_lane(frontier: Frontier, stream: trio.SocketStream, head: Head) 
     if handshake.state is not OPEN:
         await linger(stream)
         return
-    # A new protocol for the data: the one of the handshake keeps the request for as long as it lives.
-    protocol = Wire()
-    protocol.extensions = handshake.extensions
+    wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
-    Link(frontier, sock, protocol, run).open(head.rest)
+    Link(frontier, sock, wire, run).open(head.rest)
 
 
 def _handshake(head: Head) -> bytes:

@@ -1,4 +1,4 @@
-"""One run's connection without I/O: a frame in, its records to the producer, exactly one reply out.
+"""One run's connection without I/O: a frame in, whole or in pieces, its records to the producer, exactly one reply out.
 
 Contract, section 1: resends and copies, holding a reply back, the answer after 40 s, a full queue, order.
 No sockets, no WebSocket and no trio here: time comes in as an argument or from the clock that is passed
@@ -12,10 +12,20 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
+from math import inf
 
 from matyan import telemetry
-from matyan._codec import KINDS, Frame, NotJSON, error_reply, format_timestamp, validate
+from matyan._codec import (
+    KINDS,
+    Frame,
+    NotJSON,
+    Validator,
+    error_reply,
+    format_timestamp,
+    validate,
+)
 from matyan.broker.base import Producer
 from matyan.errors import NotFound, QueueFull, RecordsRefused
 from matyan.logs import get_logger
@@ -33,7 +43,9 @@ COPY_WITHIN = 2.0
 MAX_WAITING = 64
 """Frames of one connection that may wait for their reply before its socket is no longer read. The SDK has one."""
 MAX_WAITING_BYTES = 4 << 20
-"""The same in bytes. One frame alone may be larger (a frame's limit is 16 MiB), or its pings would go unanswered."""
+"""The same in bytes. One frame alone may be larger (a frame's limit is 96 MiB), or its pings would go unanswered."""
+_HEAD_BYTES = 64
+"""So much of a frame's beginning tells it from most others of its length."""
 _KEEP_BYTES = 1.0
 """Seconds for which a waiting frame is kept as it came; then a digest of it is enough to know a copy."""
 
@@ -46,8 +58,12 @@ _observe_ack = telemetry.ACK_SECONDS.observe
 _count_ok = _FRAMES["ok"].inc
 
 
-def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=16).digest()
+_new_digest = partial(blake2b, digest_size=16)
+
+
+def _now() -> bytes:
+    """The timestamp of a record that is taken now."""
+    return format_timestamp(time.time_ns() // 1000)
 
 
 def _encode(reply: dict[str, object]) -> bytes:
@@ -55,12 +71,20 @@ def _encode(reply: dict[str, object]) -> bytes:
 
 
 class Taken:
-    """A frame between its arrival and its reply. Its identity outlives the bytes: they may be 16 MiB."""
+    """A frame between its arrival and its reply. Its identity outlives the bytes: they may be 96 MiB.
+
+    Args:
+        data: its bytes, as far as they matter: all, or the beginning of one that came in pieces.
+        since: when it began to arrive, which is all that its client's patience knows of.
+        digest: of one that came in pieces.
+    """
 
     __slots__ = (
         "_data",
         "_digest",
+        "_head",
         "answered",
+        "copy_until",
         "frame",
         "handed",
         "parked",
@@ -68,12 +92,16 @@ class Taken:
         "session",
         "since",
         "size",
+        "whole",
     )
 
-    def __init__(self, session: Session, data: bytes, frame: Frame | None, now: float) -> None:
+    def __init__(
+        self, session: Session, data: bytes, frame: Frame | None, since: float, now: float
+    ) -> None:
         self.session = session
         self.frame = frame
-        self.since = now
+        self.since = since
+        self.whole = now
         self.size = len(data)
         self.reply: bytes | None = None
         self.handed = False
@@ -81,19 +109,41 @@ class Taken:
         self.parked = 0
         """Bytes that it holds while it waits for room."""
         self.answered = False
+        self.copy_until = -inf
+        """When it was answered: until when a copy of it may still begin."""
         self._data: bytes | None = data
-        self._digest = b""
+        self._head = self._digest = b""
+
+    def identify(self, size: int, head: bytes, digest: bytes) -> None:
+        """For one whose bytes are not here: what recognises a copy."""
+        self.size, self._head, self._digest, self._data = size, head, digest, None
 
     def shrink(self) -> Taken:
         """Forgets the bytes and keeps what recognises a copy."""
         if self._data is not None:
-            self._digest, self._data = _digest(self._data), None
+            data = self._data
+            self.identify(len(data), data[:_HEAD_BYTES], _new_digest(data).digest())
         return self
 
     def same(self, data: bytes) -> bool:
         if len(data) != self.size:
             return False
-        return data == self._data if self._data is not None else _digest(data) == self._digest
+        if self._data is not None:
+            return data == self._data
+        return _new_digest(data).digest() == self._digest
+
+    def same_digest(self, size: int, digest: bytes) -> bool:
+        return size == self.size and self.shrink()._digest == digest
+
+    def begins_with(self, head: bytes) -> bool:
+        """Whether it and a frame that begins so can be one."""
+        own = self._head if self._data is None else self._data[:_HEAD_BYTES]
+        common = min(len(own), len(head))
+        return own[:common] == head[:common]
+
+    def is_due(self, began: float) -> bool:
+        """Whether a copy that began to arrive then is one that its client sent before the reply came."""
+        return not self.answered or began <= self.copy_until
 
     def delivered(self, error: Exception | None) -> None:
         """The producer's callback."""
@@ -127,6 +177,74 @@ class Taken:
             named = json.loads(error_reply(self.frame))
             reply = {**named, "error": f"{reason}; {named['error']}"}
         return _encode(reply)
+
+
+class Incoming:
+    """A message that arrives in pieces, judged as it comes. Who feeds it counts what it holds.
+
+    One that may be the copy of a frame that waits can do without holding anything: then it is known by its digest at
+    its end, or it is refused.
+    """
+
+    __slots__ = ("_candidates", "_digest", "_head", "_session", "_validator", "began", "size")
+
+    def __init__(
+        self, session: Session, validator: Validator, candidates: list[Taken], now: float
+    ) -> None:
+        self.began = now
+        self._session = session
+        self._validator: Validator | None = validator
+        self._candidates = candidates
+        self._digest = _new_digest()
+        self._head = b""
+        self.size = 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether more than its digest is held."""
+        return self._validator is not None
+
+    @property
+    def held(self) -> int:
+        """Bytes."""
+        return 0 if self._validator is None else self._validator.held
+
+    def shed(self, piece: bytes) -> bool:
+        """Lets go of all but the digest, if it may be a copy as far as the next `piece`. False: it is none."""
+        head = (self._head + piece)[:_HEAD_BYTES]
+        self._candidates = [one for one in self._candidates if one.begins_with(head)]
+        if self._candidates:
+            self._validator = None
+        return bool(self._candidates)
+
+    def feed(self, piece: bytes) -> bool:
+        """Takes the next piece. False: call `judge`, then this again with b""."""
+        if len(self._head) < _HEAD_BYTES:
+            self._head += piece[: _HEAD_BYTES - len(self._head)]
+        self.size += len(piece)
+        self._digest.update(piece)
+        return self._validator is None or self._validator.feed(piece)
+
+    def judge(self) -> None:
+        """What takes up to a second: for a thread."""
+        assert self._validator is not None
+        self._validator.judge()
+
+    def end(self, now: float) -> bool:
+        """Hands it to the session. False: call `judge`, then this again."""
+        if self._validator is not None and not self._validator.end():
+            return False
+        digest = self._digest.digest()
+        if any(
+            one.is_due(self.began) and one.same_digest(self.size, digest)
+            for one in self._candidates
+        ):
+            _FRAMES["resend"].inc()
+            return True
+        taken = Taken(self._session, b"", None, self.began, now)
+        taken.identify(self.size, self._head, digest)
+        self._session.take(taken, self._validator)
+        return True
 
 
 class Desk:
@@ -184,7 +302,7 @@ class Session:
         self.waiting: list[Taken] = []
         self.waiting_bytes = 0
         self._unhanded: list[Taken] = []
-        self._late: list[tuple[float, Taken]] = []
+        self._late: list[Taken] = []
         desk.sessions.add(self)
 
     @property
@@ -203,24 +321,20 @@ class Session:
         Raises:
             UnicodeDecodeError: it is not UTF-8, so no text message: close with 1007.
         """
-        if (self.waiting or self._late) and self._is_copy(data, now):
+        if (self.waiting or self._late) and self.is_copy(data, now):
             _FRAMES["resend"].inc()
             return
         frame: Frame | None
         try:
-            frame = validate(data, self._key, format_timestamp(time.time_ns() // 1000))
+            frame = validate(data, self._key, _now())
         except NotJSON as error:
             data.decode()
             frame, reason = None, str(error)
-        taken = Taken(self, data, frame, now)
+        taken = Taken(self, data, frame, now, now)
         self.waiting.append(taken)
         self.waiting_bytes += taken.size
         if frame is None:
-            _FRAMES["not_json"].inc()
-            taken.reply = _encode(
-                {"status": "error", "error": reason, "accepted": 0, "rejected": []}
-            )
-            self.flush()
+            self._answer_not_json(taken, reason)
             return
         if frame.rejected:
             data.decode()
@@ -230,13 +344,48 @@ class Session:
         elif self._unhanded or not self._hand_over(taken):
             self._park(taken)
 
+    def begin(self, declared: int | None, now: float) -> Incoming:
+        """A message that arrives in pieces, of `declared` bytes where that is known."""
+        candidates = [
+            one
+            for one in (*self.waiting, *self._late)
+            if one.is_due(now) and declared in (None, one.size)
+        ]
+        return Incoming(self, Validator(self._key, _now()), candidates, now)
+
+    def take(self, taken: Taken, validator: Validator | None) -> None:
+        """Takes a message that arrived in pieces; None: it was not held, and is the copy of nothing."""
+        self.waiting.append(taken)
+        self.waiting_bytes += taken.size
+        if validator is None:
+            self._answer_refused(taken)
+            self.flush()
+            return
+        try:
+            frame = taken.frame = validator.result()
+        except NotJSON as error:
+            self._answer_not_json(taken, str(error))
+            return
+        if frame.rejected:
+            _count_rejected(frame)
+        if not frame.records:
+            taken.delivered(None)
+        elif self._unhanded or not self._hand_over(taken):
+            self._park(taken)
+
+    def is_copy(self, data: bytes, now: float) -> bool:
+        """Whether it is what its client sent again before a reply came."""
+        return any(one.is_due(now) and one.same(data) for one in (*self.waiting, *self._late))
+
     def sweep(self, now: float) -> int:
         """Answers what has waited for 40 s, and forgets what need not be remembered; returns how many it answered."""
         if self._late:
-            self._late = [(until, taken) for until, taken in self._late if until > now]
+            self._late = [taken for taken in self._late if taken.copy_until > now]
         if not self.waiting:
             return 0
         late = 0
+        budget = self._desk.budget
+        keep = _KEEP_BYTES if 2 * budget.held < budget.capacity else 0.0
         for taken in self.waiting:
             age = now - taken.since
             if age >= ANSWER_WITHIN and taken.reply is None:
@@ -249,7 +398,7 @@ class Session:
                     )
                 else:
                     self._refuse(taken)
-            elif age >= _KEEP_BYTES:
+            elif age >= keep:
                 taken.shrink()
         self.flush()
         return late
@@ -264,10 +413,10 @@ class Session:
             taken.answered = True
             self.waiting_bytes -= taken.size
             now = self._desk.clock()
-            took = now - taken.since
-            _observe_ack(took)
-            if took >= COPY_AFTER:
-                self._late.append((now + COPY_WITHIN, taken.shrink()))
+            _observe_ack(now - taken.whole)
+            if now - taken.since >= COPY_AFTER:
+                taken.copy_until = now + COPY_WITHIN
+                self._late.append(taken.shrink())
             self._send(reply)
         if not waiting and self._send is _nobody:
             self._desk.sessions.discard(self)
@@ -321,23 +470,22 @@ class Session:
         self._unhanded.append(taken)
         desk.park(self)
         desk.budget.park(taken.parked)
-        # Who reads sockets stops at a full budget; this is for whoever does not.
-        if desk.budget.parked > 2 * desk.budget.capacity:
-            self._refuse(taken)
-            self.flush()
 
     def _refuse(self, taken: Taken) -> None:
         self._forget_parked(taken)
+        self._answer_refused(taken)
+
+    def _answer_not_json(self, taken: Taken, reason: str) -> None:
+        _FRAMES["not_json"].inc()
+        taken.reply = _encode({"status": "error", "error": reason, "accepted": 0, "rejected": []})
+        self.flush()
+
+    def _answer_refused(self, taken: Taken) -> None:
         _FRAMES["refused"].inc()
         taken.reply = taken.answer(
             f"refused, not stored: the queue of {self._desk.budget.capacity:,} bytes is full"
         )
         taken.frame = None
-
-    def _is_copy(self, data: bytes, now: float) -> bool:
-        if any(taken.same(data) for taken in self.waiting):
-            return True
-        return any(now <= until and taken.same(data) for until, taken in self._late)
 
 
 def _nobody(reply: bytes) -> None:
@@ -359,7 +507,8 @@ def _reject(frame: Frame, error: RecordsRefused) -> None:
 
 def _count_rejected(frame: Frame) -> None:
     # The words of a client are no labels: they are without number.
-    for _, kind, reason in frame.rejected:
-        member, colon, _ = reason.partition(": ")
-        member = member if colon and _FIELD.fullmatch(member) else "message"
-        telemetry.REJECTED.labels(kind if kind in KINDS else "unknown", member).inc()
+    for (kind, member), count in Counter(
+        (kind, reason.partition(": ")[0]) for _, kind, reason in frame.rejected
+    ).items():
+        field = member if _FIELD.fullmatch(member) else "message"
+        telemetry.REJECTED.labels(kind if kind in KINDS else "unknown", field).inc(count)

@@ -462,7 +462,7 @@ async def test_what_a_link_raises_ends_that_link_alone(
     (link,) = [link for link in served.frontier.links if link._session.run == "other"]
     match where:
         case "frame":
-            link._frames = cast(Any, None)
+            link._came = cast(Any, None)
             await other.stream.send_all(masked(9, b"x"))
         case "reply":
             await other.send(tag("a"))

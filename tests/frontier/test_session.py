@@ -288,21 +288,6 @@ def test_a_frame_that_finds_no_room_for_40_s_is_refused() -> None:
     assert bench.desk.budget.parked == bench.desk.parked_records() == 0
 
 
-def test_what_waits_for_room_is_bounded_in_the_process() -> None:
-    """Beyond twice as many bytes as the queue itself may hold, a frame is refused at once."""
-    bench = Bench(HandProducer(capacity_bytes=400))
-    for index in range(20):
-        bench.receive(tag(f"{index:02}"))
-    assert bench.desk.budget.parked <= 800
-    bench.producer.deliver(len(bench.producer.frames))
-    while bench.producer.frames:
-        bench.producer.deliver()
-    refused = [reply for reply in bench.replies if reply["status"] == "error"]
-    assert len(bench.replies) == 20
-    assert 20 - len(refused) == len(bench.handed)
-    assert refused
-
-
 def test_a_refused_frame_leaves_nothing_behind() -> None:
     """Neither in the queue for room nor in the budget, however many there were."""
     bench = Bench(HandProducer(capacity_bytes=250))

@@ -1,0 +1,183 @@
+"""Whose unfinished messages may go on arriving, within the budget of the process (contract, section 6).
+
+What arrived of a message is held until it can be judged or answered, so it counts like what is queued. A large one
+begins when there is room for all of it, in turn; what fits in one read always begins while the budget is not full. Where
+nobody can go on, since nothing moves, the largest is closed: it is the only way to get room. No sockets here: who
+wants room is a `Claimant`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+from matyan.broker.budget import Budget
+
+SHARE: Final = 0.75
+"""Of the budget, for what is unfinished: so that messages which come whole find room beside it."""
+PROMISE_SECONDS: Final = 5.0
+"""For which room is kept for what a frame's head announced. One that takes longer has but what came."""
+STILL_SECONDS: Final = 2.0
+"""After which nothing moves, if in that time
+(while some wait for room) less than this came of all that is unfinished."""
+STILL_BYTES: Final = 128 << 10
+
+
+class Claimant(Protocol):
+    """A connection."""
+
+    def go_on(self) -> bool:
+        """There may be room: tries again. False: there is none for it, and it waits on."""
+        ...
+
+    def evict(self) -> None:
+        """End the message that is unfinished."""
+        ...
+
+
+class Claim:
+    """What one connection holds of unfinished messages."""
+
+    __slots__ = ("begun", "held", "promised", "until")
+
+    def __init__(self) -> None:
+        self.held = 0
+        """Bytes."""
+        self.begun = False
+        """Whether it is a large one that was let in."""
+        self.promised = 0
+        """Bytes that were announced and have not come, until the time `until`."""
+        self.until = 0.0
+
+
+class Intake:
+    """The unfinished messages of a process."""
+
+    def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
+        self._budget = budget
+        self._clock = clock
+        self._limit = int(SHARE * budget.capacity)
+        self._claims: dict[Claimant, Claim] = {}
+        self._held = self._promised = self._begun = 0
+        # In order; whether a large message of it is to begin.
+        self._waiting: dict[Claimant, bool] = {}
+        self._room = trio.Event()
+        self._came = 0
+        self._moved = 0.0
+        budget.on_room(self._on_room)
+
+    @property
+    def may_take(self) -> bool:
+        """Whether a message that is here whole may be taken. Where all that is held is unfinished, it may: it adds nothing."""
+        return not self._budget.full or self._budget.held <= self._held
+
+    def count(self, who: Claimant, held: int) -> None:
+        """`who` holds so many bytes now."""
+        claim = self._claims.get(who)
+        if claim is None:
+            if not held:
+                return
+            claim = self._claims[who] = Claim()
+        more = held - claim.held
+        claim.held = held
+        self._held += more
+        self._budget.hold(more)
+        if not held and not claim.begun:
+            del self._claims[who]
+        if more < 0:
+            self._budget.tell_room()
+
+    def may_begin(self, who: Claimant, size: int) -> bool:
+        """Lets a message in of which `size` bytes are announced, if there is room for them."""
+        first = next((one for one, begins in self._waiting.items() if begins), who)
+        if first is not who:
+            return False
+        want, budget = self._promised + size, self._budget
+        alone = not self._begun and budget.held <= self._held
+        if not alone and (self._held + want > self._limit or budget.held + want > budget.capacity):
+            return False
+        claim = self._claims.setdefault(who, Claim())
+        claim.begun = True
+        claim.promised, claim.until = size, self._clock() + PROMISE_SECONDS
+        self._begun += 1
+        self._promised += size
+        return True
+
+    def has_begun(self, who: Claimant) -> bool:
+        """Whether a large message of `who` was let in and is not over."""
+        claim = self._claims.get(who)
+        return claim is not None and claim.begun
+
+    def may_go_on(self, who: Claimant, came: int) -> bool:
+        """Whether one that was let in may take `came` bytes more. The only one always may: it could never end else."""
+        claim = self._claims.get(who)
+        if claim is None or not claim.begun:
+            return False
+        alone = self._begun == 1 and self._budget.held <= self._held
+        if not alone and (self._budget.full or (self._begun > 1 and self._held > self._limit)):
+            return False
+        self._came += came
+        kept = min(came, claim.promised)
+        claim.promised -= kept
+        self._promised -= kept
+        return True
+
+    def end(self, who: Claimant) -> None:
+        """The large message of `who` is over, whatever came of it."""
+        claim = self._claims.get(who)
+        if claim is not None and claim.begun:
+            claim.begun = False
+            self._begun -= 1
+            self._promised -= claim.promised
+            claim.promised = 0
+            self._came += STILL_BYTES
+            if not claim.held:
+                del self._claims[who]
+            self._on_room()
+
+    def wait(self, who: Claimant, *, begins: bool) -> None:
+        """`who` wants room, behind those that do already; begins: for a large message that was not let in."""
+        if not self._waiting:
+            self._came, self._moved = 0, self._clock()
+        self._waiting.setdefault(who, begins)
+        self._budget.want_room()
+
+    def leave(self, who: Claimant) -> None:
+        """The connection is over."""
+        self._waiting.pop(who, None)
+        self.end(who)
+        self.count(who, 0)
+
+    def sweep(self, now: float) -> None:
+        """To be called about twice a second."""
+        for claim in self._claims.values():
+            if claim.promised and now >= claim.until:
+                self._promised -= claim.promised
+                claim.promised = 0
+        if not self._waiting:
+            return
+        self._on_room()
+        if self._came >= STILL_BYTES or self._budget.held > self._held:
+            # What is queued will be answered, one way or another.
+            self._came, self._moved = 0, now
+        elif now >= self._moved + STILL_SECONDS:
+            self._moved = now
+            largest = max(self._claims, key=lambda who: self._claims[who].held, default=None)
+            if largest is not None:
+                largest.evict()
+
+    async def run(self) -> None:
+        """Lets those that wait go on, first come, first served, and the loop turn after each."""
+        while True:
+            await self._room.wait()
+            self._room = trio.Event()
+            for who in list(self._waiting):
+                if who in self._waiting and who.go_on():
+                    self._waiting.pop(who, None)
+                await trio.lowlevel.checkpoint()
+
+    def _on_room(self) -> None:
+        if self._waiting:
+            self._room.set()

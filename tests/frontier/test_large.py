@@ -1,0 +1,366 @@
+"""Large and unfinished messages on the lane: one budget, a place in turn, resends that cost nothing, a least rate."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+import trio
+from trio.testing import MockClock
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.frames import Frame, Opcode
+
+from matyan.broker.budget import Budget
+from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS
+from matyan.frontier.intake import PROMISE_SECONDS, SHARE, STILL_SECONDS, Intake
+from matyan.settings import Settings
+from tests.frontier.conftest import RawClient, Served, a_frontier
+from tests.frontier.hand import HandProducer
+from tests.frontier.test_edge import OK, masked, settle
+from tests.frontier.test_session import tag
+
+MIB = 1 << 20
+
+
+def figures(count: int, size: int = 900_000, name: str = "f") -> bytes:
+    """A legal message of so many large objects."""
+    item = {"type": "log_custom_object", "name": name, "value": {"data": "x" * size}}
+    return json.dumps([item | {"step": step} for step in range(count)]).encode()
+
+
+def held(served: Served) -> int:
+    return served.frontier.desk.budget.held
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(20):
+        while not condition():
+            await trio.lowlevel.checkpoint()
+
+
+async def send(client: RawClient, data: bytes) -> None:
+    """As much as the server takes."""
+    with suppress(trio.BrokenResourceError):
+        await client.stream.send_all(data)
+
+
+async def test_a_frame_of_90_mib_is_stored_item_by_item() -> None:
+    async with a_frontier(HandProducer(256 * MIB)) as served:
+        client = await served.link()
+        message = figures(100)
+        assert len(message) > 85 * MIB
+        await client.send(message)
+        await served.handed(1)
+        _, values, _ = served.producer.frames[0]
+        assert [json.loads(value)["payload"]["step"] for value in values] == list(range(100))
+        assert held(served) == served.producer.queued_bytes
+        served.producer.deliver()
+        assert await client.reply() == OK
+        assert held(served) == 0
+
+
+async def test_what_has_come_of_a_message_is_held_in_the_budget() -> None:
+    """Partly received, fragmented and inflated; and no longer when it is gone."""
+    settings = Settings(ws_deflate=True)
+    async with a_frontier(HandProducer(64 * MIB), settings) as served:
+        message = b'["' + b"x" * (4 * MIB)
+        partly, fragments, packed = [
+            await served.link(extensions=[ClientPerMessageDeflateFactory()] if deflate else None)
+            for deflate in (False, False, True)
+        ]
+        await partly.stream.send_all(masked(1, message + b"x" * MIB)[: 4 * MIB])
+        await until(lambda: held(served) > 4 * MIB - 100)
+        await fragments.stream.send_all(masked(1, message, fin=False))
+        await until(lambda: held(served) > 8 * MIB - 100)
+        packer = zlib.compressobj(wbits=-15)
+        bomb = packer.compress(message) + packer.flush(zlib.Z_SYNC_FLUSH)
+        assert len(bomb) < 10_000
+        await packed.stream.send_all(masked(1, bomb, fin=False, head1=0x40))
+        await until(lambda: held(served) > 12 * MIB - 100)
+        assert held(served) < 16 * MIB
+        for client in (partly, fragments, packed):
+            await client.stream.aclose()
+        await until(lambda: held(served) == 0)
+
+
+async def test_a_small_message_in_parts_is_held_too(served: Served) -> None:
+    client = await served.link()
+    await client.stream.send_all(masked(1, b"[" + b" " * 5000 + b"]")[:4000])
+    await until(lambda: held(served) == 4000)
+    await client.stream.send_all(masked(1, b"[" + b" " * 5000 + b"]")[4000:])
+    assert await client.reply() == OK
+    assert held(served) == 0
+
+
+async def test_half_messages_do_not_keep_others_from_being_answered() -> None:
+    """40 of them announce and bring more than there is room for; the process holds its budget, and small frames pass."""
+    producer = HandProducer(16 * MIB)
+    async with a_frontier(producer) as served:
+        victim = await served.link("victim")
+        most = 0
+        async with trio.open_nursery() as nursery:
+            for number in range(40):
+                client = await served.link(f"half-{number}")
+                nursery.start_soon(send, client, masked(1, b'["' + b"x" * (2 * MIB))[: 2 * MIB])
+            for number in range(2000):
+                await victim.send(tag(f"{number}"))
+                with trio.fail_after(5):
+                    await served.handed(1)
+                served.producer.deliver()
+                assert await victim.reply() == OK
+                most = max(most, held(served))
+                if number > 100 and most > 4 * MIB:
+                    break
+            nursery.cancel_scope.cancel()
+        assert 4 * MIB < most < 17 * MIB
+
+
+async def test_large_messages_pass_one_after_the_other() -> None:
+    """Ten at once of 6 MiB each within 16 MiB: all are stored, nobody is closed."""
+    async with a_frontier(HandProducer(16 * MIB)) as served:
+        clients = [await served.link(f"run-{number}") for number in range(10)]
+        replies = 0
+        async with trio.open_nursery() as nursery:
+
+            async def store(client: RawClient) -> None:
+                nonlocal replies
+                await client.send(figures(7))
+                assert await client.reply() == OK
+                replies += 1
+
+            for client in clients:
+                nursery.start_soon(store, client)
+            with trio.fail_after(60):
+                while replies < 10:
+                    assert held(served) < 23 * MIB
+                    if served.producer.frames:
+                        served.producer.deliver()
+                    await trio.sleep(0.001)
+
+
+async def test_a_message_beyond_the_budget_passes_alone() -> None:
+    async with a_frontier(HandProducer(1 << 40)) as served:
+        served.frontier.desk.budget.capacity = 1_000_000
+        client = await served.link()
+        await client.send(figures(5))
+        await until(lambda: bool(served.frontier.desk.sessions) and held(served) > 4_000_000)
+        served.frontier.desk.budget.capacity = 1 << 40
+        served.frontier.desk.budget.tell_room()
+        await served.handed(1)
+        served.producer.deliver()
+        assert await client.reply() == OK
+
+
+async def fill(served: Served) -> RawClient:
+    """A connection whose frame waits in the queue, which is full by it."""
+    client = await served.link("waits")
+    await client.send(figures(7))
+    await served.handed(1)
+    served.frontier.desk.budget.capacity = held(served)
+    return client
+
+
+async def test_a_resend_is_known_at_no_cost_while_there_is_no_room() -> None:
+    """Neither stored nor answered, nothing of it is held; and the pings behind it are answered."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        client = await fill(served)
+        before = held(served)
+        await client.stream.send_all(masked(1, figures(7)) + masked(9, b"alive?"))
+        pong = await client.event()
+        assert pong is not None
+        assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")  # type: ignore[attr-defined]
+        assert held(served) == before
+        assert len(served.producer.frames) == 1
+        served.producer.deliver()
+        assert await client.reply() == OK
+        await client.send(b"[]")
+        assert await client.reply() == OK
+
+
+async def test_a_new_frame_is_not_read_while_there_is_no_room() -> None:
+    """It waits on the wire, at the cost of one read; then it is stored."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        waits = await fill(served)
+        before = held(served)
+        other = await served.link("other")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other.send, figures(7, name="g"))
+            await trio.sleep(0.3)
+            assert len(served.producer.frames) == 1
+            assert held(served) < before + 200_000
+            served.frontier.desk.budget.capacity *= 3
+            served.producer.deliver()
+            assert await waits.reply() == OK
+        await served.handed(1)
+        served.producer.deliver()
+        assert await other.reply() == OK
+
+
+async def test_what_only_looks_like_a_resend_is_refused_while_there_is_no_room() -> None:
+    """The same length and beginning, but another end: it was not held, and its client is told."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        client = await fill(served)
+        message = figures(7)
+        await client.stream.send_all(masked(1, message[:-4] + b"Y" + message[-3:]))
+        served.frontier.desk.budget.capacity *= 3
+        await until(
+            lambda: served.producer.frames != [] and len(served.frontier.desk.sessions) == 1
+        )
+        await trio.sleep(0.2)
+        served.producer.deliver()
+        assert await client.reply() == OK
+        reply = await client.reply()
+        assert "refused, not stored" in str(reply["error"])
+
+
+@pytest.mark.parametrize("change", [0, 100, 3_000_000])
+async def test_another_frame_of_the_same_length_is_no_resend(change: int) -> None:
+    """While there is room it is held, and known as another one at its end, wherever it differs."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        client = await served.link()
+        message = figures(5)
+        await client.send(message)
+        await served.handed(1)
+        place = message.index(b"xxx", change)
+        await client.send(message[:place] + b"Y" + message[place + 1 :])
+        await served.handed(2)
+        served.producer.deliver(2)
+        assert await client.reply() == OK
+        assert await client.reply() == OK
+
+
+@pytest.mark.parametrize("took", [13.0, 15.0])
+async def test_a_large_copy_that_crosses_the_reply(mock_clock: MockClock, took: float) -> None:
+    """It begins to arrive before the reply of a frame that took 14 s, and ends long after."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        client = await served.link()
+        await client.send(figures(3))
+        while not served.producer.frames:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await settle(mock_clock, took)
+        copy = masked(1, figures(3))
+        await client.stream.send_all(copy[:1_000_000])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        served.producer.deliver()
+        assert await client.reply() == OK
+        await settle(mock_clock, 4)
+        await client.stream.send_all(copy[1_000_000:])
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        assert len(served.producer.frames) == (0 if took >= 14 else 1)
+
+
+async def test_a_large_message_counts_from_its_beginning(mock_clock: MockClock) -> None:
+    """Its client's patience began then: the answer of 40 s comes 40 s after it."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        client = await served.link()
+        data = masked(1, figures(3))
+        await client.stream.send_all(data[:1_000_000])
+        await settle(mock_clock, 20)
+        await client.stream.send_all(data[1_000_000:])
+        while not served.producer.frames:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        await settle(mock_clock, 21)
+        while isinstance(event := await client.event(), Frame) and event.opcode is Opcode.PING:
+            pass
+        assert isinstance(event, Frame)
+        assert b"kept and still being delivered" in event.data
+
+
+async def trickle(
+    clock: MockClock, client: RawClient, served: Served, data: bytes, bytes_s: int, seconds: int
+) -> None:
+    while not served.frontier.links:
+        await trio.lowlevel.checkpoint()
+    for second in range(seconds):
+        if not served.frontier.links:
+            return
+        await send(client, data[second * bytes_s : (second + 1) * bytes_s])
+        await settle(clock, 1)
+
+
+async def test_a_message_has_a_least_rate(mock_clock: MockClock) -> None:
+    """0.5 Mbit/s pass, also shared by eight; a message that trickles ends with a close that says why."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        data = masked(1, b'["' + b"x" * MIB)
+        client = await served.link()
+        await trickle(mock_clock, client, served, data, 8_000, int(3 * RATE_SECONDS))
+        assert served.frontier.links
+        await trickle(mock_clock, client, served, b"x" * 60_000, 1_000, int(2 * RATE_SECONDS))
+        assert await client.close_code() == 1008
+        assert client.protocol.close_rcvd is not None
+        assert f"{RATE_BYTES:,} bytes" in client.protocol.close_rcvd.reason
+
+
+async def test_small_messages_may_come_slowly(mock_clock: MockClock) -> None:
+    """One after the other is always unfinished, but each ends in time."""
+    async with a_frontier() as served:
+        client = await served.link()
+        data = masked(1, b"[" + b" " * 500 + b"]") * 200
+        await trickle(mock_clock, client, served, data, 100, int(4 * RATE_SECONDS))
+        assert served.frontier.links
+
+
+class Claimant:
+    def __init__(self, intake: Intake) -> None:
+        self.intake = intake
+        self.evicted = self.went_on = False
+
+    def go_on(self) -> bool:
+        self.went_on = True
+        return True
+
+    def evict(self) -> None:
+        self.evicted = True
+        self.intake.leave(self)
+
+
+async def test_the_largest_goes_when_nothing_moves() -> None:
+    """Not before, and not while something is queued: that will be answered."""
+    budget, now = Budget(1000), 0.0
+    intake = Intake(budget, lambda: now)
+    small, large, late = (Claimant(intake) for _ in range(3))
+    assert intake.may_begin(small, 300)
+    assert intake.may_begin(large, 400)
+    assert not intake.may_begin(late, 100)
+    intake.wait(late, begins=True)
+    intake.count(small, 300)
+    intake.count(large, 400)
+    budget.hold(100)
+    for now in range(10):
+        intake.sweep(now)
+    assert not large.evicted
+    budget.release(100)
+    intake.sweep(now + 0.5)
+    assert not large.evicted
+    intake.sweep(now + 0.5 + STILL_SECONDS)
+    assert large.evicted
+    assert not small.evicted
+    assert intake.may_begin(late, 100)
+    assert budget.held == 300
+
+
+async def test_room_is_kept_for_what_was_announced_for_a_while() -> None:
+    budget, now = Budget(1000), 0.0
+    intake = Intake(budget, lambda: now)
+    slow, other = Claimant(intake), Claimant(intake)
+    assert intake.may_begin(slow, int(SHARE * 1000))
+    assert not intake.may_begin(other, 10)
+    now = PROMISE_SECONDS
+    intake.sweep(now)
+    assert intake.may_begin(other, 10)
+
+
+async def test_who_is_gone_leaves_nothing_behind() -> None:
+    budget = Budget(1000)
+    intake = Intake(budget, lambda: 0.0)
+    for _ in range(1000):
+        one = Claimant(intake)
+        intake.may_begin(one, 10)
+        intake.count(one, 10)
+        intake.wait(one, begins=True)
+        intake.leave(one)
+    assert budget.held == intake._held == intake._promised == intake._begun == 0
+    assert len(intake._claims) == len(intake._waiting) == 0
