@@ -118,4 +118,4 @@ def compact(data: Path) -> None:
     """
     with reader.open(data) as opened:
         sizes = opened.compact()
-    click.echo(f"{sizes['before']:,} bytes before, {sizes['after']:,} after")
+    terminal.out(f"{sizes['before']:,} bytes before, {sizes['after']:,} after")

@@ -70,6 +70,7 @@ class DataFolder:
             "find": self.queries.find,
             "show": self.queries.show,
             "artifacts": self.queries.artifacts,
+            "dropped": self.queries.dropped,
             "logs": self.queries.logs,
             "export": self.queries.export,
         }

@@ -208,8 +208,9 @@ class Keys:
     def ingest_prefix(self, *topic_id: str) -> bytes:
         return pack(("ingest", *topic_id), self.system)
 
-    def dropped(self, topic_id: str, partition: int) -> bytes:
-        return pack(("dropped", topic_id, partition), self.system)
+    def dropped(self, topic_id: str, *partition: int) -> bytes:
+        """One partition's; without it what those of a topic start with."""
+        return pack(("dropped", topic_id, *partition), self.system)
 
     def store(self) -> bytes:
         return pack(("store",), self.system)

@@ -15,7 +15,7 @@ import click
 import trio
 from confluent_kafka.admin import AdminClient
 
-from matyan import terminal, views
+from matyan import readable, terminal, views
 from matyan.broker.kafka_admin import Group, Place, describe_topic, open_admin
 from matyan.broker.kafka_start import Claimant, where_to_start
 from matyan.broker.kafka_topics import (
@@ -29,7 +29,7 @@ from matyan.broker.kafka_topics import (
 )
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, NotFound, Unavailable
 from matyan.flags import KAFKA, as_json_option, settings_flags, store_option
-from matyan.reader import DATABASE, has_database
+from matyan.reader import DATABASE, Reader, has_database
 from matyan.settings import Settings
 
 
@@ -166,6 +166,8 @@ class Stand:
     partition: int
     stored: int | None
     place: Place
+    dropped: int | None = None
+    """Records of deleted runs that the store was brought and did not take; None: it cannot be asked."""
 
     def row(self) -> views.Row:
         known = self.stored if self.stored is not None else self.place.committed
@@ -176,6 +178,7 @@ class Stand:
             "start": self.place.low,
             "end": self.place.high,
             "lag": self.place.high - (self.place.low if known is None else known),
+            "dropped": self.dropped,
         }
 
     def prospect(self, target: int) -> str:
@@ -206,8 +209,11 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
     While a worker holds the store its stored offsets cannot be read; the lag is then that of the committed ones,
     which follow within a second.
 
+    Where records came for deleted runs, which are not stored, a last column counts them: "dropped". The worker's log names
+    the runs.
+
     \b
-    In a pipe: partition, stored, committed, end, lag; with tabs, "–" for none.
+    In a pipe: partition, stored, committed, end, lag and, where there is some, dropped; with tabs, "–" for none.
       matyan offsets show --store rocks:/var/lib/matyan
       matyan offsets show --store rocks:/var/lib/matyan --json | jq 'map(.lag) | add'
     """
@@ -221,7 +227,7 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
         terminal.note(
             f"{unread}: no stored offsets are shown, and the lag is that of the committed ones"
         )
-        stands = kafka.committed_stands()
+        stands = kafka.told_by(folder, kafka.committed_stands())
     rows = [stand.row() for stand in stands]
     if as_json:
         views.as_json(rows)
@@ -355,6 +361,15 @@ class GroupOffsets:
         """What Kafka knows alone."""
         return [Stand(number, None, place) for number, place in sorted(self.places().items())]
 
+    def told_by(self, folder: Path, stands: list[Stand]) -> list[Stand]:
+        """The same with what the process that holds the folder can tell, where one answers."""
+        try:
+            rows = [*Reader(folder).ask("dropped", topic_id=self._topic_id)]
+        except MatyanError:
+            return stands
+        told = {row["partition"]: row["dropped"] for row in rows}
+        return [replace(stand, dropped=told.get(stand.partition, 0)) for stand in stands]
+
     def conflicts(self, claimant: Claimant, stands: Iterable[Stand]) -> list[str]:
         """Why partitions would stand still, or no worker of that store may start.
 
@@ -397,7 +412,10 @@ class GroupOffsets:
                 for number, place in sorted(places.items()):
                     packed = snap.get(keys.ingest(self._topic_id, number))
                     stored = None if packed is None else int(unpack_value(packed))
-                    found.append(Stand(number, stored, place))
+                    dropped = int(
+                        readable.number(snap.get(keys.dropped(self._topic_id, number))) or 0
+                    )
+                    found.append(Stand(number, stored, place, dropped))
                 return found
 
             def write(tr: Transaction) -> None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from matyan import contexts, entities, readable, runs, trees
-from matyan._codec import context_text, pack, unpack
+from matyan._codec import context_text, pack, range_of, unpack
 from matyan.broker import local
 from matyan.broker.base import StandingLetter
 from matyan.errors import ConfigurationError, NotFound
@@ -271,6 +271,15 @@ class Queries:
         # One object a block: each may be as large as a message.
         for row in self._sequences.objects(snap, run, info.ctx, info.name):
             yield {**head, "objects": [row]}
+
+    # --- what was not applied --------------------------------------------------------------------
+
+    def dropped(self, snap: Snapshot, *, topic_id: str) -> Iterator[Row]:
+        """How many records of deleted runs each partition of a topic has brought, where any."""
+        prefix = self._keys.dropped(topic_id)
+        for key, packed in snap.scan(*range_of(prefix)):
+            if (place := readable.elements(key, len(prefix), int)) is not None:
+                yield {"partition": place[0], "dropped": readable.number(packed)}
 
     # --- dead letters ----------------------------------------------------------------------------
 

@@ -333,8 +333,11 @@ def topics(rows: Iterable[Row]) -> None:
 
 
 def offsets(rows: Iterable[Row]) -> None:
-    """Where each partition stands."""
-    names = ("partition", "stored", "committed", "end", "lag")
+    """Where each partition stands; and what it brought for deleted runs, when there is some."""
+    rows = [*rows]
+    names = ["partition", "stored", "committed", "end", "lag"]
+    if any(row["dropped"] for row in rows):
+        names.append("dropped")
     table(names, ((or_none(row[name]) for name in names) for row in rows), right=names)
 
 

@@ -97,6 +97,13 @@ def test_commands_read_a_workers_folder(broker: Broker, tmp_path: Path, layout: 
         end(worker)
 
 
+def dropped(deployment: Deployment, data: Path) -> list[int]:
+    """What `offsets show` counts for each partition."""
+    words = ("offsets", "show", "--store", f"rocks:{data}", "--json")
+    rows = json.loads(matyan(*words, env=environment(**deployment.env)).stdout)
+    return [row["dropped"] or 0 for row in rows]
+
+
 def test_a_deletion_goes_through_kafka(broker: Broker, tmp_path: Path) -> None:
     """With the worker, `delete` ends when the run is gone, and the control event is out; without it, it is refused."""
     deployment, data = deploy(broker), tmp_path / "data"
@@ -108,7 +115,11 @@ def test_a_deletion_goes_through_kafka(broker: Broker, tmp_path: Path) -> None:
         assert stored(data).keys() == {"bb-second", "cc-third"}
         again = matyan("delete", "aa", "--yes", "--data", data, check=1)
         assert "no run" in again.stderr
+        late = [record("add_tag", "aa-first", tag_name="t")] * 7
+        deployment.produce(deployment.ingestion, late, b"aa-first")
+        wait_for(lambda: sum(dropped(deployment, data)) == 7)
         end(worker)
+    assert sum(dropped(deployment, data)) == 7
     events = read_topic(broker, deployment.control)
     assert [b'"run_id":"aa-first"' in (event.value() or b"") for event in events] == [True]
     records = [one.value() or b"" for one in read_topic(broker, deployment.ingestion)]
