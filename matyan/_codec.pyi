@@ -150,6 +150,15 @@ def decode_records(values: Sequence[bytes]) -> list[Points | Record | Malformed]
     between them: a Points comes before the next Record of its run. Points of different sequences commute.
     """
 
+def cut_records(
+    values: Sequence[bytes], most_bytes: int, most_records: int, most_work: int, point_work: int
+) -> list[int]:
+    """Where a batch is to be cut so that each piece is one transaction's: the ends of the pieces.
+
+    `most_work` and `point_work` (of a log_metric) are in about microseconds of the store's work, estimated by each record's
+    kind and size before anything is decoded; a record that is too much alone is a piece of its own.
+    """
+
 def context_text(context: object) -> str:
     """The canonical JSON text (contract, section 4) of a decoded object or None: two contexts are the same when
     theirs are. true, 1 and 1.0 are three; two NaN are one."""

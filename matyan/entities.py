@@ -146,8 +146,10 @@ def _detach(tr: Transaction, keys: Keys, run: str, uuid: str) -> None:
     _count(tr, keys, _TAGS, uuid, -1)
 
 
-def forget_run(tr: Transaction, keys: Keys, run: str) -> None:
-    """The run is being deleted: takes it out of its experiment and off its tags."""
+def forgetting_run(tr: Transaction, keys: Keys, run: str) -> Iterator[None]:
+    """The run is being deleted: takes it out of its experiment and off its tags; with a pause wherever others may have
+    a turn."""
     leave_experiment(tr, keys, run)
     for uuid in list(_tag_uuids(tr, keys, run)):
         _detach(tr, keys, run, uuid)
+        yield

@@ -34,12 +34,19 @@ def drop(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:
 
 def drop_all(tr: Transaction, keys: Keys, run: str, *beginning: object) -> None:
     """Removes `run` from under every fact that begins so: ("hparam",), or () for all that there is."""
+    for _ in dropping_all(tr, keys, run, *beginning):
+        pass
+
+
+def dropping_all(tr: Transaction, keys: Keys, run: str, *beginning: object) -> Iterator[None]:
+    """`drop_all`, with a pause wherever others may have a turn."""
     begin, end = range_of(keys.reverse_index(run, *beginning))
     fact_at = len(keys.reverse_index(run))
     # The twin is the forward key behind ("_rev", run): the tuple layer joins tuples as bytes.
     root = keys.index()
     for twin, _ in tr.scan(begin, end):
         tr.clear(root + twin[fact_at:])
+        yield
     tr.clear_range(begin, end)
 
 

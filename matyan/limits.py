@@ -46,6 +46,7 @@ class Limited:
         self._update = tr.update
         self.get = tr.get
         self.scan = tr.scan
+        self.scan_each = tr.scan_each
         self.clear = tr.clear
         self.clear_range = tr.clear_range
 

@@ -8,7 +8,7 @@ before.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from matyan import contexts, entities, indexes, runs, trees
@@ -115,10 +115,15 @@ class Unit:
         Raises:
             InvalidRecord: it can never be applied; the transaction is to be rolled back.
         """
+        for _ in self.applying(op):
+            pass
+
+    def applying(self, op: Op) -> Iterable[None]:
+        """`apply`, of which most is done at once: what is left pauses wherever others may have a turn."""
         if isinstance(op, Points):
             self._apply_points(op)
-        else:
-            self._apply_record(op)
+            return ()
+        return self._apply_record(op)
 
     def _apply_points(self, op: Points) -> None:
         count = len(op.columns)
@@ -135,17 +140,17 @@ class Unit:
             indexes.put(self.tr, self.keys, op.run, "trace", op.name)
         self._applied("log_metric", count)
 
-    def _apply_record(self, op: Record) -> None:
+    def _apply_record(self, op: Record) -> Iterable[None]:
         rule = KINDS.get(op.kind)
         if rule is None:
             raise InvalidRecord(f"type: {op.kind!r} is no kind of record")
         # A deletion is repeated rather than dropped: it is idempotent, and the events of a batch are then
         # known without the store.
         if rule is delete_run or self._admit(op.run, op.timestamp, op.timestamp):
-            rule(self, op)
             self._applied(op.kind, 1)
-        else:
-            self._drop(op.run, op.index, 1)
+            return rule(self, op) or ()
+        self._drop(op.run, op.index, 1)
+        return ()
 
     def _drop(self, run: str, index: int, count: int) -> None:
         self.dropped += count
@@ -339,31 +344,35 @@ def remove_tag(unit: Unit, record: Record) -> None:
     entities.remove_tag(unit.tr, unit.keys, record.run, _field(record, "tag_name", str))
 
 
-def log_hparams(unit: Unit, record: Record) -> None:
+def log_hparams(unit: Unit, record: Record) -> Iterator[None]:
     value = _field(record, "value", dict)
     attrs = unit.keys.attrs(record.run)
-    for path, subtree in _subtrees(value):
-        trees.replace(unit.tr, attrs, path, subtree)
+    if len(value) == 1:
+        # What lies below the single keys is replaced, and nothing beside it.
+        path, subtree = _single(value)
+        yield from trees.replacing(unit.tr, attrs, path, subtree)
         if path[0] == HPARAMS:
-            _index_hparams(unit, record.run, path[1:], subtree)
+            yield from _index_hparams(unit, record.run, path[1:], subtree)
+    else:
+        yield from trees.replacing_each(unit.tr, attrs, value)
+        if HPARAMS in value:
+            yield from _index_hparams(unit, record.run, (), value[HPARAMS])
     runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, {})
 
 
-def _subtrees(value: dict[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
-    """What a log_hparams replaces: each of several keys at the top, or what lies below the single ones."""
-    if len(value) != 1:
-        return [((name,), subtree) for name, subtree in value.items()]
+def _single(value: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
+    """The single keys from the top on, and what lies below them."""
     path: tuple[str, ...] = ()
     subtree: Any = value
     while isinstance(subtree, dict) and len(subtree) == 1:
         [(name, subtree)] = subtree.items()
         path = (*path, name)
-    return [(path, subtree)]
+    return path, subtree
 
 
-def _index_hparams(unit: Unit, run: str, path: tuple[str, ...], subtree: Any) -> None:
+def _index_hparams(unit: Unit, run: str, path: tuple[str, ...], subtree: Any) -> Iterator[None]:
     """`subtree` was put at `path` below hparams: the index of its top-level scalars follows."""
-    indexes.drop_all(unit.tr, unit.keys, run, "hparam", *path[:1])
+    yield from indexes.dropping_all(unit.tr, unit.keys, run, "hparam", *path[:1])
     top = {path[0]: subtree} if len(path) == 1 else subtree if not path else {}
     if isinstance(top, dict):
         for name, value in top.items():
@@ -372,6 +381,7 @@ def _index_hparams(unit: Unit, run: str, path: tuple[str, ...], subtree: Any) ->
                 unit.keys, run, "hparam", name, value
             ):
                 indexes.put(unit.tr, unit.keys, run, "hparam", name, value)
+            yield
 
 
 def blob_ref(unit: Unit, record: Record) -> None:
@@ -417,15 +427,15 @@ def log_record(unit: Unit, record: Record) -> None:
     )
 
 
-def delete_run(unit: Unit, record: Record) -> None:
+def delete_run(unit: Unit, record: Record) -> Iterator[None]:
     _check_run(record.run)
-    entities.forget_run(unit.tr, unit.keys, record.run)
-    runs.delete(unit.tr, unit.keys, record.run, record.timestamp)
+    yield from entities.forgetting_run(unit.tr, unit.keys, record.run)
+    yield from runs.deleting(unit.tr, unit.keys, record.run, record.timestamp)
     unit.forget(record.run)
     unit.activity[record.run] = None
 
 
-KINDS: Final[dict[str, Callable[[Unit, Record], None]]] = {
+KINDS: Final[dict[str, Callable[[Unit, Record], Iterator[None] | None]]] = {
     rule.__name__: rule
     for rule in (
         create_run,
@@ -441,4 +451,5 @@ KINDS: Final[dict[str, Callable[[Unit, Record], None]]] = {
         delete_run,
     )
 }
-"""Every kind but log_metric, whose records come gathered as Points."""
+"""Every kind but log_metric, whose records come gathered as Points. One whose work grows with what the record or the
+store holds pauses in it."""

@@ -114,10 +114,11 @@ def is_deleted(snap: Snapshot, keys: Keys, run: str) -> bool:
     return snap.get(keys.tombstone(run)) is not None
 
 
-def delete(tr: Transaction, keys: Keys, run: str, now: float) -> None:
-    """Clears all rows of the run but those of its tags and experiment, and leaves a tombstone."""
+def deleting(tr: Transaction, keys: Keys, run: str, now: float) -> Iterator[None]:
+    """Clears all rows of the run but those of its tags and experiment, and leaves a tombstone; with a pause wherever
+    others may have a turn."""
     tr.clear_range(*keys.run_range(run))
-    indexes.drop_all(tr, keys, run)
+    yield from indexes.dropping_all(tr, keys, run)
     tr.clear(keys.activity(run))
     tr.clear(keys.owner(run))
     tr.set(keys.tombstone(run), pack_value(now))

@@ -6,7 +6,7 @@ packed key without an end, so that more tuple elements can be appended to it as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from matyan import limits, readable
@@ -39,7 +39,16 @@ def replace(tr: Transaction, prefix: bytes, path: Path, value: object) -> None:
     Raises:
         InvalidRecord: a key or a value is over its limit, or msgpack cannot hold it; nothing was written.
     """
-    rows = [*_rows(prefix + pack(path), value)]
+    for _ in replacing(tr, prefix, path, value):
+        pass
+
+
+def replacing(tr: Transaction, prefix: bytes, path: Path, value: object) -> Iterator[None]:
+    """`replace`, with a pause wherever others may have a turn."""
+    rows = []
+    for row in _rows(prefix + pack(path), value):
+        rows.append(row)
+        yield
     for depth in range(1, len(path)):
         ancestor = prefix + pack(path[:depth])
         for marker in _MARKER_KEYS:
@@ -48,6 +57,24 @@ def replace(tr: Transaction, prefix: bytes, path: Path, value: object) -> None:
     tr.clear_range(*range_of(prefix + pack(path)))
     for key, packed in rows:
         tr.set(key, packed)
+        yield
+
+
+def replacing_each(tr: Transaction, prefix: bytes, values: Mapping[str, object]) -> Iterator[None]:
+    """Makes each of `values` the whole of what stands under its name; pauses as `replacing` does.
+
+    Raises:
+        InvalidRecord: as `replace` does, but some of it may have been written.
+    """
+    places = sorted((prefix + pack((name,)), name) for name in values)
+    yield
+    for key, _ in tr.scan_each([range_of(place) for place, _ in places]):
+        tr.clear(key)
+        yield
+    for place, name in places:
+        for key, packed in _rows(place, values[name]):
+            tr.set(key, packed)
+            yield
 
 
 def put(tr: Transaction, key: bytes, value: object) -> None:

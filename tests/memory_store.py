@@ -5,8 +5,9 @@ Its `commit` is `transact` without an event loop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import TypeVar
 
 import trio
@@ -16,6 +17,16 @@ from matyan.store.base import KeyValue, Snapshot, Transaction
 T = TypeVar("T")
 
 _DIRECTORIES = {("data", "runs"): b"\x01", ("data", "indexes"): b"\x02", ("system",): b"\x03"}
+
+
+def exhaust(turns: Generator[None, None, T]) -> T:
+    """Its result, without a pause."""
+    while True:
+        try:
+            next(turns)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 class _Rows:
@@ -53,6 +64,11 @@ class _Rows:
             else:
                 self.set(key, value)
 
+    def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
+        assert all(one[1] <= other[0] for one, other in pairwise(ranges))
+        for begin, end in ranges:
+            yield from self.scan(begin, end)
+
     def clear_range(self, begin: bytes, end: bytes) -> None:
         for key in [key for key in self.rows if begin <= key < end]:
             del self.rows[key]
@@ -79,6 +95,9 @@ class MemoryStore:
     async def transact(self, body: Callable[[Transaction], T]) -> T:
         await trio.lowlevel.checkpoint()
         return self.commit(body)
+
+    async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
+        return await self.transact(lambda tr: exhaust(body(tr)))
 
     async def read(self, body: Callable[[Snapshot], T]) -> T:
         return await trio.to_thread.run_sync(self.look, body)

@@ -6,7 +6,7 @@ conflict loop. Engines: `rocks.py` (one machine), `fdb.py` (a deployment).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypeVar
 
@@ -40,6 +40,13 @@ class Transaction(Snapshot, Protocol):
         """Sets each key to its value in order, or clears it when the value is None: many in one call."""
         ...
 
+    def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
+        """The pairs of all `ranges`, which ascend and do not overlap: cheap where most of them hold nothing.
+
+        What is written to the ranges while this is consumed may be seen or not.
+        """
+        ...
+
     def clear_range(self, begin: bytes, end: bytes) -> None:
         """Clears begin <= key < end."""
         ...
@@ -60,6 +67,15 @@ class Store(Protocol):
 
         Raises:
             Unavailable: the commit did not happen, or nobody knows whether it did.
+        """
+        ...
+
+    async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
+        """The same for a body that yields wherever the event loop may turn: one that can take long. No other
+        transaction begins before it has ended.
+
+        Raises:
+            Unavailable: as `transact` does.
         """
         ...
 

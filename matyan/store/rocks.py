@@ -7,8 +7,9 @@ Four facts of rocksdict 0.3.29 shape this module:
 
 - `write()` holds the GIL, through the fsync too when it is a synced write. So the write is not synced, costs some
   25 µs on the trio thread, and `flush_wal(True)` (which releases the GIL) makes it durable in another thread.
-- It has no transactions. A body runs on the trio thread without an await, so nothing can come between its reads
-  and its write, and its own writes are an overlay over the database.
+- It has no transactions. Bodies run on the trio thread, one at a time, so nothing can come between the reads of one
+  and its write, and its own writes are an overlay over the database. One that takes long lets the event loop turn
+  in between; only the write itself, of what one transaction may hold, is a single call.
 - The iterators of its `Snapshot` do not see the snapshot but the newest state. A plain iterator does stay at the moment
   that it was made at, so one iterator serves all reads of a `read`.
 - Errors are plain `Exception`s that are told apart by their text: `_translated` is the only place that does.
@@ -36,7 +37,7 @@ import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -68,6 +69,17 @@ _LOCK_NAME = "matyan.lock"
 _POINT_DELETES = 64
 """A cleared range of at most so many keys is deleted key by key: RocksDB sorts all range tombstones of its write
 buffer anew after each one that is added, so many small ones make every read slow."""
+
+_OWN_ITERATORS = 16
+"""So many cleared ranges get an iterator each, which passes over nothing that was deleted behind its range."""
+
+_SLICE = 4_096
+"""Keys that are put into a batch in one go: some 2 ms."""
+_SORTED_SLICE = 16_384
+"""Keys that are sorted in one go: some 5 ms."""
+
+_TURN_S = 0.01
+"""How long a transaction holds the event loop before others have a turn."""
 
 _STALL_POLL_S = 0.005
 
@@ -322,7 +334,17 @@ _UNWRITTEN: Any = object()
 class _RocksTransaction:
     """An overlay over the database, which does not change while a body runs."""
 
-    __slots__ = ("_begins", "_database", "_ends", "_folder", "_sorted", "_writes", "set", "update")
+    __slots__ = (
+        "_begins",
+        "_database",
+        "_ends",
+        "_folder",
+        "_in_runs",
+        "_runs",
+        "_writes",
+        "set",
+        "update",
+    )
 
     if TYPE_CHECKING:
 
@@ -333,10 +355,13 @@ class _RocksTransaction:
     def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
         self._database = database
         self._folder = folder
-        # The newest write of each key (None: cleared), in the order of first writes. Keys never leave it, so the
+        # The newest write of each key (None: cleared), in the order of first writes. Keys never leave it, so a
         # sorted view can be brought up to date from its tail.
         self._writes: dict[bytes, bytes | None] = {}
-        self._sorted: list[bytes] = []
+        # The first `_in_runs` keys of it, as sorted lists each of which is twice as long as the next one at least, as in a
+        # log-structured merge tree: one sorted list would be moved as a whole for each range that is looked at.
+        self._runs: list[list[bytes]] = []
+        self._in_runs = 0
         # Cleared ranges of the database, disjoint and ascending.
         self._begins: list[bytes] = []
         self._ends: list[bytes] = []
@@ -386,12 +411,46 @@ class _RocksTransaction:
 
     def _written(self, begin: bytes, end: bytes) -> list[bytes]:
         """The keys of the overlay in [begin, end), in order."""
-        new = len(self._writes) - len(self._sorted)
+        new = len(self._writes) - self._in_runs
         if new:
-            # Sorting two sorted or nearly sorted runs is close to linear.
-            self._sorted.extend(islice(reversed(self._writes), new))
-            self._sorted.sort()
-        return self._sorted[bisect_left(self._sorted, begin) : bisect_left(self._sorted, end)]
+            self._add_run(sorted(islice(reversed(self._writes), new)))
+        found: list[bytes] = []
+        for run in self._runs:
+            first = bisect_left(run, begin)
+            if first < len(run) and run[first] < end:
+                found += run[first : bisect_left(run, end, first)]
+        found.sort()
+        return found
+
+    def _add_run(self, run: list[bytes]) -> None:
+        self._in_runs += len(run)
+        while self._runs and len(self._runs[-1]) < 2 * len(run):
+            # Sorting two sorted lists is linear.
+            run = self._runs.pop() + run
+            run.sort()
+        self._runs.append(run)
+
+    def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
+        if not ranges:
+            return
+        # One iterator that only goes forward tells where something stands: a scan of its own costs each range one.
+        written = self._written(ranges[0][0], ranges[-1][1])
+        probe = self._bounded(ranges[-1][1])
+        try:
+            probe.seek(ranges[0][0])
+            for begin, end in ranges:
+                if probe.valid() and probe.key() < begin:
+                    probe.seek(begin)
+                place = bisect_left(written, begin)
+                if (place < len(written) and written[place] < end) or (
+                    probe.valid() and probe.key() < end
+                ):
+                    yield from self.scan(begin, end)
+            if not probe.valid():
+                probe.status()
+        except Exception as error:
+            error.__traceback__ = None  # as in the snapshot
+            raise _translated(error, self._folder) from error
 
     def _gaps(self, begin: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
         """[begin, end) without the cleared ranges."""
@@ -420,8 +479,8 @@ class _RocksTransaction:
         options.set_iterate_upper_bound(end)
         return self._database.iter(options)
 
-    def commit(self) -> bool:
-        """Writes it all, or nothing; returns whether there was anything to write.
+    def commit(self) -> Generator[None, None, bool]:
+        """Writes it all at its end, or nothing; returns whether there was anything to write. Yields now and then.
 
         Raises:
             _Stalled: nothing was written, RocksDB wants a pause.
@@ -433,7 +492,17 @@ class _RocksTransaction:
         put, delete = batch.put, batch.delete
         try:
             # Ranges first: a write that came before a range clear of its key was overwritten in the overlay.
+            probe = self._bounded(self._ends[-1]) if len(self._begins) > _OWN_ITERATORS else None
             for begin, end in zip(self._begins, self._ends, strict=True):
+                if probe is not None:
+                    # As in scan_each.
+                    if (probe.valid() and probe.key() < begin) or begin == self._begins[0]:
+                        probe.seek(begin)
+                    if not probe.valid():
+                        probe.status()
+                        break
+                    if probe.key() >= end:
+                        continue
                 keys = [
                     key
                     for key, _ in islice(
@@ -445,17 +514,38 @@ class _RocksTransaction:
                 else:
                     for key in keys:
                         delete(key)
+                yield
             # In order, because RocksDB then takes half the time to insert them.
-            for key in sorted(writes):
-                value = writes[key]
-                if value is None:
-                    delete(key)
-                else:
-                    put(key, value)
+            ordered = yield from self._ordered()
+            for place in range(0, len(ordered), _SLICE):
+                for key in ordered[place : place + _SLICE]:
+                    value = writes[key]
+                    if value is None:
+                        delete(key)
+                    else:
+                        put(key, value)
+                yield
             self._database.write(batch)
         except Exception as error:
             raise _translated(error, self._folder) from error
         return True
+
+    def _ordered(self) -> Generator[None, None, list[bytes]]:
+        """All keys of the overlay in order; sorted in slices, since a sort holds the interpreter."""
+        writes = self._writes
+        if len(writes) <= _SORTED_SLICE and not self._runs:
+            return sorted(writes)
+        new = list(islice(reversed(writes), len(writes) - self._in_runs))
+        for begin in range(0, len(new), _SORTED_SLICE):
+            self._add_run(sorted(new[begin : begin + _SORTED_SLICE]))
+            yield
+        while len(self._runs) > 1:
+            run = self._runs.pop()
+            run += self._runs.pop()
+            run.sort()
+            self._runs.append(run)
+            yield
+        return self._runs[0] if self._runs else []
 
 
 def _merged(
@@ -521,6 +611,28 @@ class _Syncer:
                 return
 
 
+def _at_once(body: Callable[[Transaction], T], tr: Transaction) -> Generator[None, None, T]:
+    return body(tr)
+    yield
+
+
+async def _taking_turns(work: Generator[None, None, T]) -> T:
+    """Does the work, and lets the event loop turn whenever it has taken _TURN_S."""
+    due = time.perf_counter() + _TURN_S
+    try:
+        while True:
+            try:
+                next(work)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            if time.perf_counter() >= due:
+                await trio.lowlevel.checkpoint()
+                due = time.perf_counter() + _TURN_S
+    finally:
+        work.close()  # or the traceback of a cancellation would keep its iterators
+
+
 class RocksStore:
     """Made by `open_rocks`. All calls come from one trio thread."""
 
@@ -545,6 +657,9 @@ class RocksStore:
         self._synced = 0
         self._syncing = False
         self._syncer = _Syncer()
+        self._transacting = False
+        self._next = trio.lowlevel.ParkingLot()
+        """Parks whose transaction waits for the one that is under way."""
         self._progress = trio.lowlevel.ParkingLot()
         """Parks who waits for a sync, or for the last reader, to end."""
 
@@ -553,25 +668,41 @@ class RocksStore:
         return DIRECTORIES[path]
 
     async def transact(self, body: Callable[[Transaction], T]) -> T:
-        while True:
-            database = await self._usable()
-            transaction = _RocksTransaction(database, self._folder)
-            result = body(transaction)
-            try:
-                wrote = transaction.commit()
-            except _Stalled:
+        return await self.transact_in_turns(partial(_at_once, body))
+
+    async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
+        # What a body has read must stand until it is written: one at a time.
+        while self._transacting:
+            await self._next.park()
+        self._transacting = True
+        try:
+            while True:
+                database = await self._usable()
+                # It holds iterators while others have a turn.
+                with self._reading():
+                    transaction = _RocksTransaction(database, self._folder)
+                    result = await _taking_turns(body(transaction))
+                    try:
+                        if self._failure is not None:
+                            raise self._failure
+                        wrote = await _taking_turns(transaction.commit())
+                        break
+                    except _Stalled:
+                        pass
+                    except Unavailable as error:
+                        self._failure = error
+                        raise
                 await trio.sleep(_STALL_POLL_S)
-                continue
-            except Unavailable as error:
-                self._failure = error
-                raise
-            if wrote and self._sync:
-                self._written += 1
-            if self._written == self._synced:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-            else:
-                await self._durable(self._written)
-            return result
+        finally:
+            self._transacting = False
+            self._next.unpark()
+        if wrote and self._sync:
+            self._written += 1
+        if self._written == self._synced:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await self._durable(self._written)
+        return result
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:

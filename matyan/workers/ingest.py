@@ -9,11 +9,12 @@ from __future__ import annotations
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
+from typing import Final
 
 from matyan import telemetry
-from matyan._codec import Malformed, Points, Record, decode_records
+from matyan._codec import Malformed, Points, Record, cut_records, decode_records
 from matyan.broker.base import (
     Answering,
     Batch,
@@ -30,6 +31,16 @@ from matyan.records import Rules, Unit, event_of
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.workers.dropped import DroppedLog
 from matyan.workers.partition import Holder, Tenure, blaming_the_record, class_of
+
+MOST_WORK: Final = 50_000
+"""Of one transaction, as `cut_records` estimates it: about microseconds. What it writes is handed to the store in one call,
+which holds everything else up."""
+MOST_OPS: Final = 4_000
+"""Sequences and single records of one transaction: how many sequences a batch is of shows when it is decoded."""
+
+
+class _TooManySequences(Exception):
+    """The batch is more than one transaction takes: its halves may do."""
 
 
 class IngestWorker(Holder):
@@ -134,18 +145,20 @@ class _Owner:
 
     def _split(self, batch: Batch) -> Iterator[Batch]:
         """Pieces that one transaction can take; a record that is too big for that stays alone."""
-        most_bytes = self._worker.max_bytes or sys.maxsize
-        most_records = self._worker.max_records or sys.maxsize
-        if len(batch) <= most_records and sum(map(len, batch.values)) <= most_bytes:
+        ends = cut_records(
+            batch.values,
+            self._worker.max_bytes or sys.maxsize,
+            self._worker.max_records or sys.maxsize,
+            MOST_WORK,
+            self._rules.sequences.point_work,
+        )
+        if len(ends) == 1:
             yield batch
             return
-        begin = size = 0
-        for i, value in enumerate(batch.values):
-            if i > begin and (size + len(value) > most_bytes or i - begin == most_records):
-                yield _slice(batch, begin, i)
-                begin, size = i, 0
-            size += len(value)
-        yield _slice(batch, begin, len(batch))
+        begin = 0
+        for end in ends:
+            yield _slice(batch, begin, end)
+            begin = end
 
     async def _apply(self, batch: Batch, announced: set[int]) -> bool:
         """Applies what is not stored yet of `batch`; `announced`: offsets whose event or dead letter is out."""
@@ -169,16 +182,15 @@ class _Owner:
                 if self._stored is None or not (believed or 0) <= self._stored <= batch.next_offset:
                     return False
                 continue
+            except _TooManySequences:
+                return await self._halve(batch, announced)
             except (InvalidRecord, Bug) as error:
                 refused = error
             else:
                 return True
             telemetry.INGEST_ERRORS.labels(class_of(refused)).inc()
             if len(batch) > 1:
-                middle = len(batch) // 2
-                return await self._apply(_slice(batch, 0, middle), announced) and await self._apply(
-                    _slice(batch, middle, len(batch)), announced
-                )
+                return await self._halve(batch, announced)
             if isinstance(refused, Bug):
                 bugs += 1
                 self._log.error(
@@ -192,6 +204,12 @@ class _Owner:
                 if bugs == 1:
                     continue
             fatal = refused
+
+    async def _halve(self, batch: Batch, announced: set[int]) -> bool:
+        middle = len(batch) // 2
+        return await self._apply(_slice(batch, 0, middle), announced) and await self._apply(
+            _slice(batch, middle, len(batch)), announced
+        )
 
     def _unstored(self, batch: Batch) -> Batch:
         if self._stored is None or not batch.values or self._stored <= batch.offsets[0]:
@@ -213,6 +231,8 @@ class _Owner:
         else:
             with blaming_the_record():
                 ops, events, dead = self._decode(batch)
+        if len(ops) > MOST_OPS and len(batch) > 1:
+            raise _TooManySequences
         if not announced.issuperset(events.keys() | dead.keys()):
             await self._worker.outbox.before(
                 [event for offset, event in events.items() if offset not in announced],
@@ -224,7 +244,7 @@ class _Owner:
         rules = self._rules
         body = partial(self._body, rules, ops, [*events.values()], [*dead.values()], batch)
         handed_over = time.perf_counter()
-        unit = await self._worker.store.transact(body)
+        unit = await self._worker.store.transact_in_turns(body)
         committed = time.perf_counter()
         if self._worker.use_stored_offset:
             self._stored = batch.next_offset
@@ -260,7 +280,7 @@ class _Owner:
         dead: Sequence[DeadLetter],
         batch: Batch,
         tr: Transaction,
-    ) -> Unit:
+    ) -> Generator[None, None, Unit]:
         if self._read_offset(tr) != self._stored:
             raise Fenced(
                 "the stored offset has moved: another owner, or a commit of unknown outcome"
@@ -268,7 +288,8 @@ class _Owner:
         unit = rules.begin(tr, self._name)
         with blaming_the_record():
             for op in ops:
-                unit.apply(op)
+                yield from unit.applying(op)
+                yield
         if unit.dropped:
             self._note_dropped(tr, unit, batch)
         self._worker.outbox.within(tr, events, dead, batch.offsets)

@@ -8,7 +8,7 @@ nothing of tasks.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -72,6 +72,12 @@ class Door:
     async def transact(self, body: Callable[[Transaction], T]) -> T:
         await self._enter()
         outcome = await self._store.transact(body)
+        self.commits += 1
+        return outcome
+
+    async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
+        await self._enter()
+        outcome = await self._store.transact_in_turns(body)
         self.commits += 1
         return outcome
 

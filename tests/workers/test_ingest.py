@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 from tests.ledger import Ledger, metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
-from tests.memory_store import MemoryStore
+from tests.memory_store import MemoryStore, exhaust
 from tests.until import until
 
 T = TypeVar("T")
@@ -66,6 +66,9 @@ class Engine:
             self.lose_answers -= 1
             raise Unavailable("nobody knows")
         return outcome
+
+    async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
+        return await self.transact(lambda tr: exhaust(body(tr)))
 
     async def read(self, body: Callable[[Snapshot], T]) -> T:
         await trio.lowlevel.checkpoint()
