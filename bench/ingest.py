@@ -81,7 +81,9 @@ def tracker(folder: Path, layout: str = "packed") -> Iterator[tuple[Server, int]
 def stored(folder: Path, prefix: str) -> int:
     """Points of the runs that begin with `prefix`."""
     with reader.open(folder) as opened:
-        return sum(run["points"] for run in opened.runs() if run["run"].startswith(prefix))
+        return sum(
+            run["points"] for run in opened.runs(counts=True) if run["run"].startswith(prefix)
+        )
 
 
 def put(server: Server, port: int, folder: Path, load: Load, **options: Any) -> dict[str, Any]:

@@ -192,24 +192,50 @@ def _reader(data: Path) -> Iterator[Reader]:
 @data_option
 @run_filters
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The N newest.")
+@click.option(
+    "--counts", is_flag=True, help="Count sequences and points, too: long for large runs."
+)
 @as_json_option
-def runs(data: Path, filters: dict[str, Any], limit: int | None, as_json: bool) -> None:
+def runs(
+    data: Path, filters: dict[str, Any], limit: int | None, counts: bool, as_json: bool
+) -> None:
     """List the runs, newest first, and when each was last heard of.
 
     \b
     In a pipe: one line a run, with tabs, without a heading.
       matyan runs --experiment digits --limit 5
       matyan runs --stale 1h
-      matyan runs --json | jq '.[] | select(.points > 1000) | .run'
+      matyan runs --counts --json | jq '.[] | select(.points > 1000) | .run'
     """
     from matyan import views
 
     with _reader(data) as reader:
-        rows = reader.runs(limit=limit, **filters)
+        rows: Iterable[dict[str, Any]] = reader.runs(limit=limit, counts=counts, **filters)
+        if counts:
+            with _counting(rows) as counted:
+                rows = list(counted)
         if as_json:
             views.as_json(list(rows))
         else:
-            views.runs(rows)
+            views.runs(rows, counts=counts)
+
+
+@contextmanager
+def _counting(rows: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any]]]:
+    """Counts the rows as they come, on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        yield rows
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("counting") as status:
+
+        def counted() -> Iterator[dict[str, Any]]:
+            for number, row in enumerate(rows, 1):
+                status.update(f"counted {number} runs")
+                yield row
+
+        yield counted()
 
 
 @cli.command()

@@ -71,12 +71,34 @@ def _count(tr: Transaction, keys: Keys, family: _Family, uuid: str, change: int)
 # --- experiments ----------------------------------------------------------------------------------
 
 
+class Names:
+    """The names of experiments and tags in one snapshot, each read once: a list of runs meets the same few again and again."""
+
+    def __init__(self, snap: Snapshot, keys: Keys) -> None:
+        self._snap = snap
+        self._keys = keys
+        self._names: dict[bytes, str | None] = {}
+
+    def experiment_of(self, run: str) -> str | None:
+        """The name of the run's experiment."""
+        uuid = _experiment_uuid(self._snap, self._keys, run)
+        return None if uuid is None else self._name(self._keys.experiment(uuid, "name"))
+
+    def tags_of(self, run: str) -> list[str]:
+        """The names of the run's tags, sorted."""
+        uuids = _tag_uuids(self._snap, self._keys, run)
+        names = (self._name(self._keys.tag(uuid, "name")) for uuid in uuids)
+        return sorted(name for name in names if name is not None)
+
+    def _name(self, key: bytes) -> str | None:
+        if key not in self._names:
+            self._names[key] = readable.text(self._snap.get(key))
+        return self._names[key]
+
+
 def experiment_of(snap: Snapshot, keys: Keys, run: str) -> str | None:
     """The name of the run's experiment."""
-    uuid = _experiment_uuid(snap, keys, run)
-    if uuid is None:
-        return None
-    return readable.text(snap.get(keys.experiment(uuid, "name")))
+    return Names(snap, keys).experiment_of(run)
 
 
 def _experiment_uuid(snap: Snapshot, keys: Keys, run: str) -> str | None:
@@ -109,10 +131,7 @@ def leave_experiment(tr: Transaction, keys: Keys, run: str) -> None:
 
 def tags_of(snap: Snapshot, keys: Keys, run: str) -> list[str]:
     """The names of the run's tags, sorted."""
-    names = (
-        readable.text(snap.get(keys.tag(uuid, "name"))) for uuid in _tag_uuids(snap, keys, run)
-    )
-    return sorted(name for name in names if name is not None)
+    return Names(snap, keys).tags_of(run)
 
 
 def _tag_uuids(snap: Snapshot, keys: Keys, run: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ import inspect
 import os
 import socket
 import stat
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from contextlib import aclosing, closing, suppress
 from functools import partial
@@ -40,6 +41,8 @@ Write = Callable[..., AsyncIterator[object]]
 
 # Answers are sent when so many bytes have gathered: one crossing between threads each.
 _ANSWER_BYTES = 256 << 10
+# Or so much time has passed: rows that take long come one by one, and a store that must be opened again waits no longer.
+_ANSWER_SECONDS = 0.2
 _MAX_REQUEST = 1 << 20
 _REQUEST_SECONDS = 10
 SEND_SECONDS = 30.0
@@ -191,7 +194,7 @@ def _newer(what: str) -> MatyanError:
 
 
 class _Pieces:
-    """The rows of a read as messages of about `_ANSWER_BYTES`."""
+    """The rows of a read as messages of about `_ANSWER_BYTES`, or of what came in `_ANSWER_SECONDS`."""
 
     def __init__(self, rows: Iterator[object]) -> None:
         self._rows = rows
@@ -199,11 +202,11 @@ class _Pieces:
     def next(self) -> tuple[bytes, bool]:
         """The next message, empty when there is no row, and whether it is the last."""
         packed: list[bytes] = []
-        size = 0
+        size, until = 0, time.monotonic() + _ANSWER_SECONDS
         for item in self._rows:
             packed.append(_packed(item))
             size += len(packed[-1])
-            if size >= _ANSWER_BYTES:
+            if size >= _ANSWER_BYTES or time.monotonic() > until:
                 return _items(packed), False
         return _items(packed) if packed else b"", True
 

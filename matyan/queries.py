@@ -9,8 +9,10 @@ from __future__ import annotations
 import difflib
 import heapq
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 from matyan import contexts, entities, readable, runs, trees
@@ -27,6 +29,8 @@ Row = dict[str, Any]
 
 # Near ids are looked for among so many of the newest runs.
 _SUGGEST_FROM = 10_000
+LOG_WINDOW = 50_000
+LOG_WINDOW_BYTES = 32 << 20
 # Where a log sequence stands still for a reader: in the empty context.
 _NO_CONTEXT = 0
 
@@ -50,8 +54,10 @@ class Queries:
         archived: bool | None = None,
         heard_before: float | None = None,
         limit: int | None = None,
+        counts: bool = False,
     ) -> Iterator[Row]:
-        """A row a run, newest first; a filter that is None lets every run pass.
+        """A row a run, newest first; a filter that is None lets every run pass. It costs what it holds: how many sequences and
+        points a run has is counted, key by key where need be, only for `counts`.
 
         heard_before: only active runs whose last record came before that time, in epoch seconds.
         """
@@ -72,8 +78,10 @@ class Queries:
             if all(snap.get(self._keys.index(*fact, run)) is not None for fact in wanted)
             and (heard_before is None or self._heard_before(snap, run, heard_before))
         )
+        names = entities.Names(snap, self._keys)
         for run in itertools.islice(found, limit):
-            yield self._run_row(snap, run)
+            row = self._run_row(snap, run, names)
+            yield row | self._counts(snap, run) if counts else row
 
     def _heard_before(self, snap: Snapshot, run: str, moment: float) -> bool:
         last = runs.get_activity(snap, self._keys, run)
@@ -81,29 +89,31 @@ class Queries:
 
     def find(self, snap: Snapshot, *, runs: list[str]) -> Iterator[Row]:
         """A row for each of these runs, or unique beginnings of ids, once."""
+        names = entities.Names(snap, self._keys)
         for run in dict.fromkeys([self.resolve(snap, name) for name in runs]):
-            yield self._run_row(snap, run)
+            yield self._run_row(snap, run, names)
 
-    def _run_row(self, snap: Snapshot, run: str) -> Row:
-        meta = runs.read_meta(snap, self._keys, run)
-        sequences = points = 0
-        for info in self._sequences.sequences(snap, run):
-            sequences += 1
-            with suppress(ConfigurationError):  # a damaged chunk
-                points += self._sequences.count(snap, run, info.ctx, info.name)
+    def _run_row(self, snap: Snapshot, run: str, names: entities.Names) -> Row:
+        meta = runs.read_listed(snap, self._keys, run)
         return {
             "run": run,
             "name": meta.get("name"),
-            "experiment": entities.experiment_of(snap, self._keys, run),
-            "tags": sorted(entities.tags_of(snap, self._keys, run)),
+            "experiment": names.experiment_of(run),
+            "tags": names.tags_of(run),
             "active": meta.get("active"),
             "archived": meta.get("is_archived"),
             "created_at": meta.get("created_at"),
             "last_record": runs.get_activity(snap, self._keys, run),
             "duration": meta.get("duration"),
-            "sequences": sequences,
-            "points": points,
         }
+
+    def _counts(self, snap: Snapshot, run: str) -> Row:
+        sequences = points = 0
+        for info in self._sequences.sequences(snap, run):
+            sequences += 1
+            with suppress(ConfigurationError):  # a damaged chunk
+                points += self._sequences.count(snap, run, info.ctx, info.name)
+        return {"sequences": sequences, "points": points}
 
     def resolve(self, snap: Snapshot, run: str) -> str:
         """The id of the run that is called `run`, or that alone begins with it.
@@ -189,19 +199,18 @@ class Queries:
         }
 
     def logs(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
-        """Log records and terminal lines, merged by time."""
-        run = self.resolve(snap, run)
-        present = {
-            info.name for info in self._sequences.sequences(snap, run) if info.ctx == _NO_CONTEXT
-        }
+        """Log records and terminal lines by their times, whatever order they came in: a training of several processes has
+        several clocks.
 
-        def rows(kind: str, name: str) -> Iterator[Row]:
-            if name not in present:
-                return
+        Put in order within a window of LOG_WINDOW rows, or of LOG_WINDOW_BYTES: an answer begins at once and its memory is bounded.
+        """
+        run = self.resolve(snap, run)
+
+        def rows(kind: str, name: str) -> Iterator[tuple[float, Row]]:
             for step, _, when, value in self._sequences.objects(snap, run, _NO_CONTEXT, name):
                 if kind == "record" and isinstance(value, dict):
                     told, level = value.get("timestamp"), value.get("log_level")
-                    yield {
+                    row: Row = {
                         "kind": kind,
                         "step": step,
                         "message": value.get("message"),
@@ -211,16 +220,18 @@ class Queries:
                         "logger_info": value.get("logger_info"),
                     }
                 else:
-                    yield {
+                    row = {
                         "kind": kind,
                         "step": step,
                         "message": value,
                         "level": None,
                         "time": when,
                     }
+                # A NaN has no place among times: then it is the one at which the record came.
+                yield next((at for at in (row["time"], when) if not math.isnan(at)), 0.0), row
 
-        yield from heapq.merge(
-            rows("record", LOG_RECORDS), rows("line", LINES), key=lambda row: row["time"]
+        yield from _in_order(
+            heapq.merge(rows("record", LOG_RECORDS), rows("line", LINES), key=itemgetter(0))
         )
 
     def export(
@@ -311,3 +322,19 @@ def _artifacts(blobs: object) -> Iterator[Row]:
         for path, blob in sorted(blobs.items(), key=lambda row: str(row[0])):
             if isinstance(path, str) and isinstance(blob, dict):
                 yield {"path": path, "content_type": blob.get("content_type")}
+
+
+def _in_order(rows: Iterable[tuple[float, Row]]) -> Iterator[Row]:
+    """The rows by their numbers; those of one number as they come."""
+    window: list[tuple[float, int, int, Row]] = []
+    held = 0
+    for place, (at, row) in enumerate(rows):
+        size = len(str(row["message"])) + len(str(row.get("args") or ""))
+        heapq.heappush(window, (at, place, size, row))
+        held += size
+        while len(window) > LOG_WINDOW or held > LOG_WINDOW_BYTES:
+            _, _, size, first = heapq.heappop(window)
+            held -= size
+            yield first
+    while window:
+        yield heapq.heappop(window)[3]

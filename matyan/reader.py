@@ -159,9 +159,10 @@ class Reader:
         archived: bool | None = None,
         heard_before: float | None = None,
         limit: int | None = None,
+        counts: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """The runs, newest first: run, name, experiment, tags, active, archived, created_at, last_record, duration,
-        sequences, points.
+        """The runs, newest first: run, name, experiment, tags, active, archived, created_at, last_record, duration; with
+        `counts`, which takes its time, sequences and points too.
 
         last_record: when the run was last heard of, in epoch seconds, at most a minute behind; None: nobody noted it.
         heard_before: only active runs whose last_record is before that time.
@@ -173,6 +174,7 @@ class Reader:
             "archived": archived,
             "heard_before": heard_before,
             "limit": limit,
+            "counts": counts or None,
         }
         # Only what was asked for: a process of an older version holds the folder until it is restarted.
         given = {name: value for name, value in filters.items() if value is not None}

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from matyan import indexes, readable, trees
-from matyan.keys import Keys, pack_value
+from matyan._codec import pack, range_of
+from matyan.keys import LEAF, Keys, pack_value
 from matyan.store.base import Snapshot, Transaction
 
 # What the fields hold, unless they are null.
@@ -74,6 +75,23 @@ def get_meta(snap: Snapshot, keys: Keys, run: str, field: str) -> Any:
     """One meta field; None also when it was never written."""
     packed = snap.get(keys.meta(run, field))
     return None if packed is None else _field(field, readable.value(packed))
+
+
+_LISTED_ENDS = {
+    pack((name, LEAF)): name for name in ("name", "active", "is_archived", "created_at", "duration")
+}
+"""How the keys of the fields end that a list of runs shows."""
+
+
+def read_listed(snap: Snapshot, keys: Keys, run: str) -> dict[str, Any]:
+    """The fields that a list of runs shows, in one scan that builds no tree."""
+    prefix = keys.meta_prefix(run)
+    start = len(prefix)
+    fields = {}
+    for key, packed in snap.scan(*range_of(prefix)):
+        if (name := _LISTED_ENDS.get(key[start:])) is not None:
+            fields[name] = _field(name, readable.value(packed))
+    return fields
 
 
 def _field(name: str, value: object) -> object:

@@ -147,19 +147,10 @@ def run_id(run: str) -> str:
     return run[:12] if narrow and _GENERATED.fullmatch(run) else run
 
 
-def runs(rows: Iterable[Row]) -> None:
+def runs(rows: Iterable[Row], *, counts: bool = False) -> None:
+    counted = ("sequences", "points") if counts else ()
     table(
-        (
-            "run",
-            "name",
-            "experiment",
-            "tags",
-            "state",
-            "duration",
-            "sequences",
-            "points",
-            "last record",
-        ),
+        ("run", "name", "experiment", "tags", "state", "duration", "last record", *counted),
         (
             (
                 run_id(row["run"]),
@@ -168,13 +159,12 @@ def runs(rows: Iterable[Row]) -> None:
                 ", ".join(row["tags"]),
                 state(row),
                 duration(row["duration"]),
-                row["sequences"],
-                row["points"],
                 moment(row.get("last_record")),
+                *(row[name] for name in counted),
             )
             for row in rows
         ),
-        right=("duration", "sequences", "points"),
+        right=("duration", *counted),
         whole=("state",),
         none="no runs",
     )

@@ -95,15 +95,11 @@ def test_runs_in_a_pipe_are_lines_with_tabs(data) -> None:
     """Newest first, one line a run, no heading, no colours."""
     lines = matyan("runs", "--data", data).stdout.splitlines()
     assert [line.split("\t")[0] for line in lines] == ["beta-1", "alpha-2", "alpha-1"]
-    assert lines[1].split("\t")[1:-1] == [
-        "name of alpha-2",
-        "digits",
-        "tag-alpha",
-        "finished",
-        "12.5 s",
-        "3",
-        "7",
-    ]
+    *cells, heard = lines[1].split("\t")[1:]
+    assert cells == ["name of alpha-2", "digits", "tag-alpha", "finished", "12.5 s"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", heard)
+    counted = matyan("runs", "--counts", "--data", data).stdout.splitlines()
+    assert counted == [f"{line}\t3\t{n}" for line, n in zip(lines, (102, 7, 102), strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -138,9 +134,9 @@ def test_runs_as_json(data) -> None:
         "active": False,
         "archived": False,
         "duration": 12.5,
-        "sequences": 3,
-        "points": 102,
     }
+    counted = asked("runs", "--counts", "--data", data)
+    assert [(row["sequences"], row["points"]) for row in counted] == [(3, 102), (3, 7), (3, 102)]
 
 
 def test_show_as_json(data) -> None:
@@ -600,7 +596,7 @@ def test_a_dead_letter_is_listed_shown_and_replayed(tmp_path, stopped) -> None:
         again = matyan("dlq", "replay", "--all", "--data", data, check=1)
         assert "dead again" in again.stdout
         assert len(asked("dlq", "list", "--data", data)) == 1
-        assert asked("runs", "--data", data)[0]["points"] == 3
+        assert asked("runs", "--counts", "--data", data)[0]["points"] == 3
 
 
 def test_up_in_a_terminal_shows_one_live_line(tmp_path) -> None:

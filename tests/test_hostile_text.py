@@ -58,6 +58,7 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracker]:
 
 COMMANDS: list[tuple[str, ...]] = [
     ("runs",),
+    ("runs", "--counts"),
     ("runs", "--json"),
     ("runs", "--experiment", EVIL.replace("\x00", "")),
     ("show", "evil-1"),

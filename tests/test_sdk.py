@@ -142,7 +142,7 @@ def test_after_close_everything_is_there(tracker) -> None:
 
     (row,) = (
         row
-        for row in asked("runs", "--data", tracker.data, "--experiment", "baseline")
+        for row in asked("runs", "--counts", "--data", tracker.data, "--experiment", "baseline")
         if row["run"] == run.hash
     )
     assert set(row) == {
@@ -302,7 +302,8 @@ def test_runs_in_parallel_keep_apart(tracker) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    rows = asked("runs", "--data", tracker.data, "--experiment", "parallel", "--finished")
+    filters = ("--experiment", "parallel", "--finished")
+    rows = asked("runs", "--counts", "--data", tracker.data, *filters)
     assert {row["run"] for row in rows} == set(hashes)
     assert {row["points"] for row in rows} == {300}
     for number, run_hash in enumerate(hashes):

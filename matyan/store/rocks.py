@@ -299,7 +299,16 @@ class _RocksSnapshot:
         self._folder = folder
 
     def get(self, key: bytes) -> bytes | None:
-        return next((value for _, value in self.scan(key, key + b"\x00", limit=1)), None)
+        iterator = self._iterator
+        try:
+            iterator.seek(key)
+            if iterator.valid():
+                return iterator.value() if iterator.key() == key else None
+            iterator.status()
+        except Exception as error:
+            error.__traceback__ = None  # as in a scan
+            raise _translated(error, self._folder) from error
+        return None
 
     def close(self) -> None:
         """Lets the iterator go: a database with a live iterator does not close."""

@@ -119,7 +119,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_it_goes_on_by_itself(small_disk:
                 late.recv(timeout=2)
             acknowledged = {client.run_id: len(client.ledger.acknowledged) for client in clients}
             # The commands that read answer with what is stored, those that write with one sentence, and do nothing.
-            rows = {row["run"]: row["points"] for row in asked("runs", "--data", data)}
+            rows = {row["run"]: row["points"] for row in asked("runs", "--counts", "--data", data)}
             assert all(rows[run] >= count > 0 for run, count in acknowledged.items())
             refused = matyan("delete", "raw-0", "--yes", "--data", data, check=1)
             assert "nothing was done" in refused.stderr

@@ -95,7 +95,7 @@ def observed(tmp_path: Path, preload: Path, command: Sequence[str]) -> tuple[int
             client.start()
         for client in clients:
             client.join()
-        points = [row["points"] for row in asked("runs", "--data", data)]
+        points = [row["points"] for row in asked("runs", "--counts", "--data", data)]
     assert points == [FRAMES] * CONNECTIONS
     return replies_and_unsafe_ones(log)
 

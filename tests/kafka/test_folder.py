@@ -51,7 +51,7 @@ def stored(data: Path) -> dict[str, int]:
     """How many points each run has; none before there is a folder."""
     if not (data / "rocksdb").is_dir():
         return {}
-    return {row["run"]: row["points"] for row in asked("runs", "--data", data)}
+    return {row["run"]: row["points"] for row in asked("runs", "--counts", "--data", data)}
 
 
 def read_everything(data: Path) -> list[object]:
