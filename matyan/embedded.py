@@ -28,6 +28,7 @@ from matyan.blobs.folder import FolderBlobs
 from matyan.broker import local
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker
+from matyan.descriptors import raise_limit
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.folder import (
     DataFolder,
@@ -327,6 +328,7 @@ def run(data: Path, host: str, port: int, settings: Settings) -> int:
         ConfigurationError: the port, the folder or a setting must be changed.
     """
     private.set_umask()
+    raise_limit()
     line = logs.configure(settings.log_level)
     names = settings_.unknown_names(settings_.read_environment(), ignore=settings_.EMBEDDED_IGNORES)
     for sentence in names:

@@ -20,6 +20,7 @@ from matyan import logs, private, telemetry
 from matyan.broker.kafka_admin import Group, open_admin
 from matyan.broker.kafka_start import Claimant, require_own
 from matyan.broker.kafka_topics import require_access, require_fit_topics, require_topics
+from matyan.descriptors import raise_limit
 from matyan.doors import doors_of
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.flags import KAFKA, S3, SERVICE, settings_flags, store_name, store_option
@@ -123,6 +124,7 @@ class _KafkaStart:
 def _begin(settings: Settings, used: Sequence[str]) -> None:
     """used: the settings that decide what this service connects to."""
     settings.refuse_development_values(used)
+    raise_limit()
     logs.configure(settings.log_level)
     for sentence in unknown_names(read_environment()):
         log.warning(sentence)

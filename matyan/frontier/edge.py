@@ -31,6 +31,7 @@ from websockets.server import ServerProtocol
 from matyan import telemetry
 from matyan._codec import check_run_id, text_message
 from matyan.broker.base import Producer
+from matyan.descriptors import for_connections
 from matyan.doors import doors_of
 from matyan.errors import Unavailable
 from matyan.frontier.intake import Intake
@@ -80,6 +81,10 @@ SWEEP_EVERY = 0.5
 RECEIVE_BYTES = 64 << 10
 RECEIVE_FULL_BYTES = 4 << 10
 """Read at once while there is no room: enough for the pings that are answered all the same."""
+TOLD_CONNECTIONS = 16
+"""At a time, beyond those that there may be: they are told so. More are closed without a word."""
+TOLD_SECONDS = 1.0
+"""For which their request is waited for."""
 BURST = 64
 BURST_SECONDS = 0.01
 """Connections that are read one after the other, and for how long, before anybody else has a turn."""
@@ -658,6 +663,7 @@ class Frontier:
         # What goes on in the loop's next turns, one of them a turn.
         self.turns, self._turns = trio.open_memory_channel[Callable[[], None]](inf)
         self.links: set[Link] = set()
+        self.most_connections = for_connections()
         self.streams: set[trio.SocketStream] = set()
         """Connections that are not, or not yet, on the ingest lane."""
         self.connections = 0
@@ -779,9 +785,26 @@ async def _load_web(frontier: Frontier) -> None:
 
 
 async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
+    over = len(frontier.streams) + len(frontier.links) - frontier.most_connections
+    if over >= TOLD_CONNECTIONS:
+        return
     frontier.streams.add(stream)
     try:
-        await _converse(frontier, stream)
+        if over < 0:
+            await _converse(frontier, stream)
+        else:
+            log.warning("too many connections", most=frontier.most_connections)
+            # Some clients are confused by an answer that comes before their request.
+            with suppress(BadRequest), trio.move_on_after(TOLD_SECONDS):
+                await read_head(stream, b"", first=True)
+            await refuse(
+                stream,
+                detail(
+                    503,
+                    f"this process has {frontier.most_connections} connections already, and may have no more: close some, "
+                    "or raise its limit of open files (ulimit -n)",
+                ),
+            )
     finally:
         frontier.streams.discard(stream)
         if not frontier.streams:

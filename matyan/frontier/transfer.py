@@ -14,12 +14,13 @@ from typing import Any, Protocol, runtime_checkable
 import trio
 
 from matyan._codec import check_artifact_path, check_run_id
+from matyan.descriptors import for_uploads
 from matyan.errors import NotFound, Unavailable
-from matyan.frontier.edge import count_request
+from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS, count_request
 
 PATH = "/api/v1/rest/artifacts/blob/"
-CHUNK_WITHIN = 30.0
-"""Seconds in which the next bytes of an upload must come."""
+TURN_WITHIN = 60.0
+"""Seconds that an upload waits for its turn, unread, while as many as may be are under way."""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -62,6 +63,7 @@ class Transfer:
         self._inner = inner
         self._blobs = blobs if isinstance(blobs, ServedBlobs) else None
         self._max_bytes = max_bytes
+        self._uploads = trio.CapacityLimiter(for_uploads())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         blobs = self._blobs
@@ -98,7 +100,8 @@ class Transfer:
             if method == "PUT":
                 content_type = blobs.signed_type(query)
                 _require_type(content_type, scope)
-                await self._put(blobs, run, path, content_type, scope, receive)
+                async with self._turn():
+                    await self._put(blobs, run, path, content_type, scope, receive)
                 await _answer(send, 200, b"{}")
             else:
                 stored_type, size, pieces = await blobs.open(run, path)
@@ -130,12 +133,22 @@ class Transfer:
         await blobs.receive(run, path, content_type, self._chunks(receive), self._max_bytes)
 
     async def _chunks(self, receive: Receive) -> AsyncIterator[bytes]:
-        size = 0
+        size = came = 0
+        waited = 0.0
         while True:
-            with trio.move_on_after(CHUNK_WITHIN) as scope:
+            begun = trio.current_time()
+            with trio.move_on_after(RATE_SECONDS - waited) as scope:
                 event = await receive()
             if scope.cancelled_caught:
-                raise _Refused(408, f"no byte of the body for {CHUNK_WITHIN:.0f} s")
+                raise _Refused(
+                    408,
+                    f"the body came too slowly: fewer than {RATE_BYTES:,} bytes in {RATE_SECONDS:.0f} s",
+                )
+            # What the disk takes is not the client's time.
+            waited += trio.current_time() - begun
+            came += len(event.get("body", b""))
+            if came >= RATE_BYTES:
+                came, waited = 0, 0.0
             if event["type"] == "http.disconnect":
                 raise _Refused(400, "the client went away before the end of the body")
             size += len(event["body"])
@@ -145,6 +158,21 @@ class Transfer:
                 yield event["body"]
             if not event.get("more_body", False):
                 return
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Each upload takes a descriptor and up to 1 MiB of memory: so there is only a number of them at a time."""
+        with trio.move_on_after(TURN_WITHIN) as waiting:
+            await self._uploads.acquire()
+        if waiting.cancelled_caught:
+            raise _Refused(
+                503,
+                f"{self._uploads.total_tokens:.0f} uploads are under way, and as many may be: try again later",
+            )
+        try:
+            yield
+        finally:
+            self._uploads.release()
 
     def _too_large(self) -> _Refused:
         return _Refused(413, f"a blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)")

@@ -48,6 +48,7 @@ import rocksdict
 import trio
 
 from matyan import private
+from matyan.descriptors import for_store
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.logs import get_logger
 from matyan.store.base import KeyValue, Snapshot, Transaction
@@ -88,6 +89,8 @@ def _options(recovery: rocksdict.DBRecoveryMode) -> rocksdict.Options:
     """Tuned for one writer of values of 1 to 10 KB, on a laptop: a few tens of MB of memory, 2 threads."""
     options = rocksdict.Options(raw_mode=True)
     options.create_if_missing(True)
+    # By default it keeps every file of a store open, however many.
+    options.set_max_open_files(for_store())
     options.set_wal_recovery_mode(recovery)
     # Two buffers of 16 MiB bound the memory; more of them than two only while a flush is late, in place of a stall.
     options.set_write_buffer_size(16 * _MIB)

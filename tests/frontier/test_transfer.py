@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
+from trio.testing import MockClock
 
 from matyan.blobs.folder import FolderBlobs
+from matyan.descriptors import for_uploads
 from matyan.errors import Unavailable
+from matyan.frontier.edge import RATE_BYTES
 from matyan.settings import Settings
 from tests.frontier.conftest import Served, a_frontier
 
@@ -201,3 +205,56 @@ async def test_a_path_that_is_none_is_400(served: Served, target: str) -> None:
 
 async def test_another_method_is_405(http: httpx.AsyncClient) -> None:
     assert (await http.post(await signed(http, "a"), content=b"x")).status_code == 405
+
+
+async def begin_put(served: Served, url: str, length: int) -> trio.SocketStream:
+    """A connection that has sent the head of an upload."""
+    stream = await served.connect()
+    head = f"PUT {url.removeprefix(served.url)} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n"
+    await stream.send_all(head.encode())
+    return stream
+
+
+async def jump(clock: MockClock, seconds: float) -> None:
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+
+
+@pytest.mark.parametrize(("bytes_s", "passes"), [(8_000, True), (2_000, False), (1, False)])
+async def test_an_upload_has_a_least_rate(
+    tmp_path: Path, mock_clock: MockClock, bytes_s: int, passes: bool
+) -> None:
+    """0.5 Mbit/s pass, also shared by eight; one that trickles is told so and ends."""
+    blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
+    async with a_frontier(blobs=blobs) as served:
+        upload = await blobs.presign_put("r", "a", "image/x", served.url)
+        stream = await begin_put(served, upload.upload_url, 90 * bytes_s)
+        with suppress(trio.BrokenResourceError):
+            for _ in range(90):
+                await stream.send_all(b"x" * bytes_s)
+                await jump(mock_clock, 1)
+        answer = await stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 200 " if passes else b"HTTP/1.1 408 ")
+        if not passes:
+            assert f"{RATE_BYTES:,} bytes".encode() in answer
+
+
+async def test_only_so_many_uploads_at_a_time(tmp_path: Path, mock_clock: MockClock) -> None:
+    """One more waits for its turn, unread; if none comes it is told to come again."""
+    blobs = FolderBlobs(tmp_path / "blobs", b"secret", 600)
+    async with a_frontier(blobs=blobs) as served:
+
+        async def begin(number: int) -> trio.SocketStream:
+            upload = await blobs.presign_put("r", f"{number}", "image/x", served.url)
+            return await begin_put(served, upload.upload_url, 4_000_000)
+
+        streams = [await begin(number) for number in range(for_uploads() + 2)]
+        for _ in range(3):
+            await jump(mock_clock, 10)
+            for stream in streams[: for_uploads()]:
+                await stream.send_all(b"x" * 200_000)
+        await streams[0].send_all(b"x" * 3_400_000)
+        assert (await streams[0].receive_some()).startswith(b"HTTP/1.1 200 ")
+        await streams[-2].send_all(b"x" * 4_000_000)
+        assert (await streams[-2].receive_some()).startswith(b"HTTP/1.1 200 ")
