@@ -390,7 +390,7 @@ class Link:
         """Has a large item looked at in a thread, and goes on where it stopped."""
         self._working = True
         self._event = (then, b"")
-        self._frontier.spawn(partial(self._work_in_a_thread, incoming))
+        self._spawn(partial(self._work_in_a_thread, incoming))
 
     async def _work_in_a_thread(self, incoming: Incoming) -> None:
         await trio.to_thread.run_sync(incoming.judge)
@@ -531,9 +531,20 @@ class Link:
             return
         if sent < len(data):
             self._out += data[sent:]
-            self._frontier.spawn(self._write_rest)
+            self._spawn(self._write_rest)
         else:
             self._end_if_through()
+
+    def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Starts a task of this link, contained as its entrances are."""
+
+        async def contained() -> None:
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001 - this is the shore
+                self.sink(error)
+
+        self._frontier.spawn(contained)
 
     async def _write_rest(self) -> None:
         out = self._out
