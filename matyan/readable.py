@@ -1,7 +1,7 @@
 """What readers get of a stored row, whatever stands there: another program wrote it, or a disk damaged it.
 
-A key that is none of the layout's is skipped, a value that cannot be read is marked; nothing here raises. Not for
-writers: what they cannot read they must not write over.
+A key that is none of the layout's is skipped, a value that cannot be read is marked; nothing here raises. To a writer,
+None says no more than that nothing can be read there: it is no leave to begin anew.
 """
 
 from __future__ import annotations

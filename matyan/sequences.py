@@ -7,6 +7,7 @@ chunk. No rule of a record's kind, no context and no index here: those are recor
 |--------------------------------|--------------------------------|---------------------------------------|
 | points of log_metric           | val, step, epoch, time keys    | chunks of up to 1,024 points          |
 | objects, log lines and records | val, step, epoch, time keys    | the same                              |
+| what is over 90,000 bytes      | parts; val is its outline      | the same                              |
 | dtype, last, last_step         | trace keys                     | the same                              |
 
 How chunks grow (packed). A sequence's chunks are, in the order of their numbers and of the log:
@@ -545,7 +546,7 @@ class SequenceWrites:
     def append_points(self, run: str, ctx: int, name: str, dtype: str, columns: Columns) -> bool:
         """Stores points in the log's order; those without a step get the next free one. `columns` stays as it is.
 
-        Returns whether the sequence is new: then the caller writes its context and its trace index.
+        Returns whether the sequence is new: then the caller writes its trace index.
 
         Raises:
             InvalidRecord: no free step is left.
