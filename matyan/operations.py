@@ -200,10 +200,15 @@ class Stand:
 
 
 @offsets.command("show")
-@store_option(_STORE_HELP)
+@store_option(f"{_STORE_HELP} The control workers have none.", required=False)
+@click.option(
+    "--group",
+    metavar="NAME",
+    help="The consumer group: the ingestion workers' (the default) or the control workers', such as control-workers.",
+)
 @as_json_option
-@settings_flags(*KAFKA, "ingestion_group")
-def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
+@settings_flags(*KAFKA, "ingestion_group", "control_group")
+def offsets_show(settings: Settings, folder: Path | None, group: str | None, as_json: bool) -> None:
     """Show stored, committed and end offset and the lag of each partition.
 
     While a worker holds the store its stored offsets cannot be read; the lag is then that of the committed ones,
@@ -216,7 +221,19 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
     In a pipe: partition, stored, committed, end, lag and, where there is some, dropped; with tabs, "–" for none.
       matyan offsets show --store rocks:/var/lib/matyan
       matyan offsets show --store rocks:/var/lib/matyan --json | jq 'map(.lag) | add'
+      matyan offsets show --group control-workers
     """
+    if group == settings.control_group:
+        kafka = GroupOffsets(settings, topic=settings.kafka_control_events_topic, group=group)
+        _show([stand.row() for stand in kafka.committed_stands()], as_json)
+        return
+    if group not in (None, settings.ingestion_group):
+        raise NotFound(
+            f"there is no group {group} here: {settings.ingestion_group} and {settings.control_group} are the ones that "
+            "MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP name"
+        )
+    if folder is None:
+        raise click.UsageError("Name the ingestion workers' store: --store rocks:FOLDER.")
     kafka = GroupOffsets(settings)
     unread = None if has_database(folder) else f"there is no store in {folder} yet"
     try:
@@ -228,7 +245,10 @@ def offsets_show(settings: Settings, folder: Path, as_json: bool) -> None:
             f"{unread}: no stored offsets are shown, and the lag is that of the committed ones"
         )
         stands = kafka.told_by(folder, kafka.committed_stands())
-    rows = [stand.row() for stand in stands]
+    _show([stand.row() for stand in stands], as_json)
+
+
+def _show(rows: list[views.Row], as_json: bool) -> None:
     if as_json:
         views.as_json(rows)
     else:
@@ -334,15 +354,26 @@ def _named(partitions: Iterable[int]) -> str:
 
 
 class GroupOffsets:
-    """The ingestion workers' consumer group, and the offsets in their store."""
+    """A consumer group, and the offsets in its store."""
 
-    def __init__(self, settings: Settings, patience_s: float = _PATIENCE_S) -> None:
-        """patience_s: how long a broker that loads its groups is waited for."""
+    def __init__(
+        self,
+        settings: Settings,
+        patience_s: float = _PATIENCE_S,
+        *,
+        topic: str | None = None,
+        group: str | None = None,
+    ) -> None:
+        """
+        Args:
+            patience_s: how long a broker that loads its groups is waited for.
+            topic, group: the ingestion workers' by default.
+        """
         from matyan.broker.kafka import client_config
 
         self._patience_s = patience_s
-        self.topic = settings.kafka_data_ingestion_topic
-        self._group = Group(client_config(settings), settings.ingestion_group)
+        self.topic = topic or settings.kafka_data_ingestion_topic
+        self._group = Group(client_config(settings), group or settings.ingestion_group)
         self._described = describe_topic(self._group.admin, self.topic)
         self._topic_id = str(self._described.topic_id)
 

@@ -16,7 +16,7 @@ import click
 import trio
 from confluent_kafka.admin import AclOperation
 
-from matyan import logs, private, telemetry
+from matyan import __version__, logs, private, telemetry
 from matyan.broker.kafka_admin import Group, open_admin
 from matyan.broker.kafka_start import Claimant, require_own
 from matyan.broker.kafka_topics import require_access, require_fit_topics, require_topics
@@ -121,13 +121,22 @@ class _KafkaStart:
         self._partitions = counts
 
 
-def _begin(settings: Settings, used: Sequence[str]) -> None:
+def _begin(service: str, settings: Settings, used: Sequence[str]) -> None:
     """used: the settings that decide what this service connects to."""
     settings.refuse_development_values(used)
     raise_limit()
     logs.configure(settings.log_level)
     for sentence in unknown_names(read_environment()):
         log.warning(sentence)
+    telemetry.export_only_of(service)
+    log.info(
+        "starts",
+        service=service,
+        version=__version__,
+        environment=settings.environment,
+        brokers=settings.kafka_bootstrap_servers,
+        topic=settings.kafka_data_ingestion_topic,
+    )
 
 
 # --- the frontier --------------------------------------------------------------------------------
@@ -159,7 +168,7 @@ def frontier(settings: Settings) -> int:
       matyan frontier --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
       KAFKA_BOOTSTRAP_SERVERS=kafka:9092 matyan frontier --port 8080 --log-level DEBUG
     """
-    _begin(settings, (*KAFKA, *S3))
+    _begin("frontier", settings, (*KAFKA, *S3))
     return trio.run(_frontier, settings)
 
 
@@ -256,7 +265,7 @@ def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
       matyan ingest-worker --store rocks:/var/lib/matyan --workers 2
       MATYAN_INSTANCE_ID=worker-1 matyan ingest-worker --store rocks:/var/lib/matyan --metrics-port 9091
     """
-    _begin(settings, KAFKA)
+    _begin("ingest-worker", settings, KAFKA)
     return trio.run(_ingest, settings, folder, workers)
 
 
@@ -353,7 +362,7 @@ def control_worker(settings: Settings) -> int:
       matyan control-worker --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
       matyan control-worker --metrics-port 9092
     """
-    _begin(settings, (*KAFKA, *S3))
+    _begin("control-worker", settings, (*KAFKA, *S3))
     return trio.run(_control, settings)
 
 

@@ -5,7 +5,10 @@ Counting only: nothing here decides. On the hot path callers count a batch, neve
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+from typing import Final
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.registry import Collector
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
@@ -120,3 +123,36 @@ CONTROL_ERRORS = Counter(
 CONTROL_SECONDS = Histogram(
     "matyan_control_processing_duration_seconds", "Time to handle one event", buckets=_SECONDS
 )
+
+_FRONTIER: Final = (
+    *(
+        WS_CONNECTIONS,
+        WS_MESSAGES,
+        WS_CONNECTION_SECONDS,
+        HTTP_REQUESTS,
+        HTTP_SECONDS,
+        FRAMES,
+        REJECTED,
+    ),
+    *(ACK_SECONDS, QUEUE_BYTES, QUEUE_CAPACITY, SOCKET_CLOSES),
+)
+_INGEST: Final = (
+    *(INGEST_CONSUMED, INGEST_PROCESSED, INGEST_ERRORS, INGEST_BATCH_SIZE, INGEST_BATCH_SECONDS),
+    *(INGEST_TXN_BYTES, INGEST_FDB_RETRIES, COMMIT_SECONDS, END_TO_END_SECONDS, SKIPPED),
+)
+_CONTROL: Final = (CONTROL_CONSUMED, CONTROL_PROCESSED, CONTROL_ERRORS, CONTROL_SECONDS)
+_WORKERS: Final = (DEAD_LETTERS, PAUSED_SECONDS, REBALANCES, LAG)
+_OF: Final[dict[str, tuple[Collector, ...]]] = {
+    "frontier": _FRONTIER,
+    "ingest-worker": (*_INGEST, *_WORKERS),
+    "control-worker": (*_CONTROL, *_WORKERS),
+}
+ERRORS: Final = {"ingest": INGEST_ERRORS, "control": CONTROL_ERRORS}
+"""Where a worker counts what it has to try again, by its name."""
+
+
+def export_only_of(service: str) -> None:
+    """For a process that is one service of a deployment: what the others count is not shown, as zeros neither."""
+    own = set(_OF[service])
+    for metric in {metric for metrics in _OF.values() for metric in metrics} - own:
+        REGISTRY.unregister(metric)

@@ -12,13 +12,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import groupby
 from typing import Any
 
 import trio
 from confluent_kafka import Consumer as RdConsumer
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 
 from matyan import telemetry
 from matyan.broker.base import Batch, Partition
@@ -64,6 +65,7 @@ _COMMIT_AGAIN_S = 3.0
 """A commit that a rebalance or a coordinator refused is told to nobody who waits for it, and on an idle partition no other
 follows: so the last one is repeated."""
 _LAG_S = 1.0
+_ENDS_S = 3.0
 _WATCH_S = 5.0
 """How often the topic's id is asked for, and the members of a group that is not whole."""
 _GROUP_S = 1.0
@@ -186,6 +188,8 @@ class _Member:
         """Former ownerships of partitions that are assigned, and announced anew once these are left."""
         self._asked: Any = None
         self._next_topic_check = time.monotonic() + _WATCH_S
+        self._ends: dict[TopicPartition, Any] = {}
+        self._next_ends = 0.0
         self._partition_count = 0
         self._next_group_check = math.inf
         """From each assignment on, until all partitions have an owner."""
@@ -260,6 +264,7 @@ class _Member:
                 for part in list(self._parts.values()):
                     part.reconcile(self.rd)
                 self._watch_topic()
+                self._watch_ends()
                 self._watch_group()
                 self._announce_renewed()
         finally:
@@ -315,8 +320,14 @@ class _Member:
         telemetry.REBALANCES.labels("assigned").inc()
         self.forbidden = None
         self._next_group_check = time.monotonic() + _WATCH_S
+        self._tell("partitions are assigned", partitions)
         self._assign(rd, partitions)
         self._announce(tp.partition for tp in partitions)
+
+    def _tell(self, what: str, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            numbers = sorted(tp.partition for tp in partitions)
+            log.info(what, group=self.group.name, topic=self.topic, partitions=numbers)
 
     def _assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         # Paused at a place that needs no look-up, until `start` has said where.
@@ -333,6 +344,7 @@ class _Member:
         """Answers when each owner has left its partition, or at the deadline: being late is harmless, since the
         stored offset fences it."""
         telemetry.REBALANCES.labels("revoked").inc()
+        self._tell("partitions are given back", partitions)
         parts = self._leave(partitions)
         deadline = time.monotonic() + self._drain_s
         for part in parts:
@@ -348,6 +360,7 @@ class _Member:
     def _on_lost(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         """Others own them already: nothing is gained by waiting."""
         telemetry.REBALANCES.labels("lost").inc()
+        self._tell("partitions were lost", partitions)
         self._leave(partitions)
         rd.incremental_unassign(partitions)
 
@@ -358,6 +371,8 @@ class _Member:
             part for tp in partitions if (part := self._parts.pop(tp.partition, None)) is not None
         ]
         for part in parts:
+            with suppress(KeyError):  # none was shown yet
+                telemetry.LAG.remove(self.topic, str(part.partition))
             self._token.run_sync_soon(part.leave)
         return parts
 
@@ -396,6 +411,20 @@ class _Member:
         elif time.monotonic() >= self._next_topic_check:
             self._next_topic_check = time.monotonic() + _WATCH_S
             self._asked = describe_topic_soon(self.admin, self.topic)
+
+    def _watch_ends(self) -> None:
+        """Where each partition ends: a fetch tells it too, but a partition that stands still is not fetched."""
+        if any(not soon.done() for soon in self._ends.values()):
+            return
+        for tp, soon in self._ends.items():
+            part = self._parts.get(tp.partition)
+            if part is not None and soon.exception() is None:
+                part.end = max(part.end, soon.result().offset)
+        self._ends = {}
+        if time.monotonic() >= self._next_ends and self._parts:
+            self._next_ends = time.monotonic() + _ENDS_S
+            wanted = {part.tp: OffsetSpec.latest() for part in self._parts.values()}
+            self._ends = self.admin.list_offsets(wanted, request_timeout=_GROUP_S)
 
     def _watch_group(self) -> None:
         """Static members that are killed between the two rounds of a cooperative rebalance come back without a round:
@@ -469,6 +498,8 @@ class _Partition:
         self._next_commit = 0.0
         self._commit_again = 0.0
         self._next_lag = 0.0
+        self.end = -1
+        """The partition's end offset, as far as it is known."""
 
     # --- in trio: the interface ------------------------------------------------------------------
 
@@ -612,13 +643,13 @@ class _Partition:
         if now >= (self._next_commit if self._done != self._committed else self._commit_again):
             self._next_commit, self._commit_again = now + _COMMIT_S, now + _COMMIT_AGAIN_S
             self.commit(rd)
-        if now >= self._next_lag and self._done is not None:
+        if now >= self._next_lag and self._done is not None and self.end >= 0:
             self._next_lag = now + _LAG_S
             watermarks = rd.get_watermark_offsets(self.tp, cached=True)
-            if watermarks is not None and watermarks[1] >= 0:
-                telemetry.LAG.labels(self.topic, str(self.partition)).set(
-                    max(0, watermarks[1] - self._done)
-                )
+            if watermarks is not None:
+                self.end = max(self.end, watermarks[1])
+            lag = max(0, self.end - self._done)
+            telemetry.LAG.labels(self.topic, str(self.partition)).set(lag)
 
     def _seek(self, rd: RdConsumer) -> None:
         assert self._seek_to is not None

@@ -123,4 +123,6 @@ class ControlWorker(Holder):
             if react is None:
                 raise InvalidRecord(f"type: {event.type!r} is no control event")
             await react(self._blobs, event.payload)
+        if event.type == "run_deleted":
+            _log.info("the artifacts of a deleted run are deleted", run=event.payload["run_id"])
         return event.type

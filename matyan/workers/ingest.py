@@ -246,6 +246,7 @@ class _Owner:
         handed_over = time.perf_counter()
         unit = await self._worker.store.transact_in_turns(body)
         committed = time.perf_counter()
+        self._tell([*events.values()], [*dead.values()])
         if self._worker.use_stored_offset:
             self._stored = batch.next_offset
         rules.committed(unit)
@@ -271,6 +272,21 @@ class _Owner:
             if isinstance(item, Record) and (event := event_of(item)) is not None:
                 events[batch.offsets[item.index]] = event
         return ops, events, dead
+
+    def _tell(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        """A line a batch for its dead letters: a producer of nonsense can bring millions."""
+        for event in events:
+            if event.type == "run_deleted":
+                self._log.info("a run was deleted", run=event.payload["run_id"])
+        if dead:
+            first = dead[0]
+            self._log.error(
+                "records went to the dead letters",
+                records=len(dead),
+                offset=first.offset,
+                error_class=first.error_class,
+                reason=first.error_text,
+            )
 
     def _body(
         self,

@@ -93,6 +93,7 @@ class Tenure:
                     self._log.warning("waits for an engine", reason=str(error))
                 self.trouble = str(error)
                 telemetry.RETRIES.labels(self._service, _cause(error)).inc()
+                telemetry.ERRORS[self._service].labels("Unavailable").inc()
                 await self.idle(partial(trio.sleep, backoff.next()))
             else:
                 if self.trouble is not None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, NewPartitions, ResourceType
 
 from dev.broker import Broker
@@ -176,3 +177,87 @@ def test_more_partitions_are_noticed_within_seconds(broker: Broker, tmp_path: Pa
 def tells_of_more(service: Service) -> bool:
     lines = [line for line in service.output if "more partitions" in line]
     return bool(lines) and '"partitions": 12' in lines[0] and '"before": 6' in lines[0]
+
+
+def metric(service: Service, name: str) -> list[float]:
+    """The values of a metric's lines; none while it does not listen yet."""
+    try:
+        lines = service.get("/metrics/").decode().splitlines()
+    except OSError:
+        return []
+    return [float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{")]
+
+
+LAG = "matyan_consumer_lag_records"
+
+
+def test_the_lag_of_a_partition_is_shown_while_it_is_held(broker: Broker, tmp_path: Path) -> None:
+    """Before the first record too; that of a partition which another member has taken goes, and comes back with it."""
+    deployment = deploy(broker)
+    words = ("ingest-worker", "--store", f"rocks:{tmp_path}")
+    group = f"group-{deployment.ingestion}"
+    env = {"MATYAN_INGESTION_GROUP": group}
+    with serving(deployment, *words, port="metrics-port", **env) as worker:
+        wait_for(lambda: not unready(worker) and metric(worker, LAG) == [0.0] * 6)
+        other = Consumer(
+            {
+                "bootstrap.servers": broker.bootstrap,
+                "group.id": group,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "enable.auto.commit": False,
+            }
+        )
+        other.subscribe([deployment.ingestion])
+        wait_for(lambda: other.poll(0.1) is None and len(other.assignment()) == 3)
+        wait_for(lambda: metric(worker, LAG) == [0.0] * 3)
+        other.close()
+        wait_for(lambda: metric(worker, LAG) == [0.0] * 6)
+        assert worker.stop() == 0
+        said = "".join(worker.output)
+    for event in ("starts", "partitions are assigned", "partitions are given back"):
+        assert f'"event": "{event}"' in said
+
+
+def test_a_stuck_control_worker_shows_its_lag_and_that_it_tries(broker: Broker, s3: S3) -> None:
+    """Of what came while it stood still too; `offsets show` says the same."""
+    nowhere = {"S3_ENDPOINT": f"http://127.0.0.1:{free_ports(1)[0]}"}
+    deployment = deploy(broker, **{**s3_environment(s3), **nowhere})
+    group = f"group-{deployment.control}"
+    env = {"MATYAN_CONTROL_GROUP": group}
+    with serving(deployment, "control-worker", port="metrics-port", **env) as worker:
+        deployment.run_deleted("a")
+        wait_for(lambda: metric(worker, "matyan_retries_total"))
+        deployment.run_deleted("b", "c")
+        wait_for(lambda: metric(worker, LAG) == [3.0])
+        assert sum(metric(worker, "matyan_control_processing_errors_total")) > 0
+        show = ("offsets", "show", "--group", group)
+        shown = matyan(*show, env=environment(**{**deployment.env, **env}))
+        assert shown.stdout == "0\t–\t0\t3\t3\n"
+        worker.stop()
+
+
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        (("frontier", "--port"), "matyan_ws_connections_active"),
+        (("ingest-worker", "--store", "rocks:.", "--metrics-port"), "matyan_ingestion_batch_size"),
+        (("control-worker", "--metrics-port"), "matyan_control_events_consumed_total"),
+    ],
+    ids=["frontier", "ingest-worker", "control-worker"],
+)
+def test_a_service_exports_only_its_own_metrics(
+    words: tuple[str, ...], own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dashboard that sums over services must not find zeros of the others."""
+    monkeypatch.chdir(tmp_path)
+    nobody, port = free_ports(2)
+    command = [*MATYAN, *words, str(port), "--host", "127.0.0.1"]
+    env = {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{nobody}"}
+    with started(command, "waits at its start", **env) as process:
+        service = Service(process.process, process.output, f"http://127.0.0.1:{port}")
+        wait_for(lambda: "does not listen" not in unready(service))
+        said = service.get("/metrics/").decode()
+    kinds = ("matyan_ws_", "matyan_ingestion_", "matyan_control_")
+    assert own in said
+    assert [kind for kind in kinds if kind in said] == [own[: own.index("_", 7) + 1]]
+    assert "process_cpu_seconds_total" in said
