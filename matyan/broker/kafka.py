@@ -96,8 +96,6 @@ def producer_config(settings: Settings) -> dict[str, Any]:
     librdkafka never lingers: linger.ms=0.5 costs a lonely frame 1.1 ms. What there is to linger for, `KafkaProducer`
     gathers itself. lz4 makes the broker's share of a core smaller by a third.
     """
-    # That the gapless guarantee is experimental is no news to who runs this.
-    logging.getLogger(_LIBRDKAFKA).addFilter(_is_news)
     return client_config(
         settings,
         **{
@@ -108,9 +106,6 @@ def producer_config(settings: Settings) -> dict[str, Any]:
             "compression.type": "lz4",
             "linger.ms": 0,
             "topic.metadata.refresh.interval.ms": METADATA_MS,
-            # A batch that the broker refuses ends this client, so that nothing which came later overtakes it: all goes
-            # to the next client in its order.
-            "enable.gapless.guarantee": True,
             "delivery.timeout.ms": max(1, int(settings.delivery_timeout_s * 1000)),
             # The budget of bytes is ours (MATYAN_QUEUE_BYTES), so that a frame is taken whole or not at all.
             "queue.buffering.max.messages": 0,
@@ -254,7 +249,14 @@ class KafkaProducer:
     """
 
     def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
-        self._config = {**config, "error_cb": self._on_error}
+        # A batch that the broker refuses ends the client, so that nothing which came later overtakes it: all goes to the
+        # next client in its order. That this guarantee is experimental is no news to who runs this.
+        logging.getLogger(_LIBRDKAFKA).addFilter(_is_news)
+        self._config = {
+            **config,
+            "enable.gapless.guarantee": True,
+            "error_cb": self._on_error,
+        }
         self._topic = topic
         self.budget = Budget(capacity_bytes)
         self._token = trio.lowlevel.current_trio_token()
