@@ -13,7 +13,8 @@ from importlib import metadata
 from typing import Protocol
 
 import trio
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from matyan.doors import Doors
 from matyan.http1 import (
@@ -63,10 +64,28 @@ def _version(about: About) -> Answer:
     return json_answer(200, {"version": program_version(), "component": about.component})
 
 
-def _metrics(about: About) -> Answer:
+def _metrics(about: About, accept: str) -> Answer:
     if not about.metrics:
         return detail(404, "metrics are switched off: set METRICS_ENABLED=true")
-    return Answer(200, CONTENT_TYPE_LATEST, generate_latest())
+    wish = _quality(accept, "application/openmetrics-text")
+    if wish > 0 and wish >= _quality(accept, "text/plain"):
+        return Answer(200, openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest(REGISTRY))
+    return Answer(200, "text/plain; version=0.0.4; charset=utf-8", generate_latest())
+
+
+def _quality(accept: str, media_type: str) -> float:
+    """How much a client wants this type (RFC 9110, 12.5.1); 0: it was not named. Not by prometheus_client, which does not weigh and
+    stumbles over a version that is none."""
+    best = 0.0
+    for wish in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in wish.split(";"))
+        if name == media_type:
+            given = [part[2:] for part in parameters if part.startswith("q=")]
+            try:
+                best = max(best, float(given[0]) if given else 1.0)
+            except ValueError:
+                continue
+    return best
 
 
 _DOCS = """<!doctype html>
@@ -92,20 +111,20 @@ def _docs(about: About) -> Answer:
     return Answer(200, "text/html; charset=utf-8", page.encode())
 
 
-PROBES: dict[str, Callable[[About], Answer]] = {
-    "/api/v1/rest/version/": _version,
-    "/health/live/": lambda about: _checked(about.health.live()),
-    "/health/ready/": lambda about: _checked(about.health.ready()),
+PROBES: dict[str, Callable[[About, str], Answer]] = {
+    "/api/v1/rest/version/": lambda about, _: _version(about),
+    "/health/live/": lambda about, _: _checked(about.health.live()),
+    "/health/ready/": lambda about, _: _checked(about.health.ready()),
     "/metrics/": _metrics,
-    "/docs/": _docs,
+    "/docs/": lambda about, _: _docs(about),
 }
-"""Path → page. Each path is answered without its last slash too, and without a redirect."""
+"""Path → page, of who answers and the request's Accept. Each path is answered without its last slash too, and without a redirect."""
 
 
-def probe(about: About, path: str) -> Answer | None:
-    """The page at `path`, or None."""
+def probe(about: About, path: str, accept: str) -> Answer | None:
+    """The page at `path` in the form that `accept`, the header, asks for; or None."""
     page = PROBES.get(path if path.endswith("/") else path + "/")
-    return None if page is None else page(about)
+    return None if page is None else page(about, accept)
 
 
 async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStream) -> None:
@@ -122,7 +141,7 @@ async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStrea
         if refusal is not None:
             await refuse(stream, detail(refusal.status, refusal.sentence))
             return
-        answer = probe(about, head.path) if head.bare else None
+        answer = probe(about, head.path, head.headers.get("accept", "")) if head.bare else None
         if answer is None:
             await refuse(stream, detail(404, f"there is only GET of {', '.join(sorted(PROBES))}"))
             return

@@ -7,8 +7,10 @@ import sys
 from collections.abc import AsyncIterator
 
 import httpx
+import prometheus_client.parser as text_format
 import pytest
 import trio
+from prometheus_client.openmetrics import parser as openmetrics
 from trio.testing import MockClock
 
 from matyan import telemetry
@@ -112,3 +114,43 @@ def test_the_probes_cost_a_worker_no_framework() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "set()"
+
+
+PLAIN, OPEN = "text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0"
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", PLAIN),
+        ("*/*", PLAIN),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", PLAIN),
+        ("text/plain", PLAIN),
+        ("text/plain;version=0.0.4", PLAIN),
+        (PROMETHEUS, OPEN),
+        ("application/openmetrics-text", OPEN),
+        ("Application/OpenMetrics-Text; version=1.0.0", OPEN),
+        ("application/openmetrics-text;version=nonsense", OPEN),
+        ("application/openmetrics-text;q=0.1, text/plain;q=0.9", PLAIN),
+        ("text/plain;q=0.1, application/openmetrics-text;q=0.9", OPEN),
+        ("application/openmetrics-text;q=0", PLAIN),
+        ("application/openmetrics-text;q=much", PLAIN),
+        (";;,q=,;q=1", PLAIN),
+    ],
+)
+async def test_metrics_come_in_the_format_that_was_asked_for(
+    port: int, accept: str, expected: str
+) -> None:
+    """Body and Content-Type agree, and a parser of that format reads them."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+        answer = await http.get("/metrics/", headers={"Accept": accept})
+    assert answer.headers["content-type"].startswith(expected)
+    parser = openmetrics if expected == OPEN else text_format
+    names = {family.name for family in parser.text_string_to_metric_families(answer.text)}
+    assert "matyan_ingestion_batch_size" in names
+    assert answer.text.endswith("# EOF\n") == (expected == OPEN)

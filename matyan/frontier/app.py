@@ -81,7 +81,7 @@ def create_app(frontier: Frontier) -> QuartTrio:
 
 def _add_probes(app: QuartTrio, frontier: Frontier) -> None:
     async def page(path: str) -> Response:
-        answer = probe(frontier.about, path)
+        answer = probe(frontier.about, path, request.headers.get("accept", ""))
         assert isinstance(answer, Answer)
         return Response(answer.body, answer.status, content_type=answer.content_type)
 

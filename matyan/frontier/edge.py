@@ -865,7 +865,7 @@ async def _answer(frontier: Frontier, stream: trio.SocketStream, head: Head) -> 
     # A page across origins needs the CORS headers, which are the app's.
     page = None
     if head.bare and "origin" not in head.headers:
-        page = probe(frontier.about, head.path)
+        page = probe(frontier.about, head.path, head.headers.get("accept", ""))
     if page is None:
         await frontier.web_loaded.wait()
         assert frontier.web is not None

@@ -141,6 +141,10 @@ async def test_the_probes_answer_with_and_without_the_last_slash(
         assert (ready.status_code, ready.json()["checks"]) == (200, {"queue": "ok"})
         metrics = await http.get("/metrics" + slash, headers=headers)
         assert "matyan_ws_connections_active 0.0" in metrics.text
+        asked = {**(headers or {}), "Accept": "application/openmetrics-text"}
+        metrics = await http.get("/metrics" + slash, headers=asked)
+        assert metrics.headers["content-type"].startswith("application/openmetrics-text; version=1")
+        assert metrics.text.endswith("# EOF\n")
         docs = await http.get("/docs" + slash, headers=headers)
         assert docs.status_code == 200
         assert docs.headers["content-type"].startswith("text/html")
