@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from matyan.broker.budget import Budget
-from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS
+from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS, TURN_BYTES
 from matyan.frontier.intake import PROMISE_SECONDS, SHARE, STILL_SECONDS, Intake
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
@@ -364,3 +364,49 @@ async def test_who_is_gone_leaves_nothing_behind() -> None:
         intake.leave(one)
     assert budget.held == intake._held == intake._promised == intake._begun == 0
     assert len(intake._claims) == len(intake._waiting) == 0
+
+
+def packed(text: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return (packer.compress(text) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+UNKNOWN = b'{"type":"add_tag","tag_name":"t","unknown":[' + b"[]," * 2_000_000 + b"1]}"
+WORST = {
+    "a bomb": masked(1, packed(b"[" + b" " * (32 * MIB) + b"]"), head1=0x40),
+    "a compressed batch": masked(1, packed(figures(20)), head1=0x40),
+    "a large item": masked(1, UNKNOWN),
+    "a large item, compressed": masked(1, packed(UNKNOWN), head1=0x40),
+    "no JSON": masked(1, packed(b'["' + b"x" * (32 * MIB)), head1=0x40),
+}
+
+
+@pytest.mark.parametrize("kind", WORST)
+async def test_the_loop_turns_while_a_large_message_is_looked_at(kind: str) -> None:
+    """Also when all of it is here at once: at least once for each 256 KiB of what can be cut, and beside what cannot."""
+    async with a_frontier(HandProducer(128 * MIB), Settings(ws_deflate=True)) as served:
+        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        await client.stream.send_all(WORST[kind][:-1])
+        turns = 0
+        async with trio.open_nursery() as nursery:
+
+            async def count() -> None:
+                nonlocal turns
+                while True:
+                    await trio.lowlevel.checkpoint()
+                    turns += 1
+
+            nursery.start_soon(count)
+            if kind.startswith("a large item") or kind == "a compressed batch":
+                await client.stream.send_all(WORST[kind][-1:])
+                with trio.fail_after(60):
+                    await served.handed(1)
+                served.producer.deliver()
+                assert await client.reply() == OK
+            else:
+                await client.stream.send_all(WORST[kind][-1:])
+                with trio.fail_after(60):
+                    reply = await client.reply()
+                assert (reply == OK) is (kind == "a bomb")
+            nursery.cancel_scope.cancel()
+        assert turns > (32 * MIB // TURN_BYTES if kind in {"a bomb", "no JSON"} else 20)
