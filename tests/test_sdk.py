@@ -366,9 +366,9 @@ def test_a_message_over_the_limit_harms_nothing(tracker) -> None:
     until(lambda: run._ws.stats["sent"] >= 2)
     run.track(Figure({"data": "x" * 20_000_000}), name="figure", step=0)
     until(lambda: run._ws.stats["sent"] >= 3, 60)
+    assert run._ws.stats["dropped"] == 0
     run.track(2.0, name="loss", step=1)
     run.close()
-    assert run._ws.stats["dropped"] == 0
     assert [(row["name"], row["value"]) for row in exported(tracker, run)] == [
         ("loss", 1.0),
         ("loss", 2.0),
