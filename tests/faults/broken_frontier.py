@@ -12,7 +12,7 @@ from typing import Any
 from matyan.broker import kafka
 from matyan.broker.base import DeliveryCallback
 from matyan.cli import main
-from matyan.frontier.session import Session
+from matyan.frontier.session import Taken
 
 
 def broken_frontier(promise: str) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class Hasty(kafka.KafkaProducer):
 if __name__ == "__main__":
     match sys.argv[1]:
         case "publish-resends":
-            Session._is_copy = lambda self, data, now: False
+            Taken.is_due = lambda self, now: False
         case "acknowledge-early":
             kafka.KafkaProducer = Hasty
         case promise:
