@@ -343,7 +343,7 @@ class Link:
     def _take_event(self, kind: Kind, data: bytes, now: float) -> bool:
         """False: there is no room for it now."""
         if kind is Kind.WHOLE:
-            if not self._frontier.intake.may_take and not self._session.is_copy(data, now):
+            if not self._may_take() and not self._session.is_copy(data, now):
                 return False
             self._take(data, now)
         elif kind is Kind.BEGIN:
@@ -365,12 +365,15 @@ class Link:
             self._judge(incoming, Kind.PIECE)
         return True
 
+    def _may_take(self) -> bool:
+        return self._frontier.intake.may_take(is_first=not self._session.waiting)
+
     def _has_room(self, incoming: Incoming, came: int) -> bool:
         intake = self._frontier.intake
         if intake.has_begun(self):
             return intake.may_go_on(self, came)
         if incoming.size + came <= SMALL_BYTES:
-            return intake.may_take
+            return self._may_take()
         return intake.may_begin(self, self._wire.declared or came) and intake.may_go_on(self, came)
 
     def _end_message(self) -> None:

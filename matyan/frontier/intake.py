@@ -19,6 +19,9 @@ SHARE: Final = 0.75
 """Of the budget, for what is unfinished: so that messages which come whole find room beside it."""
 PROMISE_SECONDS: Final = 5.0
 """For which room is kept for what a frame's head announced. One that takes longer has but what came."""
+WAITING_SHARE: Final = 0.5
+"""Beside the budget, as a part of it: for the small messages of connections that wait for nothing else. Such a connection
+could not be read on, and the SDK leaves one that answers no ping for 20 s, with its message."""
 STILL_SECONDS: Final = 2.0
 """After which nothing moves, if in that time
 (while some wait for room) less than this came of all that is unfinished."""
@@ -68,10 +71,16 @@ class Intake:
         self._moved = 0.0
         budget.on_room(self._on_room)
 
-    @property
-    def may_take(self) -> bool:
-        """Whether a message that is here whole may be taken. Where all that is held is unfinished, it may: it adds nothing."""
-        return not self._budget.full or self._budget.held <= self._held
+    def may_take(self, *, is_first: bool) -> bool:
+        """Whether a small message may be taken. Where all that is held is unfinished, it may: it adds nothing.
+
+        Args:
+            is_first: nothing of its connection waits for a reply.
+        """
+        budget = self._budget
+        if not budget.full or budget.held <= self._held:
+            return True
+        return is_first and budget.parked < WAITING_SHARE * budget.capacity
 
     def count(self, who: Claimant, held: int) -> None:
         """`who` holds so many bytes now."""

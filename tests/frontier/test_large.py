@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
 
@@ -163,6 +163,29 @@ async def fill(served: Served) -> RawClient:
     return client
 
 
+async def test_a_small_message_waits_on_an_open_connection_while_there_is_no_room() -> None:
+    """The SDK leaves a server that answers no ping, and its message with it. What comes behind it is not read."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        first = await fill(served)
+        client = await served.link("small")
+        await client.stream.send_all(masked(1, tag("a")) + masked(9, b"alive?"))
+        pong = await client.event()
+        assert pong is not None
+        assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")  # type: ignore[attr-defined]
+        assert served.frontier.desk.parked_records() == 1
+        before = held(served)
+        await client.stream.send_all(masked(1, tag("b")))
+        await until(lambda: held(served) > before)
+        await wait_all_tasks_blocked(0.01)
+        assert served.frontier.desk.parked_records() == 1
+        served.producer.deliver()
+        assert await first.reply() == OK
+        for _ in "ab":
+            await served.handed(1)
+            served.producer.deliver()
+            assert await client.reply() == OK
+
+
 async def test_a_resend_is_known_at_no_cost_while_there_is_no_room() -> None:
     """Neither stored nor answered, nothing of it is held; and the pings behind it are answered."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
@@ -239,7 +262,7 @@ async def test_a_large_copy_that_crosses_the_reply(mock_clock: MockClock, took: 
         client = await served.link()
         await client.send(figures(3))
         while not served.producer.frames:
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await wait_all_tasks_blocked(0.01)
         await settle(mock_clock, took)
         copy = masked(1, figures(3))
         await client.stream.send_all(copy[:1_000_000])
@@ -261,7 +284,7 @@ async def test_a_large_message_counts_from_its_beginning(mock_clock: MockClock) 
         await settle(mock_clock, 20)
         await client.stream.send_all(data[1_000_000:])
         while not served.producer.frames:
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await wait_all_tasks_blocked(0.01)
         await settle(mock_clock, 21)
         while isinstance(event := await client.event(), Frame) and event.opcode is Opcode.PING:
             pass
@@ -409,4 +432,4 @@ async def test_the_loop_turns_while_a_large_message_is_looked_at(kind: str) -> N
                     reply = await client.reply()
                 assert (reply == OK) is (kind == "a bomb")
             nursery.cancel_scope.cancel()
-        assert turns > (32 * MIB // TURN_BYTES if kind in {"a bomb", "no JSON"} else 20)
+        assert turns >= (32 * MIB // TURN_BYTES if kind in {"a bomb", "no JSON"} else 20)
