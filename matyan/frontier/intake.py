@@ -125,13 +125,17 @@ class Intake:
         if claim is None or not claim.begun:
             return False
         alone = self._begun == 1 and self._budget.held <= self._held
-        if not alone and (self._budget.full or (self._begun > 1 and self._held > self._limit)):
+        if not alone and (self._budget.full or self._is_jammed()):
             return False
         self._came += came
         kept = min(came, claim.promised)
         claim.promised -= kept
         self._promised -= kept
         return True
+
+    def _is_jammed(self) -> bool:
+        """Whether those that have begun leave each other no room."""
+        return self._begun > 1 and self._held > self._limit
 
     def end(self, who: Claimant) -> None:
         """The large message of `who` is over, whatever came of it."""
@@ -168,7 +172,7 @@ class Intake:
         if not self._waiting:
             return
         self._on_room()
-        if self._came >= STILL_BYTES or self._budget.held > self._held:
+        if self._came >= STILL_BYTES or (self._budget.held > self._held and not self._is_jammed()):
             # What is queued will be answered, one way or another.
             self._came, self._moved = 0, now
         elif now >= self._moved + STILL_SECONDS:

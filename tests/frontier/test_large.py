@@ -404,6 +404,27 @@ WORST = {
 }
 
 
+async def test_the_largest_goes_when_the_unfinished_are_in_each_others_way() -> None:
+    """What is queued beside them is answered again and again, but gives them no room."""
+    budget, now = Budget(1000), 0.0
+    intake = Intake(budget, lambda: now)
+    small, large = Claimant(intake), Claimant(intake)
+    for one, size in ((small, 390), (large, 400)):
+        assert intake.may_begin(one, 300)
+        assert intake.may_go_on(one, size)
+        intake.count(one, size)
+    budget.hold(100)
+    for one in (small, large):
+        assert not intake.may_go_on(one, 10)
+        intake.wait(one, begins=False)
+    for now in (0.0, 0.5, STILL_SECONDS + 0.5):
+        assert not large.evicted
+        intake.sweep(now)
+    assert large.evicted
+    assert not small.evicted
+    assert intake.may_go_on(small, 10)
+
+
 @pytest.mark.parametrize("kind", WORST)
 async def test_the_loop_turns_while_a_large_message_is_looked_at(kind: str) -> None:
     """Also when all of it is here at once: at least once for each 256 KiB of what can be cut, and beside what cannot."""
