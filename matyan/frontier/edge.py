@@ -304,6 +304,8 @@ class Link:
                 self._write(says)
         elif self._parted:
             self._end_if_through()
+            if self._draining:
+                self._part_if_answered()
         elif says:
             self._farewell += says
             if wire.close_rcvd is not None:
@@ -466,7 +468,8 @@ class Link:
         self.drop()
 
     def _part_if_answered(self) -> None:
-        if not self._session.waiting and not self._parted:
+        unfinished = self._incoming is not None or self._event is not None
+        if not (self._session.waiting or unfinished or self._parted):
             self._part()
 
     def _part(self) -> None:

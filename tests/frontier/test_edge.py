@@ -520,6 +520,23 @@ async def test_drain_answers_then_closes_with_1001(served: Served) -> None:
     assert left == [0]
 
 
+async def test_drain_answers_what_is_half_here(served: Served) -> None:
+    """A frame that is still coming in cannot be sent again by its client either."""
+    client = await served.link()
+    data = masked(1, json.dumps([json.loads(tag("a"))] * 2).encode() + b" " * 100_000)
+    await client.stream.send_all(data[:50_000])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(drain, served.frontier, trio.current_time() + 5))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await client.stream.send_all(data[50_000:])
+        with trio.fail_after(4):
+            await served.handed(1)
+            served.producer.deliver()
+            assert await client.reply() == OK
+            assert await client.close_code() == 1001
+        await client.stream.aclose()
+
+
 async def test_drain_ends_at_its_deadline_and_counts(served: Served) -> None:
     client = await served.link()
     await client.send(json.dumps([json.loads(tag("a")), json.loads(tag("b"))]).encode())
