@@ -173,6 +173,7 @@ class Link:
         "_deadline",
         "_draining",
         "_event",
+        "_event_since",
         "_farewell",
         "_farewell_by",
         "_frontier",
@@ -212,6 +213,7 @@ class Link:
         # The message that comes in in pieces; what of it waits for room (stalled), or for a turn or a thread (working).
         self._incoming: Incoming | None = None
         self._event: tuple[Kind, bytes] | None = None
+        self._event_since = 0.0
         self._stalled = self._working = False
         # Bytes that came beside whole messages; and when, at which of them and of the messages a watch began.
         self._came = 0
@@ -302,10 +304,10 @@ class Link:
         if wire.is_open:
             if says:
                 self._write(says)
-        elif self._parted:
-            self._end_if_through()
             if self._draining:
                 self._part_if_answered()
+        elif self._parted:
+            self._end_if_through()
         elif says:
             self._farewell += says
             if wire.close_rcvd is not None:
@@ -317,24 +319,31 @@ class Link:
         wire = self._wire
         taken = 0
         while not (self._stalled or self._working):
+            # What waited for room came then: its client's patience counts from there.
+            came = now if self._event is None else self._event_since
             event, self._event = self._event or wire.next(), None
             if event is None:
                 break
             taken += len(event[1])
             if taken > TURN_BYTES:
-                self._event = event
+                self._event, self._event_since = event, came
                 self._working = True
                 self._frontier.turns.send_nowait(self._worked)
                 break
-            if not self._take_event(*event, now):
-                self._event = event
+            if not self._take_event(*event, came):
+                self._event, self._event_since = event, came
                 self._stalled = True
                 begins = event[0] is Kind.PIECE and not self._frontier.intake.has_begun(self)
                 self._frontier.intake.wait(self, begins=begins)
         if wire.failed and self._incoming is not None and not self._working:
             self._incoming = None
             self._frontier.intake.end(self)
-        self._count()
+        if self._closed:
+            # By a reply that could not be sent: nobody asks again for what is at hand.
+            self._incoming = None
+            self._frontier.intake.leave(self)
+        else:
+            self._count()
 
     def _count(self) -> None:
         held = self._wire.held + (0 if self._incoming is None else self._incoming.held)

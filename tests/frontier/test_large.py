@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -186,6 +187,44 @@ async def test_a_small_message_waits_on_an_open_connection_while_there_is_no_roo
             assert await client.reply() == OK
 
 
+async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
+    mock_clock: MockClock,
+) -> None:
+    """Its client's patience began then: after a reply that took 15 s its copy may still be on its way."""
+    async with a_frontier(HandProducer(64 * MIB)) as served:
+        await fill(served)
+        budget = served.frontier.desk.budget
+        budget.park(budget.capacity)
+        client = await served.link("small")
+        before = budget.held
+        await client.stream.send_all(masked(1, tag("a")))
+        while budget.held == before:
+            await wait_all_tasks_blocked(0.01)
+        await settle(mock_clock, 15)
+        budget.park(-budget.capacity)
+        served.producer.deliver()
+        await served.handed(1)
+        served.producer.deliver()
+        assert await client.reply() == OK
+        await client.send(tag("a"))
+        await client.send(tag("b"))
+        await served.handed(1)
+        _, values, _ = served.producer.frames[0]
+        assert b'"b"' in values[0]
+
+
+async def test_who_cannot_be_answered_leaves_nothing_behind(served: Served) -> None:
+    """It has gone: that shows at its second reply, while more of it is at hand."""
+    client = await served.link()
+    await until(lambda: bool(served.frontier.links))
+    half = masked(1, b'["' + b"x" * 100_000)[:30_000]
+    with socket.socket(fileno=client.stream.socket.detach()) as sock:  # no turn in between
+        sock.sendall(masked(1, b"[]") * 3 + half)
+    await until(lambda: not served.frontier.links)
+    assert held(served) == 0
+    assert not served.frontier.intake._claims
+
+
 async def test_a_resend_is_known_at_no_cost_while_there_is_no_room() -> None:
     """Neither stored nor answered, nothing of it is held; and the pings behind it are answered."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
@@ -365,6 +404,27 @@ async def test_the_largest_goes_when_nothing_moves() -> None:
     assert budget.held == 300
 
 
+async def test_the_largest_goes_when_the_unfinished_are_in_each_others_way() -> None:
+    """What is queued beside them is answered again and again, but gives them no room."""
+    budget, now = Budget(1000), 0.0
+    intake = Intake(budget, lambda: now)
+    small, large = Claimant(intake), Claimant(intake)
+    for one, size in ((small, 390), (large, 400)):
+        assert intake.may_begin(one, 300)
+        assert intake.may_go_on(one, size)
+        intake.count(one, size)
+    budget.hold(100)
+    for one in (small, large):
+        assert not intake.may_go_on(one, 10)
+        intake.wait(one, begins=False)
+    for now in (0.0, 0.5, STILL_SECONDS + 0.5):
+        assert not large.evicted
+        intake.sweep(now)
+    assert large.evicted
+    assert not small.evicted
+    assert intake.may_go_on(small, 10)
+
+
 async def test_room_is_kept_for_what_was_announced_for_a_while() -> None:
     budget, now = Budget(1000), 0.0
     intake = Intake(budget, lambda: now)
@@ -402,27 +462,6 @@ WORST = {
     "a large item, compressed": masked(1, packed(UNKNOWN), head1=0x40),
     "no JSON": masked(1, packed(b'["' + b"x" * (32 * MIB)), head1=0x40),
 }
-
-
-async def test_the_largest_goes_when_the_unfinished_are_in_each_others_way() -> None:
-    """What is queued beside them is answered again and again, but gives them no room."""
-    budget, now = Budget(1000), 0.0
-    intake = Intake(budget, lambda: now)
-    small, large = Claimant(intake), Claimant(intake)
-    for one, size in ((small, 390), (large, 400)):
-        assert intake.may_begin(one, 300)
-        assert intake.may_go_on(one, size)
-        intake.count(one, size)
-    budget.hold(100)
-    for one in (small, large):
-        assert not intake.may_go_on(one, 10)
-        intake.wait(one, begins=False)
-    for now in (0.0, 0.5, STILL_SECONDS + 0.5):
-        assert not large.evicted
-        intake.sweep(now)
-    assert large.evicted
-    assert not small.evicted
-    assert intake.may_go_on(small, 10)
 
 
 @pytest.mark.parametrize("kind", WORST)
