@@ -22,7 +22,8 @@ async def open_port(
     """
     try:
         return await trio.open_tcp_listeners(port, host=host)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
+        # A name that no resolver may be asked for, such as "a..b", is the second.
         raise ConfigurationError(
             f"{host!r} is no address of this machine; name one with {host_name}, such as 127.0.0.1 or 0.0.0.0"
         ) from None

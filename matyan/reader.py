@@ -122,11 +122,12 @@ class Reader:
         """Sends one request and yields its answers as they come.
 
         Raises:
-            MatyanError: what the other side says; Unavailable when it went away.
+            MatyanError: what the other side says, or an argument that no message holds; Unavailable when it went away.
         """
+        request = _request(op, arguments)
         with _connect(self.folder) as connection:
             try:
-                connection.sendall(pack_message({"op": op, **arguments}))
+                connection.sendall(request)
                 with connection.makefile("rb", buffering=1 << 18) as stream:
                     while True:
                         header = stream.read(_HEADER.size)
@@ -325,6 +326,22 @@ def _connect(folder: Path) -> socket.socket:
         connection.close()
         raise Unavailable(f"nobody answers at {folder / SOCKET_NAME}: {error}") from error
     return connection
+
+
+def _request(op: str, arguments: dict[str, Any]) -> bytes:
+    """
+    Raises:
+        MatyanError: msgpack cannot hold an argument, and neither does any store: a word of a command line that is no UTF-8,
+            an integer beyond 64 bits.
+    """
+    try:
+        return pack_message({"op": op, **arguments})
+    except UnicodeEncodeError as error:
+        raise MatyanError(f"{error.object!r} is no valid Unicode; no name is written so") from None
+    except OverflowError:
+        raise MatyanError(
+            f"{op!r} was asked with a number beyond 64 bits; choose a smaller one"
+        ) from None
 
 
 def _error(name: str, text: str) -> MatyanError:

@@ -28,7 +28,9 @@ def test_a_taken_port_is_named_with_its_flag(words: tuple[str, ...], mend: str) 
     assert done.stderr.rstrip().endswith(mend)
 
 
-def test_an_address_of_another_machine_is_named_with_its_flag() -> None:
-    done = matyan("frontier", "--host", "no.such.host.invalid", check=2, env=environment())
-    assert "'no.such.host.invalid' is no address of this machine" in done.stderr
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 64])
+def test_an_address_of_another_machine_is_named_with_its_flag(host: str) -> None:
+    """What cannot be a name at all, too."""
+    done = matyan("frontier", "--host", host, check=2, env=environment())
+    assert f"{host!r} is no address of this machine" in done.stderr
     assert "--host" in done.stderr

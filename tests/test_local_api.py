@@ -200,6 +200,16 @@ async def test_what_cannot_be_answered_is_an_error_to_that_client_alone(
         assert await ask(tmp_path, "numbers", count=1) == [0]
 
 
+@pytest.mark.parametrize(
+    ("value", "said"), [("a\udcff", r"'a\\udcff' is no valid Unicode"), (10**23, "beyond 64 bits")]
+)
+async def test_what_no_request_can_hold_is_a_sentence(tmp_path, value, said) -> None:
+    """`matyan show $'\\xff'` and `matyan runs --limit 99999999999999999999999`, say."""
+    async with serving(tmp_path):
+        with pytest.raises(MatyanError, match=said):
+            await ask(tmp_path, "echo", value={"run": [value]})
+
+
 async def test_values_that_the_wire_does_not_know_come_as_text(tmp_path) -> None:
     """Another program may store a date; a reader gets its text, not an error."""
     async with serving(tmp_path):
