@@ -162,7 +162,7 @@ _FILTERS = (
         "--stale",
         type=_age,
         metavar="AGE",
-        help="Only active runs that were not heard of for so long: 90s, 30m, 1h, 2d.",
+        help="Only active runs that were not heard of for so long: 90s, 30m, 1h, 2d, 1w.",
     ),
 )
 

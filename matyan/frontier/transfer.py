@@ -181,7 +181,7 @@ class Transfer:
 def _require_type(signed: str, scope: Scope) -> None:
     """An upload declares the type that was signed, or none, as the SDK's restore does."""
     sent = [value.strip() for name, value in scope["headers"] if name == b"content-type"]
-    if sent and sent != [signed.encode("latin-1")]:
+    if sent and sent != [signed.strip().encode("latin-1")]:
         raise _Refused(
             403, f"this URL was signed for Content-Type: {signed}; send that one, or none"
         )

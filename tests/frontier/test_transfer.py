@@ -125,6 +125,19 @@ async def test_an_upload_has_the_type_that_was_signed(
         assert got.status_code == 404
 
 
+async def test_a_signed_type_with_spaces_around_it_can_be_sent(
+    served: Served, http: httpx.AsyncClient
+) -> None:
+    """No header can hold them: what stands around a value is not part of it (RFC 9110, 5.5)."""
+    url = await signed(http, "a", content_type=" image/x ")
+    answer = await served.talk(
+        f"PUT {url.removeprefix(served.url)} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+        "Content-Type:  image/x \r\nContent-Length: 1\r\n\r\nx".encode()
+    )
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert (await http.get(get_url(served, "a"))).headers["content-type"].strip() == "image/x"
+
+
 async def test_nothing_is_taken_for_a_deleted_run(tmp_path: Path) -> None:
     """404 for the presign and for the PUT; one that was under way while the run was deleted leaves nothing behind."""
     deleted = {"gone"}
