@@ -64,6 +64,7 @@ bench: setup
 	$(BIN)/python -m bench.peers --rounds 1 --scale 0.2
 	$(BIN)/python -m bench.frontier --rounds 1 --seconds 2 --only ours
 	$(BIN)/python -m bench.worker --rounds 1 --records 300000 --seconds 3 --metrics 1
+	$(BIN)/python -m bench.stalls
 
 # A wheel from this tree must work without it, in an environment of its own.
 wheel: setup
