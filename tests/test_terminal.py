@@ -104,8 +104,8 @@ def test_a_pipe_that_nobody_reads_stops_nobody() -> None:
     lines = (first + rest).decode().splitlines(keepends=True)
     *told, end = [one for one in lines if one != line]
     assert end == "the end\n"
-    # Some may have been told before the pipe was full.
-    assert 1 <= len(told) < 10
+    # Some may have been told before the pipe was full, as often as the writer was quick.
+    assert 1 <= len(told) < lost / 100
     assert sum(int(one.removesuffix(": nobody read them\n")[5:]) for one in told) == lost
     assert len(lines) - len(told) - 1 + lost == 5 * HELD_BYTES // 100
 

@@ -142,11 +142,13 @@ def test_more_replicas_than_brokers_is_one_sentence(commands: Commands) -> None:
     ids=["frontier", "control-worker"],
 )
 async def test_a_service_is_not_ready_until_its_topic_takes_our_largest_record(
-    deployed: Commands,
+    stored_in_s3: Commands,
     words: tuple[str, ...],
     topic_of: Callable[[Commands], str],
 ) -> None:
     """It waits, alive, says which topic, value and command; and goes on by itself when that was mended."""
+    deployed = stored_in_s3
+    await trio.to_thread.run_sync(lambda: deployed.run("topics", "create", "--partitions", "2"))
     topic = topic_of(deployed)
     set_topic(deployed.broker, topic, "max.message.bytes", "50000")
     (port,) = free_ports(1)
