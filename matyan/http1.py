@@ -56,7 +56,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
 # What no line holds but a field's value its tabs: a control character, and a CR or LF that stands alone.
 _FOREIGN = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]|(?<!\r)\n")
-_EMPTY_LINES = re.compile(rb"(?:\r\n)*")
+_EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # RFC 3986, and what browsers leave as it is in a query besides: [ ] { } | ^ ` \\.
 _ORIGIN_FORM = re.compile(rb"/(?:[!$&-;=?-~]|%[0-9A-Fa-f]{2})*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -208,7 +208,7 @@ async def read_head(
     has_begun = False
     while True:
         if not has_begun:
-            data = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr]
+            data = _EMPTY_LINES.sub(b"", data)
             has_begun = data not in {b"", b"\r"}
             if has_begun:
                 deadline = trio.current_time() + HEAD_SECONDS

@@ -85,8 +85,8 @@ def open_standard_streams() -> None:
             # The lowest free number is what open() gives.
             os.open(os.devnull, os.O_RDWR)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 - it lives as long as the process
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 - like it
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115 - like it
 
 
 def _ignore(lost: int) -> None:

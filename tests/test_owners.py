@@ -196,7 +196,7 @@ async def test_workers_of_two_partitions_side_by_side_on_rocksdb(
             topics.append((worker, consumer, len(topic.values)))
             await nursery.start(worker.run)
         for worker, consumer, size in topics:
-            await until(lambda held=consumer.held, size=size: held.acknowledged[-1:] == [size])  # type: ignore[misc]
+            await until(lambda held=consumer.held, size=size: held.acknowledged[-1:] == [size])
             worker.stop()
     sequences = Sequences(keys, layout)
     for run in "rs":

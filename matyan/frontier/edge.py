@@ -1,7 +1,8 @@
 """The listener: an upgrade of the ingest path goes to the ingest lane, any other request to Hypercorn and the app.
 
 The lane is `wire.py`, which owns RFC 6455, on non-blocking sockets: this file owns bytes and deadlines, `intake.py`
-who may hold bytes, `session.py` what is answered. No validation, no routes and no store here; Quart and Hypercorn are imported after the first connection can already be taken, since that costs 0.7 s.
+who may hold bytes, `session.py` what is answered. No validation, no routes and no store here; Quart and Hypercorn are
+imported after the first connection can already be taken, since that costs 0.7 s.
 
 A connection of the lane has no task. All their sockets stand in one epoll, and one task waits for that: a burst of
 frames wakes trio once, where a task each would cost every frame a switch of tasks and two system calls.

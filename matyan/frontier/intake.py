@@ -23,9 +23,8 @@ WAITING_SHARE: Final = 0.5
 """Beside the budget, as a part of it: for the small messages of connections that wait for nothing else. Such a connection
 could not be read on, and the SDK leaves one that answers no ping for 20 s, with its message."""
 STILL_SECONDS: Final = 2.0
-"""After which nothing moves, if in that time
-(while some wait for room) less than this came of all that is unfinished."""
 STILL_BYTES: Final = 128 << 10
+"""Nothing moves when, while some wait for room, less than this came of all that is unfinished in so many seconds."""
 
 
 class Claimant(Protocol):

@@ -421,7 +421,7 @@ async def test_what_a_handler_raises_is_logged_once(
             nursery.start_soon(trio.sleep_forever)
             raise ZeroDivisionError("a bug")
 
-    served.frontier.web.handle = broken  # type: ignore[method-assign]
+    served.frontier.web.handle = broken
     victim = await served.link()
     assert await raw_talk(served, get(APP)) == b""
     (line,) = errors(caplog)
@@ -444,7 +444,7 @@ async def test_what_a_handler_raises_during_a_drain_does_not_end_it(served: Serv
             finally:
                 raise ZeroDivisionError("a bug")
 
-    served.frontier.web.handle = broken  # type: ignore[method-assign]
+    served.frontier.web.handle = broken
     stream = await served.connect()
     await stream.send_all(get(APP))
     await begun.wait()

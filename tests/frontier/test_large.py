@@ -172,7 +172,7 @@ async def test_a_small_message_waits_on_an_open_connection_while_there_is_no_roo
         await client.stream.send_all(masked(1, tag("a")) + masked(9, b"alive?"))
         pong = await client.event()
         assert pong is not None
-        assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")  # type: ignore[attr-defined]
+        assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")
         assert served.frontier.desk.parked_records() == 1
         before = held(served)
         await client.stream.send_all(masked(1, tag("b")))
@@ -233,7 +233,7 @@ async def test_a_resend_is_known_at_no_cost_while_there_is_no_room() -> None:
         await client.stream.send_all(masked(1, figures(7)) + masked(9, b"alive?"))
         pong = await client.event()
         assert pong is not None
-        assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")  # type: ignore[attr-defined]
+        assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")
         assert held(served) == before
         assert len(served.producer.frames) == 1
         served.producer.deliver()

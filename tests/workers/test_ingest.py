@@ -432,7 +432,7 @@ async def test_a_record_that_meets_a_bug_twice_on_its_own_is_a_dead_letter(
     """Alone, of the class "bug", counted and logged as one; what stands around it is stored."""
     scene = Scene(*points(0, 10))
     rules = Faulty(scene.ledger, error)
-    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    scene.ledger.make_rules = lambda: rules
     errors = telemetry.INGEST_ERRORS.labels("bug")._value.get()
     letters = count(telemetry.DEAD_LETTERS)
     await scene.work()
@@ -449,7 +449,7 @@ async def test_a_bug_that_does_not_repeat_costs_nothing() -> None:
     scene = Scene(*points(0, 4))
     # As often as halves of the batch are tried, and once on its own.
     rules = Faulty(scene.ledger, KeyError, times=3)
-    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    scene.ledger.make_rules = lambda: rules
     await scene.work()
     assert scene.values() == [0, 1, 2, 3]
     assert scene.outbox.dead == []
@@ -459,7 +459,7 @@ async def test_want_of_memory_is_waited_for(autojump_clock: MockClock) -> None:
     """It is no record's fault, however often it comes."""
     scene = Scene(*points(0, 5))
     rules = Faulty(scene.ledger, MemoryError, times=10)
-    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    scene.ledger.make_rules = lambda: rules
     retries = count(telemetry.RETRIES)
     await scene.work()
     assert scene.values() == [0, 1, 2, 3, 4]
@@ -471,7 +471,7 @@ async def test_a_damaged_store_stops_the_worker_with_its_sentence() -> None:
     """No record is given up for it, and nothing is acknowledged."""
     scene = Scene(*points(0, 5))
     rules = Faulty(scene.ledger, lambda: ConfigurationError("the store is damaged"))
-    scene.ledger.make_rules = lambda: rules  # type: ignore[method-assign]
+    scene.ledger.make_rules = lambda: rules
     with pytest.RaisesGroup(
         pytest.RaisesExc(ConfigurationError, match="damaged"), flatten_subgroups=True
     ):

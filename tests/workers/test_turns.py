@@ -78,7 +78,7 @@ class Turns:
                     counter.note(len(pairs))
                     update(pairs)
 
-                self.set, self.update = counted_set, counted_update  # type: ignore[method-assign]
+                self.set, self.update = counted_set, counted_update
 
         monkeypatch.setattr(rocks, "_RocksTransaction", Counting)
         monkeypatch.setattr(rocks, "_TURN_S", 0.0)
