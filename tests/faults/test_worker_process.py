@@ -129,6 +129,11 @@ class Deployment:
         """How many partitions have an owner."""
         return sum(map(len, self.members().values()))
 
+    def is_settled(self, members: int = 2) -> bool:
+        """Whether so many members share the partitions: nobody is still on the way in, and none waits for an owner."""
+        shares = self.members().values()
+        return len(shares) == members and all(shares) and sum(map(len, shares)) == PARTITIONS
+
     def stand(self) -> str:
         """Why it may stand still: who has which partition, and what is committed of it."""
         return f"{self.members()}, committed and end: {self.places()}"
@@ -450,12 +455,13 @@ async def test_a_full_disk_is_waited_for(deployment: Deployment, small_disk: Pat
         with deployment.worker(consumer=session) as process:
             await load.frames(2)
             await until_ended_or(process, deployment.is_through)
-            fill(ballast)
+            # The first member may have stored all of that before the second one came.
+            await until_ended_or(process, deployment.is_settled, deployment.stand)
             members = deployment.members()
+            fill(ballast)
             await load.frames(100)
-            stood = deployment.places()
-            await trio.sleep(8)
-            assert deployment.places() == stood
+            await trio.sleep(8)  # longer than its session
+            assert not deployment.is_through(), "the disk was not full"
             assert deployment.members() == members
             ballast.unlink()
             await until_ended_or(process, deployment.is_through)

@@ -8,7 +8,7 @@ nothing of tasks.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -34,6 +34,7 @@ from tests.kafka.topics import until
 from tests.until import eventually
 
 T = TypeVar("T")
+B = TypeVar("B")
 
 SESSION_S = 3.0
 """How long the group waits for a member that is silent."""
@@ -47,6 +48,8 @@ class Door:
         self.waiting = 0
         """Calls that wait because the worker is frozen."""
         self.commits = 0
+        self.within = 0
+        """Transactions that have passed it and have not ended."""
         self._store = store
         self._thawed: trio.Event | None = None
 
@@ -70,14 +73,18 @@ class Door:
         return self._store.directory(path)
 
     async def transact(self, body: Callable[[Transaction], T]) -> T:
-        await self._enter()
-        outcome = await self._store.transact(body)
-        self.commits += 1
-        return outcome
+        return await self._let_through(self._store.transact, body)
 
     async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
+        return await self._let_through(self._store.transact_in_turns, body)
+
+    async def _let_through(self, transact: Callable[[B], Awaitable[T]], body: B) -> T:
         await self._enter()
-        outcome = await self._store.transact_in_turns(body)
+        self.within += 1
+        try:
+            outcome = await transact(body)
+        finally:
+            self.within -= 1
         self.commits += 1
         return outcome
 
