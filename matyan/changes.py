@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from matyan import reader, terminal, views
-from matyan.errors import MatyanError
+from matyan.errors import MatyanError, NotFound
 from matyan.flags import data_option, run_filters
 
 _SHOWN = 10
@@ -28,6 +28,32 @@ def _chosen(
     if bool(names) == bool(filters):
         raise click.UsageError("name the runs, or choose them with filters such as --experiment")
     return [*(opened.find(names) if names else opened.runs(**filters))]
+
+
+def _begun(names: Sequence[str], rows: Sequence[views.Row]) -> dict[str, str]:
+    """The words that are no whole ids, and the runs that they were taken for."""
+    ids = {row["run"] for row in rows}
+    return {
+        name: next(run for run in ids if run.startswith(name)) for name in names if name not in ids
+    }
+
+
+def _must_be_whole(verb: str, begun: dict[str, str]) -> None:
+    """What nobody is asked about needs the whole id: the run that was meant may be gone, and another begin with the same letters.
+
+    Raises:
+        NotFound: one is only the beginning of an id.
+    """
+    for name, run in begun.items():
+        raise NotFound(
+            f"there is no run {name!r}, only {run}, which begins so: name it whole, or leave out --yes to be asked; "
+            f"nothing was {verb}"
+        )
+
+
+def _note_begun(begun: dict[str, str]) -> None:
+    for name, run in begun.items():
+        terminal.note(f"{terminal.clean(name)} is the beginning of {run}")
 
 
 def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
@@ -49,7 +75,7 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
     """End runs that are active for ever, since their training was killed.
 
     A run's end is when it was last heard of, to the minute, and so its duration is true. A training that goes on is not
-    stopped: what it still sends is stored.
+    stopped: what it still sends is stored. The beginning of an id is asked about; --yes takes whole ids alone.
 
     \b
       matyan finish 3f2a
@@ -58,8 +84,12 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
     """
     with reader.open(data) as opened:
         rows = [row for row in _chosen(opened, runs, filters) if runs or row["active"]]
-        if filters and rows and not yes:
-            _ask("Finish", rows, "1 run" if len(rows) == 1 else f"{len(rows)} runs")
+        begun = _begun(runs, rows)
+        if yes:
+            _must_be_whole("finished", begun)
+        elif rows and (filters or begun):
+            _note_begun(begun)
+            _ask("Finish", rows, f"run {rows[0]['run']}" if len(rows) == 1 else f"{len(rows)} runs")
         for row in rows:
             ended = opened.finish(row["run"])
             if ended["was_active"]:
@@ -78,15 +108,21 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
 def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool) -> None:
     """Delete runs, with their points, logs and artifacts, for good.
 
+    The beginning of an id is enough where you are asked; --yes takes whole ids alone.
+
     \b
       matyan delete 3f2a
-      matyan delete 3f2a 77b0 --yes
+      matyan delete 3f2a 77b0
       matyan delete --experiment digits --finished
     """
     pending = False
     with reader.open(data) as opened:
         rows = _chosen(opened, runs, filters)
-        if rows and not yes:
+        begun = _begun(runs, rows)
+        if yes:
+            _must_be_whole("deleted", begun)
+        elif rows:
+            _note_begun(begun)
             _ask("Delete", rows, f"{_described(opened, rows)} for good")
         for row in rows:
             pending |= opened.delete(row["run"])["blobs_pending"]

@@ -148,7 +148,7 @@ def cli() -> None:
       matyan show RUN --plot loss
       matyan export RUN --format csv > run.csv
     \b
-    RUN is a run id or a unique beginning of one.
+    RUN is a run id or a unique beginning of one; what changes a run asks before it takes a beginning.
     """
 
 

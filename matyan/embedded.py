@@ -158,7 +158,7 @@ class Tracker:
 
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run and waits for its blobs to go."""
-        run = await self._folder.resolve(run)
+        await self._folder.must_exist(run)
         self._must_take()
         await delete_by_record(self.producer, run)
         pending = True
@@ -170,7 +170,6 @@ class Tracker:
 
     async def _finish(self, *, run: str) -> AsyncIterator[object]:
         """Ends a run when it was last heard of; one that has ended stays as it is."""
-        run = await self._folder.resolve(run)
         before = await self._folder.last_heard(run)
         if before.active:
             self._must_take()

@@ -83,23 +83,22 @@ class DataFolder:
         await self.store.compact()
         yield {"before": before, "after": self.store.disk_bytes()}
 
-    async def resolve(self, run: str) -> str:
-        """The id of the run that is called `run`, or that alone begins with it.
-
-        Raises:
-            NotFound: none or several do.
+    async def must_exist(self, run: str) -> None:
         """
-        return await self.store.read(lambda snap: self.queries.resolve(snap, run))
+        Raises:
+            NotFound: there is no run of this id; a beginning of one is none.
+        """
+        await self.store.read(lambda snap: self.queries.exact(snap, run))
 
     async def last_heard(self, run: str) -> LastHeard:
         """What ending a run asks of the store.
 
         Raises:
-            NotFound: it was deleted.
+            NotFound: there is no run of this id, or no more.
         """
 
         def body(snap: Snapshot) -> LastHeard:
-            meta = runs.read_meta(snap, self.keys, self.queries.resolve(snap, run))
+            meta = runs.read_meta(snap, self.keys, self.queries.exact(snap, run))
             activity = runs.get_activity(snap, self.keys, run)
             return LastHeard(bool(meta.get("active")), meta.get("duration"), activity)
 

@@ -53,7 +53,7 @@ class KafkaFolder:
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run by a record in Kafka, and waits until the worker has applied it."""
         settings = self._feeder("a deletion")
-        run = await self._folder.resolve(run)
+        await self._folder.must_exist(run)
         await _produce(settings, lambda producer: delete_by_record(producer, run))
 
         async def is_gone() -> bool:
@@ -68,7 +68,6 @@ class KafkaFolder:
     async def _finish(self, *, run: str) -> AsyncIterator[object]:
         """Ends a run by a record in Kafka, and waits until the worker has applied it."""
         settings = self._feeder("the end of a run")
-        run = await self._folder.resolve(run)
         before = await self._folder.last_heard(run)
         if before.active:
             await _produce(

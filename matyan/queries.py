@@ -130,12 +130,26 @@ class Queries:
             if begun:
                 names = ", ".join(begun[:3]) + (", …" if len(begun) > 3 else "")
                 raise NotFound(f"several runs begin with {run!r}: {names}; give more of the id")
+        raise self._no_such(snap, run)
+
+    def exact(self, snap: Snapshot, run: str) -> str:
+        """The same id. What changes a run takes no beginning of one: between the question and the change the run that was
+        meant may have gone, and another alone may begin so.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        if not runs.exists(snap, self._keys, run):
+            raise self._no_such(snap, run)
+        return run
+
+    def _no_such(self, snap: Snapshot, run: str) -> NotFound:
         newest = itertools.islice(
             runs.list_runs(snap, self._keys, newest_first=True), _SUGGEST_FROM
         )
         near = difflib.get_close_matches(run, list(newest), n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; `matyan runs` lists them"
-        raise NotFound(f"there is no run {run!r}{hint}")
+        return NotFound(f"there is no run {run!r}{hint}")
 
     def _beginning(self, snap: Snapshot, text: str) -> Iterator[str]:
         """The runs whose ids begin with `text`: one short scan each, whatever they hold."""

@@ -243,12 +243,20 @@ class Reader:
         return whole
 
     def delete(self, run: str) -> dict[str, Any]:
-        """Deletes a run and its blobs: `run`, and `blobs_pending`: whether its blobs are still being deleted."""
+        """Deletes a run and its blobs: `run`, and `blobs_pending`: whether its blobs are still being deleted.
+
+        Raises:
+            NotFound: there is no run of this id; a beginning of one is not enough.
+        """
         deleted: dict[str, Any] = self._one("delete", run=run)
         return deleted
 
     def finish(self, run: str) -> dict[str, Any]:
-        """Ends a run when it was last heard of: `run`, `was_active`: whether it had not ended before, and its `duration`."""
+        """Ends a run when it was last heard of: `run`, `was_active`: whether it had not ended before, and its `duration`.
+
+        Raises:
+            NotFound: there is no run of this id; a beginning of one is not enough.
+        """
         finished: dict[str, Any] = self._one("finish", run=run)
         return finished
 

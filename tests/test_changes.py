@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from matyan.errors import NotFound
 from matyan.folder import open_folder
 from matyan.keys import pack_value
+from matyan.reader import open as matyan_reader
 from tests.test_cli import START, fill, metric, send
 from tests.tracker import asked, matyan, running
 
@@ -144,15 +146,57 @@ def test_all_runs_are_never_chosen_by_accident(killed, command) -> None:
 
 
 @pytest.mark.parametrize("is_running", [True, False])
+def test_a_beginning_of_an_id_changes_a_run_only_when_it_was_agreed_to(killed, is_running) -> None:
+    """`matyan delete a1` after the run a1 is gone must not take a lone a10: with --yes it is refused, else the run is named."""
+
+    def check() -> None:
+        for command in "delete", "finish":
+            for words in (["going"], ["going-1", "ended"], ["going", "going-1", "ended"]):
+                refused = matyan(command, *words, "--yes", "--data", killed, check=1)
+                assert refused.stdout == ""
+                assert "begins so" in refused.stderr
+            asking = matyan(command, "going", "--data", killed, input="n\n", check=1)
+            assert "going is the beginning of going-1" in asking.stderr
+            assert f"{command.capitalize()} run going-1" in asking.stderr
+            # Nobody is there to answer.
+            matyan(command, "going", "--data", killed, input="", check=130)
+        assert listed(killed, "--active") == {"going-1", "killed-1", "killed-2"}
+        assert len(listed(killed)) == 4
+        agreed = matyan("finish", "going", "--data", killed, input="y\n")
+        assert "finished run going-1" in agreed.stdout
+        agreed = matyan("delete", "going", "--data", killed, input="y\n")
+        assert agreed.stdout == "deleted run going-1\n"
+        assert matyan("delete", "ended-1", "--yes", "--data", killed).stdout
+        matyan("finish", "killed-1", "--data", killed)
+
+    if is_running:
+        with running(killed):
+            check()
+    else:
+        check()
+
+
+@pytest.mark.parametrize("change", ["delete", "finish"])
+def test_a_beginning_of_an_id_changes_nothing_from_python(killed, change) -> None:
+    """Nor when the run that a command has resolved goes before it is changed: the process that holds the folder takes whole ids."""
+    with matyan_reader(killed) as reader:
+        with pytest.raises(NotFound, match="no run 'going'"):
+            getattr(reader, change)("going")
+        assert getattr(reader, change)("going-1")["run"] == "going-1"
+
+
+@pytest.mark.parametrize("is_running", [True, False])
 def test_delete_takes_several_runs_and_filters(killed, is_running) -> None:
-    """One question says how many; beginnings of ids work, and one that is named twice is deleted once."""
+    """One question says how many; beginnings of ids work there, and one that is named twice is deleted once."""
 
     def check() -> None:
         asking = matyan("delete", "going", "ended-1", "--data", killed, input="n\n", check=1)
         assert "Delete 2 runs for good?" in asking.stderr
         assert "nothing was deleted" in asking.stderr
         assert len(listed(killed)) == 4
-        done = matyan("delete", "ended-1", "ended", "going-1", "--yes", "--data", killed)
+        named = ("ended-1", "ended", "going-1")
+        done = matyan("delete", *named, "--data", killed, input="y\n")
+        assert "Delete 2 runs for good?" in done.stderr
         assert done.stdout.splitlines() == ["deleted run ended-1", "deleted run going-1"]
         asking = matyan("delete", "--stale", "2h", "--data", killed, input="n\n", check=1)
         assert "Delete run killed-1" in asking.stderr

@@ -110,10 +110,10 @@ def test_a_deletion_goes_through_kafka(broker: Broker, tmp_path: Path) -> None:
     fill(deployment)
     with deployment.running(*worker_words(data)) as worker:
         wait_for(lambda: len(stored(data)) == 3)
-        done = matyan("delete", "aa", "--yes", "--data", data)
+        done = matyan("delete", "aa-first", "--yes", "--data", data)
         assert "deleted run aa-first" in done.stdout
         assert stored(data).keys() == {"bb-second", "cc-third"}
-        again = matyan("delete", "aa", "--yes", "--data", data, check=1)
+        again = matyan("delete", "aa-first", "--yes", "--data", data, check=1)
         assert "no run" in again.stderr
         late = [record("add_tag", "aa-first", tag_name="t")] * 7
         deployment.produce(deployment.ingestion, late, b"aa-first")
@@ -125,7 +125,7 @@ def test_a_deletion_goes_through_kafka(broker: Broker, tmp_path: Path) -> None:
     records = [one.value() or b"" for one in read_topic(broker, deployment.ingestion)]
     assert sum(b'"delete_run"' in value for value in records) == 1
 
-    refused = matyan("delete", "bb", "--yes", "--data", data, check=2)
+    refused = matyan("delete", "bb-second", "--yes", "--data", data, check=2)
     assert "come from Kafka" in refused.stderr
     assert f"matyan ingest-worker --store rocks:{data}" in refused.stderr
     assert stored(data).keys() == {"bb-second", "cc-third"}
@@ -142,16 +142,17 @@ def test_a_run_is_finished_through_kafka(broker: Broker, tmp_path: Path) -> None
         wait_for(lambda: len(stored(data)) == 3)
         wait_for(lambda: asked("show", "aa", "--data", data)["tags"] == ["late"])
         assert (
-            "finished run aa-first (10 min 00 s)" in matyan("finish", "aa", "--data", data).stdout
+            "finished run aa-first (10 min 00 s)"
+            in matyan("finish", "aa-first", "--data", data).stdout
         )
         meta = asked("show", "aa", "--data", data)["meta"]
         assert (meta["active"], meta["duration"]) == (False, 600.0)
-        assert "had ended before" in matyan("finish", "aa", "--data", data).stderr
+        assert "had ended before" in matyan("finish", "aa-first", "--data", data).stderr
         end(worker)
     records = [one.value() or b"" for one in read_topic(broker, deployment.ingestion)]
     (finish,) = [value for value in records if b'"finish_run"' in value]
     assert json.loads(finish)["payload"] == {"client_datetime": MOMENT.replace(":04:", ":14:")}
-    refused = matyan("finish", "bb", "--data", data, check=2)
+    refused = matyan("finish", "bb-second", "--data", data, check=2)
     assert f"matyan ingest-worker --store rocks:{data}" in refused.stderr
 
 
