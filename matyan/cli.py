@@ -110,8 +110,10 @@ def main() -> None:
         # `matyan export RUN | head` is no error.
         _end(141) if error.is_unread else _end(1, f"matyan: cannot write the output: {error}")
     except click.exceptions.Abort:
+        _drop_output()
         _end(130, "")
     except KeyboardInterrupt:
+        _drop_output()
         _end(130)
     except click.ClickException as error:
         said = io.StringIO()
@@ -127,10 +129,16 @@ def _end(code: int, sentence: str | None = None) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         # What is still in Python's buffers cannot be written at exit either.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        _drop_output()
+        os.dup2(1, 2)
     raise SystemExit(code)
+
+
+def _drop_output() -> None:
+    """What standard output has not taken yet goes nowhere: who is interrupted waits for no pager."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -198,16 +198,29 @@ class _Pieces:
 
     def __init__(self, rows: Iterator[object]) -> None:
         self._rows = rows
+        self._error: MatyanError | None = None
 
     def next(self) -> tuple[bytes, bool]:
-        """The next message, empty when there is no row, and whether it is the last."""
+        """The next message, empty when there is no row, and whether it is the last.
+
+        Raises:
+            MatyanError: what ended the rows; those before it were handed out.
+        """
+        if self._error is not None:
+            raise self._error
         packed: list[bytes] = []
         size, until = 0, time.monotonic() + _ANSWER_SECONDS
-        for item in self._rows:
-            packed.append(_packed(item))
-            size += len(packed[-1])
-            if size >= _ANSWER_BYTES or time.monotonic() > until:
-                return _items(packed), False
+        try:
+            for item in self._rows:
+                packed.append(_packed(item))
+                size += len(packed[-1])
+                if size >= _ANSWER_BYTES or time.monotonic() > until:
+                    return _items(packed), False
+        except MatyanError as error:
+            if not packed:
+                raise
+            self._error = error
+            return _items(packed), False
         return _items(packed) if packed else b"", True
 
     def close(self) -> None:

@@ -20,8 +20,9 @@ import struct
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ import msgpack
 
 from matyan import errors
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
+from matyan.spool import Spool
 
 SOCKET_NAME = "matyan.sock"
 DATABASE = "rocksdb"
@@ -119,7 +121,7 @@ class Reader:
         self.folder = folder
 
     def ask(self, op: str, **arguments: Any) -> Iterator[Any]:
-        """Sends one request and yields its answers as they come.
+        """Sends one request and yields its answers as they come. Whoever takes them may pause: they wait here, and hold nobody up.
 
         Raises:
             MatyanError: what the other side says, or an argument that no message holds; Unavailable when it went away.
@@ -128,24 +130,18 @@ class Reader:
         with _connect(self.folder) as connection:
             try:
                 connection.sendall(request)
-                with connection.makefile("rb", buffering=1 << 18) as stream:
-                    while True:
-                        header = stream.read(_HEADER.size)
-                        if len(header) < _HEADER.size:
-                            raise Unavailable(_GONE)
-                        length = message_length(header)
-                        body = stream.read(length)
-                        if len(body) < length:
-                            raise Unavailable(_GONE)
-                        kind, *rest = unpack_message(body)
-                        if kind == ITEMS:
-                            yield from rest[0]
-                        elif kind == END:
-                            return
-                        else:
-                            raise _error(*rest)
             except OSError as error:
                 raise Unavailable(_GONE) from error
+            with closing(Spool(_messages(connection), partial(_hang_up, connection))) as answer:
+                for message in answer:
+                    kind, *rest = unpack_message(message)
+                    if kind == ITEMS:
+                        yield from rest[0]
+                    elif kind == END:
+                        return
+                    else:
+                        raise _error(*rest)
+            raise Unavailable(_GONE)
 
     def _one(self, op: str, **arguments: Any) -> Any:
         (answer,) = self.ask(op, **arguments)
@@ -334,6 +330,26 @@ def _connect(folder: Path) -> socket.socket:
         connection.close()
         raise Unavailable(f"nobody answers at {folder / SOCKET_NAME}: {error}") from error
     return connection
+
+
+def _messages(connection: socket.socket) -> Iterator[bytes]:
+    """The whole messages that come, until the other side goes."""
+    with connection.makefile("rb", buffering=1 << 18) as stream:
+        try:
+            while len(header := stream.read(_HEADER.size)) == _HEADER.size:
+                length = message_length(header)
+                body = stream.read(length)
+                if len(body) < length:
+                    return
+                yield body
+        except OSError:
+            return
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Wakes whoever reads from it, in any thread."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _request(op: str, arguments: dict[str, Any]) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import tempfile
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from matyan import local_api
+from matyan import local_api, spool
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.local_api import LocalAPI
 from matyan.reader import SOCKET_NAME, Reader, pack_message
@@ -218,6 +220,91 @@ async def test_values_that_the_wire_does_not_know_come_as_text(tmp_path) -> None
         ]
 
 
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients that leave in their sockets what they are not asked for, as other programs may."""
+    monkeypatch.setattr(spool, "HELD_BYTES", 1)
+    monkeypatch.setattr(spool, "PATIENCE_S", 1_000.0)
+
+
+@pytest.mark.parametrize("patience", [0.0, 0.05])
+async def test_a_reader_that_pauses_holds_up_nobody_and_gets_all(
+    tmp_path, monkeypatch, patience
+) -> None:
+    """A pager may be left alone for hours: what it leaves waits on its own side, in memory and in a file, and the answer was
+    taken long before."""
+    monkeypatch.setattr(spool, "PATIENCE_S", patience)
+    monkeypatch.setattr(local_api, "SEND_SECONDS", 5.0)
+    async with serving(tmp_path) as api:
+        paused = Reader(tmp_path).ask("big", count=300)
+        first = await trio.to_thread.run_sync(next, paused)
+        with trio.fail_after(30):
+            await api.idle()
+        rest = await trio.to_thread.run_sync(list, paused)
+        assert [first, *rest] == list(big(None, count=300))
+
+
+async def test_a_reader_that_is_slow_gets_all_without_a_file(tmp_path, monkeypatch) -> None:
+    """As long as it takes something: an export of any length needs no room elsewhere."""
+    monkeypatch.setattr(spool, "HELD_BYTES", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    async with serving(tmp_path):
+        assert await ask(tmp_path, "big", count=300) == list(big(None, count=300))
+
+
+async def test_a_pause_with_no_room_for_what_waits_is_a_sentence(tmp_path, monkeypatch) -> None:
+    """Behind all that was taken."""
+    monkeypatch.setattr(spool, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    async with serving(tmp_path) as api:
+        paused = Reader(tmp_path).ask("big", count=300)
+        first = await trio.to_thread.run_sync(next, paused)
+        with trio.fail_after(30):
+            await api.idle()
+        taken = [first]
+        with pytest.raises(MatyanError, match="set TMPDIR to a folder with more room"):
+            await trio.to_thread.run_sync(taken.extend, paused)
+        assert taken == list(big(None, count=len(taken)))
+        assert 40 <= len(taken) < 300
+
+
+async def test_an_error_comes_behind_what_was_answered_before(tmp_path, monkeypatch) -> None:
+    """However long its reader pauses."""
+    monkeypatch.setattr(spool, "HELD_BYTES", 1)
+    monkeypatch.setattr(spool, "PATIENCE_S", 0.0)
+
+    def breaks_late(snap: Snapshot) -> Iterator[bytes]:
+        yield from big(snap, count=20)
+        raise NotFound("no more")
+
+    async with serving(tmp_path) as api:
+        api._reads = {**READS, "breaks_late": breaks_late}
+        paused = Reader(tmp_path).ask("breaks_late")
+        taken = [await trio.to_thread.run_sync(next, paused)]
+        with trio.fail_after(30):
+            await api.idle()
+        with pytest.raises(NotFound, match="no more"):
+            await trio.to_thread.run_sync(taken.extend, paused)
+        assert taken == list(big(None, count=20))
+
+
+async def test_who_leaves_in_a_pause_leaves_no_file_and_no_thread(tmp_path, monkeypatch) -> None:
+    """`matyan logs RUN | less`, and q."""
+    monkeypatch.setattr(spool, "HELD_BYTES", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for patience in 0.0, 1_000.0:
+        monkeypatch.setattr(spool, "PATIENCE_S", patience)
+        async with serving(tmp_path) as api:
+            left = Reader(tmp_path).ask("big", count=300)
+            await trio.to_thread.run_sync(next, left)
+            await trio.to_thread.run_sync(left.close)
+            with trio.fail_after(30):
+                await api.idle()
+            assert [one.name for one in threading.enumerate() if one.name == "matyan answer"] == []
+    assert not list(tmp_path.glob("matyan-*"))
+
+
+@pytest.mark.usefixtures("unread")
 async def test_many_clients_that_do_not_read_hold_up_nobody(tmp_path) -> None:
     """More of them than reads run at once: others are answered, and they themselves as soon as they read."""
     async with serving(tmp_path):
@@ -229,6 +316,7 @@ async def test_many_clients_that_do_not_read_hold_up_nobody(tmp_path) -> None:
             assert len(await trio.to_thread.run_sync(list, one)) == 299
 
 
+@pytest.mark.usefixtures("unread")
 async def test_a_client_that_does_not_read_is_dropped_after_a_while(tmp_path, monkeypatch) -> None:
     """Its snapshot is let go, so that the store's files can go; it learns that its answer is not whole."""
     monkeypatch.setattr(local_api, "SEND_SECONDS", 0.2)
@@ -241,6 +329,7 @@ async def test_a_client_that_does_not_read_is_dropped_after_a_while(tmp_path, mo
             await trio.to_thread.run_sync(list, stalled)
 
 
+@pytest.mark.usefixtures("unread")
 async def test_a_client_that_does_not_read_holds_up_no_recovery(tmp_path) -> None:
     """A store that must be opened again takes the snapshot of who is answered slowly; writes and reads go on at once."""
     async with serving(tmp_path) as api:
@@ -273,6 +362,7 @@ async def test_a_client_that_leaves_in_the_middle_harms_nobody(tmp_path) -> None
         assert await ask(tmp_path, "numbers", count=1) == [0]
 
 
+@pytest.mark.usefixtures("unread")
 async def test_a_client_that_does_not_read_costs_bounded_memory(tmp_path) -> None:
     """The scan waits for its client: nothing is gathered in between, and others are served."""
     seen = 0
