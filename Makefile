@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard matyan/*.pyx matyan/*.pxi) setup.py pyproject.toml
+SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi) setup.py pyproject.toml
 
 .PHONY: setup run kafka s3 test test-faults fuzz test-adapters lint asan wheel bench clean
 setup: $(VENV)/.ready
@@ -51,12 +51,12 @@ lint: setup
 # Python's own allocations are not judged for leaks; PYTHONMALLOC makes each object a malloc, so that its end is seen.
 ASAN := build/asan
 asan: setup
-	rm -rf $(ASAN) && mkdir -p $(ASAN)/matyan && cp matyan/*.py matyan/*.pyx matyan/*.pxi $(ASAN)/matyan/
+	rm -rf $(ASAN) && mkdir -p $(ASAN) && cp -r matyan $(ASAN)/ && rm -f $(ASAN)/matyan/*.so
 	cp setup.py $(ASAN)/ && cp -r tests dev $(ASAN)/
 	cd $(ASAN) && MATYAN_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd $(ASAN) && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc PYTHONPATH=. \
-		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . --hypothesis-profile=ci tests/test_codec_*.py
+		$(abspath $(BIN))/python -m pytest -q -p no:cacheprovider -c /dev/null --rootdir . --hypothesis-profile=ci tests/codec
 
 # Short forms; each program's --help names its options. The peers' environments are made under build/.
 bench: setup

@@ -43,7 +43,7 @@ from bench.machine import (
 from dev.broker import TOPICS, Broker, running
 from dev.environments import reference_frontier
 from matyan import settings
-from matyan.broker.kafka import producer_config
+from matyan.broker.kafka.producer import producer_config
 
 TOPIC = "data-ingestion"
 LOADS = (

@@ -61,9 +61,9 @@ from bench.machine import (
 from dev.broker import TOPICS, Broker, running
 from matyan import reader, settings
 from matyan._codec import Columns, compatible_points, format_timestamp, pack, validate
-from matyan.broker.kafka import producer_config
-from matyan.broker.kafka_admin import open_admin
-from matyan.broker.kafka_consumer import BATCH_AGE_S, BATCH_RECORDS, consumer_config
+from matyan.broker.kafka.admin import open_admin
+from matyan.broker.kafka.consumer import BATCH_AGE_S, BATCH_RECORDS, consumer_config
+from matyan.broker.kafka.producer import producer_config
 from matyan.errors import NotFound
 from matyan.settings import Settings
 from matyan.store.rocks import DIRECTORIES, open_database

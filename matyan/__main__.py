@@ -1,5 +1,5 @@
 """`python -m matyan` is `matyan`."""
 
-from matyan.cli import main
+from matyan.cli.main import main
 
 main()

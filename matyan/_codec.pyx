@@ -18,12 +18,12 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from datetime import datetime
 
-include "_codec_columns.pxi"
-include "_codec_tuples.pxi"
-include "_codec_chunks.pxi"
-include "_codec_scan.pxi"
-include "_codec_limits.pxi"
-include "_codec_json.pxi"
-include "_codec_stream.pxi"
-include "_codec_records.pxi"
-include "_codec_frames.pxi"
+include "codec/columns.pxi"
+include "codec/tuples.pxi"
+include "codec/chunks.pxi"
+include "codec/scan.pxi"
+include "codec/limits.pxi"
+include "codec/json.pxi"
+include "codec/stream.pxi"
+include "codec/records.pxi"
+include "codec/frames.pxi"

@@ -295,7 +295,7 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
     pause, longest = _LOCK_POLL_S
     with ExitStack() as stack:
         while not _answers(folder):
-            from matyan.embedded import background
+            from matyan.folder.tracker import background
 
             try:
                 stack.enter_context(background(folder))

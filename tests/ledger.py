@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from matyan import contexts, entities, runs, trees
 from matyan._codec import Malformed, context_text, decode_records, unpack
 from matyan.keys import Keys, unpack_value
-from matyan.records import Rules, Unit
-from matyan.sequences import Growth, Layout, SequenceInfo, Sequences
+from matyan.rules import contexts, entities, runs, trees
+from matyan.rules.records import Rules, Unit
+from matyan.rules.sequences import Growth, Layout, SequenceInfo, Sequences
 from tests.memory_store import MemoryStore
 
 T0 = 1_700_000_000.0

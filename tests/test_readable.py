@@ -13,15 +13,16 @@ import fdb.tuple
 import msgpack
 import pytest
 
-from matyan import export, readable, views
+from matyan import readable
 from matyan._codec import pack
 from matyan.broker.base import DeadLetter
 from matyan.broker.local import _pack_letter
+from matyan.cli import export, views
 from matyan.errors import ConfigurationError, MatyanError
 from matyan.keys import LEAF
-from matyan.queries import Queries
 from matyan.reader import _block, unpack_message
-from matyan.sequences import Layout, Sequences
+from matyan.rules.queries import Queries
+from matyan.rules.sequences import Layout, Sequences
 from tests.ledger import Ledger, metric, record
 
 LAYOUTS: list[Layout] = ["packed", "compatible"]

@@ -12,20 +12,22 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.test_cli import fill, presign, send
+from tests.cli.test_main import fill, presign, send
 from tests.tracker import Tracker, environment, matyan, running
 
 # A tracker that gives up a client after a second, and commands that wait a fifth of one for who reads them.
 _SEND_S = 1.0
 TRACKER = f"""
-from matyan import cli, local_api
-local_api.SEND_SECONDS = {_SEND_S}
-cli.main()
+from matyan.cli import main
+from matyan.folder import server
+server.SEND_SECONDS = {_SEND_S}
+main.main()
 """
 COMMAND = """
-from matyan import cli, spool
+from matyan.cli import main
+from matyan import spool
 spool.HELD_BYTES, spool.PATIENCE_S = 1 << 20, 0.2
-cli.main()
+main.main()
 """
 _LINES = 30
 

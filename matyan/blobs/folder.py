@@ -31,9 +31,9 @@ from urllib.parse import parse_qs, quote, urlencode
 import msgpack
 import trio
 
-from matyan import private
 from matyan.blobs.base import Upload
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
+from matyan.service import private
 
 URL_PATH = "/api/v1/rest/artifacts/blob/"
 

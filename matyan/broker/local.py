@@ -33,8 +33,8 @@ from matyan.broker.base import (
 )
 from matyan.broker.budget import Budget
 from matyan.errors import ConfigurationError, NotFound, Unavailable
-from matyan.identity import LOCAL
 from matyan.keys import Keys
+from matyan.rules.identity import LOCAL
 from matyan.store.base import Snapshot, Store, Transaction
 
 TOPIC_ID = LOCAL

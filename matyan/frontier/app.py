@@ -25,15 +25,15 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
-from matyan.doors import PRESIGN, Doors, Refusal
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.edge import count_request
 from matyan.frontier.session import MAX_WAITING, Session
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import PIECE_BYTES
-from matyan.http1 import SEND_SECONDS, Answer, detail
-from matyan.logs import get_logger
-from matyan.probes import PROBES, probe
+from matyan.service.doors import PRESIGN, Doors, Refusal
+from matyan.service.http1 import SEND_SECONDS, Answer, detail
+from matyan.service.logs import get_logger
+from matyan.service.probes import PROBES, probe
 
 if TYPE_CHECKING:
     from matyan.frontier.edge import Exchange, Frontier

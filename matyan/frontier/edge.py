@@ -29,16 +29,16 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from matyan import telemetry
 from matyan._codec import check_run_id, text_message
 from matyan.broker.base import Producer
-from matyan.descriptors import for_connections
-from matyan.doors import doors_of
 from matyan.errors import Unavailable
 from matyan.frontier.intake import Intake
 from matyan.frontier.session import OK, Desk, Incoming, Session
 from matyan.frontier.wire import SMALL_BYTES, Kind, Wire
-from matyan.http1 import (
+from matyan.service import telemetry
+from matyan.service.descriptors import for_connections
+from matyan.service.doors import doors_of
+from matyan.service.http1 import (
     LINGER_SECONDS,
     SEND_SECONDS,
     BadRequest,
@@ -52,14 +52,14 @@ from matyan.http1 import (
     response,
     send_within,
 )
-from matyan.islands import island, report
-from matyan.logs import get_logger
-from matyan.probes import About, probe
+from matyan.service.islands import island, report
+from matyan.service.logs import get_logger
+from matyan.service.probes import About, probe
 
 if TYPE_CHECKING:
     from matyan.blobs.base import Blobs
     from matyan.frontier.app import WebServer
-    from matyan.health import Health
+    from matyan.service.health import Health
     from matyan.settings import Settings
 
 log = get_logger()

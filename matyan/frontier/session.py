@@ -16,7 +16,6 @@ from functools import partial
 from hashlib import blake2b
 from math import inf
 
-from matyan import telemetry
 from matyan._codec import (
     KINDS,
     Frame,
@@ -28,7 +27,8 @@ from matyan._codec import (
 )
 from matyan.broker.base import Producer
 from matyan.errors import NotFound, QueueFull, RecordsRefused
-from matyan.logs import get_logger
+from matyan.service import telemetry
+from matyan.service.logs import get_logger
 
 log = get_logger()
 

@@ -14,9 +14,9 @@ from typing import Any, Protocol, runtime_checkable
 import trio
 
 from matyan._codec import check_artifact_path, check_run_id
-from matyan.descriptors import for_uploads
 from matyan.errors import NotFound, Unavailable
 from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS, count_request
+from matyan.service.descriptors import for_uploads
 
 PATH = "/api/v1/rest/artifacts/blob/"
 TURN_WITHIN = 60.0

@@ -47,10 +47,10 @@ import outcome
 import rocksdict
 import trio
 
-from matyan import private
-from matyan.descriptors import for_store
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
-from matyan.logs import get_logger
+from matyan.service import private
+from matyan.service.descriptors import for_store
+from matyan.service.logs import get_logger
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
 T = TypeVar("T")

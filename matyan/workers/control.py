@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from matyan import telemetry
 from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import Blobs
 from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter
 from matyan.errors import Bug, InvalidRecord
-from matyan.logs import get_logger
+from matyan.service import telemetry
+from matyan.service.logs import get_logger
 from matyan.workers.partition import Holder, Tenure, blaming_the_record, class_of
 
 Payload = dict[str, Any]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from matyan import telemetry
 from matyan._codec import Malformed, Points, Record, cut_records, decode_records
 from matyan.broker.base import (
     Answering,
@@ -26,8 +25,9 @@ from matyan.broker.base import (
 )
 from matyan.errors import Bug, Fenced, InvalidRecord, OffsetConflict
 from matyan.keys import Keys, pack_value, unpack_value
-from matyan.logs import get_logger
-from matyan.records import Rules, Unit, event_of
+from matyan.rules.records import Rules, Unit, event_of
+from matyan.service import telemetry
+from matyan.service.logs import get_logger
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.workers.dropped import DroppedLog
 from matyan.workers.partition import Holder, Tenure, blaming_the_record, class_of

@@ -13,11 +13,11 @@ from typing import Final, TypeVar
 
 import trio
 
-from matyan import telemetry
 from matyan.broker.base import Batch, Consumer, DeadLetter, Partition
 from matyan.errors import Bug, InvalidRecord, MatyanError, Unavailable
-from matyan.logs import get_logger
-from matyan.workers.backoff import Backoff
+from matyan.service import telemetry
+from matyan.service.backoff import Backoff
+from matyan.service.logs import get_logger
 
 T = TypeVar("T")
 

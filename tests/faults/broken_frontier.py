@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from matyan.broker import kafka
 from matyan.broker.base import DeliveryCallback
-from matyan.cli import main
+from matyan.broker.kafka import producer
+from matyan.cli.main import main
 from matyan.frontier.session import Taken
 
 
@@ -20,7 +20,7 @@ def broken_frontier(promise: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "tests.faults.broken_frontier", promise)
 
 
-class Hasty(kafka.KafkaProducer):
+class Hasty(producer.KafkaProducer):
     """Says that a frame is delivered as soon as it has it, while records wait for half a second before they are sent."""
 
     def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
@@ -36,7 +36,7 @@ if __name__ == "__main__":
         case "publish-resends":
             Taken.is_due = lambda self, now: False
         case "acknowledge-early":
-            kafka.KafkaProducer = Hasty
+            producer.KafkaProducer = Hasty
         case promise:
             sys.exit(f"no promise of that name: {promise}")
     sys.argv[:] = ["matyan", "frontier", *sys.argv[2:]]

@@ -14,10 +14,10 @@ from itertools import count
 
 import trio
 
-from matyan import embedded, folder
 from matyan.broker.base import DeadLetter, DeliveryCallback
 from matyan.broker.local import LocalBroker, Redelivery
-from matyan.cli import main
+from matyan.cli.main import main
+from matyan.folder import folder, tracker
 from matyan.frontier import edge
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
@@ -66,13 +66,13 @@ if __name__ == "__main__":
         case "no-sync":
             folder.open_rocks = partial(open_rocks, sync=False)
         case "acknowledge-early":
-            embedded.IngestWorker = partial(
+            tracker.IngestWorker = partial(
                 IngestWorker, lose_records_by_acknowledging_before_the_commit=True
             )
         case "die-before-replay":
-            embedded.LocalBroker = DiesBeforeReplay
+            tracker.LocalBroker = DiesBeforeReplay
         case "die-after-replay":
-            embedded.LocalBroker = DiesAfterReplay
+            tracker.LocalBroker = DiesAfterReplay
         case "raise-at-times":
             edge._handle = raises_at_times
         case "raise-without-islands":

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from matyan.broker import kafka, kafka_consumer
 from matyan.broker.base import ControlEvent, DeadLetter
-from matyan.cli import main
+from matyan.broker.kafka import consumer as kafka_consumer
+from matyan.broker.kafka import producer
+from matyan.cli.main import main
 from matyan.settings import Settings
 from matyan.workers import ingest
 
@@ -36,7 +37,7 @@ def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DiesAfterAnnouncing(kafka.KafkaOutbox):
+class DiesAfterAnnouncing(producer.KafkaOutbox):
     async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
         await super().before(events, dead)
         if events:
@@ -60,7 +61,7 @@ if __name__ == "__main__":
         case "dies-when-revoked":
             kafka_consumer._Member._on_revoke = die
         case "dies-after-announcing":
-            kafka.KafkaOutbox = DiesAfterAnnouncing
+            producer.KafkaOutbox = DiesAfterAnnouncing
         case promise:
             sys.exit(f"no promise of that name: {promise}")
     sys.argv[:] = ["matyan", "ingest-worker", *sys.argv[2:]]

@@ -10,9 +10,9 @@ from matyan.broker.base import DeadLetter
 from matyan.broker.local import LocalBroker
 from matyan.keys import Keys
 from matyan.store.rocks import open_rocks
+from tests.cli.test_main import in_a_terminal
 from tests.faults.broken_tracker import broken_tracker
 from tests.ledger import metric
-from tests.test_cli import in_a_terminal
 from tests.tracker import asked, asked_lines, matyan, running
 
 

@@ -22,14 +22,14 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
-from matyan.broker.kafka import client_config
-from matyan.broker.kafka_admin import Group, describe_topic
+from matyan.broker.kafka.admin import Group, describe_topic
+from matyan.broker.kafka.producer import client_config
 from matyan.errors import Unavailable
-from matyan.folder import open_folder
+from matyan.folder.folder import open_folder
 from matyan.keys import Keys, pack_value
 from matyan.reader import DATABASE
-from matyan.runs import exists, is_deleted
-from matyan.sequences import Layout
+from matyan.rules.runs import exists, is_deleted
+from matyan.rules.sequences import Layout
 from matyan.settings import Settings
 from matyan.store.rocks import open_rocks
 from tests.faults.broken_worker import broken_worker

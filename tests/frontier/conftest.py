@@ -15,7 +15,7 @@ from websockets.uri import parse_uri
 
 from matyan.blobs.base import Blobs, Upload
 from matyan.frontier.edge import Frontier, serve
-from matyan.health import Health
+from matyan.service.health import Health
 from matyan.settings import Settings
 from tests.frontier.hand import HandProducer
 

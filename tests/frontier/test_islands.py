@@ -21,7 +21,7 @@ from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.test_edge import OK, UPGRADE, masked, settle
 from tests.frontier.test_session import tag
-from tests.test_http1 import BAD
+from tests.service.test_http1 import BAD
 
 PROBE, APP = "/health/live/", "/nowhere"
 PRESIGN = "/api/v1/rest/artifacts/presign"

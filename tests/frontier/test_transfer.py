@@ -12,9 +12,9 @@ import trio
 from trio.testing import MockClock
 
 from matyan.blobs.folder import FolderBlobs
-from matyan.descriptors import for_uploads
 from matyan.errors import Unavailable
 from matyan.frontier.edge import RATE_BYTES
+from matyan.service.descriptors import for_uploads
 from matyan.settings import Settings
 from tests.frontier.conftest import Served, a_frontier
 

@@ -17,14 +17,14 @@ import trio
 from confluent_kafka import Consumer as RdConsumer
 from confluent_kafka import Message
 
-from matyan.broker import kafka_consumer
-from matyan.broker.kafka import KafkaOutbox
-from matyan.broker.kafka_admin import describe_topic, open_admin
-from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
+from matyan.broker.kafka import consumer as kafka_consumer
+from matyan.broker.kafka.admin import describe_topic, open_admin
+from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
+from matyan.broker.kafka.producer import KafkaOutbox
 from matyan.errors import Unavailable
 from matyan.keys import Keys, range_of, unpack_value
-from matyan.records import Rules
-from matyan.sequences import Layout, Sequences, open_layout
+from matyan.rules.records import Rules
+from matyan.rules.sequences import Layout, Sequences, open_layout
 from matyan.settings import Settings
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.store.rocks import open_rocks

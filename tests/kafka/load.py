@@ -9,9 +9,9 @@ from itertools import count
 
 import trio
 
-from matyan.broker.kafka import KafkaProducer, open_producer, producer_config
+from matyan.broker.kafka.producer import KafkaProducer, open_producer, producer_config
 from matyan.keys import Keys
-from matyan.sequences import Layout, Sequences
+from matyan.rules.sequences import Layout, Sequences
 from matyan.settings import Settings
 from matyan.store.base import Snapshot, Store
 from tests.ledger import metric, record

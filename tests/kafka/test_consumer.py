@@ -17,12 +17,13 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, Producer, 
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
-from matyan.broker import kafka_admin, kafka_consumer
 from matyan.broker.base import ControlEvent, DeadLetter, Partition
-from matyan.broker.kafka import KafkaOutbox, open_producer, producer_config
-from matyan.broker.kafka_admin import Group, Place
-from matyan.broker.kafka_consumer import KafkaConsumer, consumer_config
-from matyan.broker.kafka_letters import open_letters
+from matyan.broker.kafka import admin as kafka_admin
+from matyan.broker.kafka import consumer as kafka_consumer
+from matyan.broker.kafka.admin import Group, Place
+from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
+from matyan.broker.kafka.letters import open_letters
+from matyan.broker.kafka.producer import KafkaOutbox, open_producer, producer_config
 from matyan.errors import OffsetConflict, Unavailable
 from matyan.settings import Settings
 from tests.kafka.topics import create_topic, read_topic, until

@@ -8,8 +8,8 @@ import time
 from confluent_kafka import Consumer
 
 from dev.broker import Broker
-from matyan.broker import kafka_admin
-from matyan.broker.kafka_admin import Group
+from matyan.broker.kafka import admin as kafka_admin
+from matyan.broker.kafka.admin import Group
 from matyan.errors import Unavailable
 from tests.kafka.topics import create_topic
 from tests.tracker import started

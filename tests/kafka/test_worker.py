@@ -15,10 +15,11 @@ from confluent_kafka.admin import AdminClient
 from prometheus_client import Counter
 
 from dev.broker import Broker
-from matyan import records, telemetry
-from matyan.broker.kafka_admin import Group
-from matyan.broker.kafka_consumer import consumer_config
-from matyan.runs import exists, is_deleted
+from matyan.broker.kafka.admin import Group
+from matyan.broker.kafka.consumer import consumer_config
+from matyan.rules import records
+from matyan.rules.runs import exists, is_deleted
+from matyan.service import telemetry
 from matyan.settings import Settings
 from tests.kafka.crew import SESSION_S, Crew, open_crew
 from tests.kafka.load import Load, open_load

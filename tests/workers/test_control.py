@@ -12,18 +12,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from matyan import telemetry
 from matyan.blobs.base import Upload
 from matyan.blobs.folder import FolderBlobs
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker, dead_letters
 from matyan.errors import Unavailable
 from matyan.keys import Keys, range_of
+from matyan.service import telemetry
 from matyan.store.base import Transaction
 from matyan.store.rocks import open_rocks
 from matyan.workers.control import REACTIONS, ControlWorker
 from tests.memory_broker import MemoryConsumer, Topic
-from tests.test_any_record import TIMES, Fuzzer
+from tests.rules.test_any_record import TIMES, Fuzzer
 from tests.until import until
 
 

@@ -11,8 +11,8 @@ import trio
 from matyan.broker.local import LocalBroker
 from matyan.errors import NotFound
 from matyan.keys import Keys, unpack_value
-from matyan.records import Rules
-from matyan.sequences import Sequences
+from matyan.rules.records import Rules
+from matyan.rules.sequences import Sequences
 from matyan.store.rocks import RocksStore, open_rocks
 from matyan.workers.dropped import REPEAT_S, DroppedLog
 from matyan.workers.ingest import IngestWorker

@@ -11,14 +11,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from matyan import telemetry
 from matyan._codec import Points
 from matyan.broker.base import Batch
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, InvalidRecord, OffsetConflict, Unavailable
 from matyan.keys import Keys, unpack_value
-from matyan.records import Rules, Unit
-from matyan.sequences import Sequences
+from matyan.rules.records import Rules, Unit
+from matyan.rules.sequences import Sequences
+from matyan.service import telemetry
 from matyan.store.base import Snapshot, Transaction
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker

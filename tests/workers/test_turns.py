@@ -17,8 +17,8 @@ import trio
 from matyan._codec import cut_records
 from matyan.broker.local import LocalBroker
 from matyan.keys import Keys
-from matyan.records import Rules
-from matyan.sequences import Layout, Sequences
+from matyan.rules.records import Rules
+from matyan.rules.sequences import Layout, Sequences
 from matyan.store import rocks
 from matyan.store.base import Transaction
 from matyan.store.rocks import RocksStore, open_rocks

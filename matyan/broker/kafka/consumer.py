@@ -1,0 +1,697 @@
+"""Kafka's consuming side: a member of a consumer group whose partitions are read by trio tasks.
+
+One thread polls librdkafka without a pause, whatever the tasks do: rebalances are answered, partitions that are too
+far ahead are paused by bytes. Where a partition starts is decided by the stored offset (contract, section 5); offsets
+committed to Kafka follow behind. No retry of an engine, no rules, no store.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from itertools import groupby
+from typing import Any
+
+import trio
+from confluent_kafka import Consumer as RdConsumer
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import OffsetSpec
+
+from matyan.broker.base import Batch, Partition
+from matyan.broker.kafka.admin import (
+    Group,
+    describe_topic,
+    describe_topic_soon,
+    metadata,
+)
+from matyan.broker.kafka.producer import METADATA_MS, PollingThread, client_config
+from matyan.broker.kafka.start import Claimant, where_to_start
+from matyan.errors import Unavailable
+from matyan.service import telemetry
+from matyan.service.logs import get_logger
+from matyan.settings import Settings
+
+log = get_logger()
+
+BATCH_BYTES = 1_000_000
+BATCH_AGE_S = 0.02
+"""How long records are gathered when they come slowly: half of what freshness may take. The broker does it, which
+answers a fetch when FETCH_BYTES are there (compressed: some 3,000 records of log_metric) or after this time: gathering here
+would cost both sides a fetch for each frame."""
+FETCH_BYTES = 100_000
+FETCH_PARTITION_BYTES = 128 << 10
+"""What a fetch brings of each partition, compressed too (some 4,000 records). With the client's default of 1 MiB one
+partition's records are all that may be ahead, while the tasks of the others stand still."""
+BATCH_RECORDS = 3_000
+"""At most so many are taken from the client at once: of log_metric records not quite BATCH_BYTES."""
+
+AHEAD_BYTES = 8 << 20
+"""When so much waits for the tasks of all partitions, no more is taken until they have taken some: what the client has
+fetched stays where it is."""
+PAUSE_BYTES = 16 << 20
+RESUME_BYTES = 2 << 20
+"""A partition that is so far ahead of its task (which then stands still) is paused, and resumed when the task has come
+so near again. A paused partition loses what the client has fetched ahead, and when all are paused the client's thread
+that fetches sees up to 1 s later that one is resumed: so for a task that moves, AHEAD_BYTES comes first."""
+
+_POLL_S = 0.02
+"""How long the thread waits for a record before it looks at what the tasks want."""
+_COMMIT_S = 0.2
+_COMMIT_AGAIN_S = 3.0
+"""A commit that a rebalance or a coordinator refused is told to nobody who waits for it, and on an idle partition no other
+follows: so the last one is repeated."""
+_LAG_S = 1.0
+_ENDS_S = 3.0
+_WATCH_S = 5.0
+"""How often the topic's id is asked for, and the members of a group that is not whole."""
+_GROUP_S = 1.0
+"""How long the thread waits for these: records wait with it, rebalances can."""
+_SILENCE_S = 0.05
+"""Records that come after such a silence can be another topic's of the same name: librdkafka reads on at its old
+offset and tells nobody. Its fetches fail in between, and it waits 100 ms after each; deleting and creating a topic
+takes the broker longer than this too. So before they are handed out the topic's id is asked for: asking for each batch
+would cost a busy partition a tenth of its speed."""
+_CLOSE_S = 10.0
+
+
+def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
+    """librdkafka's properties for a member of `group`."""
+    config = client_config(
+        settings,
+        **{
+            "group.id": group,
+            # Partitions that are added are to be shared out within seconds; by default within five minutes.
+            "topic.metadata.refresh.interval.ms": METADATA_MS,
+            "partition.assignment.strategy": "cooperative-sticky",
+            # Where to start and what is done is ours to say.
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            # A paused partition drops what is fetched ahead, so little is; and a queue that was full is filled
+            # again at once instead of after a second.
+            "queued.max.messages.kbytes": 4_096,
+            # A member hears of a rebalance with its heartbeat, and a cooperative one takes two: partitions that change
+            # hands would stand still for up to 3 s each time.
+            "heartbeat.interval.ms": 1_000,
+            "fetch.queue.backoff.ms": 10,
+            # A partition that is resumed or placed waits for the request that is under way, too, which asks for others.
+            "fetch.wait.max.ms": round(1e3 * BATCH_AGE_S),
+            "fetch.min.bytes": FETCH_BYTES,
+            "fetch.message.max.bytes": FETCH_PARTITION_BYTES,
+            "fetch.error.backoff.ms": 100,
+        },
+    )
+    if settings.instance_id:
+        config["group.instance.id"] = settings.instance_id
+    return config
+
+
+class KafkaConsumer:
+    """A `Consumer` (base.py) of one topic.
+
+    Args:
+        config: `consumer_config`.
+        offsets_are_stored: whether the owner of a partition keeps its offset in the store. Without (the control
+            worker) the offset committed to Kafka decides where to start.
+        claimant: the store that the owners keep their offsets in.
+        drain_s: seconds that the owner of a revoked partition has to leave it.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topic: str,
+        *,
+        offsets_are_stored: bool = True,
+        claimant: Claimant | None = None,
+        drain_s: float = 10.0,
+    ) -> None:
+        self.topic = topic
+        self.offsets_are_stored = offsets_are_stored
+        self._claimant = claimant or Claimant(config["group.id"])
+        self._config = config
+        self._drain_s = drain_s
+        self._member: _Member | None = None
+
+    def trouble(self) -> str | None:
+        """Why Kafka does not let it read, or None."""
+        return None if self._member is None else self._member.forbidden
+
+    @asynccontextmanager
+    async def partitions(
+        self,
+    ) -> AsyncIterator[AsyncIterator[AbstractAsyncContextManager[Partition]]]:
+        member = _Member(
+            self._config, self.topic, self.offsets_are_stored, self._claimant, self._drain_s
+        )
+        self._member = member
+        try:
+            yield member.assigned()
+        finally:
+            await member.aclose()
+
+
+class _Member:
+    """One life in the group: the client, its thread, and the partitions that it owns now."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topic: str,
+        offsets_are_stored: bool,
+        claimant: Claimant,
+        drain_s: float,
+    ) -> None:
+        self.topic = topic
+        self.offsets_are_stored = offsets_are_stored
+        self.claimant = claimant
+        self._drain_s = drain_s
+        self._token = trio.lowlevel.current_trio_token()
+        self._send, self._receive = trio.open_memory_channel[_Partition](10_000)
+        self._stopping = threading.Event()
+        self.rd = RdConsumer(config)
+        # By another client: confluent-kafka's Consumer does not answer a second thread while one is in consume().
+        self.group = Group(config, config["group.id"])
+        self.admin = self.group.admin
+        # Whose turn it is to ask for the topic's id, when that was asked last, and the answer.
+        self._asking = trio.Lock()
+        self._asked_at = 0.0
+        self._answer = ""
+        # Read and written by the thread.
+        self._parts: dict[int, _Partition] = {}
+        self.took = threading.Event()
+        self._renewed: dict[int, _Partition] = {}
+        """Former ownerships of partitions that are assigned, and announced anew once these are left."""
+        self._asked: Any = None
+        self._next_topic_check = time.monotonic() + _WATCH_S
+        self._ends: dict[TopicPartition, Any] = {}
+        self._next_ends = 0.0
+        self._partition_count = 0
+        self._next_group_check = math.inf
+        """From each assignment on, until all partitions have an owner."""
+        self._unowned: set[int] = set()
+        self.forbidden: str | None = None
+        """Read by whoever wants to know why nothing comes."""
+        self._thread = PollingThread(self._poll_forever, f"kafka-{topic}")
+
+    # --- in trio ---------------------------------------------------------------------------------
+
+    async def assigned(self) -> AsyncIterator[AbstractAsyncContextManager[Partition]]:
+        async for part in self._receive:
+            yield self._held(part)
+        # Only the thread's end closes the channel, and only an error ends it before `aclose`.
+        raise Unavailable(self._thread.crashed() or "the consumer is closed")
+
+    @asynccontextmanager
+    async def _held(self, part: _Partition) -> AsyncIterator[Partition]:
+        part.is_left.clear()
+        try:
+            part.topic_id = await self.topic_id(part, time.monotonic())
+            yield part
+        finally:
+            part.is_left.set()
+
+    async def topic_id(self, part: _Partition, since: float) -> str:
+        """The topic's id as it was at `since` (monotonic seconds) or later; one question serves all who came before it.
+
+        Waits for the broker to say it; a partition that is revoked meanwhile gets none and is left at once.
+        """
+        while not part.revoked.is_set():
+            try:
+                async with self._asking:
+                    if self._asked_at < since:
+                        began = time.monotonic()
+                        found = await trio.to_thread.run_sync(
+                            describe_topic, self.admin, self.topic, abandon_on_cancel=True
+                        )
+                        self._asked_at, self._answer = began, str(found.topic_id)
+                    return self._answer
+            except Unavailable as error:
+                log.warning("waits for the topic's id", topic=self.topic, reason=str(error))
+                with trio.move_on_after(1):
+                    await part.revoked.wait()
+        return ""
+
+    def check_topic(self) -> None:
+        """Its id has changed: the thread looks at all of its partitions."""
+        self._next_topic_check = 0.0
+
+    async def aclose(self) -> None:
+        """Leaves the group. A broker that does not answer is not waited for longer than 10 s."""
+        self._stopping.set()
+        with trio.move_on_after(_CLOSE_S, shield=True):
+            await self._thread.join()
+
+    def _wake(self) -> None:
+        for part in list(self._parts.values()):
+            part.arrival.unpark_all()
+
+    # --- in the thread ---------------------------------------------------------------------------
+
+    def _poll_forever(self) -> None:
+        self._join()
+        try:
+            while not self._stopping.is_set():
+                self._wait_for_tasks()
+                messages = self.rd.consume(1, _POLL_S)
+                if messages:
+                    messages += self.rd.consume(BATCH_RECORDS - 1, 0)
+                    self._distribute(messages)
+                for part in list(self._parts.values()):
+                    part.reconcile(self.rd)
+                self._watch_topic()
+                self._watch_ends()
+                self._watch_group()
+                self._announce_renewed()
+        finally:
+            self.rd.close()
+            self._token.run_sync_soon(self._send.close)
+
+    def _join(self) -> None:
+        self.rd.subscribe(
+            [self.topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def _wait_for_tasks(self) -> None:
+        """Not for long: polling goes on."""
+        self.took.clear()
+        if sum(part.ahead for part in self._parts.values() if not part.is_paused) > AHEAD_BYTES:
+            self.took.wait(_POLL_S)
+
+    def _distribute(self, messages: list[Message[bytes, bytes]]) -> None:
+        errors = [message for message in messages if message.error() is not None]
+        if len(errors) < len(messages):
+            self.forbidden = None
+        if errors:
+            messages = [message for message in messages if message.error() is None]
+            for message in errors:
+                self._on_error(message)
+        for number, run in groupby(messages, Message.partition):
+            part = self._parts.get(number) if number is not None else None
+            if part is not None:
+                part.put(list(run))
+        self._token.run_sync_soon(self._wake, idempotent=True)
+
+    def _on_error(self, message: Message[bytes, bytes]) -> None:
+        error = message.error()
+        assert error is not None
+        if error.fatal():
+            raise KafkaException(error)
+        log.warning(
+            "kafka consumer", topic=self.topic, partition=message.partition(), error=error.str()
+        )
+        if error.code() in _FORBIDDEN:
+            self.forbidden = f"Kafka does not let this user read as one of the group {self.group.name}: {error.str()}"
+        part = self._parts.get(message.partition() or 0)
+        if error.code() in _POSITION_IS_WRONG and part is not None:
+            # Its owner reads the stored offset again, and `start` says what is wrong.
+            self._renew([part])
+        else:
+            self.check_topic()
+
+    def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
+        telemetry.REBALANCES.labels("assigned").inc()
+        self.forbidden = None
+        self._next_group_check = time.monotonic() + _WATCH_S
+        self._tell("partitions are assigned", partitions)
+        self._assign(rd, partitions)
+        self._announce(tp.partition for tp in partitions)
+
+    def _tell(self, what: str, partitions: list[TopicPartition]) -> None:
+        if partitions:
+            numbers = sorted(tp.partition for tp in partitions)
+            log.info(what, group=self.group.name, topic=self.topic, partitions=numbers)
+
+    def _assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
+        # Paused at a place that needs no look-up, until `start` has said where.
+        rd.incremental_assign([TopicPartition(self.topic, tp.partition, 0) for tp in partitions])
+        rd.pause(partitions)
+
+    def _announce(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            part = _Partition(self, number)
+            self._parts[number] = part
+            self._token.run_sync_soon(self._send.send_nowait, part)
+
+    def _on_revoke(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
+        """Answers when each owner has left its partition, or at the deadline: being late is harmless, since the
+        stored offset fences it."""
+        telemetry.REBALANCES.labels("revoked").inc()
+        self._tell("partitions are given back", partitions)
+        parts = self._leave(partitions)
+        deadline = time.monotonic() + self._drain_s
+        for part in parts:
+            if not part.is_left.wait(max(0.0, deadline - time.monotonic())):
+                log.warning(
+                    "a revoked partition is not left in time",
+                    topic=self.topic,
+                    partition=part.partition,
+                )
+            part.commit(rd)
+        rd.incremental_unassign(partitions)
+
+    def _on_lost(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
+        """Others own them already: nothing is gained by waiting."""
+        telemetry.REBALANCES.labels("lost").inc()
+        self._tell("partitions were lost", partitions)
+        self._leave(partitions)
+        rd.incremental_unassign(partitions)
+
+    def _leave(self, partitions: Iterable[TopicPartition]) -> list[_Partition]:
+        for tp in partitions:
+            self._renewed.pop(tp.partition, None)
+        parts = [
+            part for tp in partitions if (part := self._parts.pop(tp.partition, None)) is not None
+        ]
+        for part in parts:
+            with suppress(KeyError):  # none was shown yet
+                telemetry.LAG.remove(self.topic, str(part.partition))
+            self._token.run_sync_soon(part.leave)
+        return parts
+
+    def _renew(self, parts: list[_Partition]) -> None:
+        """Ends the ownership of `parts` and begins a new one of the same partitions.
+
+        Not before the old owner is through: under another topic id the stored offset does not fence it.
+        """
+        tps = [part.tp for part in parts]
+        self._leave(tps)
+        # Assigned anew, since a seek does not bring a partition back that has failed on its position.
+        self.rd.incremental_unassign(tps)
+        self._assign(self.rd, tps)
+        self._renewed.update((part.partition, part) for part in parts)
+
+    def _announce_renewed(self) -> None:
+        left = [number for number, former in self._renewed.items() if former.is_left.is_set()]
+        for number in left:
+            del self._renewed[number]
+        self._announce(left)
+
+    def _watch_topic(self) -> None:
+        """A topic that was deleted and created again has another id, and its offsets mean something else."""
+        if self._asked is not None:
+            if not self._asked.done():
+                return
+            asked, self._asked = self._asked, None
+            if asked.exception() is None:
+                self._partition_count = len(asked.result().partitions)
+                found = str(asked.result().topic_id)
+                # Each one's id: some may have been looked up after the change, and some not yet.
+                former = [part for part in self._parts.values() if part.topic_id not in ("", found)]
+                if former:
+                    log.error("the topic was created again", topic=self.topic, topic_id=found)
+                    self._renew(former)
+        elif time.monotonic() >= self._next_topic_check:
+            self._next_topic_check = time.monotonic() + _WATCH_S
+            self._asked = describe_topic_soon(self.admin, self.topic)
+
+    def _watch_ends(self) -> None:
+        """Where each partition ends: a fetch tells it too, but a partition that stands still is not fetched."""
+        if any(not soon.done() for soon in self._ends.values()):
+            return
+        for tp, soon in self._ends.items():
+            part = self._parts.get(tp.partition)
+            if part is not None and soon.exception() is None:
+                part.end = max(part.end, soon.result().offset)
+        self._ends = {}
+        if time.monotonic() >= self._next_ends and self._parts:
+            self._next_ends = time.monotonic() + _ENDS_S
+            wanted = {part.tp: OffsetSpec.latest() for part in self._parts.values()}
+            self._ends = self.admin.list_offsets(wanted, request_timeout=_GROUP_S)
+
+    def _watch_group(self) -> None:
+        """Static members that are killed between the two rounds of a cooperative rebalance come back without a round:
+        what was to change hands belongs to nobody, and the group is stable.
+
+        Then one of them, which has the least to lose, leaves and joins anew.
+        """
+        if time.monotonic() < self._next_group_check or not self._partition_count:
+            return
+        self._next_group_check = time.monotonic() + _WATCH_S
+        try:
+            owners = self.group.owners(self.topic, _GROUP_S)
+        except Unavailable as error:
+            log.info("waits to see the members of the group", topic=self.topic, reason=str(error))
+            return
+        if owners is None:
+            return
+        unowned = set(range(self._partition_count)).difference(*owners.values())
+        # It stands so for a moment in each rebalance, too: so it is looked at twice.
+        is_so_still, self._unowned = bool(unowned & self._unowned), unowned
+        if not unowned:
+            self._next_group_check = math.inf
+        elif is_so_still and self.rd.memberid() == min(
+            owners, key=lambda member: (len(owners[member]), member), default=None
+        ):
+            log.warning(
+                "joins the group anew: partitions have no owner",
+                topic=self.topic,
+                partitions=sorted(unowned),
+            )
+            self.rd.unsubscribe()
+            self._join()
+
+
+_FORBIDDEN = frozenset(
+    {KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED}
+)
+_POSITION_IS_WRONG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+
+
+class _Partition:
+    """A partition while this member owns it. Tasks and the thread share it; each field says whose it is."""
+
+    def __init__(self, member: _Member, number: int) -> None:
+        self.topic = member.topic
+        self.topic_id = ""
+        self.partition = number
+        self.tp = TopicPartition(member.topic, number)
+        self.revoked = trio.Event()
+        self.arrival = trio.lowlevel.ParkingLot()
+        self.is_left = threading.Event()
+        self.is_left.set()
+        self._member = member
+        self._queue: deque[tuple[Sequence[int], list[bytes | None], list[bytes], int, float]] = (
+            deque()
+        )
+        # Bytes that came and that went: each has one writer, the thread and the task.
+        self._came = 0
+        self._went = 0
+        # Written by the task, read by the thread.
+        self._seek_to: int | None = None
+        self._held_back = False
+        self._done: int | None = None
+        self._placed = trio.Event()
+        self._place_error: KafkaException | None = None
+        # The thread's.
+        self._started = False
+        self._arrived = 0.0
+        self._paused_at: float | None = time.monotonic()
+        self._committed: int | None = None
+        self._next_commit = 0.0
+        self._commit_again = 0.0
+        self._next_lag = 0.0
+        self.end = -1
+        """The partition's end offset, as far as it is known."""
+
+    # --- in trio: the interface ------------------------------------------------------------------
+
+    async def start(self, stored: int | None) -> int:
+        offset, may_tell = await trio.to_thread.run_sync(
+            self._locate, stored, abandon_on_cancel=True
+        )
+        self._placed = trio.Event()
+        self._place_error = None
+        if not self.revoked.is_set():
+            # Nobody would answer for a partition that was revoked while it was located.
+            self._seek_to = offset
+            await self._placed.wait()
+        if self.revoked.is_set():
+            raise Unavailable(f"{self.topic} [{self.partition}] was revoked")
+        if self._place_error is not None:
+            raise Unavailable(str(self._place_error)) from self._place_error
+        if may_tell:
+            # Its last owner may have died before it told Kafka, and where nothing comes any more nobody else would. And
+            # another store's worker is to find the id of this one there.
+            self._done = offset
+        return offset
+
+    async def batches(self) -> AsyncIterator[Batch]:
+        queue = self._queue
+        while True:
+            # Under load a chunk always waits: so this is where the wish to leave is heard.
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while not queue and not self.revoked.is_set():
+                await self.arrival.park()
+            if self.revoked.is_set():
+                return
+            offsets, keys, values, size, doubtful = queue.popleft()
+            while queue and size + queue[0][3] <= BATCH_BYTES:
+                more = queue.popleft()
+                offsets = _joined(offsets, more[0])
+                keys += more[1]
+                values += more[2]
+                size += more[3]
+                doubtful = max(doubtful, more[4])
+            self._went += size
+            self._member.took.set()
+            if doubtful and await self._member.topic_id(self, doubtful) != self.topic_id:
+                self._member.check_topic()
+                await self.revoked.wait()
+                return
+            yield Batch(offsets, keys, values, offsets[-1] + 1)
+
+    def committed(self, next_offset: int) -> None:
+        self._done = next_offset
+
+    def pause(self) -> None:
+        self._held_back = True
+
+    def resume(self) -> None:
+        self._held_back = False
+
+    def leave(self) -> None:
+        self.revoked.set()
+        self.arrival.unpark_all()
+        self._placed.set()
+
+    # --- in a worker thread: where to start --------------------------------------------------------
+
+    def _locate(self, stored: int | None) -> tuple[int, bool]:
+        """The contract's rules for the place of a partition (section 5), and whether Kafka may be told it as ours.
+
+        Raises:
+            OffsetConflict: only a person can say what is right.
+            Unavailable: the broker does not answer, or the topic is another one by now.
+        """
+        place = self._member.group.places(self.topic, [self.partition])
+        # Asked after the place, so that both are of one topic; the thread begins anew with the new one.
+        if str(describe_topic(self._member.admin, self.topic).topic_id) != self.topic_id:
+            self._member.check_topic()
+            raise Unavailable(f"the topic {self.topic} was created again")
+        found = place[self.partition]
+        if not self._member.offsets_are_stored:
+            committed = found.low if found.committed is None else found.committed
+            return min(max(committed, found.low), found.high), True
+        offset = where_to_start(self.topic, self.partition, stored, found, self._member.claimant)
+        if stored is None and found.committed is not None and not found.is_ours:
+            log.info(
+                "takes over from a committed offset",
+                topic=self.topic,
+                partition=self.partition,
+                offset=offset,
+            )
+            # Under our name it would say that the store has what stands before it.
+            return offset, False
+        return offset, True
+
+    # --- in the polling thread -----------------------------------------------------------------------
+
+    @property
+    def ahead(self) -> int:
+        """Bytes that wait for the task."""
+        return self._came - self._went
+
+    @property
+    def is_paused(self) -> bool:
+        return self._paused_at is not None
+
+    def put(self, messages: list[Message[bytes, bytes]]) -> None:
+        if not self._started or self._seek_to is not None:
+            return  # from before a seek
+        size = sum(map(len, messages))
+        self._came += size
+        now = time.monotonic()
+        doubtful = now if now - self._arrived > _SILENCE_S else 0.0
+        self._arrived = now
+        # Messages do not wait here: the garbage collector would look at each of them again and again.
+        self._queue.append(
+            (
+                _offsets(messages),
+                list(map(Message.key, messages)),
+                [message.value() or b"" for message in messages],
+                size,
+                doubtful,
+            )
+        )
+
+    def reconcile(self, rd: RdConsumer) -> None:
+        """Makes the client do what the tasks want by now."""
+        if self._seek_to is not None:
+            self._seek(rd)
+        is_paused = self.is_paused
+        wants_pause = (
+            not self._started
+            or self._held_back
+            or self.ahead > (RESUME_BYTES if is_paused else PAUSE_BYTES)
+        )
+        now = time.monotonic()
+        if wants_pause and not is_paused:
+            rd.pause([self.tp])
+            self._paused_at = now
+        elif is_paused and not wants_pause:
+            rd.resume([self.tp])
+            telemetry.PAUSED_SECONDS.labels(self.topic).inc(now - (self._paused_at or now))
+            self._paused_at = None
+        if now >= (self._next_commit if self._done != self._committed else self._commit_again):
+            self._next_commit, self._commit_again = now + _COMMIT_S, now + _COMMIT_AGAIN_S
+            self.commit(rd)
+        if now >= self._next_lag and self._done is not None and self.end >= 0:
+            self._next_lag = now + _LAG_S
+            watermarks = rd.get_watermark_offsets(self.tp, cached=True)
+            if watermarks is not None:
+                self.end = max(self.end, watermarks[1])
+            lag = max(0, self.end - self._done)
+            telemetry.LAG.labels(self.topic, str(self.partition)).set(lag)
+
+    def _seek(self, rd: RdConsumer) -> None:
+        assert self._seek_to is not None
+        try:
+            rd.seek(TopicPartition(self.topic, self.partition, self._seek_to))
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError._STATE:
+                return  # the client has not begun with a new partition yet: in the next round
+            self._place_error = error
+        else:
+            self._queue.clear()
+            self._went = self._came
+            self._started = True
+        self._seek_to = None
+        self._member._token.run_sync_soon(self._placed.set)
+
+    def commit(self, rd: RdConsumer) -> None:
+        """Tells Kafka how far the store is, also once more: what was sent before may have been refused.
+
+        Not waited for: the stored offset is the truth.
+        """
+        done = self._committed = self._done
+        if done is None:
+            return
+        name = metadata(self.topic_id, self._member.claimant.store_id)
+        rd.commit(
+            offsets=[TopicPartition(self.topic, self.partition, done, name)],
+            asynchronous=True,
+        )
+
+
+def _offsets(messages: list[Message[bytes, bytes]]) -> Sequence[int]:
+    first, last = messages[0].offset(), messages[-1].offset()
+    assert first is not None
+    assert last is not None
+    if last - first + 1 == len(messages):
+        return range(first, last + 1)
+    # Compaction and transactions leave gaps.
+    return [message.offset() or 0 for message in messages]
+
+
+def _joined(offsets: Sequence[int], more: Sequence[int]) -> Sequence[int]:
+    if isinstance(offsets, range) and isinstance(more, range) and offsets.stop == more.start:
+        return range(offsets.start, more.stop)
+    return [*offsets, *more]

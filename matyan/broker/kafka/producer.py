@@ -1,0 +1,703 @@
+"""Kafka's producing side: frames of records to a topic, and a worker's side effects.
+
+librdkafka (by confluent-kafka) batches, retries and keeps the order; this file translates its thread, its
+delivery reports and its fatal errors into the words of `base.py`. No consumer (`kafka_consumer.py`), no topic
+administration (`kafka_admin.py`), no store and no rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import Producer as RdProducer
+
+from matyan import __version__
+from matyan.broker.base import ControlEvent, DeadLetter, DeliveryCallback
+from matyan.broker.budget import Budget
+from matyan.errors import RecordsRefused, Unavailable
+from matyan.service.logs import get_logger
+from matyan.settings import Settings
+from matyan.store.base import Transaction
+
+log = get_logger()
+
+RECORD_OVERHEAD = 128
+"""Bytes that a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""
+
+MOST_MESSAGE_BYTES = 1_000_000_000
+"""librdkafka's own most: how large a message may be is the topic's to say."""
+CUT = "cut"
+"""The header of a dead letter that holds only the beginning of its record: the whole record's length."""
+
+_POLL_S = 0.2
+GATHER_S = 0.001
+"""Frames that are held while others are in flight are handed over after one to two of these, whatever is in flight:
+a partition without a leader must not hold up those of the others."""
+GATHER_BYTES = 64 << 10
+"""So much fills a request and is not held."""
+_CALL_FRAMES = 64
+"""Frames that one call hands over: what is gathered while a client is replaced can be the whole budget."""
+_FATAL_DRAIN_S = 35.0
+"""After a fatal error the requests in flight still get their answers; a request's own limit is 30 s."""
+_REFUSED_AGAIN_S = 0.2
+_REFUSED_AGAIN_MOST_S = 2.0
+"""How soon what was refused is tried again: at first, and at last after doubling."""
+_APART_S = 60.0
+"""How long records go one by one, when a batch was too large for the topic."""
+_RED_AFTER = 3
+"""Producers that failed one after another, none of which delivered anything: that is more than a restart mends."""
+
+
+METADATA_MS = 5_000
+"""How soon every client sees that partitions were added: until then two frontiers would send one run to two of them."""
+
+_LIBRDKAFKA = "matyan.librdkafka"
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "enable.gapless.guarantee is experimental" not in record.getMessage()
+
+
+def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
+    """librdkafka's properties that every client of this project shares."""
+    given = {
+        "security.protocol": settings.kafka_security_protocol,
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "ssl.ca.location": settings.kafka_ca_file,
+        "sasl.password": settings.kafka_sasl_password.reveal(),
+    }
+    return {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "client.id": "matyan",
+        # The default waits up to 10 s before it looks for a broker that came back; a held-back reply waits as long.
+        "reconnect.backoff.max.ms": 1_000,
+        "socket.keepalive.enable": True,
+        "logger": logging.getLogger(_LIBRDKAFKA),
+        **{name: value for name, value in given.items() if value},
+        **extra,
+    }
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """The one setting for every load.
+
+    librdkafka never lingers: linger.ms=0.5 costs a lonely frame 1.1 ms. What there is to linger for, `KafkaProducer`
+    gathers itself. lz4 makes the broker's share of a core smaller by a third.
+    """
+    return client_config(
+        settings,
+        **{
+            "acks": "all",
+            "enable.idempotence": True,
+            # Java's partitioner: a run must land where the reference's producers put it.
+            "partitioner": "murmur2_random",
+            "compression.type": "lz4",
+            "linger.ms": 0,
+            "topic.metadata.refresh.interval.ms": METADATA_MS,
+            "delivery.timeout.ms": max(1, int(settings.delivery_timeout_s * 1000)),
+            # The budget of bytes is ours (MATYAN_QUEUE_BYTES), so that a frame is taken whole or not at all.
+            "queue.buffering.max.messages": 0,
+            "queue.buffering.max.kbytes": 2_147_483_647,
+            "delivery.report.only.error": True,
+        },
+    )
+
+
+_REFUSALS = frozenset(
+    {
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._AUTHENTICATION,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+    }
+)
+"""Neither the records nor the client are at fault, and librdkafka gives up at once (on a topic: after 30 s). A person can
+mend these: so they are an outage."""
+_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+"""What every record of a batch is told when the batch is larger than the topic's max.message.bytes."""
+
+
+class PollingThread:
+    """A thread of its own for a polling loop (trio's limiter is for work that ends)."""
+
+    def __init__(self, loop: Callable[[], None], name: str) -> None:
+        self._loop = loop
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            # Suppressed: the loop that would be told has ended.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._ended.set)
+
+    def crashed(self) -> str | None:
+        """What ended the loop that should go on, or None."""
+        return None if self._error is None else f"the polling thread ended: {self._error!r}"
+
+    async def join(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
+
+
+class _Frame:
+    """One call of produce(). `failed` gathers the records that were not delivered, as they are reported.
+
+    `values` stay until they are delivered (so the process holds them twice, librdkafka's copy is the other): after
+    a fatal error records are reported out of their order, and another client must get them in it.
+    """
+
+    __slots__ = ("failed", "key", "number", "on_done", "refused", "since", "size", "values")
+
+    def __init__(
+        self,
+        number: int,
+        key: bytes,
+        values: Sequence[bytes],
+        size: int,
+        on_done: DeliveryCallback,
+    ) -> None:
+        self.number = number
+        self.key = key
+        self.values = values
+        self.size = size
+        self.on_done = on_done
+        self.since = time.monotonic()
+        self.failed: list[tuple[KafkaError, bytes]] = []
+        self.refused: set[bytes] = set()
+        """Those that were too large though they went alone."""
+
+    def messages(self, done: deque[_Frame]) -> list[dict[str, Any]]:
+        """What produce_batch takes; its reports end in `done`."""
+        key, report = self.key, _Report(self, done)
+        return [{"value": value, "key": key, "callback": report} for value in self.values]
+
+    def set_aside_too_large(self) -> None:
+        """After each record went alone."""
+        self.refused.update(value for error, value in self.failed if error.code() in _TOO_LARGE)
+        self.failed = [one for one in self.failed if one[0].code() not in _TOO_LARGE]
+
+    def undelivered(self) -> list[bytes]:
+        """The values of `failed` in the frame's order; of equal ones the later, since delivery is in order."""
+        counts = Counter(value for _, value in self.failed)
+        values = []
+        for value in reversed(self.values):
+            if counts[value]:
+                counts[value] -= 1
+                values.append(value)
+        values.reverse()
+        return values
+
+
+class _Report:
+    """The delivery callback that all records of a frame share: it dies when the last one has its report.
+
+    confluent-kafka holds a reference to it for each record until that record's report was served. With
+    delivery.report.only.error it calls it for a failed record (on the record: its error and value) and merely drops
+    the reference for a delivered one, which costs no Python call and no Message object a record: 1.7 µs a record
+    instead of 2.5 with a counting callback, librdkafka's own threads included. So "the last reference is gone" means:
+    every record is delivered or stands in `frame.failed`. A client that is destroyed with records in its queue leaks
+    its references: a frame can be left unanswered by that, never acknowledged. (A callback on the last record alone
+    would be as cheap, but a record in the middle can time out alone: enable.gapless.guarantee does not cover that.)
+    """
+
+    __slots__ = ("done", "frame")
+
+    def __init__(self, frame: _Frame, done: deque[_Frame]) -> None:
+        self.frame = frame
+        self.done = done
+
+    def __call__(self, error: KafkaError | None, message: Message[bytes, bytes]) -> None:
+        assert error is not None
+        self.frame.failed.append((error, message.value() or b""))
+
+    def __del__(self) -> None:
+        self.done.append(self.frame)
+
+
+class KafkaProducer:
+    """A `Producer` (base.py) of one topic. Made by `open_producer`.
+
+    It lingers only while there is something to linger for, as Nagle's algorithm (RFC 896) does: a frame that finds
+    nothing in flight goes at once, and what comes in while frames are in flight goes together as soon as the next of
+    them is delivered. So a lonely frame never waits, and a busy producer sends few requests: librdkafka's
+    own linger.ms makes every frame wait, and without it each of many small frames is a request of its own.
+    """
+
+    def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
+        # A batch that the broker refuses ends the client, so that nothing which came later overtakes it: all goes to the
+        # next client in its order. That this guarantee is experimental is no news to who runs this.
+        logging.getLogger(_LIBRDKAFKA).addFilter(_is_news)
+        self._config = {
+            **config,
+            "enable.gapless.guarantee": True,
+            "error_cb": self._on_error,
+        }
+        self._topic = topic
+        self.budget = Budget(capacity_bytes)
+        self._token = trio.lowlevel.current_trio_token()
+        self._rd = RdProducer(self._config)
+        self._done: deque[_Frame] = deque()
+        self._queued = 0
+        self._frames = 0
+        self._records = 0
+        self._number = 0
+        self._progress = trio.Event()
+        self._in_flight = 0
+        self._gathered: list[_Frame] = []
+        self._gathered_bytes = 0
+        self._holds = trio.Event()
+        # Set while a failed client drains; what comes in meanwhile is gathered.
+        self._replacing = False
+        self._failed: list[_Frame] = []
+        self._fatal_error: str | None = None
+        self._fruitless = 0
+        self._patience_s = config["delivery.timeout.ms"] / 1000
+        self._refusal: str | None = None
+        self._refused_at = -math.inf
+        self._wait_s = _REFUSED_AGAIN_S
+        # Whether each record of the present client goes alone, and of the next one.
+        self._is_apart = self._will_be_apart = False
+        self._replace_at = math.inf
+        """When this client is replaced though it has not failed, in monotonic seconds; the polling thread looks at it."""
+        self._stopping = threading.Event()
+        self._thread = PollingThread(self._poll_forever, "kafka-producer")
+        # A system task, since a nursery around the caller's body would wrap its errors into groups.
+        self._clock = trio.CancelScope()
+        trio.lowlevel.spawn_system_task(self._keep_time)
+
+    # --- the interface, in the trio thread -------------------------------------------------------
+
+    def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
+        # Each value is there twice, in `_Frame.values` and in librdkafka.
+        size = 2 * sum(map(len, values)) + RECORD_OVERHEAD * len(values)
+        # A frame is taken when nothing else is queued: one that is larger than the budget could never be, and what is
+        # held elsewhere waits for nothing but to be queued itself.
+        if self._queued and not self.budget.fits(size):
+            raise self.budget.refusal(size)
+        self.budget.hold(size)
+        self._number += 1
+        frame = _Frame(self._number, key, values, size, on_done)
+        self._queued += size
+        self._frames += 1
+        self._records += len(values)
+        self._gathered.append(frame)
+        self._gathered_bytes += size
+        if not self._in_flight or self._gathered_bytes >= GATHER_BYTES:
+            self._hand_over()
+        else:
+            self._holds.set()
+
+    async def rest(self) -> None:
+        """Nothing is gained by reading later: what waits here waits for the network only."""
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued
+
+    def fatal(self) -> str | None:
+        if self._fruitless >= _RED_AFTER:
+            return f"{self._fruitless} producers in turn failed and delivered nothing: {self._fatal_error}"
+        return self._thread.crashed()
+
+    def refusal(self) -> str | None:
+        """Why the broker, which answers, does not take what waits; or None."""
+        if not self._frames and time.monotonic() > self._refused_at + 2 * _REFUSED_AGAIN_MOST_S:
+            return None  # nothing waits that would show that it is over
+        return self._refusal
+
+    async def aclose(self) -> None:
+        """Ends the thread. What is not delivered by now is dropped: flush first."""
+        self._clock.cancel()
+        self._stopping.set()
+        await self._thread.join()
+
+    async def flush(self, deadline: float) -> int:
+        with trio.move_on_at(deadline):
+            while self._frames:
+                self._progress = trio.Event()
+                await self._progress.wait()
+        return self._records
+
+    # --- frames out and reports in ---------------------------------------------------------------
+
+    def _hand_over(self) -> None:
+        """Gives librdkafka what is gathered, unless a failed client is being replaced."""
+        if self._replacing:
+            return
+        frames, self._gathered, self._gathered_bytes = self._gathered, [], 0
+        self._in_flight += len(frames)
+        for begin in range(0, len(frames), _CALL_FRAMES):
+            self._produce(frames[begin : begin + _CALL_FRAMES])
+
+    def _produce(self, frames: Sequence[_Frame]) -> None:
+        messages = [message for frame in frames for message in frame.messages(self._done)]
+        taken = self._rd.produce_batch(self._topic, messages)
+        if taken != len(messages):
+            # Refused at once (a fatal error that this thread has not seen yet, a record over librdkafka's limit).
+            for message in messages:
+                if "_error" in message:
+                    message["callback"].frame.failed.append((message["_error"], message["value"]))
+        if taken != len(messages) or self._done:
+            self._token.run_sync_soon(self._finish, idempotent=True)
+
+    async def _keep_time(self) -> None:
+        """Hands over what was held through a whole GATHER_S; turns only while something is held."""
+        with self._clock:
+            while True:
+                await self._holds.wait()
+                while self._gathered:
+                    oldest = self._gathered[0]
+                    await trio.sleep(_POLL_S if self._replacing else GATHER_S)
+                    if self._gathered and self._gathered[0] is oldest:
+                        self._hand_over()
+                self._holds = trio.Event()
+
+    def _finish(self) -> None:
+        """Once per poll: every frame whose reports are in."""
+        done = self._done
+        while done:
+            frame = done.popleft()
+            self._in_flight -= 1
+            if self._is_apart:
+                frame.set_aside_too_large()
+            if not frame.failed:
+                self._fruitless = 0
+                self._refusal = None
+                self._wait_s = _REFUSED_AGAIN_S
+                self._settle(frame, self._too_large(frame))
+            elif self._has_another_try(frame):
+                self._failed.append(frame)
+            else:
+                error, _ = frame.failed[0]
+                self._give_up(frame, error.str())
+        self._progress.set()
+        self._hand_over()
+        self.budget.tell_room()
+
+    def _settle(self, frame: _Frame, error: Exception | None) -> None:
+        self._queued -= frame.size
+        self.budget.release(frame.size)
+        self._frames -= 1
+        self._records -= len(frame.values)
+        frame.on_done(error)
+
+    def _give_up(self, frame: _Frame, reason: str) -> None:
+        count = len(frame.failed) or len(frame.values)
+        text = f"Kafka did not take {count} of {len(frame.values)} records: {reason}"
+        self._settle(frame, Unavailable(text))
+
+    def _too_large(self, frame: _Frame) -> RecordsRefused | None:
+        if not frame.refused:
+            return None
+        return RecordsRefused(
+            f"too large for the max.message.bytes of the topic {self._topic}",
+            frozenset(frame.refused),
+        )
+
+    # --- a client that failed, or was refused: another one takes over -------------------------------
+
+    def _has_another_try(self, frame: _Frame) -> bool:
+        """Whether another client can still deliver what failed of `frame`; then none gets more until that is here."""
+        errors = {error.code(): error for error, _ in frame.failed}
+        if KafkaError._MSG_TIMED_OUT in errors:
+            return False  # by its age
+        if not _TOO_LARGE.isdisjoint(errors):
+            self._will_be_apart = True
+        elif refusals := _REFUSALS.intersection(errors):
+            self._refuse(errors[min(refusals)])
+        elif not self._replacing and self._fatal_error is None and KafkaError._FATAL not in errors:
+            return False
+        # One that was refused as fatal at once will be replaced by the polling thread, which is about to hear of it.
+        self._replacing = True
+        if KafkaError._FATAL not in errors:
+            self._replace_at = 0.0
+        return True
+
+    def _refuse(self, error: KafkaError) -> None:
+        if self.refusal() is None:
+            log.warning("kafka refuses what waits for it", topic=self._topic, reason=error.str())
+        self._refused_at = time.monotonic()
+        self._refusal = f"Kafka refuses records for the topic {self._topic}: {error.str()}"
+
+    def _hold(self) -> None:
+        self._replacing = True
+
+    def _take_stock(self) -> float:
+        """When the old client has reported all: sees why it failed. Returns the seconds to wait before the next."""
+        self._finish()
+        if self._refusal is not None:
+            wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, _REFUSED_AGAIN_MOST_S)
+            return wait_s
+        if self._is_apart != self._will_be_apart:
+            log.warning(
+                "batches are larger than the topic takes: records go one by one"
+                if self._will_be_apart
+                else "batches are tried again",
+                topic=self._topic,
+            )
+            return 0.0
+        if self._fatal_error is None:
+            return 0.0
+        self._fruitless += 1
+        log.error("the kafka producer failed and is replaced", error=self._fatal_error)
+        return 0.0 if self._fruitless == 1 else min(2.0**self._fruitless, 30.0)
+
+    def _make_client(self) -> RdProducer:
+        if not self._will_be_apart:
+            return RdProducer(self._config)
+        # Then one that is too large leaves a gap and ends nothing: it is refused for good.
+        apart = {"batch.num.messages": 1, "enable.gapless.guarantee": False}
+        return RdProducer({**self._config, **apart})
+
+    def _take_over(self, rd: RdProducer) -> None:
+        """The frames that the old client did not deliver go to the new one, in the order in which they came.
+
+        Of each only the records that failed: what is delivered stands in the log already. A record whose request
+        got no answer before the purge may stand there too and comes a second time; better that than losing it.
+        """
+        self._rd = rd
+        self._fatal_error = None
+        self._is_apart, self._will_be_apart = self._will_be_apart, False
+        self._replace_at = time.monotonic() + _APART_S if self._is_apart else math.inf
+        oldest = time.monotonic() - self._patience_s
+        waiting = sorted(self._failed + self._gathered, key=lambda frame: frame.number)
+        self._failed, self._gathered = [], []
+        kept = []
+        for frame in waiting:
+            if frame.since < oldest:
+                self._give_up(frame, self._refusal or "no client could deliver them in time")
+                continue
+            if frame.failed:
+                values = frame.undelivered()
+                self._records -= len(frame.values) - len(values)
+                frame.values, frame.failed = values, []
+            kept.append(frame)
+        # Whoever was told that its frame is given up may have handed over another one.
+        self._gathered = kept + self._gathered
+        self._progress.set()
+        self._replacing = False
+        self._hand_over()
+        self.budget.tell_room()
+
+    # --- the polling thread ------------------------------------------------------------------------
+
+    def _poll_forever(self) -> None:
+        """Serves delivery reports until `aclose`; wakes trio once per poll that brought some."""
+        while not self._stopping.is_set():
+            self._serve(_POLL_S)
+            if self._fatal_error is not None or time.monotonic() >= self._replace_at:
+                self._replace()
+
+    def _serve(self, timeout: float) -> None:
+        try:
+            self._rd.poll(timeout)
+        except KafkaException as error:
+            # How confluent-kafka tells a fatal error, besides (or instead of) the callback.
+            self._on_error(error.args[0])
+        if self._done:
+            self._token.run_sync_soon(self._finish, idempotent=True)
+
+    def _replace(self) -> None:
+        trio.from_thread.run_sync(self._hold, trio_token=self._token)
+        deadline = time.monotonic() + _FATAL_DRAIN_S
+        while len(self._rd) and time.monotonic() < deadline and not self._stopping.is_set():
+            # Each time: an answer can put records of a request back into the queue, which nobody sends any more.
+            self._rd.purge(in_flight=False)
+            self._serve(_POLL_S)
+        self._rd.purge()
+        while len(self._rd):
+            self._serve(_POLL_S)
+        wait_s = trio.from_thread.run_sync(self._take_stock, trio_token=self._token)
+        if self._stopping.wait(wait_s):
+            return
+        rd = self._make_client()
+        trio.from_thread.run_sync(self._take_over, rd, trio_token=self._token)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal():
+            if error.code() in _REFUSALS:
+                self._refuse(error)
+            self._fatal_error = f"{error.name()}: {error.str()}"
+        else:
+            # librdkafka's own log has said it.
+            log.debug("kafka producer", error=error.str())
+
+
+@asynccontextmanager
+async def open_producer(
+    config: dict[str, Any], topic: str, capacity_bytes: int
+) -> AsyncIterator[KafkaProducer]:
+    """A producer of `topic`; closed on leaving, without a flush.
+
+    config: `producer_config`. capacity_bytes: MATYAN_QUEUE_BYTES.
+    """
+    producer = KafkaProducer(config, topic, capacity_bytes)
+    try:
+        yield producer
+    finally:
+        await producer.aclose()
+
+
+class KafkaOutbox:
+    """An `Outbox` (base.py): events and dead letters are delivered before the transaction that they belong to."""
+
+    def __init__(self, settings: Settings) -> None:
+        # Shorter than a frame's: a worker that waits here tries again by itself, and is paused meanwhile.
+        self._config = {
+            **producer_config(settings),
+            "delivery.timeout.ms": 30_000,
+            # The client's own limit is below a topic's default: whatever stands in a topic must fit a letter.
+            "message.max.bytes": MOST_MESSAGE_BYTES,
+        }
+        del self._config["delivery.report.only.error"]
+        self._control_topic = settings.kafka_control_events_topic
+        self._rd: RdProducer | None = None
+        self._lock = threading.Lock()
+
+    async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        if events or dead:
+            # Given up when the worker ends: what it would have told is repeated with its transaction.
+            await trio.to_thread.run_sync(self._deliver, events, dead, abandon_on_cancel=True)
+
+    def within(
+        self,
+        tr: Transaction,
+        events: Sequence[ControlEvent],
+        dead: Sequence[DeadLetter],
+        offsets: Sequence[int] = (),
+    ) -> None:
+        """Nothing to do: `before` has delivered them."""
+
+    async def bury(self, dead: Sequence[DeadLetter]) -> None:
+        """Delivers dead letters. Raises Unavailable: try again."""
+        await self.before([], dead)
+
+    def _deliver(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+        moment = time.time()
+        with self._lock:
+            too_large = self._send(
+                [_Message(self._control_topic, event.to_bytes(), None, []) for event in events]
+                + [_letter(letter, moment, len(letter.value)) for letter in dead]
+            )
+            for message in too_large:
+                assert message.letter is not None
+                self._send_cut(message.letter, moment)
+
+    def _send_cut(self, letter: DeadLetter, moment: float) -> None:
+        """The dead-letter topic takes less than the record's own topic holds: its beginning has to do."""
+        place = {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset}
+        size = len(letter.value)  # alone it may fit: the batch that it was in was too large too
+        while self._send([_letter(letter, moment, size)]):
+            if not size:
+                # The partition goes on all the same: the record itself stands in its topic.
+                log.error(
+                    "the dead-letter topic takes no letter of a record, not even an empty one: raise its max.message.bytes",
+                    **place,
+                )
+                return
+            size //= 2
+        if size < len(letter.value):
+            log.error(
+                "a dead letter was cut: the dead-letter topic takes less than the record's topic does; raise its max.message.bytes",
+                **place,
+                bytes=len(letter.value),
+                kept=size,
+            )
+
+    def _send(self, messages: Sequence[_Message]) -> list[_Message]:
+        """Delivers these; returns dead letters that the topic does not take for their size.
+
+        Raises:
+            Unavailable: some others were not taken.
+        """
+        too_large: list[_Message] = []
+        failed: list[str] = []
+
+        def report(
+            message: _Message, error: KafkaError | None, delivered: Message[bytes, bytes]
+        ) -> None:
+            if error is None:
+                return
+            if message.letter is not None and error.code() in _TOO_LARGE:
+                too_large.append(message)
+            else:
+                failed.append(error.str())
+
+        try:
+            rd = self._rd = self._rd or RdProducer(self._config)
+            for message in messages:
+                rd.produce(
+                    message.topic,
+                    message.value,
+                    message.key,
+                    headers=message.headers,
+                    on_delivery=partial(report, message),
+                )
+            left = rd.flush(31)
+        except KafkaException as error:
+            # A fatal error: the next attempt makes another client.
+            self._rd = None
+            raise Unavailable(f"Kafka did not take an event: {error.args[0].str()}") from error
+        if failed or left:
+            raise Unavailable(
+                f"Kafka did not take {len(failed) + left} events or dead letters: {', '.join(set(failed))}"
+            )
+        return too_large
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    topic: str
+    value: bytes
+    key: bytes | None
+    headers: list[tuple[str, str | bytes | None]]
+    letter: DeadLetter | None = None
+
+
+def _letter(letter: DeadLetter, moment: float, size: int) -> _Message:
+    """A dead letter with the first `size` bytes of its record."""
+    headers = letter_headers(letter, moment)
+    if size < len(letter.value):
+        headers.append((CUT, str(len(letter.value)).encode()))
+    # Without room for a record its key may be what fills the letter.
+    key = letter.key if size or not letter.value else None
+    return _Message(f"{letter.topic}-dlq", letter.value[:size], key, headers, letter)
+
+
+def letter_headers(letter: DeadLetter, moment: float) -> list[tuple[str, str | bytes | None]]:
+    """The headers of a dead letter (contract, section 3). moment: epoch seconds."""
+    fields = {
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "error_class": letter.error_class,
+        "error_text": letter.error_text,
+        "version": __version__,
+        "time": moment,
+    }
+    return [(name, str(field).encode()) for name, field in fields.items()]

@@ -1,0 +1,280 @@
+"""`matyan doctor`: is everything there that the services need, and how is what is wrong mended.
+
+Each check asks the real thing, changes nothing that stays, and answers in one sentence. What is wrong with topics is
+said by `broker/kafka_topics.py`, with blobs by `blobs/s3.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from matyan.cli import views
+from matyan.cli.flags import KAFKA, S3, as_json_option, settings_flags, store_name, store_option
+from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
+from matyan.service import terminal
+from matyan.settings import Settings, read_environment, unknown_names
+
+_CHECK_S = 20.0
+"""The longest that one check is waited for."""
+_LEAST_S = 5.0
+"""What each check gets in a round that begins right before the end: a verdict must not be the clock's."""
+_AGAIN_S = 1.0
+_SKEW_S = 60.0
+"""Clocks that are kept by NTP differ by far less, and S3 refuses signatures at 15 minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    ok: bool
+    text: str
+    """What is there, or what is wrong and how to mend it."""
+
+
+@click.command()
+@click.option("--wait", is_flag=True, help="Ask again until all is well, for an init container.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long --wait waits.",
+)
+@store_option("Check this store, too.", required=False)
+@as_json_option
+@settings_flags(*KAFKA, *S3, "ingestion_group", "sequence_layout", "environment")
+def doctor(
+    settings: Settings, wait: bool, timeout: float, folder: Path | None, as_json: bool
+) -> None:
+    """Check what the services need, and say how to mend what is wrong; exit with 1 when something is.
+
+    Checks the settings, the broker, the topics, the store (with --store), the blobs (a probe object is put by a
+    presigned URL and deleted) and this machine's clock (against the S3 server's).
+
+    With --wait, progress goes to standard error; it ends with 0 as soon as all is well, with 1 at the timeout, and at
+    once when a setting is wrong, since that does not mend itself.
+
+    \b
+      matyan doctor --store rocks:/var/lib/matyan
+      matyan doctor --wait --timeout 120 && matyan frontier
+      matyan doctor --json | jq -r '.[] | select(.ok | not) | .text'
+    """
+    found = trio.run(_examine_until_well, settings, folder, timeout if wait else None)
+    if as_json:
+        views.as_json([{"check": one.check, "ok": one.ok, "text": one.text} for one in found])
+    else:
+        views.table(
+            ("check", "verdict", "finding"),
+            ((one.check, "ok" if one.ok else "wrong", one.text) for one in found),
+        )
+    wrong = [one.check for one in found if not one.ok]
+    if wrong:
+        raise MatyanError(f"not all is well: {', '.join(wrong)}")
+
+
+async def _examine_until_well(
+    settings: Settings, folder: Path | None, wait_s: float | None
+) -> list[Finding]:
+    """Once when `wait_s` is None; else again and again, with a line for each new reason to wait."""
+    deadline = trio.current_time() + (_CHECK_S if wait_s is None else wait_s)
+    told = ""
+    while True:
+        found = await examine(settings, folder, deadline)
+        wrong = [one for one in found if not one.ok]
+        if (
+            wait_s is None
+            or not wrong
+            or wrong[0].check == "settings"
+            or trio.current_time() + _AGAIN_S >= deadline
+        ):
+            return found
+        reasons = "; ".join(f"{one.check}: {one.text}" for one in wrong)
+        if reasons != told:
+            terminal.note(f"waits for {reasons}")
+            told = reasons
+        await trio.sleep(_AGAIN_S)
+
+
+async def examine(
+    settings: Settings, folder: Path | None, deadline: float = float("inf")
+) -> list[Finding]:
+    """All checks side by side; `deadline`: the trio time at which it is time to end."""
+    checks: dict[str, Callable[[], Awaitable[str]]] = {
+        "settings": partial(_check_settings, settings),
+        "broker": partial(_check_broker, settings),
+        "topics": partial(_check_topics, settings),
+        "blobs": partial(_check_blobs, settings),
+        "clock": partial(_check_clock, settings),
+    }
+    if folder is not None:
+        checks["store"] = partial(_check_store, settings, folder)
+    found: dict[str, Finding] = {}
+
+    async def ask(name: str) -> None:
+        seconds = max(_LEAST_S, min(_CHECK_S, deadline - trio.current_time()))
+        found[name] = Finding(name, False, f"no answer within {seconds:.0f} s")
+        with trio.move_on_after(seconds):
+            try:
+                found[name] = Finding(name, True, await checks[name]())
+            except MatyanError as error:
+                found[name] = Finding(name, False, str(error))
+
+    async with trio.open_nursery() as nursery:
+        for name in checks:
+            nursery.start_soon(ask, name)
+    return [found[name] for name in checks]
+
+
+async def _check_settings(settings: Settings) -> str:
+    from matyan.blobs.s3 import S3Blobs
+
+    settings.refuse_development_values()
+    S3Blobs(settings)
+    return "; ".join(
+        [f"fit for MATYAN_ENVIRONMENT={settings.environment}", *unknown_names(read_environment())]
+    )
+
+
+async def _check_broker(settings: Settings) -> str:
+    from matyan.broker.kafka.admin import cluster, open_admin
+    from matyan.broker.kafka.producer import client_config
+
+    admin = open_admin(client_config(settings))
+    try:
+        found = await trio.to_thread.run_sync(cluster, admin, abandon_on_cancel=True)
+    except Unavailable as error:
+        raise Unavailable(
+            f"{error}; is KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers} right, and may this machine "
+            "connect to it (KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_…)?"
+        ) from error
+    many = "1 broker" if len(found.brokers) == 1 else f"{len(found.brokers)} brokers"
+    return f"{many} at {settings.kafka_bootstrap_servers}"
+
+
+async def _check_topics(settings: Settings) -> str:
+    from matyan.broker.kafka.admin import open_admin
+    from matyan.broker.kafka.producer import client_config
+    from matyan.broker.kafka.topics import inspect_topics, topic_names, troubles
+
+    admin = open_admin(client_config(settings))
+    names = [*topic_names(settings)]
+    topics = await trio.to_thread.run_sync(inspect_topics, admin, names, abandon_on_cancel=True)
+    if found := troubles(topics):
+        raise Unavailable("; ".join(found))
+    advised = any(topic.advice() for topic in topics)
+    said = ", ".join(names) + ("; `matyan topics check` has advice" if advised else "")
+    if await trio.to_thread.run_sync(_check_group, settings, abandon_on_cancel=True):
+        return said
+    return f"{said}; the consumer group {settings.ingestion_group} cannot be seen by this user"
+
+
+def _check_group(settings: Settings) -> bool:
+    """Whether the workers' group can be looked at, which a frontier's user need not be able to.
+
+    Raises:
+        Unavailable: partitions of it stand still.
+    """
+    from matyan.broker.kafka.start import Claimant
+    from matyan.cli.offsets import GroupOffsets
+
+    kafka = GroupOffsets(settings, patience_s=0)
+    try:
+        stands = kafka.committed_stands()
+    except Unavailable:
+        return False
+    if found := kafka.conflicts(Claimant(settings.ingestion_group), stands):
+        raise Unavailable("; ".join(found))
+    return True
+
+
+async def _check_store(settings: Settings, folder: Path) -> str:
+    from matyan.broker.kafka.start import Claimant
+    from matyan.cli.offsets import GroupOffsets
+    from matyan.keys import Keys
+    from matyan.reader import DATABASE, has_database
+    from matyan.rules.identity import known_store_id
+    from matyan.rules.sequences import open_layout
+    from matyan.store.base import Transaction
+    from matyan.store.rocks import open_rocks
+
+    if not has_database(folder):
+        return _check_place(folder)
+    try:
+        store = open_rocks(folder / DATABASE)
+    except FolderInUse as error:
+        return f"{folder} is held by {error.holder}"
+    try:
+        keys = Keys(store)
+
+        def check(tr: Transaction) -> str:
+            if tr.get(keys.layout()) is None:
+                return "no layout yet"
+            # Only checks, since there is a stamp.
+            return f"{open_layout(tr, keys, settings.rocks_layout)} layout"
+
+        text = f"{folder} opens, {await store.transact(check)}"
+        id = await store.read(lambda snap: known_store_id(snap, keys))
+        claimant = Claimant(settings.ingestion_group, id, store_name(folder))
+    finally:
+        await store.aclose()
+    try:
+        kafka = await trio.to_thread.run_sync(GroupOffsets, settings, 0.0, abandon_on_cancel=True)
+        stands = await kafka.stands(folder)
+    except Unavailable:
+        return text  # the other checks say why nothing can be compared
+    if found := kafka.conflicts(claimant, stands):
+        raise Unavailable("; ".join(found))
+    return text
+
+
+def _check_place(folder: Path) -> str:
+    """A store that is made at the worker's first start."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigurationError(
+            f"no store can be made in {folder}, since {place} is not a folder that this user may write: mend that, "
+            "or name another folder with --store"
+        )
+    return f"none yet; it is made in {folder} at the first start"
+
+
+async def _check_blobs(settings: Settings) -> str:
+    from matyan.blobs.s3 import S3Blobs
+
+    await S3Blobs(settings).check()
+    text = f"a probe went into {settings.s3_bucket} at {settings.s3_endpoint} and out again"
+    if settings.s3_public_endpoint:
+        text += f"; clients use {settings.s3_public_endpoint}, which is not tried from here"
+    return text
+
+
+async def _check_clock(settings: Settings) -> str:
+    """Kafka tells no time; S3 does in each answer, and is the one that refuses a clock that is wrong."""
+    from matyan.blobs.s3 import S3Blobs
+
+    blobs = S3Blobs(settings)
+    began = time.time()
+    theirs = await blobs.server_time()
+    # Their time is cut to the second, somewhere within the call.
+    ahead = (began + time.time()) / 2 - (theirs + 0.5)
+    side = "ahead of" if ahead > 0 else "behind"
+    skew = f"{abs(ahead):.0f} s {side} the S3 server at {settings.s3_endpoint} (its Date header)"
+    if abs(ahead) > _SKEW_S:
+        raise Unavailable(
+            f"this machine is {skew}: keep both clocks by NTP; S3 refuses signatures that are 15 minutes off, and "
+            "records carry this machine's time"
+        )
+    return skew

@@ -1,0 +1,123 @@
+"""A data folder that Kafka feeds, as the commands see it: while its worker runs, and while none does.
+
+What is written to such a folder goes through Kafka, so that what follows from it outside of the store is told there too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import trio
+
+from matyan.broker.base import Producer
+from matyan.errors import ConfigurationError, MatyanError, Unavailable
+from matyan.folder.folder import DataFolder, delete_by_record, finish_by_record, while_answering
+from matyan.rules import runs
+from matyan.service.supervise import Task
+from matyan.settings import Settings
+
+_EFFECT_S: Final = 60.0
+"""How long a command waits for the worker to come to its record."""
+_POLL_S: Final = 0.02
+
+
+class KafkaFolder:
+    """
+    Args:
+        settings: of the worker that runs in this process; None: none runs, and the folder can only be read.
+    """
+
+    def __init__(self, folder: DataFolder, settings: Settings | None) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._api = folder.api(
+            {
+                "delete": self._delete,
+                "finish": self._finish,
+                **dict.fromkeys(("dlq_list", "dlq_show", "dlq_replay"), _no_dead_letters),
+            }
+        )
+
+    def tasks(self) -> list[Task]:
+        return [
+            Task("commands", self._api.serve),
+            Task("compaction", self._folder.compaction.run),
+        ]
+
+    async def drain(self, deadline: float) -> int:
+        """Waits for commands that are being answered; nothing is left undone."""
+        await while_answering(self._api)
+        return 0
+
+    async def _delete(self, *, run: str) -> AsyncIterator[object]:
+        """Deletes a run by a record in Kafka, and waits until the worker has applied it."""
+        settings = self._feeder("a deletion")
+        await self._folder.must_exist(run)
+        await _produce(settings, lambda producer: delete_by_record(producer, run))
+
+        async def is_gone() -> bool:
+            return not await self._folder.store.read(
+                lambda snap: runs.exists(snap, self._folder.keys, run)
+            )
+
+        await _effect(is_gone, f"run {run} stands still: Kafka has the record that deletes it")
+        # By the control worker, which tells nobody here when it has done so.
+        yield {"run": run, "blobs_pending": True}
+
+    async def _finish(self, *, run: str) -> AsyncIterator[object]:
+        """Ends a run by a record in Kafka, and waits until the worker has applied it."""
+        settings = self._feeder("the end of a run")
+        before = await self._folder.last_heard(run)
+        if before.active:
+            await _produce(
+                settings, lambda producer: finish_by_record(producer, run, before.last_record)
+            )
+
+            async def has_ended() -> bool:
+                return not (await self._folder.last_heard(run)).active
+
+            await _effect(
+                has_ended, f"run {run} is still active: Kafka has the record that ends it"
+            )
+        after = await self._folder.last_heard(run)
+        yield {"run": run, "was_active": before.active, "duration": after.duration}
+
+    def _feeder(self, what: str) -> Settings:
+        if self._settings is None:
+            raise ConfigurationError(
+                f"the records of {self._folder.path} come from Kafka, and so must {what}: "
+                f"start its worker first, with: matyan ingest-worker --store rocks:{self._folder.path}"
+            )
+        return self._settings
+
+
+async def _effect(is_there: Callable[[], Awaitable[bool]], otherwise: str) -> None:
+    """Waits until the worker has applied a record.
+
+    Raises:
+        Unavailable: not in time; what stands in Kafka is applied later.
+    """
+    with trio.move_on_after(_EFFECT_S) as waiting:
+        while True:
+            if await is_there():
+                break
+            await trio.sleep(_POLL_S)
+    if waiting.cancelled_caught:
+        raise Unavailable(f"{otherwise}, and the worker will come to it")
+
+
+async def _produce(settings: Settings, hand_over: Callable[[Producer], Awaitable[None]]) -> None:
+    from matyan.broker.kafka.producer import open_producer, producer_config
+
+    topic = settings.kafka_data_ingestion_topic
+    async with open_producer(producer_config(settings), topic, settings.queue_bytes) as producer:
+        await hand_over(producer)
+
+
+async def _no_dead_letters(**arguments: object) -> AsyncIterator[object]:
+    raise MatyanError(
+        "the records of this folder come from Kafka: what could not be applied stands in Kafka's dead-letter topics, "
+        "and `matyan dlq list --kafka` lists it"
+    )
+    yield  # an iterator, like every write

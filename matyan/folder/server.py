@@ -1,0 +1,279 @@
+"""The unix socket in the data folder: what the CLI and `reader.py` ask the process that holds the store.
+
+Only requests, answers and their pace. What is read stands in `queries.py`, what is written in `embedded.py`,
+the wire in `reader.py`. The socket's permissions (0600) are the access control.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import stat
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import aclosing, closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import msgpack
+import trio
+
+from matyan.errors import ConfigurationError, MatyanError
+from matyan.reader import (
+    END,
+    ERROR,
+    ITEMS,
+    SOCKET_NAME,
+    message_length,
+    pack_message,
+    socket_address,
+    unpack_message,
+)
+from matyan.service.logs import get_logger
+from matyan.store.base import Store
+
+Read = Callable[..., Iterator[object]]
+"""Called with a Snapshot and the request's arguments, in the store's thread."""
+Write = Callable[..., AsyncIterator[object]]
+"""Called with the request's arguments, in the trio thread."""
+
+# Answers are sent when so many bytes have gathered: one crossing between threads each.
+_ANSWER_BYTES = 256 << 10
+# Or so much time has passed: rows that take long come one by one, and a store that must be opened again waits no longer.
+_ANSWER_SECONDS = 0.2
+_MAX_REQUEST = 1 << 20
+_REQUEST_SECONDS = 10
+SEND_SECONDS = 30.0
+"""In which a client must take a piece of its answer. Until it has, its answer holds a snapshot of the store, no thread."""
+# Reads that run at once; the ingestion needs threads too.
+_READS_AT_ONCE = 8
+
+_log = get_logger()
+
+
+class LocalAPI:
+    """Serves one data folder's socket. The owner of the folder's lock makes it, so no other can be serving."""
+
+    def __init__(
+        self, folder: Path, store: Store, reads: Mapping[str, Read], writes: Mapping[str, Write]
+    ) -> None:
+        self._folder = folder
+        self._store = store
+        self._reads = reads
+        self._writes = writes
+        self._limit = trio.CapacityLimiter(_READS_AT_ONCE)
+        self._busy = 0
+        self._idle = trio.Event()
+
+    async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serves until it is cancelled, then takes the socket away."""
+        listener = self._bind()
+        task_status.started()
+        try:
+            await trio.serve_listeners(self._handle, [listener])
+        finally:
+            with suppress(OSError):
+                (self._folder / SOCKET_NAME).unlink()
+
+    async def idle(self) -> None:
+        """Returns when nobody is being answered."""
+        while self._busy:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    def _bind(self) -> trio.SocketListener:
+        bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # Before bind() this decides the mode of the file that bind() makes: no moment of looser rights.
+            os.fchmod(bound.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+            with socket_address(self._folder) as address:
+                with suppress(FileNotFoundError):
+                    os.unlink(address)
+                bound.bind(address)
+            bound.listen(128)
+        except OSError as error:
+            bound.close()
+            raise ConfigurationError(
+                f"cannot make the socket {self._folder / SOCKET_NAME} ({error.strerror}); "
+                "use a data folder on a local file system, with --data"
+            ) from None
+        return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        """One client. Whatever it sends, and whatever is raised for it, ends its connection and no other."""
+        self._busy += 1
+        try:
+            async with stream:
+                await self._answer(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it left, or took nothing
+        except Exception:  # noqa: BLE001 - an island: it is logged, and the others go on
+            _log.exception("a command could not be answered")
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        try:
+            with trio.fail_after(_REQUEST_SECONDS):
+                request = await _receive(stream)
+        except trio.TooSlowError:
+            return
+        except ValueError as error:
+            await _send(stream, _refusal(MatyanError(f"this is no request of a command: {error}")))
+            return
+        if request is None:
+            return
+        op = request.pop("op", None)
+        last = b""
+        try:
+            last = await self._rows(stream, op, request)
+        except MatyanError as error:
+            answer = _refusal(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an island
+            _log.exception("a command could not be answered", op=op)
+            answer = _refusal(
+                MatyanError(
+                    f"{op!r} could not be answered ({type(error).__name__}: {error}); the log of the process that holds "
+                    "this folder says where"
+                )
+            )
+        else:
+            answer = pack_message([END])
+        await _send(stream, last + answer)
+
+    async def _rows(
+        self, stream: trio.SocketStream, op: object, arguments: dict[str, Any]
+    ) -> bytes:
+        """Sends the rows of the answer, but for the last ones of a read, which it returns: most answers need no other
+        crossing between threads."""
+        if not isinstance(op, str) or op not in {*self._reads, *self._writes}:
+            raise _newer(f"{op!r}")
+        if op in self._reads:
+            return await self._read(stream, op, arguments)
+        write = self._writes[op]
+        _check_arguments(op, partial(write, **arguments))
+        async with aclosing(cast("AsyncGenerator[object]", write(**arguments))) as items:
+            async for item in items:
+                await _send(stream, _items([_packed(item)]))
+        return b""
+
+    async def _read(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
+        async with self._store.snapshot() as snapshot:
+            read = partial(self._reads[op], snapshot, **arguments)
+            _check_arguments(op, read)
+            with closing(_Pieces(read())) as pieces:
+                while True:
+                    async with self._limit:
+                        piece, is_last = await trio.to_thread.run_sync(pieces.next)
+                    if is_last:
+                        return piece
+                    await _send(stream, piece)
+
+
+def _check_arguments(op: str, call: partial[Any]) -> None:
+    """
+    Raises:
+        MatyanError: another version of the program would have asked so.
+    """
+    try:
+        inspect.signature(call.func).bind(*call.args, **call.keywords)
+    except TypeError as error:
+        raise _newer(f"{op!r} as it was asked ({error})") from None
+
+
+def _newer(what: str) -> MatyanError:
+    return MatyanError(
+        f"the process that holds this folder does not know {what}; use the same version of matyan"
+    )
+
+
+class _Pieces:
+    """The rows of a read as messages of about `_ANSWER_BYTES`, or of what came in `_ANSWER_SECONDS`."""
+
+    def __init__(self, rows: Iterator[object]) -> None:
+        self._rows = rows
+        self._error: MatyanError | None = None
+
+    def next(self) -> tuple[bytes, bool]:
+        """The next message, empty when there is no row, and whether it is the last.
+
+        Raises:
+            MatyanError: what ended the rows; those before it were handed out.
+        """
+        if self._error is not None:
+            raise self._error
+        packed: list[bytes] = []
+        size, until = 0, time.monotonic() + _ANSWER_SECONDS
+        try:
+            for item in self._rows:
+                packed.append(_packed(item))
+                size += len(packed[-1])
+                if size >= _ANSWER_BYTES or time.monotonic() > until:
+                    return _items(packed), False
+        except MatyanError as error:
+            if not packed:
+                raise
+            self._error = error
+            return _items(packed), False
+        return _items(packed) if packed else b"", True
+
+    def close(self) -> None:
+        if isinstance(self._rows, Generator):
+            self._rows.close()
+
+
+def _packed(item: object) -> bytes:
+    packed: bytes = msgpack.packb(item, use_bin_type=True, default=str)
+    return packed
+
+
+def _refusal(error: MatyanError) -> bytes:
+    return pack_message([ERROR, type(error).__name__, str(error)])
+
+
+async def _send(stream: trio.SocketStream, data: bytes) -> None:
+    """
+    Raises:
+        trio.BrokenResourceError: the client has gone, or did not take it in time.
+    """
+    with trio.move_on_after(SEND_SECONDS) as scope:
+        try:
+            await stream.send_all(data)
+        except trio.Cancelled:
+            # In the midst of a message: nothing can follow it.
+            stream.socket.close()
+            raise
+    if scope.cancelled_caught:
+        raise trio.BrokenResourceError("the client does not read")
+
+
+def _items(rows: list[bytes]) -> bytes:
+    """`pack_message([ITEMS, rows])` of rows that are packed already."""
+    head = b"\x92" + msgpack.packb(ITEMS) + msgpack.Packer().pack_array_header(len(rows))
+    length = len(head) + sum(map(len, rows))
+    return b"".join((length.to_bytes(4, "big"), head, *rows))
+
+
+async def _receive(stream: trio.SocketStream) -> dict[str, Any] | None:
+    """The request, or None when the client left. Raises ValueError when it is none."""
+    received = bytearray()
+    length: int | None = None
+    while length is None or len(received) < length:
+        piece = await stream.receive_some()
+        if not piece:
+            return None
+        received += piece
+        if length is None and len(received) >= 4:
+            length = 4 + message_length(bytes(received[:4]))
+            if length > _MAX_REQUEST:
+                raise ValueError("the request is too long")
+    request = unpack_message(bytes(received[4:length]))
+    if not isinstance(request, dict):
+        raise ValueError("the request is no map")
+    return request

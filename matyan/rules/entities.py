@@ -1,0 +1,175 @@
+"""Experiments and tags: rows of their own, their names, and which runs they belong to.
+
+A counter changes only when an association does, so a repeated record changes nothing. A run has one
+experiment and any number of tags. The meta fields of the run are `runs.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid5
+
+from matyan import readable
+from matyan._codec import range_of
+from matyan.keys import Keys, pack_value
+from matyan.rules import indexes, trees
+from matyan.store.base import Snapshot, Transaction
+
+# Ours and never to change: the uuid of a new experiment or tag is its name's under this namespace, so
+# that a transaction that runs twice writes the same bytes.
+NAMESPACE: Final = UUID("5d4c4d1e-8d0b-5f3a-9c53-6d6174796e21")
+
+_TRUE = pack_value(True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Where a family's rows stand."""
+
+    field: Callable[[Keys, str, str], bytes]
+    by_name: Callable[[Keys, str], bytes]
+    defaults: Mapping[str, object]
+
+
+_EXPERIMENTS = _Family(Keys.experiment, Keys.experiment_by_name, {})
+_TAGS = _Family(Keys.tag, Keys.tag_by_name, {"color": ""})
+
+
+def _find(snap: Snapshot, keys: Keys, family: _Family, name: str) -> str | None:
+    return readable.text(snap.get(family.by_name(keys, name)))
+
+
+def _find_or_create(tr: Transaction, keys: Keys, family: _Family, name: str, now: float) -> str:
+    uuid = _find(tr, keys, family, name)
+    if uuid is None:
+        uuid = str(uuid5(NAMESPACE, name))
+        row = {
+            "name": name,
+            "description": "",
+            "is_archived": False,
+            "run_count": 0,
+            "created_at": now,
+            "updated_at": now,
+            **family.defaults,
+        }
+        for field, value in row.items():
+            trees.put(tr, family.field(keys, uuid, field), value)
+        trees.put(tr, family.by_name(keys, name), uuid)
+    return uuid
+
+
+def _count(tr: Transaction, keys: Keys, family: _Family, uuid: str, change: int) -> None:
+    key = family.field(keys, uuid, "run_count")
+    packed = tr.get(key)
+    # No row: another program has removed the experiment or tag, and a lone counter helps nobody.
+    if packed is not None:
+        count = readable.value(packed)
+        tr.set(key, pack_value(max(0, (count if readable.is_int64(count) else 0) + change)))
+
+
+# --- experiments ----------------------------------------------------------------------------------
+
+
+class Names:
+    """The names of experiments and tags in one snapshot, each read once: a list of runs meets the same few again and again."""
+
+    def __init__(self, snap: Snapshot, keys: Keys) -> None:
+        self._snap = snap
+        self._keys = keys
+        self._names: dict[bytes, str | None] = {}
+
+    def experiment_of(self, run: str) -> str | None:
+        """The name of the run's experiment."""
+        uuid = _experiment_uuid(self._snap, self._keys, run)
+        return None if uuid is None else self._name(self._keys.experiment(uuid, "name"))
+
+    def tags_of(self, run: str) -> list[str]:
+        """The names of the run's tags, sorted."""
+        uuids = _tag_uuids(self._snap, self._keys, run)
+        names = (self._name(self._keys.tag(uuid, "name")) for uuid in uuids)
+        return sorted(name for name in names if name is not None)
+
+    def _name(self, key: bytes) -> str | None:
+        if key not in self._names:
+            self._names[key] = readable.text(self._snap.get(key))
+        return self._names[key]
+
+
+def experiment_of(snap: Snapshot, keys: Keys, run: str) -> str | None:
+    """The name of the run's experiment."""
+    return Names(snap, keys).experiment_of(run)
+
+
+def _experiment_uuid(snap: Snapshot, keys: Keys, run: str) -> str | None:
+    return readable.text(snap.get(keys.experiment_of_run(run)))
+
+
+def set_experiment(tr: Transaction, keys: Keys, run: str, name: str, now: float) -> str:
+    """Moves the run into the experiment `name`, made when it is new; returns its uuid."""
+    uuid = _find_or_create(tr, keys, _EXPERIMENTS, name, now)
+    if _experiment_uuid(tr, keys, run) != uuid:
+        leave_experiment(tr, keys, run)
+        tr.set(keys.experiment_of_run(run), pack_value(uuid))
+        tr.set(keys.experiment_run(uuid, run), _TRUE)
+        indexes.put(tr, keys, run, "experiment", name)
+        _count(tr, keys, _EXPERIMENTS, uuid, 1)
+    return uuid
+
+
+def leave_experiment(tr: Transaction, keys: Keys, run: str) -> None:
+    uuid = _experiment_uuid(tr, keys, run)
+    if uuid is not None:
+        tr.clear(keys.experiment_of_run(run))
+        tr.clear(keys.experiment_run(uuid, run))
+        indexes.drop_all(tr, keys, run, "experiment")
+        _count(tr, keys, _EXPERIMENTS, uuid, -1)
+
+
+# --- tags -----------------------------------------------------------------------------------------
+
+
+def tags_of(snap: Snapshot, keys: Keys, run: str) -> list[str]:
+    """The names of the run's tags, sorted."""
+    return Names(snap, keys).tags_of(run)
+
+
+def _tag_uuids(snap: Snapshot, keys: Keys, run: str) -> Iterator[str]:
+    prefix = keys.tag_of_run(run)
+    for key, _ in snap.scan(*range_of(prefix)):
+        if found := readable.elements(key, len(prefix), str):
+            yield found[0]
+
+
+def add_tag(tr: Transaction, keys: Keys, run: str, name: str, now: float) -> None:
+    uuid = _find_or_create(tr, keys, _TAGS, name, now)
+    if tr.get(keys.tag_of_run(run, uuid)) is None:
+        tr.set(keys.run_tag(run, uuid), _TRUE)
+        tr.set(keys.tag_of_run(run, uuid), _TRUE)
+        tr.set(keys.tag_run(uuid, run), _TRUE)
+        indexes.put(tr, keys, run, "tag", name)
+        _count(tr, keys, _TAGS, uuid, 1)
+
+
+def remove_tag(tr: Transaction, keys: Keys, run: str, name: str) -> None:
+    uuid = _find(tr, keys, _TAGS, name)
+    if uuid is not None and tr.get(keys.tag_of_run(run, uuid)) is not None:
+        indexes.drop(tr, keys, run, "tag", name)
+        _detach(tr, keys, run, uuid)
+
+
+def _detach(tr: Transaction, keys: Keys, run: str, uuid: str) -> None:
+    tr.clear(keys.run_tag(run, uuid))
+    tr.clear(keys.tag_of_run(run, uuid))
+    tr.clear(keys.tag_run(uuid, run))
+    _count(tr, keys, _TAGS, uuid, -1)
+
+
+def forgetting_run(tr: Transaction, keys: Keys, run: str) -> Iterator[None]:
+    """The run is being deleted: takes it out of its experiment and off its tags; with a pause wherever others may have
+    a turn."""
+    leave_experiment(tr, keys, run)
+    for uuid in list(_tag_uuids(tr, keys, run)):
+        _detach(tr, keys, run, uuid)
+        yield

@@ -1,0 +1,62 @@
+"""Index rows: a forward key F, which readers scan, and its twin ("_rev", run, *F), which deletion scans.
+
+The two are written and cleared together, here and nowhere else. Which facts have an index is decided by
+the callers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from matyan._codec import range_of, unpack
+from matyan.keys import Keys
+from matyan.rules.limits import MAX_KEY
+from matyan.store.base import Snapshot, Transaction
+
+
+def put(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:
+    """Adds `run` under `fact`, such as ("tag", name)."""
+    forward, twin = keys.index(*fact, run), keys.reverse_index(run, *fact, run)
+    tr.set(forward, b"")
+    tr.set(twin, b"")
+
+
+def fits(keys: Keys, run: str, *fact: object) -> bool:
+    """Whether the rows of `fact` stay below the limit of a key (a hparam may be a long text)."""
+    return len(keys.reverse_index(run, *fact, run)) <= MAX_KEY
+
+
+def drop(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:
+    """Removes `run` from under `fact`; missing rows are fine."""
+    tr.clear(keys.index(*fact, run))
+    tr.clear(keys.reverse_index(run, *fact, run))
+
+
+def drop_all(tr: Transaction, keys: Keys, run: str, *beginning: object) -> None:
+    """Removes `run` from under every fact that begins so: ("hparam",), or () for all that there is."""
+    for _ in dropping_all(tr, keys, run, *beginning):
+        pass
+
+
+def dropping_all(tr: Transaction, keys: Keys, run: str, *beginning: object) -> Iterator[None]:
+    """`drop_all`, with a pause wherever others may have a turn."""
+    begin, end = range_of(keys.reverse_index(run, *beginning))
+    fact_at = len(keys.reverse_index(run))
+    # The twin is the forward key behind ("_rev", run): the tuple layer joins tuples as bytes.
+    root = keys.index()
+    for twin, _ in tr.scan(begin, end):
+        tr.clear(root + twin[fact_at:])
+        yield
+    tr.clear_range(begin, end)
+
+
+def runs_under(snap: Snapshot, keys: Keys, *fact: object, reverse: bool = False) -> Iterator[str]:
+    """The runs under `fact`, or under all that begin with it, in key order."""
+    root = len(keys.index())
+    for key, _ in snap.scan(*range_of(keys.index(*fact)), reverse=reverse):
+        try:
+            run = unpack(key, root)[-1]
+        except ValueError:
+            continue
+        if isinstance(run, str):
+            yield run

@@ -1,0 +1,355 @@
+"""Reads over a snapshot, as plain values: the rows that the CLI and `reader.py` get.
+
+No sockets, no formats for people, no writes. Every function yields as it scans, so that an answer's size
+costs no memory; what a sequence is made of knows `sequences.py` alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from operator import itemgetter
+from typing import Any
+
+from matyan import readable
+from matyan._codec import context_text, pack, range_of, unpack
+from matyan.broker import local
+from matyan.broker.base import StandingLetter
+from matyan.errors import ConfigurationError, NotFound
+from matyan.keys import Keys
+from matyan.rules import contexts, entities, runs, trees
+from matyan.rules.records import BLOBS
+from matyan.rules.sequences import LINES, LOG_RECORDS, SequenceInfo, Sequences
+from matyan.store.base import Snapshot
+
+Row = dict[str, Any]
+
+# Near ids are looked for among so many of the newest runs.
+_SUGGEST_FROM = 10_000
+LOG_WINDOW = 50_000
+LOG_WINDOW_BYTES = 32 << 20
+# Where a log sequence stands still for a reader: in the empty context.
+_NO_CONTEXT = 0
+
+
+class Queries:
+    """Every read that a user can ask for. The snapshot is the first argument of each."""
+
+    def __init__(self, keys: Keys, sequences: Sequences) -> None:
+        self._keys = keys
+        self._sequences = sequences
+
+    # --- runs ------------------------------------------------------------------------------------
+
+    def runs(
+        self,
+        snap: Snapshot,
+        *,
+        experiment: str | None = None,
+        tag: str | None = None,
+        active: bool | None = None,
+        archived: bool | None = None,
+        heard_before: float | None = None,
+        limit: int | None = None,
+        counts: bool = False,
+    ) -> Iterator[Row]:
+        """A row a run, newest first; a filter that is None lets every run pass. It costs what it holds: how many sequences and
+        points a run has is counted, key by key where need be, only for `counts`.
+
+        heard_before: only active runs whose last record came before that time, in epoch seconds.
+        """
+        wanted = [
+            fact
+            for fact, given in (
+                (("experiment", experiment), experiment),
+                (("tag", tag), tag),
+                (("active", active), active),
+                (("archived", archived), archived),
+                (("active", True), heard_before),
+            )
+            if given is not None
+        ]
+        found = (
+            run
+            for run in runs.list_runs(snap, self._keys, newest_first=True)
+            if all(snap.get(self._keys.index(*fact, run)) is not None for fact in wanted)
+            and (heard_before is None or self._heard_before(snap, run, heard_before))
+        )
+        names = entities.Names(snap, self._keys)
+        for run in itertools.islice(found, limit):
+            row = self._run_row(snap, run, names)
+            yield row | self._counts(snap, run) if counts else row
+
+    def _heard_before(self, snap: Snapshot, run: str, moment: float) -> bool:
+        last = runs.get_activity(snap, self._keys, run)
+        return last is not None and last < moment
+
+    def find(self, snap: Snapshot, *, runs: list[str]) -> Iterator[Row]:
+        """A row for each of these runs, or unique beginnings of ids, once."""
+        names = entities.Names(snap, self._keys)
+        for run in dict.fromkeys([self.resolve(snap, name) for name in runs]):
+            yield self._run_row(snap, run, names)
+
+    def _run_row(self, snap: Snapshot, run: str, names: entities.Names) -> Row:
+        meta = runs.read_listed(snap, self._keys, run)
+        return {
+            "run": run,
+            "name": meta.get("name"),
+            "experiment": names.experiment_of(run),
+            "tags": names.tags_of(run),
+            "active": meta.get("active"),
+            "archived": meta.get("is_archived"),
+            "created_at": meta.get("created_at"),
+            "last_record": runs.get_activity(snap, self._keys, run),
+            "duration": meta.get("duration"),
+        }
+
+    def _counts(self, snap: Snapshot, run: str) -> Row:
+        sequences = points = 0
+        for info in self._sequences.sequences(snap, run):
+            sequences += 1
+            with suppress(ConfigurationError):  # a damaged chunk
+                points += self._sequences.count(snap, run, info.ctx, info.name)
+        return {"sequences": sequences, "points": points}
+
+    def resolve(self, snap: Snapshot, run: str) -> str:
+        """The id of the run that is called `run`, or that alone begins with it.
+
+        Raises:
+            NotFound: none or several do; the sentence names near ones.
+        """
+        if runs.exists(snap, self._keys, run):
+            return run
+        if run:
+            begun = list(itertools.islice(self._beginning(snap, run), 4))
+            if len(begun) == 1:
+                return begun[0]
+            if begun:
+                names = ", ".join(begun[:3]) + (", …" if len(begun) > 3 else "")
+                raise NotFound(f"several runs begin with {run!r}: {names}; give more of the id")
+        raise self._no_such(snap, run)
+
+    def exact(self, snap: Snapshot, run: str) -> str:
+        """The same id. What changes a run takes no beginning of one: between the question and the change the run that was
+        meant may have gone, and another alone may begin so.
+
+        Raises:
+            NotFound: there is no such run.
+        """
+        if not runs.exists(snap, self._keys, run):
+            raise self._no_such(snap, run)
+        return run
+
+    def _no_such(self, snap: Snapshot, run: str) -> NotFound:
+        newest = itertools.islice(
+            runs.list_runs(snap, self._keys, newest_first=True), _SUGGEST_FROM
+        )
+        near = difflib.get_close_matches(run, list(newest), n=3, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; `matyan runs` lists them"
+        return NotFound(f"there is no run {run!r}{hint}")
+
+    def _beginning(self, snap: Snapshot, text: str) -> Iterator[str]:
+        """The runs whose ids begin with `text`: one short scan each, whatever they hold."""
+        # Without the end of its text element, the packed beginning of an id is what the packed ids begin with.
+        begin = pack((text,), self._keys.runs)[:-1]
+        end = begin + b"\xff"
+        while True:
+            first = next(iter(snap.scan(begin, end, limit=1)), None)
+            if first is None:
+                return
+            try:
+                run = unpack(first[0], len(self._keys.runs))[0]
+            except ValueError:
+                begin = first[0] + b"\x00"  # a damaged key: what follows it
+                continue
+            yield run
+            begin = self._keys.run_range(run)[1]
+
+    # --- one run ---------------------------------------------------------------------------------
+
+    def show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        """One object: run, experiment, last_record, meta, attrs, tags, contexts, sequences; and artifacts, when it has some."""
+        run = self.resolve(snap, run)
+        stored = contexts.read(snap, self._keys, run)
+        attrs = trees.read(snap, self._keys.attrs(run))
+        blobs = [*_artifacts(attrs.get(BLOBS))] if isinstance(attrs, dict) else []
+        yield {
+            "run": run,
+            "experiment": entities.experiment_of(snap, self._keys, run),
+            "last_record": runs.get_activity(snap, self._keys, run),
+            "meta": runs.read_meta(snap, self._keys, run),
+            "attrs": attrs if isinstance(attrs, dict) else {},
+            "tags": sorted(entities.tags_of(snap, self._keys, run)),
+            "contexts": list(stored.values()),
+            "sequences": [
+                self._shown(snap, run, info, stored)
+                for info in self._sequences.sequences(snap, run)
+            ],
+            **({"artifacts": blobs} if blobs else {}),
+        }
+
+    def artifacts(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        """What was signed for a run: path and content_type, by path."""
+        run = self.resolve(snap, run)
+        yield from _artifacts(trees.read(snap, self._keys.attrs(run, BLOBS)))
+
+    def _shown(self, snap: Snapshot, run: str, info: SequenceInfo, stored: dict[int, Row]) -> Row:
+        points: int | None
+        try:
+            points, last, last_step = self._sequences.summary(snap, run, info)
+        except ConfigurationError:
+            # A damaged chunk: its other sequences can be read.
+            points, last, last_step = None, info.last, info.last_step
+        return {
+            "name": info.name,
+            "context": stored.get(info.ctx) or contexts.stand_in(info.ctx),
+            "dtype": info.dtype,
+            "last": last,
+            "last_step": last_step,
+            "points": points,
+        }
+
+    def logs(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
+        """Log records and terminal lines by their times, whatever order they came in: a training of several processes has
+        several clocks.
+
+        Put in order within a window of LOG_WINDOW rows, or of LOG_WINDOW_BYTES: an answer begins at once and its memory is bounded.
+        """
+        run = self.resolve(snap, run)
+
+        def rows(kind: str, name: str) -> Iterator[tuple[float, Row]]:
+            for step, _, when, value in self._sequences.objects(snap, run, _NO_CONTEXT, name):
+                if kind == "record" and isinstance(value, dict):
+                    told, level = value.get("timestamp"), value.get("log_level")
+                    row: Row = {
+                        "kind": kind,
+                        "step": step,
+                        "message": value.get("message"),
+                        "level": level if readable.is_int64(level) else None,
+                        "time": told if readable.is_number(told) else when,
+                        "args": value.get("args"),
+                        "logger_info": value.get("logger_info"),
+                    }
+                else:
+                    row = {
+                        "kind": kind,
+                        "step": step,
+                        "message": value,
+                        "level": None,
+                        "time": when,
+                    }
+                # A NaN has no place among times: then it is the one at which the record came.
+                yield next((at for at in (row["time"], when) if not math.isnan(at)), 0.0), row
+
+        yield from _in_order(
+            heapq.merge(rows("record", LOG_RECORDS), rows("line", LINES), key=itemgetter(0))
+        )
+
+    def export(
+        self,
+        snap: Snapshot,
+        *,
+        run: str,
+        name: str | None = None,
+        context: Row | None = None,
+    ) -> Iterator[Row]:
+        """All sequences of a run, or those called `name` (in `context`): blocks of columns, or of objects.
+
+        Raises:
+            ConfigurationError: some points cannot be read; all others were yielded before.
+        """
+        run = self.resolve(snap, run)
+        # Compared as texts: for Python {"x": 1} is {"x": True} too, and a NaN is never the same.
+        wanted = None if context is None else context_text(context)
+        stored = contexts.read(snap, self._keys, run)
+        damage: ConfigurationError | None = None
+        for info in self._sequences.sequences(snap, run):
+            here = stored.get(info.ctx) or contexts.stand_in(info.ctx)
+            if name not in (None, info.name) or wanted not in (None, context_text(here)):
+                continue
+            head: Row = {"name": info.name, "context": here, "dtype": info.dtype}
+            for blocks in self._points(snap, run, info, head), self._objects(snap, run, info, head):
+                try:
+                    yield from blocks
+                except ConfigurationError as error:
+                    damage = error
+        if damage is not None:
+            raise damage
+
+    def _points(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
+        for block in self._sequences.points(snap, run, info.ctx, info.name):
+            mask = block.epoch_mask()
+            given = any(mask)
+            yield {
+                **head,
+                "steps": block.steps_bytes(),
+                "values": block.values_bytes(),
+                "times": block.times_bytes(),
+                "epochs": block.epochs_bytes() if given else None,
+                "epoch_mask": mask if given else None,
+            }
+
+    def _objects(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
+        # One object a block: each may be as large as a message.
+        for row in self._sequences.objects(snap, run, info.ctx, info.name):
+            yield {**head, "objects": [row]}
+
+    # --- what was not applied --------------------------------------------------------------------
+
+    def dropped(self, snap: Snapshot, *, topic_id: str) -> Iterator[Row]:
+        """How many records of deleted runs each partition of a topic has brought, where any."""
+        prefix = self._keys.dropped(topic_id)
+        for key, packed in snap.scan(*range_of(prefix)):
+            if (place := readable.elements(key, len(prefix), int)) is not None:
+                yield {"partition": place[0], "dropped": readable.number(packed)}
+
+    # --- dead letters ----------------------------------------------------------------------------
+
+    def dead_letters(self, snap: Snapshot, *, limit: int | None = None) -> Iterator[Row]:
+        """A row a dead letter, oldest first, without its bytes."""
+        for standing in itertools.islice(local.dead_letters(snap, self._keys), limit):
+            yield standing.row()
+
+    def dead_letter(self, snap: Snapshot, *, id: int) -> Iterator[Row]:
+        """One dead letter with its key and value."""
+        standing = self.standing_letter(snap, id=id)
+        letter = standing.letter
+        yield {**standing.row(), "key": letter.key, "value": letter.value}
+
+    def standing_letter(self, snap: Snapshot, *, id: int) -> StandingLetter[int]:
+        """A dead letter as it stands in the store.
+
+        Raises:
+            NotFound: there is none of that number.
+        """
+        standing = local.dead_letter(snap, self._keys, id)
+        if standing is None:
+            raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
+        return standing
+
+
+def _artifacts(blobs: object) -> Iterator[Row]:
+    if isinstance(blobs, dict):
+        for path, blob in sorted(blobs.items(), key=lambda row: str(row[0])):
+            if isinstance(path, str) and isinstance(blob, dict):
+                yield {"path": path, "content_type": blob.get("content_type")}
+
+
+def _in_order(rows: Iterable[tuple[float, Row]]) -> Iterator[Row]:
+    """The rows by their numbers; those of one number as they come."""
+    window: list[tuple[float, int, int, Row]] = []
+    held = 0
+    for place, (at, row) in enumerate(rows):
+        size = len(str(row["message"])) + len(str(row.get("args") or ""))
+        heapq.heappush(window, (at, place, size, row))
+        held += size
+        while len(window) > LOG_WINDOW or held > LOG_WINDOW_BYTES:
+            _, _, size, first = heapq.heappop(window)
+            held -= size
+            yield first
+    while window:
+        yield heapq.heappop(window)[3]

@@ -1,0 +1,455 @@
+"""What each kind of record does to a transaction: one function per kind, in one table at the end.
+
+A record's effect depends on the record and on the store alone (no clock, no random number), so that a batch
+applied twice writes the same bytes. No broker and no commit here; caches change in `Rules.committed`, never
+before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from matyan._codec import Points, Record, context_id, context_text, epoch_number, parse_timestamp
+from matyan.broker.base import ControlEvent
+from matyan.errors import InvalidRecord
+from matyan.keys import Keys
+from matyan.rules import contexts, entities, indexes, runs, trees
+from matyan.rules.limits import Limited
+from matyan.rules.sequences import LINES, LOG_RECORDS, Sequences
+from matyan.store.base import Transaction
+
+Op = Points | Record
+
+ACTIVITY_SECONDS: Final = 60.0
+"""The activity row is written again when it is this much older than the run's last record."""
+
+BLOBS: Final = "__blobs__"
+HPARAMS: Final = "hparams"
+
+MAX_RUN_BYTES: Final = 512
+"""Of a run id: frontiers take 128, but other programs write records too, and each key holds one."""
+
+
+class Rules:
+    """The rules for one owner of a partition; remembers what it has committed, and nothing else.
+
+    What it remembers of a run is right only while this owner is the only one that writes it. Another partition's writes
+    show in the run's owner row, another owner's of the same partition do not: another assignment needs another Rules
+    (and Sequences).
+    """
+
+    def __init__(self, keys: Keys, sequences: Sequences, *, remembered_runs: int = 20_000) -> None:
+        self.keys = keys
+        self.sequences = sequences
+        self._remembered_runs = remembered_runs
+        # Runs that exist -> their stored activity; the one used longest ago first.
+        self._activity: dict[str, float] = {}
+        self._contexts = contexts.Remembered()
+
+    def begin(self, tr: Transaction, owner: str) -> Unit:
+        """The work of one transaction. `owner`: whose records it applies, "topic_id/partition"."""
+        return Unit(self, tr, owner)
+
+    def committed(self, unit: Unit) -> None:
+        """`unit`'s transaction is durable: from now on its outcome may be remembered."""
+        self.sequences.committed(unit.sequences)
+        for run, ids in unit.contexts.items():
+            self._contexts.add(run, ids)
+        for run, activity in unit.activity.items():
+            if activity is None:
+                self.forget(run)
+            else:
+                self._activity.pop(run, None)
+                self._activity[run] = activity
+        while len(self._activity) > self._remembered_runs:
+            del self._activity[next(iter(self._activity))]
+
+    def forget(self, run: str) -> None:
+        """All that is remembered of a run."""
+        self._activity.pop(run, None)
+        self._contexts.forget(run)
+        self.sequences.forget_run(run)
+
+    def remembered(self, run: str) -> float | None:
+        """The activity of a run that is known to exist."""
+        return self._activity.get(run)
+
+    def remembered_context(self, run: str, text: str) -> int | None:
+        """The id of a context that is known to be stored."""
+        return self._contexts.get(run, text)
+
+
+class Dropped(NamedTuple):
+    """What a unit did not apply of a run, since the run was deleted."""
+
+    first: int
+    """Index in the batch of the first such record; all of the run that come after it were dropped, too."""
+    records: int
+
+
+class Unit:
+    """Applies records, in the log's order, to one transaction."""
+
+    def __init__(self, rules: Rules, tr: Transaction, owner: str) -> None:
+        self._rules = rules
+        self._owner = owner
+        self.keys = rules.keys
+        self.tr: Transaction = Limited(tr)
+        self.sequences = rules.sequences.begin(tr)
+        self.applied: dict[str, int] = {}
+        """Records by kind."""
+        self.dropped = 0
+        """Records of deleted runs."""
+        self.deleted: dict[str, Dropped] = {}
+        """What was dropped of each deleted run."""
+        self.activity: dict[str, float | None] = {}
+        """Each run that this unit met: its stored activity, or None when it is deleted."""
+        self.contexts: dict[str, dict[str, int]] = {}
+        """The ids of contexts that this unit met, by run and canonical text."""
+
+    def apply(self, op: Op) -> None:
+        """Applies one item of `decode_records`.
+
+        Raises:
+            InvalidRecord: it can never be applied; the transaction is to be rolled back.
+        """
+        for _ in self.applying(op):
+            pass
+
+    def applying(self, op: Op) -> Iterable[None]:
+        """`apply`, of which most is done at once: what is left pauses wherever others may have a turn."""
+        if isinstance(op, Points):
+            self._apply_points(op)
+            return ()
+        return self._apply_record(op)
+
+    def _apply_points(self, op: Points) -> None:
+        count = len(op.columns)
+        if not self._admit(op.run, op.timestamp, op.last_timestamp):
+            self._drop(op.run, op.first, count)
+            return
+        ids = self.contexts.get(op.run)
+        ctx = None if ids is None else ids.get(op.context_text)
+        if ctx is None:
+            ctx = self._find_context(
+                op.run, op.context_text, op.ctx, lambda: json.loads(op.context)
+            )
+        if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
+            indexes.put(self.tr, self.keys, op.run, "trace", op.name)
+        self._applied("log_metric", count)
+
+    def _apply_record(self, op: Record) -> Iterable[None]:
+        rule = KINDS.get(op.kind)
+        if rule is None:
+            raise InvalidRecord(f"type: {op.kind!r} is no kind of record")
+        # A deletion is repeated rather than dropped: it is idempotent, and the events of a batch are then
+        # known without the store.
+        if rule is delete_run or self._admit(op.run, op.timestamp, op.timestamp):
+            self._applied(op.kind, 1)
+            return rule(self, op) or ()
+        self._drop(op.run, op.index, 1)
+        return ()
+
+    def _drop(self, run: str, index: int, count: int) -> None:
+        self.dropped += count
+        before = self.deleted.get(run)
+        if before is not None:
+            index, count = min(index, before.first), count + before.records
+        self.deleted[run] = Dropped(index, count)
+
+    def _applied(self, kind: str, count: int) -> None:
+        self.applied[kind] = self.applied.get(kind, 0) + count
+
+    def _admit(self, run: str, first: float, last: float) -> bool:
+        """Whether the run takes records; makes it on demand and notes its activity."""
+        activity = self.activity[run] if run in self.activity else self._meet(run, first)
+        if activity is None:
+            return False
+        if last >= activity + ACTIVITY_SECONDS:
+            runs.put_activity(self.tr, self.keys, run, last)
+            activity = last
+        self.activity[run] = activity
+        return True
+
+    def _meet(self, run: str, now: float) -> float | None:
+        """The run's stored activity; made when it does not exist; None when it was deleted."""
+        _check_run(run)
+        # Read in the transaction whatever is remembered: it is what makes a deletion by another owner conflict.
+        if runs.is_deleted(self.tr, self.keys, run):
+            self.activity[run] = None
+            return None
+        if runs.put_owner(self.tr, self.keys, run, self._owner):
+            # Another partition's records may have been applied: whatever is remembered counts no more.
+            self.forget(run)
+        elif (activity := self._rules.remembered(run)) is not None:
+            return activity
+        if runs.exists(self.tr, self.keys, run):
+            activity = runs.get_activity(self.tr, self.keys, run)
+            return float("-inf") if activity is None else activity
+        runs.create(self.tr, self.keys, run, now)
+        return now
+
+    def append_object(
+        self,
+        record: Record,
+        name: str,
+        context: dict[str, Any] | None,
+        dtype: str,
+        step: int | None,
+        epoch: int | float | None,
+        time: float,
+        value: object,
+    ) -> None:
+        """Appends to a sequence that holds no metric."""
+        ctx = self.context(record.run, context)
+        if self.sequences.append_object(record.run, ctx, name, dtype, step, epoch, time, value):
+            indexes.put(self.tr, self.keys, record.run, "trace", name)
+
+    def context(self, run: str, context: dict[str, Any] | None) -> int:
+        """The id of a context; it is stored when it is new."""
+        text = context_text(context)
+        ids = self.contexts.get(run)
+        ctx = None if ids is None else ids.get(text)
+        if ctx is None:
+            ctx = self._find_context(run, text, context_id(context), lambda: context or {})
+        return ctx
+
+    def _find_context(self, run: str, text: str, first: int, context: Callable[[], object]) -> int:
+        ctx = self._rules.remembered_context(run, text)
+        if ctx is None:
+            ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context())
+        self.contexts.setdefault(run, {})[text] = ctx
+        return ctx
+
+    def forget(self, run: str) -> None:
+        """What was remembered of this run counts no more, from here on."""
+        self._rules.forget(run)
+        self.sequences.forget_run(run)
+        self.contexts.pop(run, None)
+
+
+def _check_run(run: str) -> None:
+    if not run or len(run.encode()) > MAX_RUN_BYTES:
+        raise InvalidRecord(f"run_id: expected 1 to {MAX_RUN_BYTES} bytes")
+
+
+def event_of(record: Record) -> ControlEvent | None:
+    """The control event that applying `record` causes, whatever the store holds.
+
+    Raises:
+        InvalidRecord: it can never be applied.
+    """
+    if record.kind != "delete_run":
+        return None
+    _check_run(record.run)
+    return ControlEvent("run_deleted", record.timestamp, {"run_id": record.run})
+
+
+# --- payloads -------------------------------------------------------------------------------------
+
+_REQUIRED = object()
+
+
+def _field(record: Record, name: str, *types: type, default: Any = _REQUIRED) -> Any:
+    """A payload's member of exactly one of `types` (a bool is no int); null counts as not there."""
+    value = record.payload.get(name)
+    if value is None and default is not _REQUIRED:
+        return default
+    if type(value) not in types:
+        expected = " or ".join(kind.__name__ for kind in types)
+        raise InvalidRecord(f"{record.kind}: {name}: expected {expected}")
+    return value
+
+
+def _int64(record: Record, name: str, default: Any = _REQUIRED) -> Any:
+    """A payload's member that is an integer in int64: what a step's key and a column hold."""
+    value = _field(record, name, int, default=default)
+    if value is not None and not -(2**63) <= value < 2**63:
+        raise InvalidRecord(f"{record.kind}: {name}: out of the range of int64")
+    return value
+
+
+def _epoch(record: Record) -> int | float | None:
+    """An integer, a fraction, or null."""
+    try:
+        return epoch_number(_field(record, "epoch", int, float, default=None))
+    except OverflowError as error:
+        raise InvalidRecord(f"{record.kind}: epoch: {error}") from None
+
+
+def _time(record: Record) -> float:
+    """client_datetime, else the record's timestamp."""
+    text = _field(record, "client_datetime", str, default=None)
+    if text is None:
+        return record.timestamp
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise InvalidRecord(f"{record.kind}: client_datetime: {error}") from None
+
+
+# --- one function per kind ------------------------------------------------------------------------
+
+
+def create_run(unit: Unit, record: Record) -> None:
+    # A new run was made on the way here and starts the same way as one that is taken up again.
+    started = _time(record)
+    fields: dict[str, object] = {"active": True, "finalized_at": None, "duration": None}
+    if runs.get_meta(unit.tr, unit.keys, record.run, "client_start_ts") is None:
+        fields["client_start_ts"] = started
+    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, fields)
+    unit.sequences.begin_session(record.run)
+
+
+def finish_run(unit: Unit, record: Record) -> None:
+    started = runs.get_meta(unit.tr, unit.keys, record.run, "client_start_ts")
+    created = runs.get_meta(unit.tr, unit.keys, record.run, "created_at")
+    if started is None:
+        duration, finalized = None, record.timestamp
+    else:
+        duration = max(0.0, _time(record) - started)
+        finalized = created + duration
+    runs.put_meta(
+        unit.tr,
+        unit.keys,
+        record.run,
+        record.timestamp,
+        {"active": False, "duration": duration, "finalized_at": finalized},
+    )
+
+
+def set_run_property(unit: Unit, record: Record) -> None:
+    fields = {
+        "name": _field(record, "name", str, default=None),
+        "description": _field(record, "description", str, default=None),
+        "is_archived": _field(record, "archived", bool, default=None),
+    }
+    experiment = _field(record, "experiment", str, default=None)
+    if experiment is not None:
+        fields["experiment_id"] = entities.set_experiment(
+            unit.tr, unit.keys, record.run, experiment, record.timestamp
+        )
+    given = {field: value for field, value in fields.items() if value is not None}
+    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, given)
+
+
+def add_tag(unit: Unit, record: Record) -> None:
+    name = _field(record, "tag_name", str)
+    entities.add_tag(unit.tr, unit.keys, record.run, name, record.timestamp)
+
+
+def remove_tag(unit: Unit, record: Record) -> None:
+    entities.remove_tag(unit.tr, unit.keys, record.run, _field(record, "tag_name", str))
+
+
+def log_hparams(unit: Unit, record: Record) -> Iterator[None]:
+    value = _field(record, "value", dict)
+    attrs = unit.keys.attrs(record.run)
+    if len(value) == 1:
+        # What lies below the single keys is replaced, and nothing beside it.
+        path, subtree = _single(value)
+        yield from trees.replacing(unit.tr, attrs, path, subtree)
+        if path[0] == HPARAMS:
+            yield from _index_hparams(unit, record.run, path[1:], subtree)
+    else:
+        yield from trees.replacing_each(unit.tr, attrs, value)
+        if HPARAMS in value:
+            yield from _index_hparams(unit, record.run, (), value[HPARAMS])
+    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, {})
+
+
+def _single(value: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
+    """The single keys from the top on, and what lies below them."""
+    path: tuple[str, ...] = ()
+    subtree: Any = value
+    while isinstance(subtree, dict) and len(subtree) == 1:
+        [(name, subtree)] = subtree.items()
+        path = (*path, name)
+    return path, subtree
+
+
+def _index_hparams(unit: Unit, run: str, path: tuple[str, ...], subtree: Any) -> Iterator[None]:
+    """`subtree` was put at `path` below hparams: the index of its top-level scalars follows."""
+    yield from indexes.dropping_all(unit.tr, unit.keys, run, "hparam", *path[:1])
+    top = {path[0]: subtree} if len(path) == 1 else subtree if not path else {}
+    if isinstance(top, dict):
+        for name, value in top.items():
+            # A text too long for a key stands among the attributes only.
+            if isinstance(value, str | int | float) and indexes.fits(
+                unit.keys, run, "hparam", name, value
+            ):
+                indexes.put(unit.tr, unit.keys, run, "hparam", name, value)
+            yield
+
+
+def blob_ref(unit: Unit, record: Record) -> None:
+    path = _field(record, "artifact_path", str)
+    value = {
+        "s3_key": _field(record, "s3_key", str),
+        "content_type": _field(record, "content_type", str, default="application/octet-stream"),
+    }
+    trees.replace(unit.tr, unit.keys.attrs(record.run), (BLOBS, path), value)
+    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, {})
+
+
+def log_custom_object(unit: Unit, record: Record) -> None:
+    unit.append_object(
+        record,
+        name=_field(record, "name", str),
+        context=_field(record, "context", dict, default=None),
+        dtype=_field(record, "dtype", str, default="custom"),
+        step=_int64(record, "step", None),
+        epoch=_epoch(record),
+        time=_time(record),
+        value=_field(record, "value", dict),
+    )
+
+
+def log_terminal_line(unit: Unit, record: Record) -> None:
+    line, step = _field(record, "line", str), _int64(record, "step")
+    unit.context(record.run, None)
+    if unit.sequences.append_line(record.run, line, step, record.timestamp):
+        indexes.put(unit.tr, unit.keys, record.run, "trace", LINES)
+
+
+def log_record(unit: Unit, record: Record) -> None:
+    value = {
+        "message": _field(record, "message", str),
+        "log_level": _int64(record, "level"),
+        "timestamp": float(_field(record, "timestamp", int, float)),
+        "args": _field(record, "extra_args", dict, default=None),
+        "logger_info": _field(record, "logger_info", list, default=None),
+    }
+    unit.append_object(
+        record, LOG_RECORDS, None, "log_records", None, None, record.timestamp, value
+    )
+
+
+def delete_run(unit: Unit, record: Record) -> Iterator[None]:
+    _check_run(record.run)
+    yield from entities.forgetting_run(unit.tr, unit.keys, record.run)
+    yield from runs.deleting(unit.tr, unit.keys, record.run, record.timestamp)
+    unit.forget(record.run)
+    unit.activity[record.run] = None
+
+
+KINDS: Final[dict[str, Callable[[Unit, Record], Iterator[None] | None]]] = {
+    rule.__name__: rule
+    for rule in (
+        create_run,
+        finish_run,
+        set_run_property,
+        add_tag,
+        remove_tag,
+        log_hparams,
+        blob_ref,
+        log_custom_object,
+        log_terminal_line,
+        log_record,
+        delete_run,
+    )
+}
+"""Every kind but log_metric, whose records come gathered as Points. One whose work grows with what the record or the
+store holds pauses in it."""

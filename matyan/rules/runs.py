@@ -1,0 +1,156 @@
+"""A run as a whole: its meta fields with their indexes, its activity, its owner, its tombstone, its end.
+
+Points, attributes, tags and experiments are other modules' subjects; which record does what is `records.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from matyan import readable
+from matyan._codec import pack, range_of
+from matyan.keys import LEAF, Keys, pack_value
+from matyan.rules import indexes, trees
+from matyan.store.base import Snapshot, Transaction
+
+# What the fields hold, unless they are null.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "name": str,
+    "description": str,
+    "created_at": (int, float),
+    "updated_at": (int, float),
+    "finalized_at": (int, float),
+    "is_archived": bool,
+    "active": bool,
+    "experiment_id": str,
+    "client_start_ts": (int, float),
+    "duration": (int, float),
+}
+
+# The meta fields that readers filter by, and the names of their indexes.
+_INDEXED = {"is_archived": "archived", "active": "active"}
+
+
+def create(tr: Transaction, keys: Keys, run: str, now: float) -> None:
+    """Writes a new run's meta and indexes; `now` is the causing record's timestamp, epoch seconds."""
+    put_meta(
+        tr,
+        keys,
+        run,
+        now,
+        {
+            "name": f"Run: {run}",
+            "description": "",
+            "created_at": now,
+            "finalized_at": None,
+            "is_archived": False,
+            "active": True,
+            "experiment_id": None,
+            "client_start_ts": None,
+            "duration": None,
+        },
+    )
+    indexes.put(tr, keys, run, "created_at", now)
+    put_activity(tr, keys, run, now)
+
+
+def put_meta(
+    tr: Transaction, keys: Keys, run: str, now: float, fields: Mapping[str, object]
+) -> None:
+    """Writes these meta fields, updated_at and the indexes that follow them; no fields: updated_at alone.
+
+    Raises:
+        InvalidRecord: a value is over its limit.
+    """
+    for field, value in fields.items():
+        trees.put(tr, keys.meta(run, field), value)
+        index = _INDEXED.get(field)
+        if index is not None:
+            indexes.drop(tr, keys, run, index, not value)
+            indexes.put(tr, keys, run, index, value)
+    tr.set(keys.meta(run, "updated_at"), pack_value(now))
+
+
+def get_meta(snap: Snapshot, keys: Keys, run: str, field: str) -> Any:
+    """One meta field; None also when it was never written."""
+    packed = snap.get(keys.meta(run, field))
+    return None if packed is None else _field(field, readable.value(packed))
+
+
+_LISTED_ENDS = {
+    pack((name, LEAF)): name for name in ("name", "active", "is_archived", "created_at", "duration")
+}
+"""How the keys of the fields end that a list of runs shows."""
+
+
+def read_listed(snap: Snapshot, keys: Keys, run: str) -> dict[str, Any]:
+    """The fields that a list of runs shows, in one scan that builds no tree."""
+    prefix = keys.meta_prefix(run)
+    start = len(prefix)
+    fields = {}
+    for key, packed in snap.scan(*range_of(prefix)):
+        if (name := _LISTED_ENDS.get(key[start:])) is not None:
+            fields[name] = _field(name, readable.value(packed))
+    return fields
+
+
+def _field(name: str, value: object) -> object:
+    """The value, or None where it is none that this field can have."""
+    types = _TYPES.get(name, object)
+    # For Python a bool is an int.
+    fits = isinstance(value, types) and (
+        types is bool or types is object or type(value) is not bool
+    )
+    return value if fits else None
+
+
+def exists(snap: Snapshot, keys: Keys, run: str) -> bool:
+    return snap.get(keys.meta(run, "created_at")) is not None
+
+
+def put_activity(tr: Transaction, keys: Keys, run: str, now: float) -> None:
+    tr.set(keys.activity(run), pack_value(now))
+
+
+def get_activity(snap: Snapshot, keys: Keys, run: str) -> float | None:
+    """When the run's last record came, at most a minute behind; None for a run that another program wrote."""
+    packed = snap.get(keys.activity(run))
+    found = readable.number(packed)
+    return None if found is None else float(found)
+
+
+def put_owner(tr: Transaction, keys: Keys, run: str, owner: str) -> bool:
+    """Notes whose records the run's last ones are, "topic_id/partition"; returns whether that is new."""
+    key, packed = keys.owner(run), pack_value(owner)
+    if tr.get(key) == packed:
+        return False
+    tr.set(key, packed)
+    return True
+
+
+def is_deleted(snap: Snapshot, keys: Keys, run: str) -> bool:
+    return snap.get(keys.tombstone(run)) is not None
+
+
+def deleting(tr: Transaction, keys: Keys, run: str, now: float) -> Iterator[None]:
+    """Clears all rows of the run but those of its tags and experiment, and leaves a tombstone; with a pause wherever
+    others may have a turn."""
+    tr.clear_range(*keys.run_range(run))
+    yield from indexes.dropping_all(tr, keys, run)
+    tr.clear(keys.activity(run))
+    tr.clear(keys.owner(run))
+    tr.set(keys.tombstone(run), pack_value(now))
+
+
+def read_meta(snap: Snapshot, keys: Keys, run: str) -> dict[str, Any]:
+    """All meta fields; {} when there is no such run."""
+    fields = trees.read(snap, keys.meta_prefix(run))
+    if not isinstance(fields, dict):
+        return {}
+    return {name: _field(name, value) for name, value in fields.items()}
+
+
+def list_runs(snap: Snapshot, keys: Keys, *, newest_first: bool = False) -> Iterator[str]:
+    """All runs by created_at."""
+    return indexes.runs_under(snap, keys, "created_at", reverse=newest_first)

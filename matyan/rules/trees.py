@@ -1,0 +1,145 @@
+"""Nested values: one key per scalar leaf, below a prefix (contract, section 4, "tree").
+
+Knows markers and stale keys; knows no run, no index and no meaning of any path. A prefix is a
+packed key without an end, so that more tuple elements can be appended to it as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from matyan import readable
+from matyan._codec import pack, range_of, unpack
+from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value
+from matyan.rules import limits
+from matyan.store.base import KeyValue, Snapshot, Transaction
+
+Path = tuple[str | int, ...]
+
+_MARKERS = (LEAF, EMPTY_DICT, EMPTY_LIST)
+_LEAF_KEY, _DICT_KEY, _LIST_KEY = _MARKER_KEYS = tuple(pack((marker,)) for marker in _MARKERS)
+_TRUE = pack_value(True)
+# In the tuple layer an int begins with 0x0b..0x1d, whatever its size; a list item is an int.
+_FIRST_ITEM = b"\x0b"
+_AFTER_ITEMS = b"\x1e"
+
+
+class _Missing:
+    """Nothing is stored there; None is a value."""
+
+
+MISSING: Final = _Missing()
+
+
+def replace(tr: Transaction, prefix: bytes, path: Path, value: object) -> None:
+    """Makes `value` (what JSON can hold) the whole of what stands at `path`, which must not be empty.
+
+    A leaf or an empty container above `path` was replaced by this write, so its keys go too.
+
+    Raises:
+        InvalidRecord: a key or a value is over its limit, or msgpack cannot hold it; nothing was written.
+    """
+    for _ in replacing(tr, prefix, path, value):
+        pass
+
+
+def replacing(tr: Transaction, prefix: bytes, path: Path, value: object) -> Iterator[None]:
+    """`replace`, with a pause wherever others may have a turn."""
+    rows = []
+    for row in _rows(prefix + pack(path), value):
+        rows.append(row)
+        yield
+    for depth in range(1, len(path)):
+        ancestor = prefix + pack(path[:depth])
+        for marker in _MARKER_KEYS:
+            tr.clear(ancestor + marker)
+        tr.clear_range(ancestor + _FIRST_ITEM, ancestor + _AFTER_ITEMS)
+    tr.clear_range(*range_of(prefix + pack(path)))
+    for key, packed in rows:
+        tr.set(key, packed)
+        yield
+
+
+def replacing_each(tr: Transaction, prefix: bytes, values: Mapping[str, object]) -> Iterator[None]:
+    """Makes each of `values` the whole of what stands under its name; pauses as `replacing` does.
+
+    Raises:
+        InvalidRecord: as `replace` does, but some of it may have been written.
+    """
+    places = sorted((prefix + pack((name,)), name) for name in values)
+    yield
+    for key, _ in tr.scan_each([range_of(place) for place, _ in places]):
+        tr.clear(key)
+        yield
+    for place, name in places:
+        for key, packed in _rows(place, values[name]):
+            tr.set(key, packed)
+            yield
+
+
+def put(tr: Transaction, key: bytes, value: object) -> None:
+    """Writes one packed value under a whole key.
+
+    Raises:
+        InvalidRecord: msgpack cannot hold the value.
+    """
+    tr.set(key, limits.packed(value))
+
+
+def _rows(here: bytes, value: object) -> Iterator[KeyValue]:
+    if isinstance(value, dict):
+        if not value:
+            yield _checked(here + _DICT_KEY, _TRUE)
+        for name, child in value.items():
+            yield from _rows(here + pack((name,)), child)
+    elif isinstance(value, list):
+        if not value:
+            yield _checked(here + _LIST_KEY, _TRUE)
+        for index, child in enumerate(value):
+            yield from _rows(here + pack((index,)), child)
+    else:
+        yield _checked(here + _LEAF_KEY, limits.packed(value))
+
+
+def _checked(key: bytes, packed: bytes) -> KeyValue:
+    limits.check(key, packed)
+    return key, packed
+
+
+def read(snap: Snapshot, prefix: bytes) -> object:
+    """The value below `prefix`, or MISSING. Keys that are none of a tree's are skipped."""
+    root = _Node()
+    for key, packed in snap.scan(*range_of(prefix)):
+        try:
+            *path, marker = unpack(key, len(prefix))
+        except ValueError:
+            continue
+        if (
+            marker not in _MARKERS
+            or len(path) > readable.MOST_DEPTH
+            or not all(type(element) in (str, int) for element in path)
+        ):
+            continue
+        node = root
+        for element in path:
+            node = node.children.setdefault(element, _Node())
+        node.value = (
+            {} if marker == EMPTY_DICT else [] if marker == EMPTY_LIST else readable.value(packed)
+        )
+    return root.build()
+
+
+class _Node:
+    __slots__ = ("children", "value")
+
+    def __init__(self) -> None:
+        self.children: dict[str | int, _Node] = {}
+        self.value: object = MISSING
+
+    def build(self) -> object:
+        if not self.children:
+            return self.value
+        if all(isinstance(element, int) for element in self.children):
+            return [child.build() for child in self.children.values()]
+        return {str(element): child.build() for element, child in self.children.items()}

@@ -1,0 +1,179 @@
+"""Version, health and metrics: small pages that need no framework, one table of them.
+
+Three servers show them: the frontier's edge, which answers before Quart is imported; the Quart app; and
+`serve_probes`, the workers' METRICS_PORT. Nothing here decides what healthy means: that is `health`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import metadata
+from typing import Protocol
+
+import trio
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from matyan.service.doors import Doors
+from matyan.service.http1 import (
+    Answer,
+    BadRequest,
+    detail,
+    json_answer,
+    linger,
+    read_head,
+    refuse,
+    response,
+    send_within,
+)
+from matyan.service.islands import island
+from matyan.service.listeners import open_port
+
+
+@cache
+def program_version() -> str:
+    return metadata.version("matyan-trio")
+
+
+class HealthView(Protocol):
+    """What the probes read of `health.Health`."""
+
+    def live(self) -> dict[str, str]: ...
+
+    def ready(self) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """Who answers."""
+
+    component: str
+    health: HealthView
+    metrics: bool = True
+
+
+def _checked(checks: dict[str, str]) -> Answer:
+    good = all(state == "ok" for state in checks.values())
+    status = "ok" if good else "unavailable"
+    return json_answer(200 if good else 503, {"status": status, "checks": checks})
+
+
+def _version(about: About) -> Answer:
+    return json_answer(200, {"version": program_version(), "component": about.component})
+
+
+def _metrics(about: About, accept: str) -> Answer:
+    if not about.metrics:
+        return detail(404, "metrics are switched off: set METRICS_ENABLED=true")
+    wish = _quality(accept, "application/openmetrics-text")
+    if wish > 0 and wish >= _quality(accept, "text/plain"):
+        return Answer(200, openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest(REGISTRY))
+    return Answer(200, "text/plain; version=0.0.4; charset=utf-8", generate_latest())
+
+
+def _quality(accept: str, media_type: str) -> float:
+    """How much a client wants this type (RFC 9110, 12.5.1); 0: it was not named. Not by prometheus_client, which does not weigh and
+    stumbles over a version that is none."""
+    best = 0.0
+    for wish in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in wish.split(";"))
+        if name == media_type:
+            given = [part[2:] for part in parameters if part.startswith("q=")]
+            try:
+                best = max(best, float(given[0]) if given else 1.0)
+            except ValueError:
+                continue
+    return best
+
+
+_DOCS = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Matyan {component}</title>
+<style>body {{ font: 16px/1.5 system-ui; margin: 3em auto; max-width: 48em }}</style>
+<h1>Matyan {component} {version}</h1>
+<p>This process takes what training code sends. Point the SDK <code>matyan-client</code> at it.</p>
+<dl>
+<dt><code>WebSocket /api/v1/ws/runs/{{run_id}}</code></dt>
+<dd>A text frame holds one JSON message or an array of them; each frame gets one reply.</dd>
+<dt><code>POST /api/v1/rest/artifacts/presign</code></dt>
+<dd><code>{{"run_id", "artifact_path", "content_type"}}</code> &rarr; where to PUT the artifact:
+<code>{{"upload_url", "s3_key", "headers"}}</code></dd>
+<dt><a href="/api/v1/rest/version/"><code>GET /api/v1/rest/version/</code></a></dt>
+<dt><a href="/health/live/"><code>GET /health/live/</code></a>,
+<a href="/health/ready/"><code>/health/ready/</code></a>, <a href="/metrics/"><code>/metrics/</code></a></dt>
+</dl></html>
+"""
+
+
+def _docs(about: About) -> Answer:
+    page = _DOCS.format(component=about.component, version=program_version())
+    return Answer(200, "text/html; charset=utf-8", page.encode())
+
+
+PROBES: dict[str, Callable[[About, str], Answer]] = {
+    "/api/v1/rest/version/": lambda about, _: _version(about),
+    "/health/live/": lambda about, _: _checked(about.health.live()),
+    "/health/ready/": lambda about, _: _checked(about.health.ready()),
+    "/metrics/": _metrics,
+    "/docs/": lambda about, _: _docs(about),
+}
+"""Path → page, of who answers and the request's Accept. Each path is answered without its last slash too, and without a redirect."""
+
+
+def probe(about: About, path: str, accept: str) -> Answer | None:
+    """The page at `path` in the form that `accept`, the header, asks for; or None."""
+    page = PROBES.get(path if path.endswith("/") else path + "/")
+    return None if page is None else page(about, accept)
+
+
+async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStream) -> None:
+    rest, first = b"", True
+    while True:
+        try:
+            head = await read_head(stream, rest, first=first)
+        except BadRequest as error:
+            await refuse(stream, error.answer)
+            return
+        if head is None:
+            return
+        refusal = None if doors is None else doors.judge(head.method, head.path, head.headers)
+        if refusal is not None:
+            await refuse(stream, detail(refusal.status, refusal.sentence))
+            return
+        answer = probe(about, head.path, head.headers.get("accept", "")) if head.bare else None
+        if answer is None:
+            await refuse(stream, detail(404, f"there is only GET of {', '.join(sorted(PROBES))}"))
+            return
+        head_only = head.method == "HEAD"
+        await send_within(
+            stream, response(answer, keep_alive=head.keeps_alive, head_only=head_only)
+        )
+        if not head.keeps_alive:
+            await linger(stream)
+            return
+        rest, first = head.rest, False
+
+
+async def serve_probes(
+    health: HealthView,
+    host: str,
+    port: int,
+    *,
+    component: str = "worker",
+    doors: Doors | None = None,
+    task_status: trio.TaskStatus[Sequence[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves the table until it is cancelled; started with its listeners. `doors`: None refuses nobody.
+
+    Raises:
+        ConfigurationError: the port cannot be bound.
+    """
+    about = About(component, health)
+    listeners = await open_port(
+        host, port, host_name="HOST", port_name="--metrics-port or METRICS_PORT"
+    )
+    if doors is not None:
+        doors = doors.listening_on(one.socket.getsockname()[0] for one in listeners)
+    handler = partial(island, partial(_serve_one, about, doors))
+    await trio.serve_listeners(handler, listeners, task_status=task_status)

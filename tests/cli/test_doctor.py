@@ -1,0 +1,62 @@
+"""This machine's clock against a server's, whose clock a test can set."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from matyan.cli.doctor import _check_clock
+from matyan.errors import MatyanError
+from matyan.settings import load
+
+
+@contextmanager
+def server(ahead_s: float | None) -> Iterator[str]:
+    """Answers 403 to everything, as S3 does to a signature of another time; None: without a Date header."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response_only(403)
+            if ahead_s is not None:
+                self.send_header("Date", formatdate(time.time() + ahead_s, usegmt=True))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listener = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listener.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.server_port}"
+    finally:
+        listener.shutdown()
+        thread.join()
+        listener.server_close()
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "is_ok", "text"),
+    [
+        (0, True, "the S3 server at http"),
+        (-600, False, "ahead of the S3 server"),
+        (600, False, "behind the S3 server"),
+        (None, False, "no Date header"),
+    ],
+)
+async def test_the_clock_is_compared_with_the_servers(
+    ahead_s: float | None, is_ok: bool, text: str
+) -> None:
+    """More than a minute apart is wrong, and the finding says which way and where the other time came from."""
+    with server(ahead_s) as endpoint:
+        try:
+            finding, was_ok = await _check_clock(load({"S3_ENDPOINT": endpoint})), True
+        except MatyanError as error:
+            finding, was_ok = str(error), False
+    assert (was_ok, text in finding) == (is_ok, True), finding

@@ -1,0 +1,100 @@
+"""Flags of settings: made from the fields of `Settings`, each naming its variable; secrets have none."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from matyan.cli.flags import settings_flags, store_option
+from matyan.cli.services import control_worker, frontier, ingest_worker
+from matyan.settings import Settings, is_secret
+
+SECRETS = {row.name for row in fields(Settings) if is_secret(row)}
+
+
+def run(names: tuple[str, ...], *words: str, **environment: str) -> tuple[Result, Settings | None]:
+    seen: list[Settings] = []
+
+    @click.command()
+    @settings_flags(*names)
+    def command(settings: Settings) -> None:
+        """Help."""
+        seen.append(settings)
+
+    result = CliRunner(env=environment).invoke(command, words)
+    return result, seen[0] if seen else None
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "value"),
+    [
+        ("port", ("--port", "8080"), 8080),
+        ("host", ("--host", "h"), "h"),
+        ("shutdown_flush_timeout", ("--shutdown-flush-timeout", "2.5"), 2.5),
+        ("cors_origins", ("--cors-origins", "https://a,https://b"), ("https://a", "https://b")),
+        ("ws_deflate", ("--ws-deflate",), True),
+        ("metrics_enabled", ("--no-metrics-enabled",), False),
+        ("log_level", ("--log-level", "debug"), "DEBUG"),
+        ("presign_blob_ref", ("--presign-blob-ref", "client"), "client"),
+        ("queue_bytes", ("--queue-bytes", "1000"), 1000),
+    ],
+)
+def test_a_flag_is_read_as_its_variable(name: str, words: tuple[str, ...], value: Any) -> None:
+    """The same text as a flag and as a variable gives the same setting, and the flag wins."""
+    _, settings = run((name,), *words)
+    assert getattr(settings, name) == value
+    variable = next(row.metadata["env"] for row in fields(Settings) if row.name == name)
+    _, settings = run((name,), **{variable: str(words[-1]) if len(words) > 1 else str(value)})
+    assert getattr(settings, name) == value
+    _, settings = run((name,), *words, **{variable: "nonsense"})
+    assert getattr(settings, name) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--port", "http"), "expected a whole number"),
+        (("--port", "70000"), "expected a port"),
+        (("--presign-blob-ref", "nobody"), "expected one of publish, client"),
+    ],
+)
+def test_a_bad_flag_is_named(words: tuple[str, ...], expected: str) -> None:
+    """Exit code 2, the flag's name, and what was expected."""
+    result, settings = run(("port", "presign_blob_ref"), *words)
+    assert (result.exit_code, settings) == (2, None)
+    assert words[0] in result.stderr
+    assert expected in result.stderr
+
+
+@pytest.mark.parametrize("command", [frontier, ingest_worker, control_worker])
+def test_help_names_variable_and_default_and_gives_secrets_no_flag(command: click.Command) -> None:
+    """Each flag of a setting names its variable and default; for a secret the variable alone is named."""
+    text = " ".join(CliRunner().invoke(command, ["--help"]).stdout.split())
+    options = {option for param in command.params for option in param.opts}
+    assert "--kafka-sasl-password" not in options
+    assert "everybody: KAFKA_SASL_PASSWORD" in text
+    by_name = {row.name: row for row in fields(Settings)}
+    flagged = [by_name[param.name] for param in command.params if param.name in by_name]
+    assert not SECRETS & {row.name for row in flagged}
+    for row in flagged:
+        assert f"[{row.metadata['env']}" in text
+        assert row.metadata["help"] in text
+    assert "[KAFKA_BOOTSTRAP_SERVERS; default: localhost:9092]" in text
+
+
+@pytest.mark.parametrize("value", ["fdb:x", "rocks:", "/data"])
+def test_a_store_that_is_not_one_is_refused(value: str) -> None:
+    """Only rocks:FOLDER names a store."""
+
+    @click.command()
+    @store_option("The store.")
+    def command(folder: object) -> None:
+        raise AssertionError(folder)
+
+    result = CliRunner().invoke(command, ["--store", value])
+    assert result.exit_code == 2
+    assert "expected rocks:FOLDER" in result.stderr
