@@ -27,6 +27,7 @@ from werkzeug.exceptions import HTTPException
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.edge import count_request
+from matyan.frontier.intake import UNREAD_SECONDS, Intake
 from matyan.frontier.session import MAX_WAITING, Session
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import PIECE_BYTES
@@ -45,6 +46,8 @@ BODY_BYTES = 64 << 10
 BODY_SECONDS = 30
 ROOM_WITHIN = 20.0
 """Seconds that a presign waits for room in the producer's queue; the SDK waits for 30 s and does not ask again."""
+ROOM_ASKED_S = 0.25
+"""How often who waits for room asks, where nobody tells."""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -136,7 +139,7 @@ def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
                 try:
                     producer.produce(run.encode(), records, done)
                 except QueueFull:
-                    await trio.sleep(0.25)
+                    await trio.sleep(ROOM_ASKED_S)
                 else:
                     return
         abort(503, f"the queue of {producer.budget.capacity:,} bytes is full: ask again later")
@@ -219,12 +222,8 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
                         await close(1003, "messages are text frames")
                         nursery.cancel_scope.cancel()
                         break
-                    await _receive(session, message.encode())
-                    while (
-                        session.crowded
-                        or unsent > MAX_WAITING
-                        or (session.waiting and frontier.desk.budget.full)
-                    ):
+                    await _receive(frontier.intake, session, message.encode())
+                    while session.crowded or unsent > MAX_WAITING:
                         await moved.wait()
         except* trio.TooSlowError:
             pass
@@ -233,13 +232,21 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
         return None
 
 
-async def _receive(session: Session, data: bytes) -> None:
-    """Takes a whole message, a large one in slices between which the loop turns."""
+async def _receive(intake: Intake, session: Session, data: bytes) -> None:
+    """Takes a whole message, a large one in slices between which the loop turns. Here what finds no room waits as long as
+    on the lane, where `intake.py` says why, but is held by Hypercorn."""
     now = trio.current_time()
+    while not (room := intake.may_take(is_first=session.is_first)):
+        may_wait = session.needs_room(data, now) and session.may_wait(data, now)
+        if not may_wait or trio.current_time() >= now + UNREAD_SECONDS:
+            break
+        await trio.sleep(ROOM_ASKED_S)
     if len(data) <= PIECE_BYTES:
-        session.receive(data, now)
+        session.receive(data, now, room=room)
         return
     incoming = session.begin(len(data), now)
+    if not room:
+        incoming.shed()
     for start in range(0, len(data), PIECE_BYTES):
         piece = data[start : start + PIECE_BYTES]
         while not incoming.feed(piece):

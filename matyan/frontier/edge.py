@@ -192,6 +192,7 @@ class Link:
         "_stalled",
         "_window",
         "_wire",
+        "_without",
         "_working",
     )
 
@@ -216,6 +217,8 @@ class Link:
         self._event: tuple[Kind, bytes] | None = None
         self._event_since = 0.0
         self._stalled = self._working = False
+        # Whether that waited for long enough: it is taken, and not held if there is no room.
+        self._without = False
         # Bytes that came beside whole messages; and when, at which of them and of the messages a watch began.
         self._came = 0
         self._window: tuple[float, int, int] | None = None
@@ -233,7 +236,9 @@ class Link:
         """Reads once; ends the connection when its peer has."""
         try:
             full = self._budget.held >= self._budget.capacity
-            data = self._sock.recv(RECEIVE_FULL_BYTES if full else RECEIVE_BYTES)
+            data = self._sock.recv(
+                RECEIVE_FULL_BYTES if full and self._is_sparing() else RECEIVE_BYTES
+            )
         except BlockingIOError:
             return
         except OSError:
@@ -242,6 +247,13 @@ class Link:
             self._received(data)
         else:
             self.drop()
+
+    def _is_sparing(self) -> bool:
+        """Whether what comes next may have to wait where it costs memory."""
+        incoming = self._incoming
+        if incoming is not None and not incoming.is_kept:
+            return False
+        return not self._frontier.intake.may_gather(is_first=self._session.is_first)
 
     def sink(self, error: Exception) -> None:
         """Ends the connection, for a reason that nobody foresaw."""
@@ -318,6 +330,7 @@ class Link:
     def _take_events(self, now: float) -> None:
         """Takes what the wire has, until it needs more bytes or this connection must wait."""
         wire = self._wire
+        wire.sparing = self._budget.held >= self._budget.capacity and self._is_sparing()
         taken = 0
         while not (self._stalled or self._working):
             # What waited for room came then: its client's patience counts from there.
@@ -336,6 +349,7 @@ class Link:
                 self._stalled = True
                 begins = event[0] is Kind.PIECE and not self._frontier.intake.has_begun(self)
                 self._frontier.intake.wait(self, begins=begins)
+            self._without = False
         if wire.failed and self._incoming is not None and not self._working:
             self._incoming = None
             self._frontier.intake.end(self)
@@ -355,10 +369,8 @@ class Link:
     def _take_event(self, kind: Kind, data: bytes, now: float) -> bool:
         """False: there is no room for it now."""
         if kind is Kind.WHOLE:
-            if not self._may_take() and not self._session.is_copy(data, now):
-                return False
-            self._take(data, now)
-        elif kind is Kind.BEGIN:
+            return self._take_whole(data, now)
+        if kind is Kind.BEGIN:
             self._incoming = self._session.begin(self._wire.declared, now)
         elif kind is Kind.PIECE:
             return self._take_piece(data)
@@ -366,27 +378,37 @@ class Link:
             self._end_message()
         return True
 
+    def _take_whole(self, data: bytes, now: float) -> bool:
+        session = self._session
+        room = self._frontier.intake.may_take(is_first=session.is_first)
+        may_wait = not (room or self._without) and session.may_wait(data, now)
+        if may_wait and session.needs_room(data, now):
+            return False
+        self._take(data, now, room=room)
+        return True
+
     def _take_piece(self, piece: bytes) -> bool:
         incoming, intake = self._incoming, self._frontier.intake
         assert incoming is not None
         if incoming.is_kept and piece and not self._has_room(incoming, len(piece)):
-            if not incoming.shed(piece):
+            if incoming.needs_room(piece) and not self._without and incoming.may_wait():
                 return False
+            incoming.shed()
             intake.end(self)
         if not incoming.feed(piece):
             self._judge(incoming, Kind.PIECE)
         return True
-
-    def _may_take(self) -> bool:
-        return self._frontier.intake.may_take(is_first=not self._session.waiting)
 
     def _has_room(self, incoming: Incoming, came: int) -> bool:
         intake = self._frontier.intake
         if intake.has_begun(self):
             return intake.may_go_on(self, came)
         if incoming.size + came <= SMALL_BYTES:
-            return self._may_take()
-        return intake.may_begin(self, self._wire.declared or came) and intake.may_go_on(self, came)
+            return intake.may_gather(is_first=self._session.is_first)
+        size = self._wire.declared or came
+        return intake.may_begin(self, size, in_turn=not self._without) and intake.may_go_on(
+            self, came
+        )
 
     def _end_message(self) -> None:
         incoming = self._incoming
@@ -431,21 +453,30 @@ class Link:
         return not self._stalled
 
     @_contained
+    def go_without(self) -> None:
+        """There was no room for long enough: reads on, whether there is now or not."""
+        self._stalled = False
+        self._without = True
+        self._continue()
+
+    @_contained
     def evict(self) -> None:
-        """Closes for want of room."""
+        """Makes room: goes without what waits here, and closes where there is nothing to go on with."""
+        if self._stalled:
+            self._frontier.intake.forget(self)
+            self.go_without()
+            return
         self._wire.fail(
             CloseCode.TRY_AGAIN_LATER,
             f"no room: unfinished messages hold {self._budget.held:,} of {self._budget.capacity:,} bytes (MATYAN_QUEUE_BYTES)",
         )
-        self._event = None
-        self._stalled = False
         self._continue()
 
-    def _take(self, message: bytes, now: float) -> bool:
+    def _take(self, message: bytes, now: float, *, room: bool = True) -> bool:
         """Hands a message to the session; False: it is no text and the connection fails."""
         self._messages += 1
         try:
-            self._session.receive(message, now)
+            self._session.receive(message, now, room=room)
         except UnicodeDecodeError as error:
             self._wire.fail(CloseCode.INVALID_DATA, f"not UTF-8 at position {error.start}")
             return False
@@ -468,6 +499,7 @@ class Link:
         A frame that crosses the close frame on the wire is still stored: its client cannot send it again.
         """
         self._draining = True
+        self._session.refuse_missing()
         self._part_if_answered()
 
     @_contained

@@ -1,15 +1,23 @@
 """Whose unfinished messages may go on arriving, within the budget of the process (contract, section 6).
 
 What arrived of a message is held until it can be judged or answered, so it counts like what is queued. A large one
-begins when there is room for all of it, in turn; what fits in one read always begins while the budget is not full. Where
-nobody can go on, since nothing moves, the largest is closed: it is the only way to get room. No sockets here: who
+begins when there is room for all of it, in turn; what fits in one read always begins while the budget is not full.
+
+What finds no room waits on the wire, where it costs nothing. But its client's pings stand behind it, and the SDK leaves a
+server that is silent for 20 s, with the frame. So after UNREAD_SECONDS it is read and not held: only its digest is
+kept, until its reply is due after 40 s. The SDK sends such a frame again every 15 s: each copy is another chance, and
+waits on the wire as the first did, so that there is nearly always one at hand when there is room. It is refused last,
+since the SDK takes a refusal for an answer and the frame is lost. Rejected: to hold what is small whatever there is
+(thousands of connections do not fit), to leave the frame unread for all of the 40 s (the client goes), to refuse at once.
+
+An unfinished message that brings nothing, while others wait for the room that it has, is closed. No sockets here: who
 wants room is a `Claimant`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -20,8 +28,11 @@ SHARE: Final = 0.75
 PROMISE_SECONDS: Final = 5.0
 """For which room is kept for what a frame's head announced. One that takes longer has but what came."""
 WAITING_SHARE: Final = 0.5
-"""Beside the budget, as a part of it: for the small messages of connections that wait for nothing else. Such a connection
-could not be read on, and the SDK leaves one that answers no ping for 20 s, with its message."""
+"""Beside the budget, as a part of it: for the small messages, whole or not, of connections that wait for nothing else."""
+UNREAD_SECONDS: Final = 15.0
+"""How long a message waits on the wire: a ping has 20 s, and the SDK sends its frame again after 15."""
+EVICTED_SHARE: Final = 1 / 16
+"""Of the budget, which closing the largest gives back at a time."""
 STILL_SECONDS: Final = 2.0
 STILL_BYTES: Final = 128 << 10
 """Nothing moves when, while some wait for room, less than this came of all that is unfinished in so many seconds."""
@@ -34,8 +45,12 @@ class Claimant(Protocol):
         """There may be room: tries again. False: there is none for it, and it waits on."""
         ...
 
+    def go_without(self) -> None:
+        """It waits no more: takes its message without holding it, where there is still no room for it."""
+        ...
+
     def evict(self) -> None:
-        """End the message that is unfinished."""
+        """Give back what its unfinished message holds."""
         ...
 
 
@@ -54,6 +69,12 @@ class Claim:
         self.until = 0.0
 
 
+class _Wait(NamedTuple):
+    begins: bool
+    """Whether a large message is to begin."""
+    until: float
+
+
 class Intake:
     """The unfinished messages of a process."""
 
@@ -63,8 +84,9 @@ class Intake:
         self._limit = int(SHARE * budget.capacity)
         self._claims: dict[Claimant, Claim] = {}
         self._held = self._promised = self._begun = 0
-        # In order; whether a large message of it is to begin.
-        self._waiting: dict[Claimant, bool] = {}
+        # Of what is held: by those that are small.
+        self._small = 0
+        self._waiting: dict[Claimant, _Wait] = {}  # in order
         self._room = trio.Event()
         self._came = 0
         self._moved = 0.0
@@ -74,12 +96,16 @@ class Intake:
         """Whether a small message may be taken. Where all that is held is unfinished, it may: it adds nothing.
 
         Args:
-            is_first: nothing of its connection waits for a reply.
+            is_first: nothing that is held of its connection waits for a reply.
         """
+        return self._budget.held <= self._held or self.may_gather(is_first=is_first)
+
+    def may_gather(self, *, is_first: bool) -> bool:
+        """Whether a small message may go on arriving."""
         budget = self._budget
-        if not budget.full or budget.held <= self._held:
+        if not budget.full:
             return True
-        return is_first and budget.parked < WAITING_SHARE * budget.capacity
+        return is_first and budget.parked + self._small < WAITING_SHARE * budget.capacity
 
     def count(self, who: Claimant, held: int) -> None:
         """`who` holds so many bytes now."""
@@ -91,16 +117,18 @@ class Intake:
         more = held - claim.held
         claim.held = held
         self._held += more
+        if not claim.begun:
+            self._small += more
         self._budget.hold(more)
         if not held and not claim.begun:
             del self._claims[who]
         if more < 0:
             self._budget.tell_room()
 
-    def may_begin(self, who: Claimant, size: int) -> bool:
+    def may_begin(self, who: Claimant, size: int, *, in_turn: bool = True) -> bool:
         """Lets a message in of which `size` bytes are announced, if there is room for them."""
-        first = next((one for one, begins in self._waiting.items() if begins), who)
-        if first is not who:
+        first = next((one for one, wait in self._waiting.items() if wait.begins), who)
+        if in_turn and first is not who:
             return False
         want, budget = self._promised + size, self._budget
         alone = not self._begun and budget.held <= self._held
@@ -108,6 +136,7 @@ class Intake:
             return False
         claim = self._claims.setdefault(who, Claim())
         claim.begun = True
+        self._small -= claim.held
         claim.promised, claim.until = size, self._clock() + PROMISE_SECONDS
         self._begun += 1
         self._promised += size
@@ -141,6 +170,7 @@ class Intake:
         claim = self._claims.get(who)
         if claim is not None and claim.begun:
             claim.begun = False
+            self._small += claim.held
             self._begun -= 1
             self._promised -= claim.promised
             claim.promised = 0
@@ -153,12 +183,18 @@ class Intake:
         """`who` wants room, behind those that do already; begins: for a large message that was not let in."""
         if not self._waiting:
             self._came, self._moved = 0, self._clock()
-        self._waiting.setdefault(who, begins)
+        before = self._waiting.get(who)
+        until = self._clock() + UNREAD_SECONDS if before is None else before.until
+        self._waiting[who] = _Wait(begins, until)
         self._budget.want_room()
+
+    def forget(self, who: Claimant) -> None:
+        """`who` wants room no more."""
+        self._waiting.pop(who, None)
 
     def leave(self, who: Claimant) -> None:
         """The connection is over."""
-        self._waiting.pop(who, None)
+        self.forget(who)
         self.end(who)
         self.count(who, 0)
 
@@ -168,6 +204,10 @@ class Intake:
             if claim.promised and now >= claim.until:
                 self._promised -= claim.promised
                 claim.promised = 0
+        for who, wait in list(self._waiting.items()):
+            if now >= wait.until and who in self._waiting:
+                self.forget(who)
+                who.go_without()
         if not self._waiting:
             return
         self._on_room()
@@ -176,9 +216,15 @@ class Intake:
             self._came, self._moved = 0, now
         elif now >= self._moved + STILL_SECONDS:
             self._moved = now
-            largest = max(self._claims, key=lambda who: self._claims[who].held, default=None)
-            if largest is not None:
-                largest.evict()
+            self._evict()
+
+    def _evict(self) -> None:
+        enough = self._budget.held - EVICTED_SHARE * self._budget.capacity
+        for who, _ in sorted(self._claims.items(), key=lambda one: one[1].held, reverse=True):
+            if who in self._claims:
+                who.evict()
+            if self._budget.held <= enough:
+                return
 
     async def run(self) -> None:
         """Lets those that wait go on, first come, first served, and the loop turn after each."""

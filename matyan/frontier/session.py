@@ -87,11 +87,13 @@ class Taken:
         "copy_until",
         "frame",
         "handed",
+        "missing",
         "parked",
         "reply",
         "session",
         "since",
         "size",
+        "weight",
         "whole",
     )
 
@@ -108,6 +110,10 @@ class Taken:
         """Whether the producer has it; then its delivery goes on whatever is answered."""
         self.parked = 0
         """Bytes that it holds while it waits for room."""
+        self.missing = False
+        """Whether it found no room and is only known by its digest, so that a copy of it can still be stored for it."""
+        self.weight = 0
+        """Bytes that it counts for in its session."""
         self.answered = False
         self.copy_until = -inf
         """When it was answered: until when a copy of it may still begin."""
@@ -182,8 +188,8 @@ class Taken:
 class Incoming:
     """A message that arrives in pieces, judged as it comes. Who feeds it counts what it holds.
 
-    One that may be the copy of a frame that waits can do without holding anything: then it is known by its digest at
-    its end, or it is refused.
+    It can go on without being held: then it is known at its end by its digest, as a copy of a frame that waits or as
+    one that is missing.
     """
 
     __slots__ = ("_candidates", "_digest", "_head", "_session", "_validator", "began", "size")
@@ -209,13 +215,19 @@ class Incoming:
         """Bytes."""
         return 0 if self._validator is None else self._validator.held
 
-    def shed(self, piece: bytes) -> bool:
-        """Lets go of all but the digest, if it may be a copy as far as the next `piece`. False: it is none."""
+    def needs_room(self, piece: bytes) -> bool:
+        """False: it seems to be, as far as the next `piece`, a copy of what is held or answered."""
         head = (self._head + piece)[:_HEAD_BYTES]
         self._candidates = [one for one in self._candidates if one.begins_with(head)]
-        if self._candidates:
-            self._validator = None
-        return bool(self._candidates)
+        return not self._candidates or any(one.missing for one in self._candidates)
+
+    def may_wait(self) -> bool:
+        """Whether its connection may stay unread for its sake; after `needs_room`."""
+        return not self._session.misses or bool(self._candidates)
+
+    def shed(self) -> None:
+        """Lets go of all but the digest."""
+        self._validator = None
 
     def feed(self, piece: bytes) -> bool:
         """Takes the next piece. False: call `judge`, then this again with b""."""
@@ -235,12 +247,12 @@ class Incoming:
         if self._validator is not None and not self._validator.end():
             return False
         digest = self._digest.digest()
-        if any(
-            one.is_due(self.began) and one.same_digest(self.size, digest)
-            for one in self._candidates
-        ):
-            _FRAMES["resend"].inc()
-            return True
+        for one in self._candidates:
+            if one.is_due(self.began) and one.same_digest(self.size, digest):
+                _FRAMES["resend"].inc()
+                if one.missing and self._validator is not None:
+                    self._session.take(one, self._validator)
+                return True
         taken = Taken(self._session, b"", None, self.began, now)
         taken.identify(self.size, self._head, digest)
         self._session.take(taken, self._validator)
@@ -292,7 +304,16 @@ class Desk:
 class Session:
     """The frames of one connection. `send` takes each reply, JSON in UTF-8, in the order of the frames."""
 
-    __slots__ = ("_desk", "_key", "_late", "_send", "_unhanded", "waiting", "waiting_bytes")
+    __slots__ = (
+        "_desk",
+        "_key",
+        "_late",
+        "_send",
+        "_unhanded",
+        "misses",
+        "waiting",
+        "waiting_bytes",
+    )
 
     def __init__(self, desk: Desk, run: str, send: Callable[[bytes], None]) -> None:
         self._desk = desk
@@ -301,6 +322,8 @@ class Session:
         # Lists and not deques: 5,000 idle sessions; an empty deque is 600 bytes.
         self.waiting: list[Taken] = []
         self.waiting_bytes = 0
+        self.misses = 0
+        """How many of them are missing."""
         self._unhanded: list[Taken] = []
         self._late: list[Taken] = []
         desk.sessions.add(self)
@@ -315,34 +338,40 @@ class Session:
         count = len(self.waiting)
         return count >= MAX_WAITING or (count > 1 and self.waiting_bytes > MAX_WAITING_BYTES)
 
-    def receive(self, data: bytes, now: float) -> None:
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing is held that waits: the next frame is the only one."""
+        return len(self.waiting) == self.misses
+
+    def receive(self, data: bytes, now: float, *, room: bool = True) -> None:
         """Takes one whole text message.
+
+        Args:
+            room: False: what must be stored is not held, and is missing.
 
         Raises:
             UnicodeDecodeError: it is not UTF-8, so no text message: close with 1007.
         """
-        if (self.waiting or self._late) and self.is_copy(data, now):
+        known = self._known(data, now) if self.waiting or self._late else None
+        if known is not None:
             _FRAMES["resend"].inc()
-            return
-        frame: Frame | None
+            if not (known.missing and room):
+                return
         try:
             frame = validate(data, self._key, _now())
         except NotJSON as error:
             data.decode()
-            frame, reason = None, str(error)
-        taken = Taken(self, data, frame, now, now)
-        self.waiting.append(taken)
-        self.waiting_bytes += taken.size
-        if frame is None:
-            self._answer_not_json(taken, reason)
+            taken = Taken(self, data, None, now, now)
+            self._add(taken)
+            self._answer_not_json(taken, str(error))
             return
         if frame.rejected:
             data.decode()
-            _count_rejected(frame)
-        if not frame.records:
-            taken.delivered(None)
-        elif self._unhanded or not self._hand_over(taken):
-            self._park(taken)
+        taken = known or Taken(self, data, None, now, now)
+        if room or not frame.records:
+            self._publish(taken, frame)
+        else:
+            self._miss(taken.shrink())
 
     def begin(self, declared: int | None, now: float) -> Incoming:
         """A message that arrives in pieces, of `declared` bytes where that is known."""
@@ -355,27 +384,70 @@ class Session:
 
     def take(self, taken: Taken, validator: Validator | None) -> None:
         """Takes a message that arrived in pieces; None: it was not held, and is the copy of nothing."""
-        self.waiting.append(taken)
-        self.waiting_bytes += taken.size
         if validator is None:
-            self._answer_refused(taken)
-            self.flush()
+            self._miss(taken)
             return
         try:
-            frame = taken.frame = validator.result()
+            frame = validator.result()
         except NotJSON as error:
+            self._add(taken)
             self._answer_not_json(taken, str(error))
-            return
+        else:
+            self._publish(taken, frame)
+
+    def needs_room(self, data: bytes, now: float) -> bool:
+        """Whether a whole message wants to be held: False for the copy of one that is, or that is answered."""
+        known = self._known(data, now)
+        return known is None or known.missing
+
+    def may_wait(self, data: bytes, now: float) -> bool:
+        """Whether the connection may stay unread for the sake of a message that needs room."""
+        return not self.misses or self._known(data, now) is not None
+
+    def _known(self, data: bytes, now: float) -> Taken | None:
+        """The frame of which it is a copy: what its client sent again before a reply came."""
+        for one in (*self.waiting, *self._late):
+            if one.is_due(now) and one.same(data):
+                return one
+        return None
+
+    def _add(self, taken: Taken) -> None:
+        """A frame that waits for its reply, or one that was missing and is here now."""
+        if taken.missing:
+            taken.missing = False
+            self.misses -= 1
+        else:
+            self.waiting.append(taken)
+        taken.weight = taken.size
+        self.waiting_bytes += taken.weight
+
+    def _publish(self, taken: Taken, frame: Frame) -> None:
+        self._add(taken)
+        taken.frame = frame
         if frame.rejected:
             _count_rejected(frame)
         if not frame.records:
             taken.delivered(None)
-        elif self._unhanded or not self._hand_over(taken):
+            return
+        if self.misses:
+            # What is stored after a frame was missed stands behind it: its copy would come out of order.
+            self.refuse_missing(taken)
+        if self._unhanded or not self._hand_over(taken):
             self._park(taken)
 
-    def is_copy(self, data: bytes, now: float) -> bool:
-        """Whether it is what its client sent again before a reply came."""
-        return any(one.is_due(now) and one.same(data) for one in (*self.waiting, *self._late))
+    def _miss(self, taken: Taken) -> None:
+        taken.missing = True
+        self.misses += 1
+        self.waiting.append(taken)
+
+    def refuse_missing(self, behind: Taken | None = None) -> None:
+        """Answers the frames that are missing, or those that came before one; they wait for a copy no more."""
+        for taken in self.waiting:
+            if taken is behind:
+                break
+            if taken.missing:
+                self._answer_refused(taken)
+        self.flush()
 
     def sweep(self, now: float) -> int:
         """Answers what has waited for 40 s, and forgets what need not be remembered; returns how many it answered."""
@@ -396,6 +468,8 @@ class Session:
                         f"not stored yet: the broker has not confirmed it within {ANSWER_WITHIN:.0f} s; "
                         "kept and still being delivered"
                     )
+                elif taken.missing:
+                    self._answer_refused(taken)
                 else:
                     self._refuse(taken)
             elif age >= keep:
@@ -411,7 +485,7 @@ class Session:
             reply = taken.reply
             assert reply is not None
             taken.answered = True
-            self.waiting_bytes -= taken.size
+            self.waiting_bytes -= taken.weight
             now = self._desk.clock()
             _observe_ack(now - taken.whole)
             if now - taken.since >= COPY_AFTER:
@@ -427,7 +501,7 @@ class Session:
         self._late.clear()
         for taken in self.waiting:
             taken.shrink()
-        self.flush()
+        self.refuse_missing()
 
     def parked_records(self) -> int:
         return sum(len(taken.frame.records) for taken in self._unhanded if taken.frame is not None)
@@ -482,6 +556,9 @@ class Session:
 
     def _answer_refused(self, taken: Taken) -> None:
         _FRAMES["refused"].inc()
+        if taken.missing:
+            taken.missing = False
+            self.misses -= 1
         taken.reply = taken.answer(
             f"refused, not stored: the queue of {self._desk.budget.capacity:,} bytes is full"
         )

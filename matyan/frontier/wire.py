@@ -74,6 +74,7 @@ class Wire:
         "declared",
         "deflate",
         "failed",
+        "sparing",
     )
 
     def __init__(self, max_bytes: int, *, deflate: bool = False) -> None:
@@ -101,6 +102,8 @@ class Wire:
         self.close_sent: Close | None = None
         self.closed = False
         """Whether a whole close frame came, be it among what is no longer taken."""
+        self.sparing = False
+        """Whether a small message comes in pieces too, when it is not all there: nothing is to be held here."""
         self.failed = False
         """Whether nothing more is taken: of a peer that said goodbye or broke the rules."""
 
@@ -206,7 +209,7 @@ class Wire:
             self._at = body + length
             self._control(opcode, unmask(data, body, length, data[head:body], 0))
             return _NOTHING
-        if first == _FIN | Opcode.TEXT and length <= SMALL_BYTES:
+        if first == _FIN | Opcode.TEXT and length <= SMALL_BYTES and (whole or not self.sparing):
             if not whole:
                 return None
             self._at = body + length

@@ -16,7 +16,13 @@ from websockets.frames import Frame, Opcode
 
 from matyan.broker.budget import Budget
 from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS, TURN_BYTES
-from matyan.frontier.intake import PROMISE_SECONDS, SHARE, STILL_SECONDS, Intake
+from matyan.frontier.intake import (
+    PROMISE_SECONDS,
+    SHARE,
+    STILL_SECONDS,
+    UNREAD_SECONDS,
+    Intake,
+)
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.hand import HandProducer
@@ -200,7 +206,7 @@ async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
         await client.stream.send_all(masked(1, tag("a")))
         while budget.held == before:
             await wait_all_tasks_blocked(0.01)
-        await settle(mock_clock, 15)
+        await settle(mock_clock, UNREAD_SECONDS - 0.5)
         budget.park(-budget.capacity)
         served.producer.deliver()
         await served.handed(1)
@@ -261,8 +267,10 @@ async def test_a_new_frame_is_not_read_while_there_is_no_room() -> None:
         assert await other.reply() == OK
 
 
-async def test_what_only_looks_like_a_resend_is_refused_while_there_is_no_room() -> None:
-    """The same length and beginning, but another end: it was not held, and its client is told."""
+async def test_what_only_looks_like_a_resend_is_refused_while_there_is_no_room(
+    mock_clock: MockClock,
+) -> None:
+    """The same length and beginning, but another end: it was not held, and its client is told when no copy comes."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
         client = await fill(served)
         message = figures(7)
@@ -271,11 +279,14 @@ async def test_what_only_looks_like_a_resend_is_refused_while_there_is_no_room()
         await until(
             lambda: served.producer.frames != [] and len(served.frontier.desk.sessions) == 1
         )
-        await trio.sleep(0.2)
+        await wait_all_tasks_blocked(0.2)
         served.producer.deliver()
         assert await client.reply() == OK
-        reply = await client.reply()
-        assert "refused, not stored" in str(reply["error"])
+        await settle(mock_clock, 41)
+        while isinstance(event := await client.event(), Frame) and event.opcode is Opcode.PING:
+            pass
+        assert isinstance(event, Frame)
+        assert b"refused, not stored" in event.data
 
 
 @pytest.mark.parametrize("change", [0, 100, 3_000_000])
@@ -373,6 +384,10 @@ class Claimant:
     def go_on(self) -> bool:
         self.went_on = True
         return True
+
+    def go_without(self) -> None:
+        """Nobody waits for so long here."""
+        raise AssertionError
 
     def evict(self) -> None:
         self.evicted = True
