@@ -66,10 +66,9 @@ class Seconds:
         self._most = most
 
     def __call__(self, raw: str) -> float:
-        try:
-            number = float(raw)
-        except ValueError:
-            number = math.nan
+        # float() takes 1_000, inf and the digits of every script.
+        form = r"\s*\+?(?:[0-9]+\.?|[0-9]*\.[0-9]+)[0-9]*(?:[eE][+-]?[0-9]{1,3})?\s*"
+        number = float(raw) if re.fullmatch(form, raw) else math.nan
         if not self._least <= number <= self._most:
             raise ValueError(f"expected a number of seconds, {self._least:g} to {self._most:.0f}")
         return number
@@ -89,14 +88,15 @@ class OneOf:
 
 
 class Matching:
-    """Text of a form."""
+    """Text of a form; the digits that its pattern calls `port` are one."""
 
     def __init__(self, pattern: str, expected: str) -> None:
         self._pattern = re.compile(pattern)
         self._expected = expected
 
     def __call__(self, raw: str) -> str:
-        if self._pattern.fullmatch(raw) is None:
+        found = self._pattern.fullmatch(raw)
+        if found is None or not 0 < int(found.groupdict().get("port") or 1) <= 65_535:
             raise ValueError(f"expected {self._expected}")
         return raw
 
@@ -117,10 +117,8 @@ group = Matching(
 bucket = Matching(r"[A-Za-z0-9._-]{1,255}", "a bucket's name: A-Z, a-z, 0-9, dot, _ and -")
 region = Matching(r"[A-Za-z0-9-]{1,63}", "a region's name such as us-east-1")
 host = Matching(r"[^\s/@]{1,255}", "an address or a name to listen on, without a scheme or a port")
-url = Matching(
-    r"https?://(?:[^\s/@:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/[^\s]*)?",
-    "http://host:port or https://host",
-)
+_HOST = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+url = Matching(rf"https?://{_HOST}(?:/[^\s?#]*)?", "http://host:port or https://host")
 url_or_none = Matching(rf"|{url._pattern.pattern}", "http://host[:port] or https://host[:port]")
 
 _BROKER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
@@ -163,8 +161,9 @@ class WordsOf:
 
 origins = WordsOf(
     Matching(
-        r"\*|null|[A-Za-z][A-Za-z0-9+.-]*://[^\s/\"']*/?",
-        "origins such as https://ui.example, as a JSON array of strings or with commas",
+        # Programs with schemes of their own name what they like; a pattern of hosts would match no browser's Origin.
+        rf"\*|null|(?i:https?)://{_HOST}/?|(?!(?i:https?):)[A-Za-z][A-Za-z0-9+.-]*://[^\s/*\"']*/?",
+        "origins such as https://ui.example, as a JSON array of strings or with commas, or * for any",
     )
 )
 hosts = WordsOf(Matching(r"\*|[^\s/@\"']{1,255}", "hosts such as hub.example, or * for any"))

@@ -287,6 +287,7 @@ class Settings:
         Raises:
             ConfigurationError: two settings do not go together.
         """
+        self._refuse_one_name_for_two()
         if not self.kafka_security_protocol.startswith("SASL_"):
             return
         missing = [
@@ -301,6 +302,18 @@ class Settings:
         if missing:
             raise ConfigurationError(
                 f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: expected {' and '.join(missing)} to be set, too"
+            )
+
+    def _refuse_one_name_for_two(self) -> None:
+        topics = (self.kafka_data_ingestion_topic, self.kafka_control_events_topic)
+        if len({*topics, *(f"{topic}-dlq" for topic in topics)}) < 4:
+            raise ConfigurationError(
+                f"KAFKA_DATA_INGESTION_TOPIC={topics[0]} and KAFKA_CONTROL_EVENTS_TOPIC={topics[1]}: expected two topics, "
+                "neither of which is the other's for dead letters (NAME-dlq)"
+            )
+        if self.ingestion_group == self.control_group:
+            raise ConfigurationError(
+                f"MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP are both {self.control_group!r}: expected two groups"
             )
 
 
@@ -390,12 +403,14 @@ def unknown_names(environment: Mapping[str, str], *, ignore: tuple[str, ...] = (
     known = {row.metadata["env"] for row in fields(Settings)}
     found = []
     for name in sorted(environment):
-        is_ours = name.startswith(("MATYAN_", "KAFKA_")) and not name.startswith(ignore)
-        if not is_ours or name in known or name in _OTHERS or _FOREIGN.fullmatch(name):
+        # In small letters it is none of ours either, whatever other programs make of it.
+        upper = name.upper()
+        is_ours = upper.startswith(("MATYAN_", "KAFKA_")) and not upper.startswith(ignore)
+        if not is_ours or name in known or name in _OTHERS or _FOREIGN.fullmatch(upper):
             continue
         if environment[name].startswith(("tcp://", "udp://")):
             continue  # what Kubernetes sets for a service called so
-        near = difflib.get_close_matches(name.upper(), known, 1, 0.7)
+        near = difflib.get_close_matches(upper, known, 1, 0.7)
         hint = f"; is {near[0]} meant?" if near else ""
         found.append(f"{name} is set, and there is no such setting{hint}")
     return found

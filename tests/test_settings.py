@@ -41,7 +41,11 @@ def test_cors_origins_take_json_and_commas(raw: str) -> None:
 
 LINE = ["a\nb", "\x1b]0;owned\x07"]
 NUMBER = ["", "many", "1.5", "1e3", "-1", "0x10", "9" * 5_000, "١٢"]
-SECONDS = ["", "5s", "nan", "inf", "-1", "1e400", "99999999999"]
+SECONDS = ["", "5s", "nan", "inf", "-1", "1e400", "99999999999", "1_000", "٣", "0x10", "1e", "."]
+NO_URL = [
+    *("http://u:p@h", "http://h:65536", "http://h:0", "http://h:", "http://h/a?b", "http://h#b"),
+    *("https://*.example", "http://ä", "http://a..b", "http://h:١"),
+]
 FLAG = ["perhaps", "2", "tru"]
 NAMES = ["", "a b", "a/b", ".", "..", "ä", "x" * 300]
 
@@ -78,8 +82,8 @@ BAD: dict[str, list[str]] = {
     "FDB_CLUSTER_FILE": ["", " ", *LINE],
     "FDB_API_VERSION": [*NUMBER, "0"],
     "BLOB_BACKEND_TYPE": ["", "ftp", "S4"],
-    "S3_ENDPOINT": ["", "localhost:9000", "ftp://x", "http://", "http://a b", "http://u:p@h"],
-    "S3_PUBLIC_ENDPOINT": ["artifacts", "s3://x", "http://:80"],
+    "S3_ENDPOINT": ["", "localhost:9000", "ftp://x", "http://", "http://a b", *NO_URL],
+    "S3_PUBLIC_ENDPOINT": ["artifacts", "s3://x", "http://:80", *NO_URL],
     "S3_ACCESS_KEY": LINE,
     "S3_SECRET_KEY": LINE,
     "S3_BUCKET": ["", "no bucket", "a/b", "x" * 300],
@@ -87,7 +91,7 @@ BAD: dict[str, list[str]] = {
     "S3_PRESIGN_EXPIRY": [*NUMBER, "0", "604801"],
     "MATYAN_PRESIGN_BLOB_REF": ["", "both"],
     "MATYAN_BLOB_MAX_BYTES": [*NUMBER, "0"],
-    "MATYAN_PUBLIC_URL": ["tracker.example", "ftp://x", "http://"],
+    "MATYAN_PUBLIC_URL": ["tracker.example", "ftp://x", "http://", *NO_URL],
     "LOG_LEVEL": ["", "LOUD", "5"],
     "HOST": ["", "http://x", "a b"],
     "PORT": [*NUMBER, "70000"],
@@ -96,6 +100,7 @@ BAD: dict[str, list[str]] = {
     "CORS_ORIGINS": [
         *("not json", "[1]", '["https://a.example"', '{"a": 1}', '"https://a.example"'),
         *("a.example", "https://a.example,b", '["https://a.example/path"]', "[" * 100_000),
+        *("https://*.a.example", "http://", "http://h:0", "http://h:65536", "https://ä", "app://*"),
     ],
     "MATYAN_ALLOWED_HOSTS": ["[1]", "http://hub.example", '["a b"]'],
     "SHUTDOWN_FLUSH_TIMEOUT": SECONDS,
@@ -144,6 +149,11 @@ def test_a_bad_value_is_a_sentence(name: str) -> None:
         ({"CORS_ORIGINS": "*"}, ("cors_origins", ("*",))),
         ({"CORS_ORIGINS": '["null", "app://x/"]'}, ("cors_origins", ("null", "app://x/"))),
         ({"SHUTDOWN_FLUSH_TIMEOUT": "0"}, ("shutdown_flush_timeout", 0.0)),
+        ({"SHUTDOWN_FLUSH_TIMEOUT": " 1.5e1 "}, ("shutdown_flush_timeout", 15.0)),
+        ({"SHUTDOWN_FLUSH_TIMEOUT": "+.5"}, ("shutdown_flush_timeout", 0.5)),
+        ({"SHUTDOWN_FLUSH_TIMEOUT": "2."}, ("shutdown_flush_timeout", 2.0)),
+        ({"S3_ENDPOINT": "http://min_io.:9000/s3/"}, ("s3_endpoint", "http://min_io.:9000/s3/")),
+        ({"CORS_ORIGINS": "HTTPS://UI:443/"}, ("cors_origins", ("HTTPS://UI:443/",))),
         ({"S3_ENDPOINT": "https://[::1]:9000"}, ("s3_endpoint", "https://[::1]:9000")),
     ],
 )
@@ -152,6 +162,37 @@ def test_a_good_value_in_an_odd_form_is_taken(
 ) -> None:
     name, value = expected
     assert getattr(settings.load(given), name) == value
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"KAFKA_DATA_INGESTION_TOPIC": "control-events"},
+        {"KAFKA_CONTROL_EVENTS_TOPIC": "data-ingestion"},
+        {"KAFKA_CONTROL_EVENTS_TOPIC": "data-ingestion-dlq"},
+        {"KAFKA_DATA_INGESTION_TOPIC": "control-events-dlq"},
+        {"MATYAN_INGESTION_GROUP": "control-workers"},
+        {"MATYAN_INGESTION_GROUP": "all", "MATYAN_CONTROL_GROUP": "all"},
+    ],
+)
+def test_one_name_is_not_for_two(given: dict[str, str]) -> None:
+    """Topics, those of dead letters among them, and groups are each for one purpose."""
+    with pytest.raises(ConfigurationError, match="expected two") as caught:
+        settings.load(given)
+    assert all(name in str(caught.value) for name in given)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", b"\xff\x00"])
+def test_certificates_that_are_none_are_a_sentence(tmp_path: Path, content: bytes | None) -> None:
+    """A missing file too; of each command that would speak to Kafka, with and without TLS."""
+    ca = tmp_path / "ca.pem"
+    if content is not None:
+        ca.write_bytes(content)
+    for protocol in ("", "SSL"):
+        env = environment(MATYAN_KAFKA_CA_FILE=str(ca), KAFKA_SECURITY_PROTOCOL=protocol)
+        done = matyan("topics", "check", check=2, env=env)
+        assert done.stderr.startswith(f"matyan: MATYAN_KAFKA_CA_FILE={str(ca)!r}")
+        assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT"])
@@ -169,6 +210,8 @@ def test_sasl_wants_all_of_its_settings(protocol: str, missing: str) -> None:
     ("name", "near"),
     [
         ("KAFKA_BOOTSTRAP_SERVER", "KAFKA_BOOTSTRAP_SERVERS"),
+        ("kafka_bootstrap_servers", "KAFKA_BOOTSTRAP_SERVERS"),
+        ("Matyan_Public_Url", "MATYAN_PUBLIC_URL"),
         ("KAFKA_SASL_PASWORD", "KAFKA_SASL_PASSWORD"),
         ("MATYAN_QUEUE_BYTE", "MATYAN_QUEUE_BYTES"),
         ("MATYAN_SEQUENCE_LAYUOT", "MATYAN_SEQUENCE_LAYOUT"),

@@ -103,6 +103,7 @@ def main() -> None:
     Ctrl-C, 141 when nobody reads the output any more (as of a program that SIGPIPE ends), 1 for the rest."""
     terminal.open_standard_streams()
     terminal.forgive_encodings()
+    terminal.forget_odd_sizes()
     try:
         code = cli.main(prog_name="matyan", standalone_mode=False)
         with _printing():

@@ -15,7 +15,7 @@ from typing import Any
 
 from matyan.reader import Block
 from matyan.service import json_text
-from matyan.service.terminal import clean, is_utf8
+from matyan.service.terminal import clean, is_utf8, takes_styles
 
 Row = Mapping[str, Any]
 
@@ -128,7 +128,8 @@ def table(
 
 
 def heading(text: str) -> None:
-    print(f"\n\x1b[1m{clean(text)}\x1b[0m" if sys.stdout.isatty() else f"# {clean(text)}")
+    bold = f"\x1b[1m{clean(text)}\x1b[0m" if takes_styles(sys.stdout) else clean(text)
+    print(f"\n{bold}" if sys.stdout.isatty() else f"# {clean(text)}")
 
 
 def terminal_width() -> int:
@@ -257,15 +258,17 @@ _COLOURS = {"warning": "33", "error": "31", "critical": "1;31", "debug": "2"}
 
 def logs(rows: Iterable[Row]) -> None:
     """One line a log record or terminal line, by time."""
-    is_terminal = sys.stdout.isatty()
+    is_terminal, styled = sys.stdout.isatty(), takes_styles(sys.stdout)
     for row in rows:
         known = _LEVELS.get(row["level"], row["level"]) if row["kind"] == "record" else "line"
         level, message = clean(known), clean(row["message"])
         if is_terminal:
-            colour = _COLOURS.get(level)
-            if colour:
-                message = f"\x1b[{colour}m{message}\x1b[0m"
-            print(f"\x1b[2m{clean(moment(row['time']))} {level:>8}\x1b[0m  {message}")
+            head = f"{clean(moment(row['time']))} {level:>8}"
+            if styled:
+                head = f"\x1b[2m{head}\x1b[0m"
+                if colour := _COLOURS.get(level):
+                    message = f"\x1b[{colour}m{message}\x1b[0m"
+            print(f"{head}  {message}")
         else:
             print(f"{row['time']!r}\t{level}\t{message}")
 
@@ -396,7 +399,12 @@ def plot(
         lines.append(f"{label:>{margin}} ┤{''.join(map(chr, line))}")
     first, last = str(first_step), str(last_step)
     lines.append(f"{' ' * margin} └{'─' * width}")
-    lines.append(f"{' ' * margin}  {first} {last.rjust(width - len(first) - 1)}")
+    if len(first) + 1 + len(last) <= width:
+        lines.append(f"{' ' * margin}  {first} {last.rjust(width - len(first) - 1)}")
+    else:
+        # One above the other, from the plot's left end and to its right one where there is room for it.
+        whole = margin + 2 + width
+        lines += [f"{' ' * min(margin + 2, whole - len(first))}{first}", last.rjust(whole)]
     return lines
 
 

@@ -172,6 +172,6 @@ def doors_of(settings: Settings) -> Doors:
             )
         hosts.add("*" if address is None else address.host)
     # As written too: "null", "*", and schemes of programs that have no host.
-    written = {word.rstrip("/") for word in settings.cors_origins}
+    written = {re.sub(r"(?<=[^/])/$", "", word) for word in settings.cors_origins}
     origins = {*written, *filter(None, map(read_origin, written))}
     return Doors(frozenset(origins), public, frozenset(hosts))

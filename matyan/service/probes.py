@@ -6,6 +6,7 @@ Three servers show them: the frontier's edge, which answers before Quart is impo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -67,25 +68,28 @@ def _version(about: About) -> Answer:
 def _metrics(about: About, accept: str) -> Answer:
     if not about.metrics:
         return detail(404, "metrics are switched off: set METRICS_ENABLED=true")
-    wish = _quality(accept, "application/openmetrics-text")
-    if wish > 0 and wish >= _quality(accept, "text/plain"):
+    is_named, wish = _quality(accept, "application/openmetrics-text")
+    _, other = _quality(accept, "text/plain")
+    if wish > other or (is_named and wish == other > 0):
         return Answer(200, openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest(REGISTRY))
     return Answer(200, "text/plain; version=0.0.4; charset=utf-8", generate_latest())
 
 
-def _quality(accept: str, media_type: str) -> float:
-    """How much a client wants this type (RFC 9110, 12.5.1); 0: it was not named. Not by prometheus_client, which does not weigh and
-    stumbles over a version that is none."""
-    best = 0.0
+_QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+
+
+def _quality(accept: str, media_type: str) -> tuple[bool, float]:
+    """Whether a client names this type itself, and how much it wants it (RFC 9110, 12.5.1): of what stands there for it, the most
+    exact counts. Not by prometheus_client, which does not weigh and stumbles over a version that is none."""
+    exactness = {"*/*": 1, f"{media_type.partition('/')[0]}/*": 2, media_type: 3}
+    best = (0, 0.0)
     for wish in accept.lower().split(","):
         name, *parameters = (part.strip() for part in wish.split(";"))
-        if name == media_type:
-            given = [part[2:] for part in parameters if part.startswith("q=")]
-            try:
-                best = max(best, float(given[0]) if given else 1.0)
-            except ValueError:
-                continue
-    return best
+        given = dict([*map(str.strip, part.partition("=")[::2])] for part in parameters)
+        weight = given.get("q", "1")
+        if name in exactness and _QVALUE.fullmatch(weight):
+            best = max(best, (exactness[name], float(weight)))
+    return best[0] == 3, best[1]
 
 
 _DOCS = """<!doctype html>

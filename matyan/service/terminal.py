@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import select
 import sys
 import threading
@@ -57,6 +58,19 @@ def ask(question: str, *, abort: bool = False) -> bool:
 
 def is_utf8(stream: Any) -> bool:
     return str(getattr(stream, "encoding", "")).lower().startswith("utf")
+
+
+def takes_styles(stream: Any) -> bool:
+    """Whether it is a terminal whose user wants colours and knows what draws them (https://no-color.org)."""
+    unwanted = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return bool(stream.isatty() and not unwanted)
+
+
+def forget_odd_sizes() -> None:
+    """Takes away what COLUMNS and LINES say where it is no size: rich fails at "²", and prints nothing in 0 columns."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[1-9][0-9]{0,4}", os.environ.get(name, "1")):
+            del os.environ[name]
 
 
 def forgive_encodings() -> None:

@@ -482,7 +482,7 @@ def test_a_long_data_path(tmp_path) -> None:
 
 @contextmanager
 def terminal(
-    *arguments: str | Path, columns: int = 100
+    *arguments: str | Path, columns: int | str = 100, **env: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[bytes], int]]:
     """A command whose terminal is ours: its process, what it writes, and where to type.
 
@@ -496,7 +496,7 @@ def terminal(
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        env=environment(COLUMNS=str(columns), TERM="xterm-256color"),
+        env=environment(COLUMNS=str(columns), **{"TERM": "xterm-256color", **env}),
     )
     os.close(slave)
 
@@ -514,9 +514,9 @@ def terminal(
         os.close(master)
 
 
-def in_a_terminal(*arguments: str | Path, columns: int = 100) -> tuple[int, str]:
+def in_a_terminal(*arguments: str | Path, columns: int | str = 100, **env: str) -> tuple[int, str]:
     """Exit code and output of a command that ends by itself."""
-    with terminal(*arguments, columns=columns) as (process, written, _):
+    with terminal(*arguments, columns=columns, **env) as (process, written, _):
         seen = b"".join(written)
         return process.wait(60), seen.decode()
 
@@ -538,6 +538,23 @@ def test_every_reading_command_in_a_terminal(data, arguments) -> None:
     assert code == 0
     assert "Traceback" not in seen
     assert "\x1b[2J" not in seen
+
+
+@pytest.mark.parametrize("size", ["²", "٣", "0", "-5", "", "wide", " 80 ", "9" * 30])
+def test_a_size_that_is_none_changes_nothing(data, size) -> None:
+    """What COLUMNS and LINES say is taken where it is a number of columns and lines."""
+    code, seen = in_a_terminal("runs", "--data", data, columns=size, LINES=size)
+    assert (code, "alpha-1" in seen, "Traceback" in seen) == (0, True, False)
+
+
+@pytest.mark.parametrize("wish", [{"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_no_colours_where_none_are_wanted(data, wish) -> None:
+    """Of what a command prints itself (https://no-color.org)."""
+    for command in ("show", "logs"):
+        code, seen = in_a_terminal(command, "alpha-1", "--data", data, **wish)
+        assert code == 0
+        assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", seen)
+    assert "\x1b" not in seen
 
 
 def test_a_narrow_terminal_shows_the_beginning_of_a_generated_id(tmp_path) -> None:

@@ -536,7 +536,8 @@ async def test_dead_letters_are_listed_shown_and_sent_once(deployed: Commands) -
 
         wrong = run("dlq", "show", "--kafka", f"{dlq}/0/999", check=1)
         assert "there is no dead letter" in wrong.stderr
-        assert "TOPIC/PARTITION/OFFSET" in run("dlq", "show", "--kafka", "12", check=1).stderr
+        for odd in ("12", f"{dlq}/0/{2**63}", f"{dlq}/0/\u00b2", f"{dlq}/{2**40}/0"):
+            assert "TOPIC/PARTITION/OFFSET" in run("dlq", "show", "--kafka", odd, check=1).stderr
         run("dlq", "replay", "--kafka", check=2)
 
     await trio.to_thread.run_sync(work)

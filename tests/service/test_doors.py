@@ -161,6 +161,9 @@ ORIGINS = [
     ("null", HERE, {"cors_origins": ("*",)}, True),
     ("null", HERE, {"cors_origins": ("null",)}, True),
     ("null", HERE, {"cors_origins": (UI,)}, False),
+    ("file://", HERE, {"cors_origins": ("file://",)}, True),
+    ("app://x", HERE, {"cors_origins": ("app://x/",)}, True),
+    ("app://y", HERE, {"cors_origins": ("app://x/", "file://")}, False),
     # MATYAN_PUBLIC_URL: a proxy that sends another Host than the browser did
     ("https://t.example", HERE, {"public_url": "https://t.example"}, True),
     ("http://t.example", HERE, {"public_url": "https://t.example/matyan/"}, True),

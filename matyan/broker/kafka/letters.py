@@ -31,6 +31,8 @@ _NETWORK_S = 10.0
 _DELIVERY_S = 30.0
 _BATCH = 100
 _METADATA_BYTES = 2_000
+# Kafka counts partitions in 32 bits and offsets in 64; str.isdigit takes more than int does.
+_ID = re.compile(r"(.+)/([0-9]{1,9})/([0-9]{1,19})")
 """A broker takes 4,096 (its offset.metadata.max.bytes); the rest is for a batch of which every other letter is refused."""
 
 _QUIET = {"log_level": 2}
@@ -151,13 +153,13 @@ class KafkaLetters:
         return bounds
 
     def _place(self, id: str) -> TopicPartition:
-        topic, *numbers = id.rsplit("/", 2)
-        if topic not in self._origins or len(numbers) != 2 or not all(map(str.isdigit, numbers)):
+        found = _ID.fullmatch(id)
+        if found is None or found[1] not in self._origins or int(found[3]) >= 2**63:
             names = " or ".join(self._origins)
             raise NotFound(
                 f"there is no dead letter {id}: an id is TOPIC/PARTITION/OFFSET, with the topic {names}"
             )
-        return TopicPartition(topic, int(numbers[0]), int(numbers[1]))
+        return TopicPartition(found[1], int(found[2]), int(found[3]))
 
     def _find(self, id: str) -> StandingLetter[str]:
         tp = self._place(id)

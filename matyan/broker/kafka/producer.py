@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import ssl
 import threading
 import time
 from collections import Counter, deque
@@ -16,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -25,7 +27,7 @@ from confluent_kafka import Producer as RdProducer
 from matyan import __version__
 from matyan.broker.base import ControlEvent, DeadLetter, DeliveryCallback
 from matyan.broker.budget import Budget
-from matyan.errors import RecordsRefused, Unavailable
+from matyan.errors import ConfigurationError, RecordsRefused, Unavailable
 from matyan.service.logs import get_logger
 from matyan.settings import Settings
 from matyan.store.base import Transaction
@@ -70,7 +72,12 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
-    """librdkafka's properties that every client of this project shares."""
+    """librdkafka's properties that every client of this project shares.
+
+    Raises:
+        ConfigurationError: MATYAN_KAFKA_CA_FILE cannot be used.
+    """
+    _check_certificates(settings.kafka_ca_file)
     given = {
         "security.protocol": settings.kafka_security_protocol,
         "sasl.mechanism": settings.kafka_sasl_mechanism,
@@ -88,6 +95,23 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
         **{name: value for name, value in given.items() if value},
         **extra,
     }
+
+
+def _check_certificates(path: str) -> None:
+    """librdkafka says what is wrong with them in OpenSSL's words, and without TLS nothing."""
+    if not path or Path(path).is_dir():  # of files with hashes for names: librdkafka takes one, too
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        why = "holds no certificate"
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
+    else:
+        return
+    raise ConfigurationError(
+        f"MATYAN_KAFKA_CA_FILE={path!r} {why}: expected a file with certificates in PEM"
+    )
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
