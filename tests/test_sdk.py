@@ -24,6 +24,7 @@ from PIL import Image as Pillow
 
 from matyan import reader
 from tests.tracker import Tracker, asked, asked_lines, environment, matyan, running
+from tests.until import wait_for
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "digits.py"
 
@@ -310,17 +311,10 @@ def test_an_open_run_is_active_and_archiving_is_seen(tracker) -> None:
     run.track(1.0, name="loss")
     run._ws.wait_for_flush()
     wanted = ("runs", "--data", tracker.data, "--experiment", "open")
-    until(lambda: [row["run"] for row in asked(*wanted, "--active", "--archived")] == [run.hash])
+    wait_for(lambda: [row["run"] for row in asked(*wanted, "--active", "--archived")] == [run.hash])
     assert asked(*wanted, "--finished") == asked(*wanted, "--not-archived") == []
     run.close()
     assert [row["run"] for row in asked(*wanted, "--finished")] == [run.hash]
-
-
-def until(condition: Any, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
@@ -363,9 +357,9 @@ def test_a_message_over_the_limit_harms_nothing(tracker) -> None:
     run = new_run(tracker)
     run.track(1.0, name="loss", step=0)
     assert run._ws.wait_for_flush()
-    until(lambda: run._ws.stats["sent"] >= 2)
+    wait_for(lambda: run._ws.stats["sent"] >= 2)
     run.track(Figure({"data": "x" * 20_000_000}), name="figure", step=0)
-    until(lambda: run._ws.stats["sent"] >= 3, 60)
+    wait_for(lambda: run._ws.stats["sent"] >= 3)
     assert run._ws.stats["dropped"] == 0
     run.track(2.0, name="loss", step=1)
     run.close()

@@ -277,7 +277,7 @@ async def test_events_come_in_order_and_wake_who_waits(
         nursery.start_soon(later)
         batches = partition.batches()
         seen: list[bytes] = []
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while len(seen) < 3:
                 batch = await anext(batches)
                 seen += batch.values

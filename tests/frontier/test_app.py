@@ -23,7 +23,7 @@ JSON = "Content-Type: application/json\r\n"
 
 
 def client(served: Served) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=served.url, timeout=10)
+    return httpx.AsyncClient(base_url=served.url, timeout=60)
 
 
 async def test_presign_signs_and_publishes_the_blob_ref(served: Served) -> None:

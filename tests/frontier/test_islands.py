@@ -180,7 +180,7 @@ async def raw_talk(served: Served, data: bytes) -> bytes:
         except trio.BrokenResourceError:
             pass
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(send)
             async for chunk in stream:
@@ -190,7 +190,7 @@ async def raw_talk(served: Served, data: bytes) -> bytes:
 
 async def assert_unharmed(served: Served, victim: RawClient) -> None:
     await victim.send(b"[]")
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         assert await victim.reply() == OK
 
 
@@ -236,7 +236,7 @@ async def test_what_is_not_sound_is_refused_everywhere(
     """On a probe's path and the app's: 400 and the end, and nothing behind it is read as a request."""
     for name, raw in BAD.items():
         raw = raw.replace(b" / ", f" {path} ".encode())
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             answer = await served.talk(before + raw + get(PROBE))
         assert statuses(answer)[-1] == 400, name
         assert len(statuses(answer)) == (2 if before else 1), name
@@ -379,7 +379,7 @@ async def test_a_request_at_hand_is_answered_during_a_drain(served: Served) -> N
     while not served.frontier.streams or served.frontier.idle:
         await trio.lowlevel.checkpoint()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain, served.frontier, trio.current_time() + 3)
+        nursery.start_soon(drain, served.frontier, trio.current_time() + 60)
         await trio.testing.wait_all_tasks_blocked(0.01)
         await stream.send_all(ask[-1:] + get(PROBE))
         answer = b"".join([chunk async for chunk in stream])

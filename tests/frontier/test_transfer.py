@@ -30,7 +30,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 @pytest.fixture
 async def http(served: Served) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=served.url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=served.url, timeout=60) as http:
         yield http
 
 

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from matyan.errors import Unavailable
 from matyan.service.health import Health
+from tests.until import until
 
 
 class Engine:
@@ -101,6 +102,7 @@ async def test_a_loop_that_stands_still_is_not_live() -> None:
         await nursery.start(health.run)
         stand_still()
         assert health.live()["loop"].startswith("has not turned")
-        await trio.sleep(0.02)
-        assert health.live()["loop"] == "ok"
+        # Not after so many turns: this machine may hold the loop up once more.
+        with trio.fail_after(60):
+            await until(lambda: health.live()["loop"] == "ok")
         nursery.cancel_scope.cancel()

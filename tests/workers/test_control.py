@@ -282,7 +282,7 @@ async def test_events_of_the_embedded_broker_are_handled_and_removed(tmp_path: P
     async with trio.open_nursery() as nursery:
         await nursery.start(worker.run)
         await store.transact(emit)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await until(lambda: shelf.asked > 0)
         worker.stop()
     assert await shelf.paths("r") == []

@@ -620,7 +620,7 @@ async def test_what_the_embedded_engines_acknowledged_is_stored_once(tmp_path: P
         await nursery.start(second.run)
         for i in range(10, 20):
             send(i)
-        assert await producer.flush(trio.current_time() + 10) == 0
+        assert await producer.flush(trio.current_time() + 60) == 0
         second.stop()
     assert acknowledged == [*range(20)]
     await store.aclose()
