@@ -27,11 +27,11 @@ s3: setup
 
 # Side by side, a file each: half of the time goes by waiting for brokers, workers and the SDK.
 test: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
-	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/faults tests/kafka
+	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/faults tests/kafka
 
 # Hostile connections for MATYAN_FUZZ_SECONDS (600), from MATYAN_FUZZ_SEED or one that is printed.
 fuzz: export MATYAN_FUZZ_SECONDS ?= 600

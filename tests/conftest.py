@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +20,10 @@ from matyan.settings import Settings, load
 from tests.kafka.topics import create_topic
 from tests.needs import needed
 
+# Hundreds of processes are started, and each would compile everything that it imports anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A run in the background of a shell ignores Ctrl-C, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -26,6 +32,14 @@ hypothesis.settings.register_profile(
     "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders of long tests first: with files side by side, short ones are left to fill up the end.
+
+    `--no-loadscope-reorder` tells xdist to keep that order; its own begins with the files of most tests.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith(("tests/faults/", "tests/kafka/")))
 
 
 @pytest.fixture(scope="session")
