@@ -23,18 +23,21 @@ number of points (Growth.rewrite): a sequence is due from `early` chunks on and 
 regardless at `latest`; after the first round they are spread.
 
 `last` keeps the last finite value that stood at a then highest step; 0.0 until there is one.
-The next free step is the highest one + 1, and at least 0.
+The next free step is the highest one + 1, and at least 0; where the highest is 2^63-1, the one behind the highest step
+that has a free one behind it (`free_steps.py`).
 """
 
 from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from array import array
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from matyan import readable
+from matyan import free_steps, readable
 from matyan._codec import (
     CHUNK_POINTS,
     Columns,
@@ -49,6 +52,7 @@ from matyan._codec import (
     msgpack_int,
 )
 from matyan.errors import ConfigurationError, InvalidRecord, Unavailable
+from matyan.free_steps import Below, FreeSteps
 from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of, unpack, unpack_value
 from matyan.rules import limits
 from matyan.rules.contexts import EMPTY
@@ -74,9 +78,6 @@ CACHE_BYTES = 48 * 2**20
 _STATE_BYTES = 1_500  # a state with its keys; a fresh chunk takes about 64 bytes and 12 a point
 
 _MIN_STEP, _MAX_STEP = -(2**63), 2**63 - 1
-_LOOK_FOR_A_STEP = (
-    1_000  # so many lines at the end of int64 are passed over in search of a free step
-)
 
 
 def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
@@ -125,6 +126,7 @@ class _State:
     __slots__ = (
         "chunks",
         "dtype",
+        "free",
         "fresh",
         "fresh_before",
         "fresh_begin",
@@ -158,6 +160,8 @@ class _State:
         self.parts: bool | None = (
             False  # whether a large object may stand here; None: not looked yet
         )
+        # Where a point without a step goes when the highest step is taken; None: not looked for yet.
+        self.free: FreeSteps | None = None
         # The packed layout's tail: the merged chunks by their numbers, and the fresh ones, whose numbers are the
         # last ones, by their bytes (read from the store one by one they would cost more than the merge).
         # `…_before`: the points in front of the first chunk of that level.
@@ -173,20 +177,19 @@ class _State:
 
     @property
     def next_step(self) -> int:
-        return 0 if self.last_step is None else max(0, self.last_step + 1)
+        return _following(self.last_step)
 
 
 class _Lines(_State):
     """The terminal lines of a run."""
 
-    __slots__ = ("at", "sent", "top", "trace_sent")
+    __slots__ = ("at", "sent", "trace_sent")
 
     def __init__(self, keys: Keys, run: str) -> None:
         super().__init__(keys, run, EMPTY, LINES)
         self.trace_sent = keys.trace(run, EMPTY, LINES, "sent")
         self.sent: int | None = None  # the step that the last line was sent with, in this session
         self.at = 0  # where it stands, as long as `sent` is one
-        self.top = _MAX_STEP  # this step and all above it are taken, once the highest one is
 
 
 _StateKey = tuple[str, int, str]
@@ -215,6 +218,9 @@ class _Points(Protocol):
     ) -> int:
         """Writes the points; state.last_step is still the one before them. `ascending`: all are above it and
         above each other. Returns how many stored points it rewrote."""
+
+    def taken(self, tr: Transaction, prefix: bytes) -> Below:
+        """The steps that points have elsewhere than under val keys."""
 
     def measure(self, snap: Snapshot, prefix: bytes) -> tuple[int, tuple[int, float] | None]:
         """How many points stand elsewhere than under val keys, and the step and value of their last one."""
@@ -252,6 +258,9 @@ class _Compatible:
                     tr.clear_range(*range_of(key_int(state.parts_prefix, step or 0)))
         tr.update(compatible_points(state.prefix, columns, highest))
         return 0
+
+    def taken(self, tr: Transaction, prefix: bytes) -> Below:
+        return lambda step: None
 
     def measure(self, snap: Snapshot, prefix: bytes) -> tuple[int, tuple[int, float] | None]:
         return 0, None
@@ -366,6 +375,22 @@ class _Packed:
         state.next_n += pieces
         state.points = state.fresh_before = before + size
         return size
+
+    def taken(self, tr: Transaction, prefix: bytes) -> Below:
+        # The highest ones below what was asked for last; more only when all of them were passed over.
+        window: array[int] = array("q")
+        is_all = False
+
+        def below(step: int) -> int | None:
+            nonlocal window, is_all
+            place = bisect_left(window, step)
+            if place == 0 and not is_all:
+                window = _highest(tr, prefix, step)
+                is_all = len(window) < CHUNK_POINTS
+                place = len(window)
+            return window[place - 1] if place else None
+
+        return below
 
     def measure(self, snap: Snapshot, prefix: bytes) -> tuple[int, tuple[int, float] | None]:
         for _, chunk in snap.scan(*range_of(prefix + CHUNK), limit=1, reverse=True):
@@ -560,7 +585,10 @@ class SequenceWrites:
             try:
                 columns.fill_steps(state.next_step)
             except OverflowError:
-                raise _no_free_step(name) from None
+                columns = self._placed(state, given, name)
+        elif state.free is not None:
+            for step, _, _, _ in columns.between(state.free.next, state.free.end).rows():
+                state.free.taken(step or 0)
         is_new = state.last_step is None
         last_step, last, ascending = columns.follow(state.last_step, state.last)
         self.budget += RATIO * len(columns)
@@ -589,9 +617,7 @@ class SequenceWrites:
         """
         state = self._state(run, ctx, name)
         if step is None:
-            step = state.next_step
-            if step > _MAX_STEP:
-                raise _no_free_step(name)
+            step = self._next_free(state, name, state.last_step, [])
         return self._put(state, name, dtype, step, epoch, time, value)
 
     def append_line(self, run: str, line: str, sent: int, time: float) -> bool:
@@ -634,18 +660,59 @@ class SequenceWrites:
             return sent
         if state.last_step < _MAX_STEP:
             return max(sent, state.last_step + 1)
-        # The highest step is taken: the next free one is behind the lines that stand below the full end of int64.
+        return self._next_free(state, LINES, state.last_step, [])
+
+    def _placed(self, state: _State, given: Columns, name: str) -> Columns:
+        """The points, those without a step at the next free ones, though the highest step is taken or among them."""
+        highest = state.last_step
+        before: list[int] = []  # the steps of the points so far, sorted
+        columns = Columns()
+        for step, value, time, epoch in given.rows():
+            if step is None:
+                step = self._next_free(state, name, highest, before)
+            elif state.free is not None:
+                state.free.taken(step)
+            insort(before, step)
+            highest = before[-1] if highest is None else max(highest, before[-1])
+            columns.append(step, value, time, epoch)
+        return columns
+
+    def _next_free(
+        self, state: _State, name: str, highest: int | None, unwritten: Sequence[int]
+    ) -> int:
+        """`unwritten`: steps that are taken and not stored yet, sorted.
+
+        Raises:
+            InvalidRecord: no free step is left.
+        """
+        if highest is None or highest < _MAX_STEP:
+            return _following(highest)
+        free = state.free
+        if free is None or free.next >= free.end:
+            end = free_steps.END if free is None else free.end
+            free = state.free = free_steps.find(self._taken(state, unwritten), end)
+        step = None if free is None else free.take()
+        if step is None:
+            raise InvalidRecord(f"{name}: no free step is left up to {_MAX_STEP}")
+        return step
+
+    def _taken(self, state: _State, unwritten: Sequence[int]) -> Below:
+        """The taken steps of a sequence, wherever they stand."""
+        points = self._layout.taken(self._tr, state.prefix)
         vals = state.prefix + POINT_FIELDS["val"]
-        begin, _ = range_of(vals)
-        end = key_int(vals, state.top)
-        for key, _ in self._tr.scan(begin, end, limit=_LOOK_FOR_A_STEP, reverse=True):
-            (step,) = unpack(key, len(vals))
-            if step + 1 < state.top:
-                return max(0, int(step) + 1)
-            state.top = step
-        if _MAX_STEP - state.top >= _LOOK_FOR_A_STEP:
-            raise _no_free_step(LINES)
-        return 0
+        begin, end = range_of(vals)
+
+        def below(step: int) -> int | None:
+            to = end if step > _MAX_STEP else key_int(vals, step)
+            keyed = [
+                unpack(key, len(vals))[0]
+                for key, _ in self._tr.scan(begin, to, limit=1, reverse=True)
+            ]
+            place = bisect_left(unwritten, step)
+            found = [points(step), *keyed, *unwritten[max(0, place - 1) : place]]
+            return max((one for one in found if one is not None), default=None)
+
+        return below
 
     def _put(
         self,
@@ -658,7 +725,8 @@ class SequenceWrites:
         value: object,
     ) -> bool:
         tr = self._tr
-        tr = self._tr
+        if state.free is not None:
+            state.free.taken(step)
         packed = limits.packed(value, name)
         parts = []
         if len(packed) > PART_BYTES:
@@ -759,8 +827,26 @@ def _unreadable(error: ValueError) -> ConfigurationError:
     )
 
 
-def _no_free_step(name: str) -> InvalidRecord:
-    return InvalidRecord(f"{name}: no free step is left after {_MAX_STEP}")
+def _following(highest: int | None) -> int:
+    return 0 if highest is None else max(0, highest + 1)
+
+
+def _highest(tr: Transaction, prefix: bytes, below: int) -> array[int]:
+    """The highest CHUNK_POINTS steps of packed points below this one, sorted; all of them when they are less. Reads every
+    chunk, since steps that came out of order can stand anywhere, and keeps few."""
+    end = None if below > _MAX_STEP else below
+    lowest: int | None = None
+    gathered = Columns()
+    for _, chunk in tr.scan(*range_of(prefix + CHUNK)):
+        columns = Columns()
+        _decode(chunk, columns)
+        gathered.extend(columns.between(lowest, end))
+        if len(gathered) >= READ_POINTS:
+            gathered = gathered.merged()
+            steps = array("q", gathered.steps_bytes())
+            lowest = steps[-CHUNK_POINTS:][0]
+            gathered = gathered.between(lowest, None)
+    return array("q", gathered.merged().steps_bytes())[-CHUNK_POINTS:]
 
 
 def _info(at: tuple[int, str], fields: dict[str, Any]) -> SequenceInfo:

@@ -48,7 +48,15 @@ class Run:
 
     def step(self, sequence: tuple[str, str], step: int | None) -> int:
         steps = {**self.points.get(sequence, {}), **self.objects.get(sequence, {})}
-        return max([-1, *steps]) + 1 if step is None else step
+        return behind([-1, *steps]) if step is None else step
+
+
+def behind(steps: list[int]) -> int:
+    """The next free step: behind all of them, or behind those below the full end of int64."""
+    free = LAST
+    while free in steps:
+        free -= 1
+    return max([0, *(step + 1 for step in steps if step < free)])
 
 
 class Model:
@@ -140,16 +148,18 @@ class Model:
         step = run.step(sequence, None)
         run.objects.setdefault(sequence, {})[step] = (None, now, value)
 
+    def log_custom_object(self, run: Run, now: float, payload: dict[str, Any]) -> None:
+        sequence = "{}", payload["name"]
+        step = run.step(sequence, payload["step"])
+        run.objects.setdefault(sequence, {})[step] = (payload["epoch"], now, payload["value"])
+
     def log_terminal_line(self, run: Run, now: float, payload: dict[str, Any]) -> None:
         lines = run.objects.setdefault(("{}", "logs"), {})
         sent = payload["step"]
         if sent != run.sent:
-            step = max([sent, *(step + 1 for step in lines)])
-            if step > LAST:
-                free = LAST
-                while free in lines:
-                    free -= 1
-                step = max([0, *(step + 1 for step in lines if step < free)])
+            step = (
+                behind([-1, *lines]) if LAST in lines else max([sent, *(one + 1 for one in lines)])
+            )
             run.sent, run.line = sent, step
         lines[run.line] = (None, now, payload["line"])
 
@@ -263,6 +273,23 @@ KINDS = [
         epoch=st.none() | st.integers(0, 2) | st.sampled_from([0.25, 2.5]),
         # The last two have the same preferred id.
         context=st.sampled_from([None, {"s": 1}, {"s": True}, {"layer": 4141}, {"layer": 8106}]),
+    ),
+    payload(
+        "log_metric",
+        name="m",
+        value=1.5,
+        step=st.sampled_from([None, None, 0, 1, 6, LAST - 2, LAST - 1, LAST]),
+        epoch=None,
+        context=None,
+    ),
+    payload(
+        "log_custom_object",
+        name="o",
+        value=few.map(lambda word: {"type": word}),
+        step=st.sampled_from([None, None, -3, 0, 1, LAST - 1, LAST]),
+        epoch=None,
+        context=None,
+        dtype="custom",
     ),
     payload("delete_run"),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from matyan._codec import Columns, chunk_head, decode_chunk, encode_chunk
 from matyan.errors import ConfigurationError, InvalidRecord
+from matyan.free_steps import find
 from matyan.keys import Keys, unpack_value
 from matyan.rules.sequences import (
     Growth,
@@ -38,6 +40,7 @@ Groups = list[tuple[str, str, list[Row]]]
 layouts = pytest.mark.parametrize("layout", ["compatible", "packed"])
 TINY = Growth(early=3, latest=4, chunk=8, rewrite=12)
 _runs = itertools.count()
+LAST = 2**63 - 1
 
 
 @pytest.fixture(scope="module")
@@ -441,17 +444,144 @@ def test_a_missing_step_is_the_next_free_one(store: RocksStore, layout: Layout) 
     assert [row[0] for row in desk.objects("figure")] == [0, 4, 5]
 
 
+def behind(steps: list[int]) -> int:
+    """What the next free step is: behind all, or behind those that stand below the full end of int64."""
+    free = LAST
+    while free in steps:
+        free -= 1
+    return max([0, *(step + 1 for step in steps if step < free)])
+
+
 @layouts
-def test_where_no_step_is_free_the_record_is_refused(store: RocksStore, layout: Layout) -> None:
-    desk = Desk(store, layout)
-    desk.append("loss", [(2**63 - 1, 1.0, 1.0, None)])
-    desk.put("figure", 2**63 - 1, {})
-    with pytest.raises(InvalidRecord, match="no free step"):
-        desk.append("loss", [(None, 1.0, 1.0, None)])
-    with pytest.raises(InvalidRecord, match="no free step"):
-        desk.append("new", [(2**63 - 1, 1.0, 1.0, None), (None, 1.0, 1.0, None)])
-    with pytest.raises(InvalidRecord, match="no free step"):
-        desk.put("figure", None, {})
+@pytest.mark.parametrize(
+    ("steps", "free"),
+    [
+        ([LAST], 0),
+        ([5, LAST], 6),
+        ([LAST, 5], 6),
+        ([LAST - 1, LAST], 0),
+        ([7, LAST - 3, LAST - 1, LAST], LAST - 2),
+        ([-9, LAST], 0),
+        ([-(2**63), LAST], 0),
+        ([3, *range(LAST - 500, LAST + 1)], 4),
+        ([LAST - 9_000, *range(LAST - 5_000, LAST + 1)], LAST - 8_999),
+        ([*range(LAST, LAST - 1_200, -1), 2], 3),
+    ],
+)
+def test_behind_the_last_step_of_all_comes_the_next_free_one(
+    store: RocksStore, layout: Layout, steps: list[int], free: int
+) -> None:
+    """What was accepted is stored and takes nothing's place: points, in one batch and in others, and objects, after a restart too."""
+    points: list[Row] = [(step, 1.0, 1.0, None) for step in steps]
+    new: list[Row] = [(None, 2.0, 1.0, None)] * 2
+    expected = [*steps]
+    for _ in range(4):
+        expected.append(behind(expected))
+    assert expected[len(steps)] == free
+    one = Desk(store, layout, TINY)
+    one.append("loss", points + new)
+    one.append("loss", new)
+    assert [row[0] for row in one.rows("loss")] == sorted(expected)
+    many = Desk(store, layout, TINY)
+    many.append("loss", points)
+    for _ in range(2):
+        many.restart()
+        many.append("loss", new)
+    assert [row[0] for row in many.rows("loss")] == sorted(expected)
+    info = many.infos()[0]
+    summary = many.read(lambda snap: many.sequences.summary(snap, many.run, info))
+    assert summary == (len(expected), 1.0, LAST)
+    objects = Desk(store, layout)
+
+    def put_all(writes: SequenceWrites) -> None:
+        for step in steps:
+            writes.append_object(objects.run, 0, "figure", "custom", step, None, 1.0, {})
+
+    objects.write(put_all)
+    for number in range(4):
+        objects.put("figure", None, {"a": 1})
+        if number % 2:
+            objects.restart()
+    assert [row[0] for row in objects.objects("figure")] == sorted(expected)
+
+
+_few_steps = st.one_of(
+    st.none(),
+    st.none(),
+    st.integers(-2, 4),
+    st.integers(LAST - 5, LAST),
+    st.sampled_from([-(2**63), LAST - 80, LAST - 81]),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["points", "points", "object", "restart", "abort"]),
+            st.lists(_few_steps, min_size=1, max_size=6),
+        ),
+        max_size=12,
+    ),
+    st.sampled_from(["packed", "compatible"]),
+)
+def test_a_next_free_step_is_free_whatever_came_before(
+    store: RocksStore, work: list[tuple[str, list[int | None]]], layout: Layout
+) -> None:
+    """Points and objects under one name, at the end of int64 and elsewhere, forgotten and rolled back in between."""
+    desk = Desk(store, layout, TINY)
+    desk.append("x", [(LAST, 0.0, 1.0, None)])
+    steps = [LAST]
+    for kind, sent in work:
+        if kind == "restart":
+            desk.restart()
+            continue
+        if kind == "abort":
+            with pytest.raises(Aborted):
+                desk.write(
+                    lambda writes, sent=sent: writes.append_points(
+                        desk.run,
+                        0,
+                        "x",
+                        "float",
+                        columns_of([(one, 1.0, 1.0, None) for one in sent]),
+                    ),
+                    abort=True,
+                )
+            continue
+        for step in sent:
+            steps.append(behind(steps) if step is None else step)
+        if kind == "points":
+            desk.append("x", [(step, 1.0, 1.0, None) for step in sent])
+        else:
+            for step in sent:
+                desk.put("x", step, {"a": 1})
+    found = {step for step, *_ in desk.rows("x")} | {step for step, *_ in desk.objects("x")}
+    assert found == {*steps}
+
+
+def test_the_search_for_a_free_step_is_short_whatever_was_sent() -> None:
+    """Rows of taken steps are passed over in strides; what it finds is free, and behind what stands below."""
+    for taken in (
+        {LAST - number for number in range(100_000)},
+        {LAST - number for number in range(100_000)} - {LAST - 70_000},
+        {LAST - 2**number for number in range(62)} | {LAST},
+        {LAST - number for number in range(65)} | {LAST - 64 - 2**number for number in range(62)},
+    ):
+        asked: list[int] = []
+        ordered = sorted(taken)
+
+        def below(step: int, ordered=ordered, asked=asked) -> int | None:
+            asked.append(step)
+            place = bisect_left(ordered, step)
+            return ordered[place - 1] if place else None
+
+        free = find(below)
+        assert free is not None
+        assert free.next not in taken
+        assert free.next == 0 or free.next - 1 in taken
+        assert free.end in taken or free.end - 1 not in taken
+        assert len(asked) < 130
 
 
 # --- objects ---------------------------------------------------------------------------------------
@@ -600,7 +730,6 @@ def test_parts_are_looked_for_and_no_text_is_read(store: RocksStore, layout: Lay
 
 # --- terminal lines --------------------------------------------------------------------------------
 
-LAST = 2**63 - 1
 Sent = list[int | None]
 LINES: list[tuple[str, Sent, list[tuple[int, int]]]] = [
     ("as sent", [0, 1, 5], [(0, 0), (1, 1), (5, 2)]),
@@ -645,8 +774,8 @@ def test_no_line_takes_anothers_place(
     assert desk.rows("logs") == []
 
 
-def test_many_lines_at_the_end_of_int64_end_the_search(store: RocksStore) -> None:
-    """It is bounded: then a line is refused."""
+def test_many_lines_at_the_end_of_int64_do_not_end_the_search(store: RocksStore) -> None:
+    """It is short, and a line finds its place."""
     desk = Desk(store, "packed")
 
     def body(writes: SequenceWrites) -> None:
@@ -654,8 +783,8 @@ def test_many_lines_at_the_end_of_int64_end_the_search(store: RocksStore) -> Non
             writes.append_line(desk.run, "x", step, 1.0)
 
     desk.write(body)
-    with pytest.raises(InvalidRecord, match="no free step"):
-        desk.write(lambda writes: writes.append_line(desk.run, "y", 0, 1.0))
+    desk.write(lambda writes: writes.append_line(desk.run, "y", 0, 1.0))
+    assert desk.objects("logs")[0] == (0, None, 1.0, "y")
 
 
 @layouts
