@@ -19,7 +19,7 @@ import click
 from matyan import reader
 from matyan.cli import views
 from matyan.cli.flags import as_json_option, data_option
-from matyan.cli.output import output_file
+from matyan.cli.output import not_for_a_terminal, output_file, output_option
 from matyan.errors import ConfigurationError, NotFound
 from matyan.service import terminal
 from matyan.service.terminal import clean
@@ -38,13 +38,7 @@ Fetch = Callable[[str, str], Iterator[bytes]]
 @click.argument("run")
 @data_option
 @click.option("--get", "path", metavar="PATH", help="Write the bytes of this artifact.")
-@click.option(
-    "--output",
-    "-o",
-    "file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file for --get. Default: standard output.",
-)
+@output_option("The file for --get.")
 @click.option(
     "--all",
     "folder",
@@ -54,7 +48,7 @@ Fetch = Callable[[str, str], Iterator[bytes]]
 )
 @as_json_option
 def artifacts(
-    run: str, data: Path, path: str | None, file: Path | None, folder: Path | None, as_json: bool
+    run: str, data: Path, path: str | None, output: Path | None, folder: Path | None, as_json: bool
 ) -> None:
     """List a run's artifacts, or bring them back.
 
@@ -70,12 +64,14 @@ def artifacts(
     """
     if (path is not None) + (folder is not None) + as_json > 1:
         raise click.UsageError("only one of --get, --all and --json")
-    if file is not None and path is None:
+    if output is not None and path is None:
         raise click.UsageError("--output is for --get")
-    if path is not None and file is None and sys.stdout.isatty():
-        raise ConfigurationError(
-            "an artifact is not for a terminal; name a file with --output FILE"
+    if folder == Path("-"):
+        raise click.UsageError(
+            "--all wants a folder; standard output takes one artifact, with --get"
         )
+    if path is not None:
+        not_for_a_terminal("an artifact", output)
     with reader.open(data) as opened:
         (row,) = opened.find([run])
         run = row["run"]
@@ -89,7 +85,7 @@ def artifacts(
             fetch, sizes = blobs.pieces, blobs.sizes(run)
             rows = [{**one, "bytes": sizes.get(one["path"])} for one in rows]
         if path is not None:
-            _get(fetch, run, rows, path, file)
+            _get(fetch, run, rows, path, output)
         elif folder is not None:
             _get_all(fetch, run, rows, folder)
         elif as_json:

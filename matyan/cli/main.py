@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,6 +21,7 @@ import click
 
 from matyan import __version__
 from matyan.cli.flags import as_json_option, data_option, run_filters
+from matyan.cli.output import not_for_a_terminal, output_file, output_option
 from matyan.errors import ConfigurationError, MatyanError, NotFound
 from matyan.service import terminal
 
@@ -275,14 +277,21 @@ def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
         if plot is None:
             views.show(shown)
             return
-        sequences = [one for one in shown["sequences"] if one["name"] == plot]
-        if not sequences:
-            names = ", ".join(sorted({one["name"] for one in shown["sequences"]}))
-            raise NotFound(f"run {shown['run']} has no metric {plot!r}; it has: {names or 'none'}")
-        for sequence in sequences:
-            views.heading(views.title(sequence))
+        is_drawn = False
+        for sequence in views.called(shown, plot):
             blocks = reader.blocks(shown["run"], name=plot, context=sequence["context"])
-            views.draw(blocks, sequence["last_step"])
+            first = next(blocks, None)
+            # Objects come behind the points of their sequence.
+            if first is not None and first.points is None:
+                continue
+            views.heading(views.title(sequence))
+            views.draw(blocks if first is None else chain([first], blocks), sequence["last_step"])
+            is_drawn = True
+        if not is_drawn:
+            raise NotFound(
+                f"{plot!r} is no metric: run {shown['run']} has objects there; "
+                f"`matyan export {shown['run']} --format jsonl` writes them"
+            )
 
 
 @cli.command()
@@ -317,12 +326,7 @@ def logs(run: str, data: Path, as_json: bool) -> None:
     default="csv",
     show_default=True,
 )
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write. Default: standard output.",
-)
+@output_option("The file to write.")
 def export(run: str, data: Path, format_: str, output: Path | None) -> None:
     """Write every point, object and log line of a run to a file.
 
@@ -333,10 +337,9 @@ def export(run: str, data: Path, format_: str, output: Path | None) -> None:
       matyan export 3f2a --format jsonl | jq 'select(.name == "loss")'
     """
     from matyan.cli.export import WRITERS
-    from matyan.cli.output import output_file
 
-    if output is None and format_ == "parquet" and sys.stdout.isatty():
-        raise ConfigurationError("Parquet is not for a terminal; name a file with --output FILE")
+    if format_ == "parquet":
+        not_for_a_terminal("Parquet", output)
     with _reader(data) as reader:
         shown = reader.show(run)
         total = sum(sequence["points"] or 0 for sequence in shown["sequences"])

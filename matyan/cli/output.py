@@ -1,15 +1,44 @@
-"""Where a command writes the bytes that it was asked for."""
+"""Where a command writes the bytes that it was asked for: `--output FILE`, or standard output."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+import click
 
 from matyan.errors import ConfigurationError
 from matyan.service import terminal
+
+
+def output_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--output FILE; the command gets `output`, None for standard output. A file of the name - is ./-, as everywhere."""
+
+    def of_file(context: click.Context, option: click.Parameter, path: str | None) -> Path | None:
+        return None if path in (None, "-") else Path(path)
+
+    return click.option(
+        "--output",
+        "-o",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        metavar="FILE",
+        callback=of_file,
+        help=f"{help} Default, and for -: standard output.",
+    )
+
+
+def not_for_a_terminal(what: str, output: Path | None) -> None:
+    """
+    Raises:
+        ConfigurationError: bytes that are no text would go to a terminal.
+    """
+    if output is None and sys.stdout.isatty():
+        raise ConfigurationError(
+            f"{what} is not for a terminal; name a file with --output FILE, or pipe it into a program"
+        )
 
 
 @contextmanager

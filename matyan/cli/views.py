@@ -5,6 +5,7 @@ No store and no questions here: rows in, text out. rich is imported only where a
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import shutil
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from matyan.errors import NotFound
 from matyan.reader import Block
 from matyan.service import json_text
 from matyan.service.terminal import clean, is_utf8, takes_styles
@@ -35,6 +37,10 @@ _PLAIN: dict[int, str] = {
     ord("─"): "-",
 }
 _HALF_OF_LARGEST = sys.float_info.max / 2
+# So many names of metrics stand in one sentence.
+_NAMED = 20
+# Among so many the near ones are looked for.
+_COMPARED = 10_000
 _LABELS = len("-1.79769e+308 ┤")
 _NARROWEST_PLOT, _WIDEST_PLOT = 8, 100
 
@@ -332,6 +338,33 @@ def offsets(rows: Iterable[Row]) -> None:
     if any(row["dropped"] for row in rows):
         names.append("dropped")
     table(names, ((or_none(row[name]) for name in names) for row in rows), right=names)
+
+
+# In the empty context these names are the logs' (contract, section 4).
+_LOG_NAMES = {"logs": "terminal lines", "__log_records": "log records"}
+
+
+def called(shown: Row, name: str) -> list[Row]:
+    """The sequences of this name that may be metrics: logs are none, objects are told by their blocks.
+
+    Raises:
+        NotFound: there are none.
+    """
+    logs_ = [one for one in shown["sequences"] if one["name"] in _LOG_NAMES and not one["context"]]
+    others = [one for one in shown["sequences"] if one not in logs_]
+    found = [one for one in others if one["name"] == name]
+    if found:
+        return found
+    run = shown["run"]
+    if any(one["name"] == name for one in logs_):
+        raise NotFound(
+            f"{name!r} is no metric but the {_LOG_NAMES[name]} of run {run}; `matyan logs {run}` prints them"
+        )
+    names = sorted({one["name"] for one in others})
+    near = difflib.get_close_matches(name, names[:_COMPARED], n=_NAMED, cutoff=0.5)
+    told = ", ".join(near + [one for one in names if one not in near][: _NAMED - len(near)])
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    raise NotFound(f"run {run} has no metric {name!r}; it has: {told or 'none'}{rest}")
 
 
 def draw(blocks: Iterable[Block], last_step: int | None) -> None:

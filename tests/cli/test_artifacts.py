@@ -74,7 +74,15 @@ def test_one_comes_back(data, tmp_path) -> None:
     assert out.read_bytes() == BLOBS["seq/loss/5.png"]
     piped = matyan("artifacts", "alpha", "--get", "a.txt", "--data", data, text=False)
     assert piped.stdout == b"one"
-    assert "--output" in in_a_terminal("artifacts", "alpha", "--get", "a.txt", "--data", data)[1]
+    for more in (), ("-o", "-"):
+        words = ("artifacts", "alpha", "--get", "a.txt", *more, "--data", data)
+        assert "--output" in in_a_terminal(*words)[1]
+    dash = matyan(*words, text=False, cwd=tmp_path)
+    assert dash.stdout == piped.stdout
+    assert not (tmp_path / "-").exists()
+    matyan(*words[:4], "-o", "./-", "--data", data, cwd=tmp_path)
+    assert (tmp_path / "-").read_bytes() == piped.stdout
+    assert "folder" in matyan("artifacts", "alpha", "--all", "-", "--data", data, check=2).stderr
     for path, says in (("never.pt", "never uploaded"), ("b.txt", "no artifact")):
         target = tmp_path / "none"
         done = matyan("artifacts", "alpha", "--get", path, "-o", target, "--data", data, check=1)

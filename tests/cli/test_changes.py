@@ -77,7 +77,9 @@ def test_runs_and_show_say_when_a_run_was_last_heard_of(killed, is_running) -> N
         assert listed(killed, "--stale", "1.5d") == set()
         assert listed(killed, "--stale", "30m", "--experiment", "letters") == {"killed-2"}
         assert listed(killed, "--stale", "30m", "--finished") == set()
+        assert listed(killed, "--stale", " 2H") == {"killed-1"}
         assert "expected an age" in matyan("runs", "--stale", "soon", check=2).stderr
+        assert "minutes or months" in matyan("runs", "--stale", "30M", check=2).stderr
 
     if is_running:
         with running(killed):

@@ -178,6 +178,36 @@ def test_an_unknown_run_is_one_sentence_and_1(data, command) -> None:
     assert "alpha-1" in done.stderr
 
 
+def test_what_is_no_metric_is_not_plotted(tmp_path) -> None:
+    """Logs, log records and objects say what they are and where they are seen; a near name is told first, of many not all."""
+    with running(tmp_path / "data") as tracker:
+        fill(tracker, "alpha-1")
+        figure = {"type": "log_custom_object", "name": "figure", "value": {"type": "figure"}}
+        both = {**figure, "name": "both", "context": {"kind": "figure"}}
+        send(
+            tracker, "alpha-1", figure, both, metric("both", 0, 1.5), metric("nan", 0, float("nan"))
+        )
+        send(tracker, "alpha-1", *(metric(f"m{number}", 0, 1.0) for number in range(50)))
+
+        def plot(name: str, check: int) -> str:
+            words = ("show", "alpha-1", "--plot", name, "--data", tracker.data)
+            done = matyan(*words, check=check)
+            assert len(done.stderr.splitlines()) == check
+            said: str = done.stderr or done.stdout
+            return said
+
+        assert "no metric but the terminal lines of run alpha-1; `matyan logs" in plot("logs", 1)
+        assert "no metric but the log records of run alpha-1" in plot("__log_records", 1)
+        assert "'figure' is no metric: run alpha-1 has objects there" in plot("figure", 1)
+        assert "# both\n" in plot("both", 0)
+        assert "kind" not in plot("both", 0)
+        assert "(no finite numbers)" in plot("nan", 0)
+        near = plot("los", 1)
+        assert "it has: loss, " in near
+        assert " and 34 more" in near
+        assert "logs" not in near
+
+
 def test_logs_by_time(data) -> None:
     """Records and lines; control characters cannot reach a terminal."""
     rows = asked_lines("logs", "alpha-1", "--data", data, "--json")
@@ -209,6 +239,9 @@ def test_export_in_each_format(data, tmp_path) -> None:
     file = tmp_path / "run.parquet"
     matyan("export", "alpha-1", "--data", data, "--format", "parquet", "-o", file)
     assert parquet.read_table(file).num_rows == 102
+    assert os.listdir(tmp_path) == ["run.parquet"]
+    here = matyan("export", "alpha-1", "--data", data, "-o", "-", cwd=tmp_path)
+    assert here.stdout == matyan("export", "alpha-1", "--data", data).stdout
     assert os.listdir(tmp_path) == ["run.parquet"]
     wrong = matyan("export", "alpha-1", "--data", data, "-o", "/nowhere/x.csv", check=2)
     assert "/nowhere/x.csv" in wrong.stderr
