@@ -37,7 +37,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-from matyan import free_steps, readable
+from matyan import readable
 from matyan._codec import (
     CHUNK_POINTS,
     Columns,
@@ -52,10 +52,10 @@ from matyan._codec import (
     msgpack_int,
 )
 from matyan.errors import ConfigurationError, InvalidRecord, Unavailable
-from matyan.free_steps import Below, FreeSteps
 from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of, unpack, unpack_value
-from matyan.rules import limits
+from matyan.rules import free_steps, limits
 from matyan.rules.contexts import EMPTY
+from matyan.rules.free_steps import Below, FreeSteps
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
 Layout = Literal["compatible", "packed"]

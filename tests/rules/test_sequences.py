@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from matyan._codec import Columns, chunk_head, decode_chunk, encode_chunk
 from matyan.errors import ConfigurationError, InvalidRecord
-from matyan.free_steps import find
 from matyan.keys import Keys, unpack_value
+from matyan.rules.free_steps import find
 from matyan.rules.sequences import (
     Growth,
     Layout,
