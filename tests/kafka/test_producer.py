@@ -222,3 +222,45 @@ async def test_trio_is_woken_once_a_poll(
             producer.produce(b"run-%d" % run, [b"x"], replies.of(run))
         await replies.wait_for(2_000)
         assert turns < 400, f"{turns} in {time.monotonic() - started:.2f} s"
+
+
+async def test_a_large_frame_is_handed_over_in_slices(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """The loop turns in between, and what comes behind it on its connection stays behind it."""
+    topic, replies = make_topic(3), Replies()
+    values = [b"%02d" % number + b"x" * 900_000 for number in range(90)]
+    many = frame(0, 2, 10_000)
+    async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        producer.produce(b"run", values, replies.of(0))
+        producer.produce(b"run", [b"behind"], replies.of(1))
+        producer.produce(b"run", many, replies.of(2))
+        turns = 0
+        while producer._gathered:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert turns > 20
+        await replies.wait_for(3, 60)
+        assert producer.queued_bytes == 0
+    assert replies.all == [(0, None), (1, None), (2, None)]
+    found = [message.value() for message in read_topic(broker, topic)]
+    assert found == [*values, b"behind", *many]
+
+
+async def test_a_frame_that_is_handed_over_in_part_goes_on_with_the_next_client(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """The client is replaced between two slices: all is delivered once, in order."""
+    topic, replies = make_topic(1), Replies()
+    values = [b"%02d" % number + b"x" * 900_000 for number in range(60)]
+    async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        producer.produce(b"run", values, replies.of(0))
+        producer.produce(b"run", [b"behind"], replies.of(1))
+        await trio.lowlevel.checkpoint()
+        assert producer._gathered
+        first, producer._replace_at = producer._rd, 0.0
+        producer._replacing = True
+        await replies.wait_for(2, 60)
+        assert producer._rd is not first
+    assert replies.all == [(0, None), (1, None)]
+    assert [message.value() for message in read_topic(broker, topic)] == [*values, b"behind"]

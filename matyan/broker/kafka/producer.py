@@ -48,8 +48,10 @@ GATHER_S = 0.001
 a partition without a leader must not hold up those of the others."""
 GATHER_BYTES = 64 << 10
 """So much fills a request and is not held."""
-_CALL_FRAMES = 64
-"""Frames that one call hands over: what is gathered while a client is replaced can be the whole budget."""
+_TURN_BYTES = 4 << 20
+_TURN_RECORDS = 2_000
+"""So much is handed over before the loop has a turn, counted as the budget does; some 2 ms. A frame has up to 96 MiB, and
+what is gathered while a client is replaced can be the whole budget."""
 _FATAL_DRAIN_S = 35.0
 """After a fatal error the requests in flight still get their answers; a request's own limit is 30 s."""
 _REFUSED_AGAIN_S = 0.2
@@ -188,6 +190,11 @@ class PollingThread:
             await self._ended.wait()
 
 
+def _size_of(values: Sequence[bytes]) -> int:
+    """What they take: each is there twice, in `_Frame.values` and in librdkafka."""
+    return 2 * sum(map(len, values)) + RECORD_OVERHEAD * len(values)
+
+
 class _Frame:
     """One call of produce(). `failed` gathers the records that were not delivered, as they are reported.
 
@@ -195,7 +202,18 @@ class _Frame:
     a fatal error records are reported out of their order, and another client must get them in it.
     """
 
-    __slots__ = ("failed", "key", "number", "on_done", "refused", "since", "size", "values")
+    __slots__ = (
+        "failed",
+        "key",
+        "number",
+        "on_done",
+        "refused",
+        "report",
+        "sent",
+        "since",
+        "size",
+        "values",
+    )
 
     def __init__(
         self,
@@ -214,11 +232,35 @@ class _Frame:
         self.failed: list[tuple[KafkaError, bytes]] = []
         self.refused: set[bytes] = set()
         """Those that were too large though they went alone."""
+        self.sent = 0
+        """How many of the values the present client was given."""
+        self.report: _Report | None = None
+        """While it was given some of them only."""
 
-    def messages(self, done: deque[_Frame]) -> list[dict[str, Any]]:
-        """What produce_batch takes; its reports end in `done`."""
-        key, report = self.key, _Report(self, done)
-        return [{"value": value, "key": key, "callback": report} for value in self.values]
+    def messages(self, done: deque[_Frame], end: int) -> list[dict[str, Any]]:
+        """What produce_batch takes of the values from `sent` on, up to `end`; their reports end in `done`."""
+        key, report, values = self.key, self.report or _Report(self, done), self.values
+        if self.sent or end < len(values):
+            values = values[self.sent : end]
+        self.sent = end
+        self.report = report if end < len(self.values) else None
+        return [{"value": value, "key": key, "callback": report} for value in values]
+
+    def cut(self, most_bytes: int, most_records: int) -> int:
+        """The end of what goes next, within these; one record at least."""
+        values, end = self.values, self.sent
+        if self.size <= most_bytes and len(values) <= most_records:
+            return len(values)
+        last = min(len(values), end + most_records)
+        while end < last and most_bytes > 0:
+            most_bytes -= _size_of(values[end : end + 1])
+            end += 1
+        return end
+
+    def break_off(self, error: KafkaError) -> None:
+        """What its client was not given yet, it never gets."""
+        self.failed += [(error, value) for value in self.values[self.sent :]]
+        self.report = None
 
     def set_aside_too_large(self) -> None:
         """After each record went alone."""
@@ -292,8 +334,11 @@ class KafkaProducer:
         self._number = 0
         self._progress = trio.Event()
         self._in_flight = 0
-        self._gathered: list[_Frame] = []
+        # The first of them may have been handed over in part.
+        self._gathered: deque[_Frame] = deque()
         self._gathered_bytes = 0
+        # Whether more of it goes in the loop's next turn.
+        self._continues = False
         self._holds = trio.Event()
         # Set while a failed client drains; what comes in meanwhile is gathered.
         self._replacing = False
@@ -317,8 +362,7 @@ class KafkaProducer:
     # --- the interface, in the trio thread -------------------------------------------------------
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
-        # Each value is there twice, in `_Frame.values` and in librdkafka.
-        size = 2 * sum(map(len, values)) + RECORD_OVERHEAD * len(values)
+        size = _size_of(values)
         # A frame is taken when nothing else is queued: one that is larger than the budget could never be, and what is
         # held elsewhere waits for nothing but to be queued itself.
         if self._queued and not self.budget.fits(size):
@@ -370,16 +414,34 @@ class KafkaProducer:
     # --- frames out and reports in ---------------------------------------------------------------
 
     def _hand_over(self) -> None:
-        """Gives librdkafka what is gathered, unless a failed client is being replaced."""
-        if self._replacing:
+        """Gives librdkafka what is gathered, a turn's worth at a time, unless a failed client is being replaced."""
+        gathered = self._gathered
+        if self._replacing or self._continues or not gathered:
             return
-        frames, self._gathered, self._gathered_bytes = self._gathered, [], 0
-        self._in_flight += len(frames)
-        for begin in range(0, len(frames), _CALL_FRAMES):
-            self._produce(frames[begin : begin + _CALL_FRAMES])
+        messages: list[dict[str, Any]] = []
+        most_bytes, most_records = _TURN_BYTES, _TURN_RECORDS
+        while gathered and most_bytes > 0 and most_records > 0:
+            frame = gathered[0]
+            if not frame.sent:
+                self._in_flight += 1
+            sent = frame.messages(self._done, frame.cut(most_bytes, most_records))
+            messages += sent
+            most_records -= len(sent)
+            if frame.report is not None:
+                break
+            most_bytes -= frame.size
+            gathered.popleft()
+            self._gathered_bytes -= frame.size
+        if gathered:
+            self._continues = True
+            self._token.run_sync_soon(self._continue)
+        self._produce(messages)
 
-    def _produce(self, frames: Sequence[_Frame]) -> None:
-        messages = [message for frame in frames for message in frame.messages(self._done)]
+    def _continue(self) -> None:
+        self._continues = False
+        self._hand_over()
+
+    def _produce(self, messages: list[dict[str, Any]]) -> None:
         taken = self._rd.produce_batch(self._topic, messages)
         if taken != len(messages):
             # Refused at once (a fatal error that this thread has not seen yet, a record over librdkafka's limit).
@@ -473,6 +535,10 @@ class KafkaProducer:
 
     def _take_stock(self) -> float:
         """When the old client has reported all: sees why it failed. Returns the seconds to wait before the next."""
+        if self._gathered and self._gathered[0].report is not None:
+            frame = self._gathered.popleft()
+            self._gathered_bytes -= frame.size
+            frame.break_off(KafkaError(KafkaError._PURGE_QUEUE))
         self._finish()
         if self._refusal is not None:
             wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, _REFUSED_AGAIN_MOST_S)
@@ -509,8 +575,8 @@ class KafkaProducer:
         self._is_apart, self._will_be_apart = self._will_be_apart, False
         self._replace_at = time.monotonic() + _APART_S if self._is_apart else math.inf
         oldest = time.monotonic() - self._patience_s
-        waiting = sorted(self._failed + self._gathered, key=lambda frame: frame.number)
-        self._failed, self._gathered = [], []
+        waiting = sorted([*self._failed, *self._gathered], key=lambda frame: frame.number)
+        self._failed, self._gathered, self._gathered_bytes = [], deque(), 0
         kept = []
         for frame in waiting:
             if frame.since < oldest:
@@ -519,10 +585,11 @@ class KafkaProducer:
             if frame.failed:
                 values = frame.undelivered()
                 self._records -= len(frame.values) - len(values)
-                frame.values, frame.failed = values, []
+                frame.values, frame.failed, frame.sent = values, [], 0
             kept.append(frame)
         # Whoever was told that its frame is given up may have handed over another one.
-        self._gathered = kept + self._gathered
+        self._gathered.extendleft(reversed(kept))
+        self._gathered_bytes += sum(frame.size for frame in kept)
         self._progress.set()
         self._replacing = False
         self._hand_over()
