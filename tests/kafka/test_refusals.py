@@ -176,3 +176,33 @@ async def test_a_batch_that_is_too_large_together_is_delivered_apart(broker: Bro
         await replies.wait_for(3, 60)
     assert replies.all == [(0, None), (1, None), (2, None)]
     assert [one.value() for one in read_topic(broker, topic)] == values
+
+
+async def test_what_is_refused_while_records_go_apart_keeps_its_place(
+    guarded_broker: Broker,
+) -> None:
+    """A batch was too large, so records go one by one; WRITE is denied and allowed again and again in that time: every
+    frame is delivered once, each run's in order, and only what is too large alone is refused."""
+    broker, replies = guarded_broker, Replies()
+    topic = new_topic(broker)
+    large = os.urandom(20_000)
+    await trio.to_thread.run_sync(limit_messages, broker, topic, 10_000)
+    config = producer_config(load(guarded_environment(broker)))
+    async with open_producer(config, topic, CAPACITY) as producer:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(produce_for, producer, replies, 6.0)
+            for number in range(8):
+                producer.produce(b"run-0-too", [b"a", large, b"b"], replies.of(-number - 1))
+                await trio.sleep(0.2)
+                await trio.to_thread.run_sync(deny, broker, TOPIC, topic, WRITE)
+                await trio.sleep(0.1)
+                await trio.to_thread.run_sync(allow, broker, TOPIC, topic)
+        await until(lambda: not producer.queued_bytes, 60)
+        assert producer.fatal() is None
+    refused = {number: error for number, error in replies.all if error is not None}
+    assert sorted(refused) == list(range(-8, 0))
+    for error in refused.values():
+        assert isinstance(error, RecordsRefused)
+    assert faults(broker, topic, len(replies.all) - 8) == []
+    small = [one.value() for one in read_topic(broker, topic) if one.key() == b"run-0-too"]
+    assert small == [b"a", b"b"] * 8

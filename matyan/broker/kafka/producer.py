@@ -262,10 +262,12 @@ class _Frame:
         self.failed += [(error, value) for value in self.values[self.sent :]]
         self.report = None
 
-    def set_aside_too_large(self) -> None:
-        """After each record went alone."""
-        self.refused.update(value for error, value in self.failed if error.code() in _TOO_LARGE)
+    def set_aside_too_large(self) -> bool:
+        """After each record went alone; whether there were any."""
+        large = {value for error, value in self.failed if error.code() in _TOO_LARGE}
+        self.refused |= large
         self.failed = [one for one in self.failed if one[0].code() not in _TOO_LARGE]
+        return bool(large)
 
     def undelivered(self) -> list[bytes]:
         """The values of `failed` in the frame's order; of equal ones the later, since delivery is in order."""
@@ -469,8 +471,9 @@ class KafkaProducer:
         while done:
             frame = done.popleft()
             self._in_flight -= 1
-            if self._is_apart:
-                frame.set_aside_too_large()
+            if self._is_apart and frame.set_aside_too_large():
+                # The gap that it leaves ends this client.
+                self._will_be_apart = True
             if not frame.failed:
                 self._fruitless = 0
                 self._refusal = None
@@ -551,7 +554,7 @@ class KafkaProducer:
                 topic=self._topic,
             )
             return 0.0
-        if self._fatal_error is None:
+        if self._fatal_error is None or self._is_apart:
             return 0.0
         self._fruitless += 1
         log.error("the kafka producer failed and is replaced", error=self._fatal_error)
@@ -560,9 +563,9 @@ class KafkaProducer:
     def _make_client(self) -> RdProducer:
         if not self._will_be_apart:
             return RdProducer(self._config)
-        # Then one that is too large leaves a gap and ends nothing: it is refused for good.
-        apart = {"batch.num.messages": 1, "enable.gapless.guarantee": False}
-        return RdProducer({**self._config, **apart})
+        # One that is too large alone is refused for good, and ends this client too: without the guarantee what was refused
+        # for another reason in this time could be overtaken by what came later.
+        return RdProducer({**self._config, "batch.num.messages": 1})
 
     def _take_over(self, rd: RdProducer) -> None:
         """The frames that the old client did not deliver go to the new one, in the order in which they came.
