@@ -116,6 +116,16 @@ class Client(threading.Thread):
         assert not self.is_alive(), f"the client of {self.run_id} hangs"
 
 
+def wait_for_load(clients: Iterable[Client]) -> None:
+    """Until each client has got one more acknowledgement."""
+    deadline = time.monotonic() + 60
+    for client in clients:
+        before = len(client.ledger.acknowledged)
+        while len(client.ledger.acknowledged) == before:
+            assert time.monotonic() < deadline, f"the load of {client.run_id} is not taken"
+            time.sleep(0.01)
+
+
 class Exchange:
     """One raw connection in a trio test that decides about each message. Made by `exchange`."""
 

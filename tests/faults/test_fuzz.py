@@ -34,10 +34,12 @@ def test_whatever_arrives_harms_nobody_else(tmp_path: Path) -> None:
 
 
 def test_the_fuzzer_notices_that_the_islands_are_gone(tmp_path: Path) -> None:
-    """A handler that raises for one request in twenty harms the victim, unless each connection is an island."""
+    """A handler that raises for one connection in twelve harms the victim, unless each connection is an island."""
     for promise in ("raise-at-times", "raise-without-islands"):
         command = broken_tracker(promise)
         with running(tmp_path / promise, command=command) as tracker:
-            report = trio.run(fuzz, tracker.url, SEED, SECONDS)
+            # It ends with the first harm, of which a busy machine may need some time to do any.
+            seconds = SECONDS if promise == "raise-at-times" else 60 + SECONDS
+            report = trio.run(fuzz, tracker.url, SEED, seconds)
         assert bool(report.harm) is (promise == "raise-without-islands"), report.harm
         assert any(TROUBLE[0] in line for line in tracker.output) is not bool(report.harm)

@@ -90,7 +90,7 @@ async def test_a_write_that_stays_denied_is_given_up_in_time(guarded_broker: Bro
     env = guarded_environment(broker, MATYAN_DELIVERY_TIMEOUT_S="3")
     async with open_producer(producer_config(load(env)), topic, CAPACITY) as producer:
         producer.produce(b"run", frame(0, 0, 2), replies.of(0))
-        await trio.sleep(2)
+        await until(lambda: producer.refusal() is not None)
         assert replies.all == []
         producer.produce(b"run", frame(0, 1, 2), replies.of(1))
         await replies.wait_for(1)
