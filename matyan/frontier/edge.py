@@ -338,6 +338,9 @@ class Link:
             event, self._event = self._event or wire.next(), None
             if event is None:
                 break
+            # A ping that came before it is answered before it, whose reply may be at hand at once.
+            if wire.is_open and (pongs := wire.data_to_send()):
+                self._write(pongs)
             taken += len(event[1])
             if taken > TURN_BYTES:
                 self._event, self._event_since = event, came

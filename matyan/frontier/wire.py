@@ -175,23 +175,23 @@ class Wire:
             raise ProtocolError("invalid opcode")
         if not second & 0x80:
             raise ProtocolError("incorrect masking")
-        reserved = first & (_RSV23 if self.deflate and opcode == Opcode.TEXT else _RSV1 | _RSV23)
-        if reserved and opcode != Opcode.BINARY:
+        compressible = self.deflate and opcode in {Opcode.TEXT, Opcode.BINARY}
+        if first & (_RSV23 if compressible else _RSV1 | _RSV23):
             raise ProtocolError("reserved bits must be 0")
         if opcode & _CONTROL:
             if not first & _FIN:
                 raise ProtocolError("fragmented control frame")
             if length > 125:
                 raise ProtocolError("control frame too long")
-        elif opcode == Opcode.BINARY:
-            self.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
-            return _NOTHING
         elif (opcode == Opcode.CONT) is not self._message:
             raise ProtocolError(
                 "expected a continuation frame"
                 if self._message
                 else "unexpected continuation frame"
             )
+        elif opcode == Opcode.BINARY:
+            self.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
+            return _NOTHING
         wide = 2 if length == 126 else 8 if length == 127 else 0
         head = at + 2 + wide
         if len(data) < head + (0 if wide else 4):

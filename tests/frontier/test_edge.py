@@ -317,6 +317,25 @@ async def test_fragments_with_pings_between_them(served: Served) -> None:
     assert await client.reply() == OK
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        masked(9, b"?") + masked(1, b"[]"),
+        masked(1, b"[", fin=False) + masked(9, b"?") + masked(0, b"]"),
+    ],
+)
+async def test_a_pong_comes_before_the_reply_of_what_ends_behind_its_ping(
+    served: Served, message: bytes
+) -> None:
+    """Also when they came in one packet, and the reply is at hand at once."""
+    client = await served.link()
+    await client.stream.send_all(message)
+    pong = await client.event()
+    assert isinstance(pong, Frame)
+    assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"?")
+    assert await client.reply() == OK
+
+
 async def test_pings_are_answered_while_a_reply_is_held_back(served: Served) -> None:
     client = await served.link()
     await client.send(tag("a"))

@@ -105,6 +105,8 @@ CLOSES = [
     ("a bad opcode", frame(3), 1002),
     ("a bad control opcode", frame(11), 1002),
     ("a reserved bit", frame(TEXT, b"[]", reserved=0x20), 1002),
+    ("a binary frame with reserved bits", frame(BINARY, b"x", reserved=0x50), 1002),
+    ("a binary frame within a text", frame(TEXT, b"[", fin=False) + frame(BINARY, b"x"), 1002),
     ("a compressed frame", frame(TEXT, b"[]", reserved=0x40), 1002),
     ("no mask", b"\x81\x02[]", 1002),
     ("a continuation of nothing", frame(CONT, b"x"), 1002),
