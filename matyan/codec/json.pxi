@@ -271,17 +271,17 @@ cdef inline bint take_field(Scanner *c, const Field *field) noexcept nogil:
     return True
 
 
-cdef int look_up(const Span *key) except -1 nogil:
+cdef int look_up(const Span *key) noexcept nogil:
     """The field that a key names, or FIELD_ROOM."""
     cdef Py_ssize_t size = key.stop - key.start
+    cdef const Text *name
     cdef int i
-    if key.escaped:
-        if size > 6 * FIELD_SIZE + 2:
-            return FIELD_ROOM
-        with gil:
-            return field_index.get(text_of(key), FIELD_ROOM)
     for i in range(field_count):
-        if field_table[i].name.size == size + 1 and memcmp(field_table[i].name.data, key.start, size) == 0:
+        name = &field_table[i].name
+        if key.escaped:
+            if spells(key, <const char *>name.data + 1, name.size - 3):
+                return i
+        elif name.size == size + 1 and memcmp(name.data, key.start, size) == 0:
             return i
     return FIELD_ROOM
 

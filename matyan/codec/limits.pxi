@@ -70,7 +70,7 @@ cdef str object_flaw(const Span *value):
             scan_key(&c, &key)
             scan_value(&c, &member)
             skip_space(&c)
-            if text_of(&key) == "type" if key.escaped else is_named(&key, b'"type"', 6):
+            if is_named(&key, b'"type"', 6):
                 type_ = member
     finally:
         scanner_close(&c)
@@ -81,16 +81,16 @@ cdef str object_flaw(const Span *value):
 
 
 cdef inline bint is_named(const Span *name, const char *quoted, Py_ssize_t size) noexcept:
-    """Of a name without escapes."""
+    """Whether a name is this one, however it is spelled."""
+    if name.escaped:
+        return spells(name, quoted + 1, size - 2)
     return name.stop - name.start == size and memcmp(name.start, quoted, size) == 0
 
 
 cdef inline bint may_be_reserved(const Span *name) noexcept:
-    return name.escaped or (
-        name.start[1] == c'_' and (
-            is_named(name, b'"__leaf__"', 10) or is_named(name, b'"__blobs__"', 11)
-            or is_named(name, b'"__empty_dict__"', 16) or is_named(name, b'"__empty_list__"', 16)
-        )
+    return (name.start[1] == c'_' or name.start[1] == c'\\') and (
+        is_named(name, b'"__leaf__"', 10) or is_named(name, b'"__blobs__"', 11)
+        or is_named(name, b'"__empty_dict__"', 16) or is_named(name, b'"__empty_list__"', 16)
     )
 
 

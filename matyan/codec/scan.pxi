@@ -446,6 +446,27 @@ cdef str text_of(const Span *s):
     return s.start[1 : s.stop - s.start - 1].decode("utf-8")
 
 
+cdef bint spells(const Span *s, const char *text, Py_ssize_t size) noexcept nogil:
+    """Whether a string with escapes is this text of letters, digits and underscores: no object is made."""
+    cdef const uint8_t *p = s.start + 1
+    cdef const uint8_t *stop = s.stop - 1
+    cdef Py_ssize_t i
+    cdef int ch
+    for i in range(size):
+        if p >= stop:
+            return False
+        ch = p[0]
+        if ch == c'\\':
+            # Scanned before: what is not \u and four digits stands for none of these characters.
+            ch = hex4(p + 2) if p[1] == c'u' else -1
+            p += 6
+        else:
+            p += 1
+        if ch != text[i]:
+            return False
+    return p == stop
+
+
 cdef double POWERS[23]
 POWERS[:] = [
     1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11,
