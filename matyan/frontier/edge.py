@@ -169,7 +169,6 @@ class Link:
 
     __slots__ = (
         "_budget",
-        "_came",
         "_closed",
         "_deadline",
         "_draining",
@@ -219,8 +218,7 @@ class Link:
         self._stalled = self._working = False
         # Whether that waited for long enough: it is taken, and not held if there is no room.
         self._without = False
-        # Bytes that came beside whole messages; and when, at which of them and of the messages a watch began.
-        self._came = 0
+        # When, and at which of an unfinished message's bytes and of the messages, a watch began.
         self._window: tuple[float, int, int] | None = None
 
     def open(self, begun: bytes) -> None:
@@ -303,7 +301,6 @@ class Link:
         room = self._budget.held < self._budget.capacity
         message = text_message(data) if room and wire.is_open and wire.between else None
         if message is None:
-            self._came += len(data)
             wire.feed(data)
             self._take_events(now)
         elif self._take(message, now):
@@ -561,9 +558,11 @@ class Link:
         if self._wire.between:
             self._window = None
             return False
-        since, came, messages = self._window or (now, self._came, self._messages)
-        if messages != self._messages or self._came - came >= RATE_BYTES:
-            since, came = now, self._came
+        # Pings and empty fragments are no part of it.
+        brought = self._wire.taken + self._wire.held
+        since, came, messages = self._window or (now, brought, self._messages)
+        if messages != self._messages or brought - came >= RATE_BYTES:
+            since, came = now, brought
         self._window = (since, came, self._messages)
         return now >= since + RATE_SECONDS
 

@@ -75,6 +75,7 @@ class Wire:
         "deflate",
         "failed",
         "sparing",
+        "taken",
     )
 
     def __init__(self, max_bytes: int, *, deflate: bool = False) -> None:
@@ -106,6 +107,8 @@ class Wire:
         """Whether a small message comes in pieces too, when it is not all there: nothing is to be held here."""
         self.failed = False
         """Whether nothing more is taken: of a peer that said goodbye or broke the rules."""
+        self.taken = 0
+        """Bytes that messages in pieces brought so far, as they came; no heads and no control frames."""
 
     @property
     def is_open(self) -> bool:
@@ -242,6 +245,7 @@ class Wire:
             self._turn = (self._turn + size) & 3
             self._at = at + size
             self._left = left - size
+            self.taken += size
         if self._inflate is not None:
             piece = self._inflated(self._tail + piece)
         if not piece:

@@ -367,6 +367,21 @@ async def test_a_message_has_a_least_rate(mock_clock: MockClock) -> None:
         assert f"{RATE_BYTES:,} bytes" in client.protocol.close_rcvd.reason
 
 
+@pytest.mark.parametrize("beside", [masked(10, b"?" * 100), masked(0, b"", fin=False)])
+async def test_what_comes_beside_a_message_is_none_of_its_bytes(
+    mock_clock: MockClock, beside: bytes
+) -> None:
+    """Control frames and empty fragments keep no half message alive."""
+    async with a_frontier() as served:
+        client = await served.link()
+        await client.stream.send_all(masked(1, b"[", fin=False))
+        flood = beside * (8_000 // len(beside))
+        data = flood * int(2 * RATE_SECONDS)
+        await trickle(mock_clock, client, served, data, len(flood), int(2 * RATE_SECONDS))
+        assert not served.frontier.links
+        assert await client.close_code() == 1008
+
+
 async def test_small_messages_may_come_slowly(mock_clock: MockClock) -> None:
     """One after the other is always unfinished, but each ends in time."""
     async with a_frontier() as served:
