@@ -6,6 +6,7 @@ None says no more than that nothing can be read there: it is no leave to begin a
 
 from __future__ import annotations
 
+import struct
 from datetime import datetime
 from typing import Any, Final, TypeGuard
 
@@ -14,6 +15,9 @@ from matyan.keys import unpack_value
 
 MOST_DEPTH: Final = 128
 """Of a nested value. Records hold 64 levels; Python's JSON and msgpack end somewhere beyond 500."""
+
+_DOUBLE = 0xCB  # msgpack's float 64
+_unpack_double = struct.Struct(">d").unpack_from
 
 _PLAIN = frozenset((float, str, int, bool, type(None)))
 _UNREADABLE = object()
@@ -46,8 +50,12 @@ def number(packed: bytes | None) -> int | float | None:
     """The number that stands there, or None."""
     if packed is None:
         return None
+    # Points are read here, so not by way of `found`; and nearly all are doubles.
+    if len(packed) == 9 and packed[0] == _DOUBLE:
+        double: float = _unpack_double(packed, 1)[0]
+        return double
     try:
-        got = unpack_value(packed)  # not by way of `found`: points are read here
+        got = unpack_value(packed)
     except _ERRORS:
         return None
     return got if type(got) is float or type(got) is int else None
