@@ -5,10 +5,48 @@ Counting only: nothing here decides. On the hot path callers count a batch, neve
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import accumulate
 from typing import Final
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge
+from prometheus_client import Histogram as LabelledHistogram
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+
+class Histogram(Collector):
+    """One without labels that a single thread observes: prometheus_client's takes two locks for each observation, and
+    a small transaction has five. What is exported is the same."""
+
+    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = [float(bound) for bound in buckets]
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+        self._created = time.time()
+        REGISTRY.register(self)
+
+    def observe(self, amount: float) -> None:
+        self._counts[bisect_left(self._bounds, amount)] += 1
+        self._sum += amount
+
+    def describe(self) -> list[HistogramMetricFamily]:
+        return [HistogramMetricFamily(self._name, self._documentation)]
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        [family] = self.describe()
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        counts = accumulate(self._counts)
+        family.add_metric([], list(zip(bounds, counts, strict=True)), self._sum)
+        family.add_sample(f"{self._name}_created", {}, self._created)
+        yield family
+
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
@@ -28,7 +66,7 @@ WS_CONNECTION_SECONDS = Histogram(
 HTTP_REQUESTS = Counter(
     "matyan_http_requests_total", "HTTP requests", ["method", "path_template", "status_class"]
 )
-HTTP_SECONDS = Histogram(
+HTTP_SECONDS = LabelledHistogram(
     "matyan_http_request_duration_seconds",
     "HTTP request duration",
     ["method", "path_template", "status_class"],
@@ -66,6 +104,8 @@ INGEST_CONSUMED = Counter(
 INGEST_PROCESSED = Counter(
     "matyan_ingestion_messages_processed_total", "Records applied to the store", ["message_type"]
 )
+INGEST_PROCESSED_OF = cache(INGEST_PROCESSED.labels)
+"""The counter of one of the kinds that there are: found in a third of the time."""
 INGEST_ERRORS = Counter(
     "matyan_ingestion_processing_errors_total", "Failures while applying", ["error_type"]
 )

@@ -1,0 +1,36 @@
+"""Our histogram shows what prometheus_client's shows."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import Histogram as Reference
+from prometheus_client.openmetrics import exposition
+
+from matyan.service.telemetry import Histogram
+
+BOUNDS = (0.0005, 0.01, 1, 2.5, 10_000, 1 << 20)
+
+amounts = st.one_of(st.sampled_from([0, *BOUNDS, 1 << 21]), st.floats(0, 2_000_000))
+
+
+def shown(metric: Histogram | Reference) -> list[str]:
+    """In both formats, without the moment of its making."""
+    registry = CollectorRegistry()
+    registry.register(metric)
+    text = generate_latest(registry) + exposition.generate_latest(registry)
+    return [line for line in text.decode().splitlines() if "_created " not in line]
+
+
+@given(st.lists(amounts))
+def test_a_histogram_shows_what_the_librarys_does(observed: list[float]) -> None:
+    ours = Histogram("some_seconds", "How long", BOUNDS)
+    REGISTRY.unregister(ours)
+    reference = Reference("some_seconds", "How long", buckets=BOUNDS, registry=None)
+    for amount in observed:
+        ours.observe(amount)
+        reference.observe(amount)
+    assert shown(ours) == shown(reference)
+    created = next(sample for sample in next(ours.collect()).samples if "_created" in sample.name)
+    assert created.name == "some_seconds_created"
