@@ -20,10 +20,14 @@ MAX_VALUE: Final = 100_000
 
 def check(key: bytes, value: bytes) -> None:
     """Raises InvalidRecord when one of them is over its limit."""
+    if len(key) > MAX_KEY or len(value) > MAX_VALUE:
+        raise _refusal(key, value)
+
+
+def _refusal(key: bytes, value: bytes) -> InvalidRecord:
     if len(key) > MAX_KEY:
-        raise InvalidRecord(f"a key of {len(key)} bytes is over the limit of {MAX_KEY}")
-    if len(value) > MAX_VALUE:
-        raise InvalidRecord(f"a value of {len(value)} bytes is over the limit of {MAX_VALUE}")
+        return InvalidRecord(f"a key of {len(key)} bytes is over the limit of {MAX_KEY}")
+    return InvalidRecord(f"a value of {len(value)} bytes is over the limit of {MAX_VALUE}")
 
 
 def packed(value: object, name: str = "a value") -> bytes:
@@ -41,6 +45,8 @@ def packed(value: object, name: str = "a value") -> bytes:
 class Limited:
     """A transaction that takes no write over the limits."""
 
+    __slots__ = ("_set", "_update", "clear", "clear_range", "get", "scan", "scan_each")
+
     def __init__(self, tr: Transaction) -> None:
         self._set = tr.set
         self._update = tr.update
@@ -51,7 +57,9 @@ class Limited:
         self.clear_range = tr.clear_range
 
     def set(self, key: bytes, value: bytes) -> None:
-        check(key, value)
+        # `check`, without its call: each row that is no point's comes this way.
+        if len(key) > MAX_KEY or len(value) > MAX_VALUE:
+            raise _refusal(key, value)
         self._set(key, value)
 
     def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:

@@ -46,7 +46,8 @@ class Rules:
         self._remembered_runs = remembered_runs
         # Runs that exist -> their stored activity; the one used longest ago first.
         self._activity: dict[str, float] = {}
-        self._contexts = contexts.Remembered()
+        self.contexts = contexts.Remembered()
+        """The ids of contexts that are known to be stored."""
 
     def begin(self, tr: Transaction, owner: str) -> Unit:
         """The work of one transaction. `owner`: whose records it applies, "topic_id/partition"."""
@@ -56,7 +57,7 @@ class Rules:
         """`unit`'s transaction is durable: from now on its outcome may be remembered."""
         self.sequences.committed(unit.sequences)
         for run, ids in unit.contexts.items():
-            self._contexts.add(run, ids)
+            self.contexts.add(run, ids)
         for run, activity in unit.activity.items():
             if activity is None:
                 self.forget(run)
@@ -69,16 +70,12 @@ class Rules:
     def forget(self, run: str) -> None:
         """All that is remembered of a run."""
         self._activity.pop(run, None)
-        self._contexts.forget(run)
+        self.contexts.forget(run)
         self.sequences.forget_run(run)
 
     def remembered(self, run: str) -> float | None:
         """The activity of a run that is known to exist."""
         return self._activity.get(run)
-
-    def remembered_context(self, run: str, text: str) -> int | None:
-        """The id of a context that is known to be stored."""
-        return self._contexts.get(run, text)
 
 
 class Dropped(NamedTuple):
@@ -107,7 +104,7 @@ class Unit:
         self.activity: dict[str, float | None] = {}
         """Each run that this unit met: its stored activity, or None when it is deleted."""
         self.contexts: dict[str, dict[str, int]] = {}
-        """The ids of contexts that this unit met, by run and canonical text."""
+        """The ids of contexts that this unit found or made, by run and canonical text."""
 
     def apply(self, op: Op) -> None:
         """Applies one item of `decode_records`.
@@ -130,12 +127,10 @@ class Unit:
         if not self._admit(op.run, op.timestamp, op.last_timestamp):
             self._drop(op.run, op.first, count)
             return
-        ids = self.contexts.get(op.run)
-        ctx = None if ids is None else ids.get(op.context_text)
+        ctx = self._known_context(op.run, op.context_text)
         if ctx is None:
-            ctx = self._find_context(
-                op.run, op.context_text, op.ctx, lambda: json.loads(op.context)
-            )
+            context = json.loads(op.context)
+            ctx = self._find_context(op.run, op.context_text, op.ctx, context)
         if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
             indexes.put(self.tr, self.keys, op.run, "trace", op.name)
         self._applied("log_metric", count)
@@ -175,7 +170,9 @@ class Unit:
 
     def _meet(self, run: str, now: float) -> float | None:
         """The run's stored activity; made when it does not exist; None when it was deleted."""
-        _check_run(run)
+        remembered = self._rules.remembered(run)
+        if remembered is None:
+            _check_run(run)
         # Read in the transaction whatever is remembered: it is what makes a deletion by another owner conflict.
         if runs.is_deleted(self.tr, self.keys, run):
             self.activity[run] = None
@@ -183,8 +180,8 @@ class Unit:
         if runs.put_owner(self.tr, self.keys, run, self._owner):
             # Another partition's records may have been applied: whatever is remembered counts no more.
             self.forget(run)
-        elif (activity := self._rules.remembered(run)) is not None:
-            return activity
+        elif remembered is not None:
+            return remembered
         if runs.exists(self.tr, self.keys, run):
             activity = runs.get_activity(self.tr, self.keys, run)
             return float("-inf") if activity is None else activity
@@ -210,16 +207,19 @@ class Unit:
     def context(self, run: str, context: dict[str, Any] | None) -> int:
         """The id of a context; it is stored when it is new."""
         text = context_text(context)
-        ids = self.contexts.get(run)
-        ctx = None if ids is None else ids.get(text)
+        ctx = self._known_context(run, text)
         if ctx is None:
-            ctx = self._find_context(run, text, context_id(context), lambda: context or {})
+            ctx = self._find_context(run, text, context_id(context), context or {})
         return ctx
 
-    def _find_context(self, run: str, text: str, first: int, context: Callable[[], object]) -> int:
-        ctx = self._rules.remembered_context(run, text)
-        if ctx is None:
-            ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context())
+    def _known_context(self, run: str, text: str) -> int | None:
+        ctx = self._rules.contexts.get(run, text)
+        if ctx is None and run in self.contexts:
+            ctx = self.contexts[run].get(text)
+        return ctx
+
+    def _find_context(self, run: str, text: str, first: int, context: object) -> int:
+        ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context)
         self.contexts.setdefault(run, {})[text] = ctx
         return ctx
 

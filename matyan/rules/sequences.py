@@ -442,7 +442,8 @@ class Sequences:
         self.point_work = 1 if layout == "packed" else 8
         """What a point costs a transaction, in the measure of `cut_records`: about microseconds."""
         self._cache: dict[_StateKey, _State] = {}  # the longest unused first
-        self._of_run: dict[str, set[_StateKey]] = {}  # its keys
+        # Its keys, and those of states that a transaction has taken: most come back.
+        self._of_run: dict[str, set[_StateKey]] = {}
         self._room = cache_bytes
         self._newest: SequenceWrites | None = None
 
@@ -462,16 +463,19 @@ class Sequences:
         if writes is not self._newest:
             return  # a later transaction has begun and may have written the same sequences
         for key, state in writes.states.items():
+            keys = self._of_run.get(key[0])
+            if keys is None:
+                keys = self._of_run[key[0]] = set()
+            keys.add(key)
             state.weight = _STATE_BYTES + 64 * len(state.fresh) + 12 * state.fresh_points
             self._room -= state.weight
             self._cache[key] = state
-            self._of_run.setdefault(key[0], set()).add(key)
         while self._room < 0:
-            self.take(next(iter(self._cache)))
+            self._evict(next(iter(self._cache)))
 
     def forget_run(self, run: str) -> None:
         """Takes all states of a run out of the cache."""
-        for key in list(self._of_run.get(run, ())):
+        for key in self._of_run.pop(run, ()):
             self.take(key)
 
     def take(self, key: _StateKey) -> _State | None:
@@ -479,11 +483,14 @@ class Sequences:
         state = self._cache.pop(key, None)
         if state is not None:
             self._room += state.weight
-            names = self._of_run[key[0]]
-            names.remove(key)
-            if not names:
-                del self._of_run[key[0]]
         return state
+
+    def _evict(self, key: _StateKey) -> None:
+        self.take(key)
+        keys = self._of_run[key[0]]
+        keys.remove(key)
+        if not keys:
+            del self._of_run[key[0]]
 
     # --- reading ---
 

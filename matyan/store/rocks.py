@@ -689,25 +689,20 @@ class RocksStore:
         self._transacting = True
         try:
             while True:
-                database = await self._usable()
-                # It holds iterators while others have a turn.
-                with self._reading():
-                    transaction = _RocksTransaction(database, self._folder)
-                    result = await _taking_turns(body(transaction))
-                    try:
-                        if self._failure is not None:
-                            raise self._failure
-                        wrote = await _taking_turns(transaction.commit())
-                        break
-                    except _Stalled:
-                        pass
-                    except Unavailable as error:
-                        self._failure = error
-                        raise
+                transaction = _RocksTransaction(await self._usable(), self._folder)
+                self._readers += 1  # it holds iterators while others have a turn
+                try:
+                    result, wrote = await _taking_turns(self._attempt(transaction, body))
+                    break
+                except _Stalled:
+                    pass
+                finally:
+                    self._reader_ends()
                 await trio.sleep(_STALL_POLL_S)
         finally:
             self._transacting = False
-            self._next.unpark()
+            if self._next:
+                self._next.unpark()
         if wrote and self._sync:
             self._written += 1
         if self._written == self._synced:
@@ -715,6 +710,25 @@ class RocksStore:
         else:
             await self._durable(self._written)
         return result
+
+    def _attempt(
+        self,
+        transaction: _RocksTransaction,
+        body: Callable[[Transaction], Generator[None, None, T]],
+    ) -> Generator[None, None, tuple[T, bool]]:
+        """Body and commit; returns the body's result and whether there was anything to write.
+
+        Raises:
+            _Stalled: nothing was written, RocksDB wants a pause.
+        """
+        result = yield from body(transaction)
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return result, (yield from transaction.commit())
+        except Unavailable as error:
+            self._failure = error
+            raise
 
     @contextlib.asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
@@ -744,14 +758,15 @@ class RocksStore:
         database = self._database
         if database is None or (self._failure is not None and self._written > self._synced):
             database = await self._usable()
-        with self._reading():
-            snapshot = _RocksSnapshot(database, self._folder)
-            try:
-                if self._written > self._synced:
-                    await self._durable(self._written)
-                yield snapshot
-            finally:
-                snapshot.close()
+        snapshot = _RocksSnapshot(database, self._folder)
+        self._readers += 1
+        try:
+            if self._written > self._synced:
+                await self._durable(self._written)
+            yield snapshot
+        finally:
+            snapshot.close()
+            self._reader_ends()
 
     async def compact(self, ranges: Sequence[tuple[bytes, bytes]] | None = None) -> None:
         """Rewrites these ranges of keys, or everything, into their smallest form: what was deleted is gone from the disk.
@@ -769,8 +784,7 @@ class RocksStore:
         def end(result: outcome.Outcome[None]) -> None:
             outcomes.append(result)
             self._compactions -= 1
-            self._readers -= 1
-            self._progress.unpark_all()
+            self._reader_ends()
             ended.set()
 
         # Not `to_thread`: who gives up waiting must not wait for the end, and the database stays open until then.
@@ -841,15 +855,10 @@ class RocksStore:
 
     # --- recovery ---
 
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        self._readers += 1
-        try:
-            yield
-        finally:
-            self._readers -= 1
-            if not self._readers:
-                self._progress.unpark_all()
+    def _reader_ends(self) -> None:
+        self._readers -= 1
+        if not self._readers and self._progress:
+            self._progress.unpark_all()
 
     async def _usable(self) -> rocksdict.Rdict:
         """The open database; after a failure it is opened again."""

@@ -18,7 +18,7 @@ from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter
 from matyan.errors import Bug, InvalidRecord
 from matyan.service import telemetry
 from matyan.service.logs import get_logger
-from matyan.workers.partition import Holder, Tenure, blaming_the_record, class_of
+from matyan.workers.partition import BlamingTheRecord, Holder, Tenure, class_of
 
 Payload = dict[str, Any]
 
@@ -117,7 +117,7 @@ class ControlWorker(Holder):
 
     async def _react(self, value: bytes) -> str:
         """Does what an event asks for; returns its type."""
-        with blaming_the_record():
+        with BlamingTheRecord():
             event = ControlEvent.from_bytes(value)
             react = REACTIONS.get(event.type)
             if react is None:

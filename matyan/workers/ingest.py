@@ -30,7 +30,7 @@ from matyan.service import telemetry
 from matyan.service.logs import get_logger
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.workers.dropped import DroppedLog
-from matyan.workers.partition import Holder, Tenure, blaming_the_record, class_of
+from matyan.workers.partition import BlamingTheRecord, Holder, Tenure, class_of
 
 MOST_WORK: Final = 50_000
 """Of one transaction, as `cut_records` estimates it: about microseconds. What it writes is handed to the store in one call,
@@ -102,6 +102,8 @@ class _Owner:
         self._name = f"{self._partition.topic_id}/{self._partition.partition}"
         self._dropped_key = worker.keys.dropped(self._partition.topic_id, self._partition.partition)
         self._stored: int | None = None
+        self._stored_row: bytes | None = None
+        """The same as it stands in the store."""
         self._rules = worker.make_rules()
         self._log = get_logger().bind(
             service="ingest", topic=self._partition.topic, partition=self._partition.partition
@@ -124,15 +126,12 @@ class _Owner:
     async def _look(self) -> None:
         """Reads the stored offset and forgets what was remembered under another one."""
         self._rules = self._worker.make_rules()
-        self._stored = await self._tenure.retrying(
-            lambda: self._worker.store.read(self._read_offset)
-        )
+        row = await self._tenure.retrying(lambda: self._worker.store.read(self._read_offset))
+        self._stored_row = row
+        self._stored = None if row is None else int(unpack_value(row))
 
-    def _read_offset(self, snap: Snapshot) -> int | None:
-        if not self._worker.use_stored_offset:
-            return None
-        packed = snap.get(self._offset_key)
-        return None if packed is None else int(unpack_value(packed))
+    def _read_offset(self, snap: Snapshot) -> bytes | None:
+        return snap.get(self._offset_key) if self._worker.use_stored_offset else None
 
     async def take(self, batch: Batch) -> bool:
         """Applies a batch; False: the stored offset was moved elsewhere, start again."""
@@ -229,7 +228,7 @@ class _Owner:
         if fatal is not None:
             dead[batch.offsets[0]] = self._tenure.letter(batch, 0, class_of(fatal), str(fatal))
         else:
-            with blaming_the_record():
+            with BlamingTheRecord():
                 ops, events, dead = self._decode(batch)
         if len(ops) > MOST_OPS and len(batch) > 1:
             raise _TooManySequences
@@ -242,13 +241,14 @@ class _Owner:
         if self._worker.acknowledges_early:
             self._partition.committed(batch.next_offset)
         rules = self._rules
-        body = partial(self._body, rules, ops, [*events.values()], [*dead.values()], batch)
+        row = pack_value(batch.next_offset)
+        body = partial(self._body, rules, ops, [*events.values()], [*dead.values()], batch, row)
         handed_over = time.perf_counter()
         unit = await self._worker.store.transact_in_turns(body)
         committed = time.perf_counter()
         self._tell([*events.values()], [*dead.values()])
         if self._worker.use_stored_offset:
-            self._stored = batch.next_offset
+            self._stored, self._stored_row = batch.next_offset, row
         rules.committed(unit)
         self._partition.committed(batch.next_offset)
         self._count(batch, ops, unit, len(dead), committed - began, committed - handed_over)
@@ -295,14 +295,15 @@ class _Owner:
         events: Sequence[ControlEvent],
         dead: Sequence[DeadLetter],
         batch: Batch,
+        row: bytes,
         tr: Transaction,
     ) -> Generator[None, None, Unit]:
-        if self._read_offset(tr) != self._stored:
+        if self._read_offset(tr) != self._stored_row:
             raise Fenced(
                 "the stored offset has moved: another owner, or a commit of unknown outcome"
             )
         unit = rules.begin(tr, self._name)
-        with blaming_the_record():
+        with BlamingTheRecord():
             for op in ops:
                 yield from unit.applying(op)
                 yield
@@ -310,7 +311,7 @@ class _Owner:
             self._note_dropped(tr, unit, batch)
         self._worker.outbox.within(tr, events, dead, batch.offsets)
         if self._worker.use_stored_offset:
-            tr.set(self._offset_key, pack_value(batch.next_offset))
+            tr.set(self._offset_key, row)
         return unit
 
     def _note_dropped(self, tr: Transaction, unit: Unit, batch: Batch) -> None:
@@ -338,7 +339,7 @@ class _Owner:
         if ops:
             telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - ops[0].timestamp))
         for kind, count in unit.applied.items():
-            telemetry.INGEST_PROCESSED.labels(kind).inc(count)
+            telemetry.INGEST_PROCESSED_OF(kind).inc(count)
         if self._worker.on_deletion is not None and "delete_run" in unit.applied:
             self._worker.on_deletion()
         if unit.dropped:

@@ -6,8 +6,8 @@ Knows no record, no rule and no store.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Final, TypeVar
 
@@ -125,23 +125,25 @@ class Tenure:
         )
 
 
-@contextmanager
-def blaming_the_record() -> Iterator[None]:
-    """Around what a record alone decides about.
+class BlamingTheRecord:
+    """Around what a record alone decides about. A class: `contextlib` costs a small transaction 2 µs.
 
     Raises:
         Bug: any error that is none of ours, so that no record can stop a partition, whoever wrote it.
         Unavailable: there was not enough memory, which is no record's fault.
     """
-    try:
-        yield
-    except MatyanError:
-        raise
-    except MemoryError as error:
-        raise Unavailable(
-            "There is not enough memory for the records at hand: give the process more, or set INGEST_MAX_TXN_BYTES lower."
-        ) from error
-    except Exception as error:
+
+    __slots__ = ()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, MatyanError):
+            return
+        if isinstance(error, MemoryError):
+            raise Unavailable(
+                "There is not enough memory for the records at hand: give the process more, or set INGEST_MAX_TXN_BYTES lower."
+            ) from error
         raise Bug(f"{type(error).__name__}: {error}") from error
 
 

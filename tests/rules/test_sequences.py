@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -941,6 +943,37 @@ def test_the_cache_is_bounded(store: RocksStore) -> None:
     cached = desk.sequences._cache
     assert 5 < len(cached) < 20
     assert next(reversed(cached)) == (desk.run, 0, "loss99")
+
+
+@layouts
+def test_a_small_cache_loses_no_point(store: RocksStore, layout: Layout) -> None:
+    """Whatever is cached, thrown out, aborted and forgotten, in whatever order."""
+    chance = random.Random(7)
+    desk = Desk(store, layout, TINY, cache_bytes=6_000)
+    runs = [desk.run, *(f"run{next(_runs)}" for _ in range(2))]
+    kept: dict[tuple[str, str], int] = dict.fromkeys(itertools.product(runs, "abc"), 0)
+    for _ in range(400):
+        names = chance.sample(sorted(kept), chance.randint(1, 4))
+        forgotten = chance.choice(runs) if chance.random() < 0.2 else ""
+
+        def body(writes: SequenceWrites, names: list[tuple[str, str]], forgotten: str) -> None:
+            if forgotten:
+                writes.forget_run(forgotten)
+            for run, name in names:
+                columns = columns_of([(None, 1.0, 1.0, None)])
+                writes.append_points(run, 0, name, "float", columns)
+
+        abort = chance.random() < 0.2
+        with suppress(Aborted):
+            desk.write(partial(body, names=names, forgotten=forgotten), abort=abort)
+        if not abort:
+            for key in names:
+                kept[key] += 1
+        cached = desk.sequences._cache
+        assert len(cached) <= 4
+        assert all(key in desk.sequences._of_run[key[0]] for key in cached)
+    for (desk.run, name), count in kept.items():
+        assert [row[0] for row in desk.rows(name)] == list(range(count))
 
 
 def test_a_damaged_chunk_is_an_error_not_other_points(store: RocksStore) -> None:
