@@ -355,6 +355,8 @@ class _StoreOutbox:
             self.news = True
             self.events_written.unpark_all()
         again = self._log.redelivered(offsets)
+        if not dead and not again:
+            return
         fresh = [letter for letter in dead if letter.offset not in again]
         if fresh:
             first = _next_number(tr, self._keys.dead_letter)

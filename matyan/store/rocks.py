@@ -528,7 +528,11 @@ class _RocksTransaction:
                         delete(key)
                 yield
             # In order, because RocksDB then takes half the time to insert them.
-            ordered = yield from self._ordered()
+            ordered = (
+                sorted(writes)
+                if len(writes) <= _SORTED_SLICE
+                else (yield from self._sorted_in_slices())
+            )
             for place in range(0, len(ordered), _SLICE):
                 for key in ordered[place : place + _SLICE]:
                     value = writes[key]
@@ -542,11 +546,9 @@ class _RocksTransaction:
             raise _translated(error, self._folder) from error
         return True
 
-    def _ordered(self) -> Generator[None, None, list[bytes]]:
-        """All keys of the overlay in order; sorted in slices, since a sort holds the interpreter."""
+    def _sorted_in_slices(self) -> Generator[None, None, list[bytes]]:
+        """All keys of the overlay in order; a sort holds the interpreter."""
         writes = self._writes
-        if len(writes) <= _SORTED_SLICE and not self._runs:
-            return sorted(writes)
         new = list(islice(reversed(writes), len(writes) - self._in_runs))
         for begin in range(0, len(new), _SORTED_SLICE):
             self._add_run(sorted(new[begin : begin + _SORTED_SLICE]))

@@ -232,7 +232,7 @@ class _Owner:
                 ops, events, dead = self._decode(batch)
         if len(ops) > MOST_OPS and len(batch) > 1:
             raise _TooManySequences
-        if not announced.issuperset(events.keys() | dead.keys()):
+        if (events or dead) and not announced.issuperset(events.keys() | dead.keys()):
             await self._worker.outbox.before(
                 [event for offset, event in events.items() if offset not in announced],
                 [letter for offset, letter in dead.items() if offset not in announced],
@@ -246,7 +246,8 @@ class _Owner:
         handed_over = time.perf_counter()
         unit = await self._worker.store.transact_in_turns(body)
         committed = time.perf_counter()
-        self._tell([*events.values()], [*dead.values()])
+        if events or dead:
+            self._tell([*events.values()], [*dead.values()])
         if self._worker.use_stored_offset:
             self._stored, self._stored_row = batch.next_offset, row
         rules.committed(unit)
