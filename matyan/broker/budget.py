@@ -22,6 +22,8 @@ class Budget:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.held = 0
+        """Bytes. Who begins to hold some, whether they fit or not, adds them here; who lets go of them subtracts them and
+        calls `tell_room` as soon as its own state is in order. An attribute and no method, since each frame does both."""
         self.parked = 0
         """Of these, the bytes that only wait to be queued: they are not in each other's way."""
         self._rooms: list[Callable[[], None]] = []
@@ -32,35 +34,30 @@ class Budget:
         """Whether nobody should begin to hold more."""
         return self.held >= self.capacity
 
-    def hold(self, size: int) -> None:
-        """Counts bytes that are there, whether they fit or not."""
-        self.held += size
+    def queue(self, size: int, queued: int) -> None:
+        """Counts a frame of so many bytes in a queue that has `queued` of them.
 
-    def release(self, size: int) -> None:
-        """Counts bytes that are gone. To be followed by `tell_room` when the caller's own state is in order."""
-        self.held -= size
+        One that would be alone there is always taken: where it is larger than the budget it could never be, and what is
+        held elsewhere waits for nothing but to be queued itself.
+
+        Raises:
+            QueueFull: there is no room. When there is, `on_room` tells.
+        """
+        if queued and self.held - self.parked + size > self.capacity:
+            self._refused = True
+            raise QueueFull(
+                f"{self.held:,} of {self.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held already, and {size:,} more do not fit"
+            )
+        self.held += size
 
     def park(self, size: int) -> None:
         """Counts bytes that are there and wait to be queued; negative: they wait no more."""
         self.held += size
         self.parked += size
 
-    def fits(self, size: int) -> bool:
-        """Whether so many more have room in the queue; who is told that they have not hears of it by `on_room`."""
-        if self.held - self.parked + size <= self.capacity:
-            return True
-        self._refused = True
-        return False
-
     def want_room(self) -> None:
         """Somebody waits for room without having asked for a size."""
         self._refused = True
-
-    def refusal(self, size: int) -> QueueFull:
-        """The error for somebody whose `size` bytes do not fit."""
-        return QueueFull(
-            f"{self.held:,} of {self.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held already, and {size:,} more do not fit"
-        )
 
     def on_room(self, callback: Callable[[], None]) -> None:
         """Adds a callback that is called when there is room after something did not fit; the first added is first."""

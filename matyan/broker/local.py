@@ -140,11 +140,7 @@ class _Log:
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         size = sum(map(len, values))
-        # A frame is let in when nothing else is queued: one that is larger than the budget could never be, and what is
-        # held elsewhere waits for nothing but to be queued itself.
-        if self._queued_bytes and not self.budget.fits(size):
-            raise self.budget.refusal(size)
-        self.budget.hold(size)
+        self.budget.queue(size, self._queued_bytes)
         self._queued_bytes += size
         self._waiting_bytes += size
         self._waiting.append((key, values, on_done, size))
@@ -256,7 +252,7 @@ class _Log:
 
     def committed(self, next_offset: int) -> None:
         """Acknowledges the frames that end at or before `next_offset`."""
-        given = self._given
+        given, budget = self._given, self.budget
         head = self._head
         assert head is not None
         absent = self._absent = set()
@@ -267,11 +263,11 @@ class _Log:
             # All is in order before the call: it may produce, and what it raises must not make it be called again.
             self._head = head = end
             self._queued_bytes -= size
-            self.budget.release(size)
+            budget.held -= size
             on_done(self._verdict(key, end) if self._deleted else None)
         if not given:
             self._deleted.clear()
-        self.budget.tell_room()
+        budget.tell_room()
         if self._settled:
             self._settled.unpark_all()
         if self._empty and not given and not self._waiting:

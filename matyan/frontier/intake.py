@@ -119,7 +119,7 @@ class Intake:
         self._held += more
         if not claim.begun:
             self._small += more
-        self._budget.hold(more)
+        self._budget.held += more
         if not held and not claim.begun:
             del self._claims[who]
         if more < 0:

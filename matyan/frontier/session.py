@@ -83,7 +83,6 @@ class Taken:
         "_data",
         "_digest",
         "_head",
-        "answered",
         "copy_until",
         "frame",
         "handed",
@@ -108,17 +107,19 @@ class Taken:
         self.reply: bytes | None = None
         self.handed = False
         """Whether the producer has it; then its delivery goes on whatever is answered."""
-        self.parked = 0
-        """Bytes that it holds while it waits for room."""
         self.missing = False
         """Whether it found no room and is only known by its digest, so that a copy of it can still be stored for it."""
         self.weight = 0
         """Bytes that it counts for in its session."""
-        self.answered = False
-        self.copy_until = -inf
-        """When it was answered: until when a copy of it may still begin."""
+        self.copy_until = inf
+        """Until when a copy of it may begin: for ever before it is answered."""
         self._data: bytes | None = data
-        self._head = self._digest = b""
+
+    # What few frames come to is not set for all: by `identify`, and by `Session._park`.
+    _head: bytes
+    _digest: bytes
+    parked: int
+    """Bytes that it holds while it waits for room."""
 
     def identify(self, size: int, head: bytes, digest: bytes) -> None:
         """For one whose bytes are not here: what recognises a copy."""
@@ -149,32 +150,35 @@ class Taken:
 
     def is_due(self, began: float) -> bool:
         """Whether a copy that began to arrive then is one that its client sent before the reply came."""
-        return not self.answered or began <= self.copy_until
+        return began <= self.copy_until
 
     def delivered(self, error: Exception | None) -> None:
         """The producer's callback."""
         frame = self.frame
         assert frame is not None
+        if error is None and not frame.rejected:
+            _count_ok()
+            self.reply = OK
+        else:
+            self.reply = self._complaint(frame, error)
+        # Its records are counted no more, and this may be remembered for a while.
+        self.frame = None
+        if self.copy_until == inf:
+            self.session.flush()
+
+    def _complaint(self, frame: Frame, error: Exception | None) -> bytes:
+        """The reply where not all is stored."""
         if isinstance(error, RecordsRefused):
             _reject(frame, error)
-            error = None
-        if error is not None:
+        elif error is not None:
             if isinstance(error, NotFound):  # its run was deleted, which who dropped it has logged
                 _FRAMES["deleted"].inc()
             else:
                 _FRAMES["lost"].inc()
                 log.error("a frame was given up", run=self.session.run, error=str(error))
-            self.reply = self.answer(f"not stored: {error}")
-        elif frame.rejected:
-            _FRAMES["partly"].inc()
-            self.reply = error_reply(frame)
-        else:
-            _count_ok()
-            self.reply = OK
-        # Its records are counted no more, and this may be remembered for a while.
-        self.frame = None
-        if not self.answered:
-            self.session.flush()
+            return self.answer(f"not stored: {error}")
+        _FRAMES["partly"].inc()
+        return error_reply(frame)
 
     def answer(self, reason: str) -> bytes:
         """An error reply for the frame as a whole; it also names the items that were rejected."""
@@ -484,7 +488,7 @@ class Session:
             taken = waiting.pop(0)
             reply = taken.reply
             assert reply is not None
-            taken.answered = True
+            taken.copy_until = -inf
             self.waiting_bytes -= taken.weight
             now = self._desk.clock()
             _observe_ack(now - taken.whole)

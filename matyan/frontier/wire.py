@@ -17,7 +17,7 @@ from enum import Enum, auto
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close, CloseCode, Frame, Opcode
 
-from matyan._codec import unmask
+from matyan._codec import text_message, unmask
 
 SMALL_BYTES = 64 << 10
 """A message in one frame of so many bytes at most comes out whole, as today's clients send nearly all of theirs."""
@@ -124,6 +124,18 @@ class Wire:
     def held(self) -> int:
         """Bytes that came and did not come out."""
         return len(self._data) - self._at + len(self._tail)
+
+    def whole(self, data: bytes) -> bytes | None:
+        """The message, where `data` is one in one frame and nothing else is under way, as nearly always; else None: feed it."""
+        if (
+            self._left is None
+            and not self._message
+            and self._at == len(self._data)
+            and self.close_sent is None
+            and not self.failed
+        ):
+            return text_message(data)
+        return None
 
     def feed(self, data: bytes) -> None:
         self._data = self._data[self._at :] + data if self._at < len(self._data) else data

@@ -18,10 +18,8 @@ class HandProducer:
         self.delivered: list[bytes] = []
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
-        size = sum(map(len, values))
-        if not self.budget.fits(size):
-            raise self.budget.refusal(size)
-        self.budget.hold(size)
+        # As if something were queued: with a budget of a few bytes a test can see a queue that is full.
+        self.budget.queue(sum(map(len, values)), queued=1)
         self.frames.append((key, list(values), on_done))
 
     async def rest(self) -> None:
@@ -45,6 +43,6 @@ class HandProducer:
             _, values, on_done = self.frames.pop(0)
             if error is None:
                 self.delivered += values
-            self.budget.release(sum(map(len, values)))
+            self.budget.held -= sum(map(len, values))
             on_done(error)
         self.budget.tell_room()

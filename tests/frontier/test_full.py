@@ -62,14 +62,14 @@ async def a_full_frontier() -> AsyncIterator[Served]:
     """Nothing moves in the queue, which is full, nor beside it: what may wait for room there is there too."""
     async with a_frontier(HandProducer(MIB), Settings(ws_deflate=True)) as served:
         budget = served.frontier.desk.budget
-        budget.hold(MIB)
+        budget.held += MIB
         budget.park(MIB // 2)
         yield served
 
 
 def empty(served: Served) -> None:
     budget = served.frontier.desk.budget
-    budget.release(MIB)
+    budget.held -= MIB
     budget.park(-MIB // 2)
     budget.tell_room()
 
@@ -169,7 +169,7 @@ async def test_a_frame_is_stored_once_when_there_is_room_in_time(
     """As the SDK sends: again after 15 and 30 s. Whenever there is room within 40 s, one of the copies takes it."""
     async with a_full_frontier() as served, trio.open_nursery() as nursery:
         served.producer.budget.capacity = 16 * MIB
-        served.producer.budget.hold(15 * MIB)
+        served.producer.budget.held += 15 * MIB
         served.producer.budget.park(8 * MIB)
         peer = Peer(await packing(served))
         nursery.start_soon(peer.listen)
@@ -182,7 +182,7 @@ async def test_a_frame_is_stored_once_when_there_is_room_in_time(
             if second + 5 == room_at:
                 assert served.producer.frames == []
                 empty(served)
-                served.producer.budget.release(15 * MIB)
+                served.producer.budget.held -= 15 * MIB
                 served.producer.budget.park(-8 * MIB)
                 served.producer.budget.tell_room()
                 await live(mock_clock, 1)

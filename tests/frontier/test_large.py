@@ -420,11 +420,11 @@ async def test_the_largest_goes_when_nothing_moves() -> None:
     intake.wait(late, begins=True)
     intake.count(small, 300)
     intake.count(large, 400)
-    budget.hold(100)
+    budget.held += 100
     for now in range(10):
         intake.sweep(now)
     assert not large.evicted
-    budget.release(100)
+    budget.held -= 100
     intake.sweep(now + 0.5)
     assert not large.evicted
     intake.sweep(now + 0.5 + STILL_SECONDS)
@@ -443,7 +443,7 @@ async def test_the_largest_goes_when_the_unfinished_are_in_each_others_way() -> 
         assert intake.may_begin(one, 300)
         assert intake.may_go_on(one, size)
         intake.count(one, size)
-    budget.hold(100)
+    budget.held += 100
     for one in (small, large):
         assert not intake.may_go_on(one, 10)
         intake.wait(one, begins=False)

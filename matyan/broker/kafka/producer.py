@@ -365,11 +365,7 @@ class KafkaProducer:
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         size = _size_of(values)
-        # A frame is taken when nothing else is queued: one that is larger than the budget could never be, and what is
-        # held elsewhere waits for nothing but to be queued itself.
-        if self._queued and not self.budget.fits(size):
-            raise self.budget.refusal(size)
-        self.budget.hold(size)
+        self.budget.queue(size, self._queued)
         self._number += 1
         frame = _Frame(self._number, key, values, size, on_done)
         self._queued += size
@@ -490,7 +486,7 @@ class KafkaProducer:
 
     def _settle(self, frame: _Frame, error: Exception | None) -> None:
         self._queued -= frame.size
-        self.budget.release(frame.size)
+        self.budget.held -= frame.size
         self._frames -= 1
         self._records -= len(frame.values)
         frame.on_done(error)
