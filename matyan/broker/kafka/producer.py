@@ -46,8 +46,8 @@ _POLL_S = 0.2
 GATHER_S = 0.001
 """Frames that are held while others are in flight are handed over after one to two of these, whatever is in flight:
 a partition without a leader must not hold up those of the others."""
-GATHER_BYTES = 64 << 10
-"""So much fills a request and is not held."""
+GATHER_BYTES = 128 << 10
+"""So much, as `_size_of` counts it, fills a request and is not held: a request has each value once."""
 _TURN_BYTES = 4 << 20
 _TURN_RECORDS = 2_000
 """So much is handed over before the loop has a turn, counted as the budget does; some 2 ms. A frame has up to 96 MiB, and
