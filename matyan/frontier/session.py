@@ -49,13 +49,11 @@ _HEAD_BYTES = 64
 _KEEP_BYTES = 1.0
 """Seconds for which a waiting frame is kept as it came; then a digest of it is enough to know a copy."""
 
-_KIND_COUNTERS = [telemetry.WS_MESSAGES.labels(kind) for kind in KINDS]
-_FRAMES = {
-    outcome: telemetry.FRAMES.labels(outcome)
-    for outcome in ("ok", "partly", "not_json", "resend", "kept", "refused", "lost", "deleted")
-}
+_messages = telemetry.WS_MESSAGES.counts(KINDS)
+_frames = telemetry.FRAMES.counts(
+    ("ok", "partly", "not_json", "resend", "kept", "refused", "lost", "deleted")
+)
 _observe_ack = telemetry.ACK_SECONDS.observe
-_count_ok = _FRAMES["ok"].inc
 
 
 _new_digest = partial(blake2b, digest_size=16)
@@ -157,7 +155,7 @@ class Taken:
         frame = self.frame
         assert frame is not None
         if error is None and not frame.rejected:
-            _count_ok()
+            _frames["ok"] += 1
             self.reply = OK
         else:
             self.reply = self._complaint(frame, error)
@@ -172,12 +170,12 @@ class Taken:
             _reject(frame, error)
         elif error is not None:
             if isinstance(error, NotFound):  # its run was deleted, which who dropped it has logged
-                _FRAMES["deleted"].inc()
+                _frames["deleted"] += 1
             else:
-                _FRAMES["lost"].inc()
+                _frames["lost"] += 1
                 log.error("a frame was given up", run=self.session.run, error=str(error))
             return self.answer(f"not stored: {error}")
-        _FRAMES["partly"].inc()
+        _frames["partly"] += 1
         return error_reply(frame)
 
     def answer(self, reason: str) -> bytes:
@@ -253,7 +251,7 @@ class Incoming:
         digest = self._digest.digest()
         for one in self._candidates:
             if one.is_due(self.began) and one.same_digest(self.size, digest):
-                _FRAMES["resend"].inc()
+                _frames["resend"] += 1
                 if one.missing and self._validator is not None:
                     self._session.take(one, self._validator)
                 return True
@@ -358,7 +356,7 @@ class Session:
         """
         known = self._known(data, now) if self.waiting or self._late else None
         if known is not None:
-            _FRAMES["resend"].inc()
+            _frames["resend"] += 1
             if not (known.missing and room):
                 return
         try:
@@ -467,7 +465,7 @@ class Session:
             if age >= ANSWER_WITHIN and taken.reply is None:
                 late += 1
                 if taken.handed:
-                    _FRAMES["kept"].inc()
+                    _frames["kept"] += 1
                     taken.reply = taken.answer(
                         f"not stored yet: the broker has not confirmed it within {ANSWER_WITHIN:.0f} s; "
                         "kept and still being delivered"
@@ -535,10 +533,10 @@ class Session:
         taken.handed = True
         kinds = frame.kinds
         if len(kinds) == 1:
-            _KIND_COUNTERS[kinds[0]].inc()
+            _messages[KINDS[kinds[0]]] += 1
         else:
             for kind, count in Counter(kinds).items():
-                _KIND_COUNTERS[kind].inc(count)
+                _messages[KINDS[kind]] += count
         return True
 
     def _park(self, taken: Taken) -> None:
@@ -554,12 +552,12 @@ class Session:
         self._answer_refused(taken)
 
     def _answer_not_json(self, taken: Taken, reason: str) -> None:
-        _FRAMES["not_json"].inc()
+        _frames["not_json"] += 1
         taken.reply = _encode({"status": "error", "error": reason, "accepted": 0, "rejected": []})
         self.flush()
 
     def _answer_refused(self, taken: Taken) -> None:
-        _FRAMES["refused"].inc()
+        _frames["refused"] += 1
         if taken.missing:
             taken.missing = False
             self.misses -= 1

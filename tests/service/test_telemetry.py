@@ -1,26 +1,27 @@
-"""Our histogram shows what prometheus_client's shows."""
+"""Our histogram and our counter show what prometheus_client's show."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, generate_latest
 from prometheus_client import Histogram as Reference
 from prometheus_client.openmetrics import exposition
+from prometheus_client.registry import Collector
 
-from matyan.service.telemetry import Histogram
+from matyan.service.telemetry import Histogram, Tally
 
 BOUNDS = (0.0005, 0.01, 1, 2.5, 10_000, 1 << 20)
 
 amounts = st.one_of(st.sampled_from([0, *BOUNDS, 1 << 21]), st.floats(0, 2_000_000))
 
 
-def shown(metric: Histogram | Reference) -> list[str]:
+def shown(metric: Collector) -> list[str]:
     """In both formats, without the moment of its making."""
     registry = CollectorRegistry()
     registry.register(metric)
     text = generate_latest(registry) + exposition.generate_latest(registry)
-    return [line for line in text.decode().splitlines() if "_created " not in line]
+    return [line for line in text.decode().splitlines() if "_created" not in line]
 
 
 @given(st.lists(amounts))
@@ -34,3 +35,16 @@ def test_a_histogram_shows_what_the_librarys_does(observed: list[float]) -> None
     assert shown(ours) == shown(reference)
     created = next(sample for sample in next(ours.collect()).samples if "_created" in sample.name)
     assert created.name == "some_seconds_created"
+
+
+@given(st.integers(0, 1 << 53), st.integers(0, 1000))
+def test_a_tally_shows_what_the_librarys_counter_does(ok: int, lost: int) -> None:
+    ours = Tally("some_frames_total", "How many", "outcome")
+    REGISTRY.unregister(ours)
+    reference = Counter("some_frames_total", "How many", ["outcome"], registry=None)
+    counts = ours.counts(("ok", "lost"))
+    for outcome, count in (("ok", ok), ("lost", lost)):
+        counts[outcome] += count
+        reference.labels(outcome).inc(count)
+    assert shown(ours) == shown(reference)
+    assert "some_frames_created" in {sample.name for sample in next(ours.collect()).samples}
