@@ -58,6 +58,7 @@ __all__ = [
     "EMPTY_DICT",
     "EMPTY_LIST",
     "LEAF",
+    "LOCAL",
     "POINT_FIELDS",
     "Keys",
     "pack_value",
@@ -65,6 +66,9 @@ __all__ = [
     "unpack",
     "unpack_value",
 ]
+
+LOCAL = "local"
+"""The topic id of the embedded broker, in ("ingest", topic_id, …)."""
 
 LEAF = "__leaf__"
 EMPTY_DICT = "__empty_dict__"

@@ -10,8 +10,7 @@ import struct
 from datetime import datetime
 from typing import Any, Final, TypeGuard
 
-from matyan._codec import unpack
-from matyan.keys import unpack_value
+from matyan.keys import unpack, unpack_value
 
 MOST_DEPTH: Final = 128
 """Of a nested value. Records hold 64 levels; Python's JSON and msgpack end somewhere beyond 500."""

@@ -1,4 +1,4 @@
-"""Reading a tracker's data from Python, and the wire of the unix socket that answers.
+"""Reading a tracker's data from Python.
 
     import matyan.reader
     with matyan.reader.open(".matyan") as reader:
@@ -6,84 +6,28 @@
 
 It asks the process that holds the data folder (`matyan up`, `matyan ingest-worker`); when nobody holds it, this process opens
 the store for as long as the reader is open. No store, no trio and no printing here: the answers come
-from `local_api.py`, so that what a command shows does not depend on who holds the folder.
-
-The wire: one request a connection. Each message is a length (4 bytes, big endian) and msgpack. The request
-is a map with "op" and its arguments; each answer is `[ITEMS, [item, …]]`, the last `[END]` or `[ERROR, class, text]`.
+from the folder's socket, so that what a command shows does not depend on who holds it.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import struct
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgpack
+from matyan.errors import ConfigurationError, FolderInUse, NotFound
+from matyan.folder import client
+from matyan.settings import Settings
+from matyan.store.open import is_data_folder
 
-from matyan import errors
-from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
-from matyan.spool import Spool
-
-SOCKET_NAME = "matyan.sock"
-DATABASE = "rocksdb"
-"""The store's folder in a data folder."""
-ITEMS, END, ERROR = 0, 1, 2
-MAX_MESSAGE = 1 << 30
-_HEADER = struct.Struct(">I")
-# sun_path of Linux holds 108 bytes with the final zero.
-_MAX_SOCKET_PATH = 107
 # Who holds the folder may be starting, on a machine that is busy. Each try costs a thread and a look at the lock.
 _LOCK_WAIT_S = 30.0
 _LOCK_POLL_S = (0.05, 0.5)
-
-
-def has_database(folder: Path) -> bool:
-    """Whether a store was made in this data folder; CURRENT is RocksDB's name for what it opens."""
-    return (folder / DATABASE / "CURRENT").exists()
-
-
-def pack_message(message: object) -> bytes:
-    """One message of the wire, its length first."""
-    body: bytes = msgpack.packb(message, use_bin_type=True)
-    return _HEADER.pack(len(body)) + body
-
-
-def unpack_message(body: bytes) -> Any:
-    # Free values of users may hold anything that msgpack holds, non-string keys never.
-    return msgpack.unpackb(body, raw=False, strict_map_key=False)
-
-
-def message_length(header: bytes) -> int:
-    """Raises ValueError when this is no header of ours."""
-    (length,) = _HEADER.unpack(header)
-    if length > MAX_MESSAGE:
-        raise ValueError(f"a message of {length} bytes")
-    return int(length)
-
-
-@contextmanager
-def socket_address(folder: Path) -> Iterator[str]:
-    """An address of the socket in `folder` that is short enough for bind() and connect().
-
-    A unix socket's path holds 107 bytes; a longer one is reached through the folder's descriptor.
-    """
-    direct = str(folder / SOCKET_NAME)
-    if len(os.fsencode(direct)) <= _MAX_SOCKET_PATH:
-        yield direct
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,27 +65,8 @@ class Reader:
         self.folder = folder
 
     def ask(self, op: str, **arguments: Any) -> Iterator[Any]:
-        """Sends one request and yields its answers as they come. Whoever takes them may pause: they wait here, and hold nobody up.
-
-        Raises:
-            MatyanError: what the other side says, or an argument that no message holds; Unavailable when it went away.
-        """
-        request = _request(op, arguments)
-        with _connect(self.folder) as connection:
-            try:
-                connection.sendall(request)
-            except OSError as error:
-                raise Unavailable(_GONE) from error
-            with closing(Spool(_messages(connection), partial(_hang_up, connection))) as answer:
-                for message in answer:
-                    kind, *rest = unpack_message(message)
-                    if kind == ITEMS:
-                        yield from rest[0]
-                    elif kind == END:
-                        return
-                    else:
-                        raise _error(*rest)
-            raise Unavailable(_GONE)
+        """See `matyan.folder.client.ask`."""
+        return client.ask(self.folder, op, arguments)
 
     def _one(self, op: str, **arguments: Any) -> Any:
         (answer,) = self.ask(op, **arguments)
@@ -233,7 +158,7 @@ class Reader:
                 whole.times.extend(block.points.times)
                 whole.epochs.extend(block.points.epochs)
         if not found:
-            raise errors.NotFound(
+            raise NotFound(
                 f"run {run} has no metric {name!r} in that context; `matyan show {run}` lists them"
             )
         return whole
@@ -275,9 +200,6 @@ class Reader:
         return self.ask("dlq_replay", ids=numbers)
 
 
-_GONE = "the process that holds this data folder went away while it answered; run the same command again"
-
-
 @contextmanager
 def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
     """Opens a data folder for reading, whether or not `matyan up` or an ingest worker runs on it.
@@ -286,7 +208,7 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
         ConfigurationError: there is no tracker's data in the folder, or it cannot be opened.
     """
     folder = Path(data).absolute()
-    if not (folder / DATABASE).is_dir():
+    if not is_data_folder(folder):
         raise ConfigurationError(
             f"there is no tracker data in {folder}; name another folder with --data, "
             f"or start one with: matyan up --data {folder}"
@@ -294,11 +216,12 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
     deadline = time.monotonic() + _LOCK_WAIT_S
     pause, longest = _LOCK_POLL_S
     with ExitStack() as stack:
-        while not _answers(folder):
-            from matyan.folder.tracker import background
+        while not client.is_answered(folder):
+            # The engines cost a start-up that most readers do not need.
+            from matyan.folder.hold import hold
 
             try:
-                stack.enter_context(background(folder))
+                stack.enter_context(hold(folder, Settings()))
             except FolderInUse:
                 # Somebody is between taking the lock and answering, or between the last answer and the exit.
                 if time.monotonic() > deadline:
@@ -306,72 +229,6 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
                 time.sleep(pause)
                 pause = min(2 * pause, longest)
         yield Reader(folder)
-
-
-def _answers(folder: Path) -> bool:
-    try:
-        _connect(folder).close()
-    except Unavailable:
-        return False
-    return True
-
-
-def _connect(folder: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        with socket_address(folder) as address:
-            connection.connect(address)
-    except PermissionError:
-        connection.close()
-        raise ConfigurationError(
-            f"{folder / SOCKET_NAME} belongs to another user; run this command as the user who runs matyan up"
-        ) from None
-    except OSError as error:
-        connection.close()
-        raise Unavailable(f"nobody answers at {folder / SOCKET_NAME}: {error}") from error
-    return connection
-
-
-def _messages(connection: socket.socket) -> Iterator[bytes]:
-    """The whole messages that come, until the other side goes."""
-    with connection.makefile("rb", buffering=1 << 18) as stream:
-        try:
-            while len(header := stream.read(_HEADER.size)) == _HEADER.size:
-                length = message_length(header)
-                body = stream.read(length)
-                if len(body) < length:
-                    return
-                yield body
-        except OSError:
-            return
-
-
-def _hang_up(connection: socket.socket) -> None:
-    """Wakes whoever reads from it, in any thread."""
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _request(op: str, arguments: dict[str, Any]) -> bytes:
-    """
-    Raises:
-        MatyanError: msgpack cannot hold an argument, and neither does any store: a word of a command line that is no UTF-8,
-            an integer beyond 64 bits.
-    """
-    try:
-        return pack_message({"op": op, **arguments})
-    except UnicodeEncodeError as error:
-        raise MatyanError(f"{error.object!r} is no valid Unicode; no name is written so") from None
-    except OverflowError:
-        raise MatyanError(
-            f"{op!r} was asked with a number beyond 64 bits; choose a smaller one"
-        ) from None
-
-
-def _error(name: str, text: str) -> MatyanError:
-    kind = getattr(errors, name, None)
-    known = isinstance(kind, type) and issubclass(kind, MatyanError)
-    return kind(text) if known and kind is not None else MatyanError(text)
 
 
 def _block(item: dict[str, Any]) -> Block:

@@ -33,11 +33,9 @@ from matyan.broker.base import (
 )
 from matyan.broker.budget import Budget
 from matyan.errors import ConfigurationError, NotFound, Unavailable
-from matyan.keys import Keys
-from matyan.rules.identity import LOCAL
+from matyan.keys import LOCAL, Keys
 from matyan.store.base import Snapshot, Store, Transaction
 
-TOPIC_ID = LOCAL
 INGEST_TOPIC = "data-ingestion"
 CONTROL_TOPIC = "control-events"
 
@@ -285,7 +283,7 @@ class _Log:
 
 class _IngestPartition:
     topic = INGEST_TOPIC
-    topic_id = TOPIC_ID
+    topic_id = LOCAL
     partition = 0
 
     def __init__(self, log: _Log) -> None:
@@ -370,7 +368,7 @@ class _StoreOutbox:
 
 class _ControlPartition:
     topic = CONTROL_TOPIC
-    topic_id = TOPIC_ID
+    topic_id = LOCAL
     partition = 0
 
     def __init__(self, store: Store, keys: Keys, outbox: _StoreOutbox) -> None:

@@ -1,7 +1,7 @@
 """`matyan doctor`: is everything there that the services need, and how is what is wrong mended.
 
 Each check asks the real thing, changes nothing that stays, and answers in one sentence. What is wrong with topics is
-said by `broker/kafka_topics.py`, with blobs by `blobs/s3.py`.
+said by `broker/kafka/topics.py`, with blobs by `blobs/s3.py`.
 """
 
 from __future__ import annotations
@@ -202,16 +202,15 @@ async def _check_store(settings: Settings, folder: Path) -> str:
     from matyan.broker.kafka.start import Claimant
     from matyan.cli.offsets import GroupOffsets
     from matyan.keys import Keys
-    from matyan.reader import DATABASE, has_database
     from matyan.rules.identity import known_store_id
     from matyan.rules.sequences import open_layout
     from matyan.store.base import Transaction
-    from matyan.store.rocks import open_rocks
+    from matyan.store.open import has_store, open_store
 
-    if not has_database(folder):
+    if not has_store(folder):
         return _check_place(folder)
     try:
-        store = open_rocks(folder / DATABASE)
+        store = open_store(folder)
     except FolderInUse as error:
         return f"{folder} is held by {error.holder}"
     try:

@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from matyan.settings import Settings, is_secret, load
+from matyan.store.open import SYNTAX, folder_of, name_of
 
 KAFKA = (
     "kafka_bootstrap_servers",
@@ -107,24 +108,24 @@ def _variable(row: Field[Any]) -> str:
 
 
 def store_name(folder: Path) -> str:
-    """The inverse of `_rocks_folder`, for a shell."""
-    return shlex.quote(f"rocks:{folder}")
+    """What `--store` takes, for a shell."""
+    return shlex.quote(name_of(folder))
 
 
-def _rocks_folder(value: str) -> Path:
-    engine, _, folder = value.partition(":")
-    if engine != "rocks" or not folder:
-        raise click.BadParameter(f"{value!r}: expected rocks:FOLDER.")
-    return Path(folder)
+def _folder(value: str) -> Path:
+    try:
+        return folder_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r}: {error}.") from error
 
 
 def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
-    """--store rocks:FOLDER; the command gets `folder`."""
+    """--store; the command gets `folder`."""
     return click.option(
         "--store",
         "folder",
-        type=_rocks_folder,
-        metavar="rocks:FOLDER",
+        type=_folder,
+        metavar=SYNTAX,
         required=required,
         help=help,
     )

@@ -1,7 +1,7 @@
 """The `matyan` command: the composition root. The only place that picks engines and reads settings.
 
 Commands only parse, ask and print: answers come through `reader.py`, text through `views.py`, services from
-`embedded.py` and `services.py`, the operator's commands from `operations.py` and `doctor.py`. What a command does not need it does not import, so that each starts at once.
+`services.py`, `matyan up` from `up.py`, the operator's commands from the modules that the table names. What a command does not need it does not import, so that each starts at once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LAZY: dict[str, tuple[str, str]] = {
         "Apply the records in Kafka to the store.",
     ),
     "control-worker": ("matyan.cli.services:control_worker", "Do what control events ask for."),
-    "topics": ("matyan.cli.offsets:topics", "Make and check the topics in Kafka."),
+    "topics": ("matyan.cli.topics:topics", "Make and check the topics in Kafka."),
     "offsets": ("matyan.cli.offsets:offsets", "Compare stored and Kafka's offsets; set them."),
     "artifacts": ("matyan.cli.artifacts:artifacts", "List a run's artifacts, or bring them back."),
     "finish": ("matyan.cli.changes:finish", "End runs whose training was killed."),
@@ -188,9 +188,9 @@ def up(data: Path, host: str, port: int) -> int:
       matyan up --host 0.0.0.0 --port 8080
     """
     from matyan import settings
-    from matyan.folder import tracker
+    from matyan.cli.up import run
 
-    return tracker.run(data, host, port, settings.load(ignore=settings.EMBEDDED_IGNORES))
+    return run(data, host, port, settings.load(ignore=settings.EMBEDDED_IGNORES))
 
 
 # --- reading -------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
-"""The operator's commands on Kafka and the store of a deployment: `matyan topics` and `matyan offsets`.
+"""`matyan offsets`: a group's stored and committed offsets side by side, and setting them.
 
-They look at what the services need, and set it; they run no service and apply no record. What is wrong with a topic
-is said by `broker/kafka_topics.py`.
+Runs no service and applies no record. Where a worker may start is decided by `broker/kafka/start.py`.
 """
 
 from __future__ import annotations
@@ -13,139 +12,17 @@ from pathlib import Path
 
 import click
 import trio
-from confluent_kafka.admin import AdminClient
 
 from matyan import readable
-from matyan.broker.kafka.admin import Group, Place, describe_topic, open_admin
+from matyan.broker.kafka.admin import Group, Place, describe_topic
 from matyan.broker.kafka.start import Claimant, where_to_start
-from matyan.broker.kafka.topics import (
-    Topic,
-    about_order,
-    alter_topics,
-    create_topics,
-    inspect_topics,
-    topic_names,
-    troubles,
-)
 from matyan.cli import views
 from matyan.cli.flags import KAFKA, as_json_option, settings_flags, store_option
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, NotFound, Unavailable
-from matyan.reader import DATABASE, Reader, has_database
+from matyan.reader import Reader
 from matyan.service import terminal
 from matyan.settings import Settings
-
-
-def _admin(settings: Settings) -> AdminClient:
-    from matyan.broker.kafka.producer import client_config
-
-    return open_admin(client_config(settings))
-
-
-# --- topics --------------------------------------------------------------------------------------
-
-
-@click.group()
-def topics() -> None:
-    """Make and check the topics in Kafka."""
-
-
-@topics.command("create")
-@click.option(
-    "--partitions",
-    type=click.IntRange(1),
-    default=6,
-    show_default=True,
-    help="Of the topic of the clients' records: as many workers can share it. The others have one.",
-)
-@click.option(
-    "--replication",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Copies of each record. With 3, min.insync.replicas becomes 2: one broker may be away.",
-)
-@click.option(
-    "--alter",
-    is_flag=True,
-    help="Raise max.message.bytes and min.insync.replicas of the topics that are there, too, and end compaction.",
-)
-@settings_flags(*KAFKA)
-def topics_create(settings: Settings, partitions: int, replication: int, alter: bool) -> None:
-    """Make the topics that are missing, fit for our records.
-
-    Partitions and replicas of a topic that is there are left alone: more partitions would move runs to other ones.
-
-    \b
-      matyan topics create --partitions 12 --replication 3
-      matyan topics create --alter
-    """
-    admin = _admin(settings)
-    wanted = topic_names(settings, partitions)
-    names = [*wanted]
-    before = {topic.name: topic for topic in inspect_topics(admin, names)}
-    made = create_topics(admin, wanted, replication)
-    standing = [before[name] for name in names if name not in made]
-    altered = alter_topics(admin, standing) if alter else []
-    for name in names:
-        terminal.out(name, _outcome(before[name], name in made, name in altered))
-    # What was made or altered a moment ago may not be told by every broker yet.
-    _end_with([topic for topic in standing if topic.name not in altered])
-
-
-def _outcome(before: Topic, is_made: bool, is_altered: bool) -> str:
-    if is_made:
-        return "created"
-    many = "1 partition" if before.partitions == 1 else f"{before.partitions} partitions"
-    return f"{'altered' if is_altered else 'was there'}, with {many}"
-
-
-@topics.command("check")
-@as_json_option
-@settings_flags(*KAFKA)
-def topics_check(settings: Settings, as_json: bool) -> None:
-    """Show the topics, and what is wrong with them; exit with 1 when something is.
-
-    Advice ("could be safer") does not change the exit code. Sentences go to standard error.
-
-    \b
-    In a pipe: topic, partitions, replication, max.message.bytes, min.insync.replicas, verdict; with tabs.
-      matyan topics check
-      matyan topics check --json | jq -r '.[] | select(.trouble != []) | .topic'
-    """
-    found = inspect_topics(_admin(settings), [*topic_names(settings)])
-    if as_json:
-        views.as_json([_topic_row(topic) for topic in found])
-    else:
-        views.topics(_topic_row(topic) for topic in found)
-        for advice in dict.fromkeys(advice for topic in found for advice in topic.advice()):
-            names = ", ".join(topic.name for topic in found if advice in topic.advice())
-            terminal.note(f"advice for {names}: {advice}")
-        if found[0].partitions:
-            terminal.note(f"note on {found[0].name}: {about_order(found[0])}")
-    _end_with(found)
-
-
-def _topic_row(topic: Topic) -> views.Row:
-    return {
-        "topic": topic.name,
-        "partitions": topic.partitions,
-        "replication": topic.replication,
-        "max.message.bytes": topic.max_message_bytes,
-        "min.insync.replicas": topic.min_insync_replicas,
-        "cleanup.policy": topic.cleanup_policy,
-        "retention.ms": topic.retention_ms,
-        "retention.bytes": topic.retention_bytes,
-        "trouble": topic.trouble(),
-        "advice": topic.advice(),
-    }
-
-
-def _end_with(topics: list[Topic]) -> None:
-    if found := troubles(topics):
-        raise MatyanError("\nmatyan: ".join(found))
-
-
-# --- offsets -------------------------------------------------------------------------------------
+from matyan.store.open import SYNTAX, has_store
 
 
 @click.group()
@@ -235,9 +112,9 @@ def offsets_show(settings: Settings, folder: Path | None, group: str | None, as_
             "MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP name"
         )
     if folder is None:
-        raise click.UsageError("Name the ingestion workers' store: --store rocks:FOLDER.")
+        raise click.UsageError(f"Name the ingestion workers' store: --store {SYNTAX}.")
     kafka = GroupOffsets(settings)
-    unread = None if has_database(folder) else f"there is no store in {folder} yet"
+    unread = None if has_store(folder) else f"there is no store in {folder} yet"
     try:
         stands = [] if unread else trio.run(kafka.stands, folder)
     except FolderInUse as error:
@@ -430,12 +307,12 @@ class GroupOffsets:
             FolderInUse: another process holds it.
             ConfigurationError: its records do not come from Kafka.
         """
-        from matyan.keys import Keys, pack_value, unpack_value
-        from matyan.rules.identity import LOCAL, feeders, store_id
+        from matyan.keys import LOCAL, Keys, pack_value, unpack_value
+        from matyan.rules.identity import feeders, store_id
         from matyan.store.base import Snapshot, Transaction
-        from matyan.store.rocks import open_rocks
+        from matyan.store.open import open_store
 
-        store = open_rocks(folder / DATABASE)
+        store = open_store(folder)
         try:
             places = await trio.to_thread.run_sync(self.places, abandon_on_cancel=True)
             keys = Keys(store)

@@ -13,12 +13,10 @@ from typing import Final
 import trio
 
 from matyan import readable
-from matyan._codec import range_of, unpack
 from matyan.errors import Unavailable
-from matyan.keys import Keys, pack_value
+from matyan.keys import Keys, pack_value, range_of, unpack
 from matyan.service.logs import get_logger
-from matyan.store.base import Snapshot
-from matyan.store.rocks import RocksStore
+from matyan.store.base import FolderStore, Snapshot
 
 QUIET_S: Final = 2.0
 """Without a write for so long, it is quiet enough."""
@@ -38,7 +36,7 @@ class Compaction:
         folder: the store's, to see how much room its disk has.
     """
 
-    def __init__(self, store: RocksStore, keys: Keys, folder: Path) -> None:
+    def __init__(self, store: FolderStore, keys: Keys, folder: Path) -> None:
         self._store = store
         self._keys = keys
         self._folder = folder

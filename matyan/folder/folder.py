@@ -1,6 +1,6 @@
 """A data folder: the store in it, its sequence layout, and the socket at which commands read it.
 
-The same for whoever feeds it: `embedded.py` (the frontier of the same process) or Kafka (`kafka_folder.py`). What only one
+The same for whoever feeds it: `tracker.py` (the frontier of the same process) or Kafka (`kafka_folder.py`). What only one
 of them can answer it adds itself.
 """
 
@@ -21,16 +21,15 @@ from matyan.broker.base import DeliveryCallback, Producer
 from matyan.errors import FolderInUse, NotFound, Unavailable
 from matyan.folder.compaction import Compaction
 from matyan.folder.server import LocalAPI, Read, Write
-from matyan.keys import Keys
-from matyan.reader import DATABASE
+from matyan.keys import LOCAL, Keys
 from matyan.rules import runs
-from matyan.rules.identity import LOCAL, feeders, store_id
+from matyan.rules.identity import feeders, store_id
 from matyan.rules.queries import Queries
 from matyan.rules.records import Rules
 from matyan.rules.sequences import Layout, Sequences, open_layout
 from matyan.service import private
-from matyan.store.base import Snapshot
-from matyan.store.rocks import RocksStore, open_rocks
+from matyan.store.base import FolderStore, Snapshot
+from matyan.store.open import open_store
 
 _LOCK_POLL_S = 0.1
 _WRITE_S = 60.0
@@ -45,7 +44,7 @@ class DataFolder:
     """An open data folder. Made by `open_folder`."""
 
     def __init__(
-        self, path: Path, store: RocksStore, layout: Layout, id: str, feeders: set[str]
+        self, path: Path, store: FolderStore, layout: Layout, id: str, feeders: set[str]
     ) -> None:
         self.path = path
         self.store = store
@@ -128,7 +127,7 @@ async def open_folder(
         ConfigurationError: it cannot be opened, or has the other layout.
     """
     private.make(path)
-    store = await _open_store(path / DATABASE, trio.current_time() + patience_s)
+    store = await _wait_and_open(path, trio.current_time() + patience_s)
     private.tighten(path)
     try:
         keys = Keys(store)
@@ -142,10 +141,10 @@ async def open_folder(
         await store.aclose()
 
 
-async def _open_store(database: Path, deadline: float) -> RocksStore:
+async def _wait_and_open(path: Path, deadline: float) -> FolderStore:
     while True:
         try:
-            return open_rocks(database)
+            return open_store(path)
         except FolderInUse:
             if trio.current_time() >= deadline:
                 raise

@@ -16,6 +16,7 @@ from matyan.folder.folder import DataFolder, delete_by_record, finish_by_record,
 from matyan.rules import runs
 from matyan.service.supervise import Task
 from matyan.settings import Settings
+from matyan.store.open import name_of
 
 _EFFECT_S: Final = 60.0
 """How long a command waits for the worker to come to its record."""
@@ -87,7 +88,7 @@ class KafkaFolder:
         if self._settings is None:
             raise ConfigurationError(
                 f"the records of {self._folder.path} come from Kafka, and so must {what}: "
-                f"start its worker first, with: matyan ingest-worker --store rocks:{self._folder.path}"
+                f"start its worker first, with: matyan ingest-worker --store {name_of(self._folder.path)}"
             )
         return self._settings
 

@@ -1,7 +1,7 @@
 """The unix socket in the data folder: what the CLI and `reader.py` ask the process that holds the store.
 
-Only requests, answers and their pace. What is read stands in `queries.py`, what is written in `embedded.py`,
-the wire in `reader.py`. The socket's permissions (0600) are the access control.
+Only requests, answers and their pace. What is read stands in `rules/queries.py`, what is written in `tracker.py` and
+`kafka_folder.py`, the wire in `wire.py`. The socket's permissions (0600) are the access control.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgpack
 import trio
 
 from matyan.errors import ConfigurationError, MatyanError
-from matyan.reader import (
+from matyan.folder.wire import (
     END,
     ERROR,
     ITEMS,

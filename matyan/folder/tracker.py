@@ -1,34 +1,25 @@
 """The tracker of one machine: store, broker, blobs and workers of one data folder, in one process.
 
-Puts parts together; decides nothing about records. `up` is `matyan up`; `background` is the same without a
-port, for a command on a folder that nobody holds.
+Puts parts together; decides nothing about records. No listener: `cli/up.py` adds it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-import queue
 import secrets
-import socket
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-import outcome
 import trio
-from prometheus_client import Counter, Gauge
 
-from matyan import __version__
-from matyan import settings as settings_
-from matyan._codec import range_of
 from matyan.blobs.folder import FolderBlobs
 from matyan.broker import local
-from matyan.broker.base import ControlEvent, DeadLetter
+from matyan.broker.base import ControlEvent, DeadLetter, StandingLetter
 from matyan.broker.local import LocalBroker
-from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
+from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.folder.folder import (
     DataFolder,
     delete_by_record,
@@ -37,20 +28,17 @@ from matyan.folder.folder import (
     open_folder,
     while_answering,
 )
-from matyan.folder.kafka_folder import KafkaFolder
-from matyan.frontier import edge
+from matyan.keys import range_of
 from matyan.rules import runs
 from matyan.rules.queries import Row
 from matyan.rules.sequences import Layout
-from matyan.service import logs, private, telemetry
-from matyan.service.descriptors import raise_limit
+from matyan.service import private
 from matyan.service.health import Health
-from matyan.service.listeners import open_port
 from matyan.service.logs import get_logger
-from matyan.service.supervise import Task, calm_collector, run_service
-from matyan.service.terminal import StatusLine, announce
+from matyan.service.supervise import Task
 from matyan.settings import Settings
 from matyan.store.base import Snapshot
+from matyan.store.open import name_of
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
 
@@ -88,7 +76,7 @@ class Tracker:
         )
         self._replaying = trio.Lock()
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
-        self._queries = queries = folder.queries
+        self._queries = folder.queries
         self._api = folder.api(
             {
                 "delete": self._delete,
@@ -99,8 +87,8 @@ class Tracker:
             {
                 "show": self._show,
                 "artifacts": self._artifacts,
-                "dlq_list": queries.dead_letters,
-                "dlq_show": queries.dead_letter,
+                "dlq_list": self._dead_letters,
+                "dlq_show": self._dead_letter,
             },
         )
         self.health = Health()
@@ -156,6 +144,30 @@ class Tracker:
             async for piece in pieces:
                 yield piece
 
+    # --- dead letters ------------------------------------------------------------------------------
+
+    def _dead_letters(self, snap: Snapshot, *, limit: int | None = None) -> Iterator[Row]:
+        """A row a dead letter, oldest first, without its bytes."""
+        for standing in itertools.islice(local.dead_letters(snap, self.keys), limit):
+            yield standing.row()
+
+    def _dead_letter(self, snap: Snapshot, *, id: int) -> Iterator[Row]:
+        """One dead letter with its key and value."""
+        standing = self._standing_letter(snap, id=id)
+        letter = standing.letter
+        yield {**standing.row(), "key": letter.key, "value": letter.value}
+
+    def _standing_letter(self, snap: Snapshot, *, id: int) -> StandingLetter[int]:
+        """A dead letter as it stands in the store.
+
+        Raises:
+            NotFound: there is none of that number.
+        """
+        standing = local.dead_letter(snap, self.keys, id)
+        if standing is None:
+            raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
+        return standing
+
     # --- what the CLI writes -----------------------------------------------------------------------
 
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
@@ -192,7 +204,7 @@ class Tracker:
                     raise Unavailable(
                         f"dead letter {number} was sent before and waits for the store"
                     )
-                letter = await self.store.read(partial(self._queries.standing_letter, id=number))
+                letter = await self.store.read(partial(self._standing_letter, id=number))
                 self._must_take()
                 try:
                     again = await delivered(partial(self._broker.redeliver, number, letter.letter))
@@ -232,7 +244,7 @@ async def open_tracker(
         if folder.fed_by_kafka:
             raise ConfigurationError(
                 f"the records of {data} come from Kafka; run its worker, with: "
-                f"matyan ingest-worker --store rocks:{data}, or name another folder with --data"
+                f"matyan ingest-worker --store {name_of(data)}, or name another folder with --data"
             )
         yield Tracker(folder, settings.queue_bytes)
 
@@ -256,201 +268,3 @@ def _secret(path: Path) -> bytes:
             f"cannot use {path} ({error.strerror}); mend its permissions, or name another folder with --data"
         ) from None
     return secret
-
-
-# --- for a command on a folder that nobody holds ---------------------------------------------------
-
-
-@contextmanager
-def background(data: Path) -> Iterator[None]:
-    """Holds a data folder in a thread of this process and answers at its socket.
-
-    Raises:
-        ConfigurationError: as `open_folder` does.
-    """
-    loaded = settings_.Settings()
-    began: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event] | BaseException] = (
-        queue.SimpleQueue()
-    )
-
-    async def hold() -> None:
-        async with open_folder(data, None) as folder, trio.open_nursery() as nursery:
-            holder: Tracker | KafkaFolder = (
-                KafkaFolder(folder, None)
-                if folder.fed_by_kafka
-                else Tracker(folder, loaded.queue_bytes)
-            )
-            for task in holder.tasks():
-                await nursery.start(task.run)
-            stop = trio.Event()
-            began.put((trio.lowlevel.current_trio_token(), stop))
-            await stop.wait()
-            await holder.drain(trio.current_time() + loaded.shutdown_flush_timeout)
-            nursery.cancel_scope.cancel()
-
-    def thread() -> None:
-        ended = outcome.capture(trio.run, hold)
-        if isinstance(ended, outcome.Error):
-            began.put(ended.error)
-
-    holder = threading.Thread(target=thread, name="matyan store", daemon=True)
-    holder.start()
-    first = began.get()
-    if isinstance(first, BaseException):
-        raise _plain(first)
-    token, stop = first
-    try:
-        yield
-    finally:
-        with suppress(trio.RunFinishedError):
-            token.run_sync_soon(stop.set)
-        holder.join()
-    if not began.empty():
-        late = began.get()
-        assert isinstance(late, BaseException)
-        raise _plain(late)
-
-
-def _plain(error: BaseException) -> BaseException:
-    """The error inside groups of one; the first of ours inside a larger one."""
-    while isinstance(error, BaseExceptionGroup):
-        ours = error.subgroup(MatyanError)
-        error = (ours or error).exceptions[0]
-    return error
-
-
-# --- matyan up -------------------------------------------------------------------------------------
-
-
-def run(data: Path, host: str, port: int, settings: Settings) -> int:
-    """Runs the tracker until SIGINT or SIGTERM; 0 when everything that was accepted is stored.
-
-    Raises:
-        ConfigurationError: the port, the folder or a setting must be changed.
-    """
-    private.set_umask()
-    raise_limit()
-    line = logs.configure(settings.log_level)
-    names = settings_.unknown_names(settings_.read_environment(), ignore=settings_.EMBEDDED_IGNORES)
-    for sentence in names:
-        _log.warning(sentence)
-    try:
-        return trio.run(_up, data.absolute(), host, port, settings, line)
-    finally:
-        if line is not None:
-            line.show("")
-
-
-async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
-    async with open_tracker(data, settings, layout=settings.rocks_layout or "packed") as tracker:
-        frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings)
-        listeners: list[trio.SocketListener] = []
-
-        async def serve(*, task_status: trio.TaskStatus[object]) -> None:
-            listeners[:] = await open_port(host, port)
-            await edge.serve(frontier, listeners, task_status=task_status)
-
-        async def report(*, task_status: trio.TaskStatus[None]) -> None:
-            _greet(data, host, listeners)
-            calm_collector()
-            task_status.started()
-            await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
-
-        async def drain(deadline: float) -> int:
-            left = await edge.drain(frontier, deadline)
-            return max(left, await tracker.drain(deadline))
-
-        return await run_service(
-            [*tracker.tasks(), Task("frontier", serve), Task("report", report)],
-            drain,
-            tracker.health,
-            drain_s=settings.shutdown_flush_timeout,
-        )
-
-
-def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener]) -> None:
-    port = listeners[0].socket.getsockname()[1]
-    everywhere = host in {"0.0.0.0", "::", ""}
-    name = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{port}"
-    lines = [f"matyan {__version__} takes data at {url}"]
-    if everywhere:
-        lines.append(f"  from other machines:  http://{socket.gethostname()}:{port}")
-    lines += [
-        f"  health and metrics:   {url}/health/ready/  {url}/metrics/",
-        f"  data folder:          {data}",
-        "In the training code:",
-        "",
-        "    from matyan_client import Run",
-        f'    run = Run(repo="{url}")',
-        '    run.track(0.5, name="loss")',
-        "",
-        "Ctrl-C stops it.",
-    ]
-    announce("\n".join(lines))
-
-
-@dataclass(frozen=True, slots=True)
-class _Traffic:
-    connections: int
-    messages: int
-    points: int
-    waiting_bytes: int
-    errors: int
-
-
-def _traffic(tracker: Tracker) -> _Traffic:
-    processed = {
-        sample.labels["message_type"]: sample.value
-        for family in telemetry.INGEST_PROCESSED.collect()
-        for sample in family.samples
-        if sample.name.endswith("_total")
-    }
-    return _Traffic(
-        int(_sum(telemetry.WS_CONNECTIONS)),
-        int(sum(processed.values())),
-        int(processed.get("log_metric", 0)),
-        tracker.producer.queued_bytes,
-        int(_sum(telemetry.REJECTED) + _sum(telemetry.DEAD_LETTERS)),
-    )
-
-
-def _sum(metric: Counter | Gauge) -> float:
-    return sum(
-        sample.value
-        for family in metric.collect()
-        for sample in family.samples
-        if not sample.name.endswith("_created")
-    )
-
-
-async def _watch(tracker: Tracker, line: StatusLine) -> None:
-    """The live line of a terminal."""
-    messages, moment = 0, trio.current_time()
-    while True:
-        now, traffic = trio.current_time(), _traffic(tracker)
-        rate = (traffic.messages - messages) / max(now - moment, 1e-9)
-        messages, moment = traffic.messages, now
-        line.show(
-            f"{traffic.connections:,} connections · {rate:,.0f} messages/s · {traffic.points:,} points · "
-            f"{traffic.waiting_bytes / 1000:,.0f} kB waiting · {traffic.errors:,} errors"
-        )
-        await trio.sleep(_STATUS_S)
-
-
-async def _log_traffic(tracker: Tracker) -> None:
-    """The same for a pipe: a log line a minute, while there is something to tell."""
-    last = _traffic(tracker)
-    while True:
-        await trio.sleep(_TRAFFIC_S)
-        traffic = _traffic(tracker)
-        if traffic != last:
-            _log.info(
-                "traffic",
-                connections=traffic.connections,
-                messages_per_second=round((traffic.messages - last.messages) / _TRAFFIC_S, 1),
-                points=traffic.points,
-                waiting_bytes=traffic.waiting_bytes,
-                errors=traffic.errors,
-            )
-        last = traffic

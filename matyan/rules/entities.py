@@ -12,8 +12,7 @@ from typing import Final
 from uuid import UUID, uuid5
 
 from matyan import readable
-from matyan._codec import range_of
-from matyan.keys import Keys, pack_value
+from matyan.keys import Keys, pack_value, range_of
 from matyan.rules import indexes, trees
 from matyan.store.base import Snapshot, Transaction
 

@@ -10,12 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from uuid import uuid4
 
-from matyan._codec import range_of, unpack
-from matyan.keys import Keys, pack_value, unpack_value
+from matyan.keys import Keys, pack_value, range_of, unpack, unpack_value
 from matyan.store.base import Snapshot, Transaction
-
-LOCAL = "local"
-"""The topic id of the embedded broker."""
 
 
 def store_id() -> Callable[[Transaction, Keys], str]:

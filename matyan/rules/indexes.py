@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from matyan._codec import range_of, unpack
-from matyan.keys import Keys
+from matyan.keys import Keys, range_of, unpack
 from matyan.rules.limits import MAX_KEY
 from matyan.store.base import Snapshot, Transaction
 

@@ -16,11 +16,9 @@ from operator import itemgetter
 from typing import Any
 
 from matyan import readable
-from matyan._codec import context_text, pack, range_of, unpack
-from matyan.broker import local
-from matyan.broker.base import StandingLetter
+from matyan._codec import context_text, pack
 from matyan.errors import ConfigurationError, NotFound
-from matyan.keys import Keys
+from matyan.keys import Keys, range_of, unpack
 from matyan.rules import contexts, entities, runs, trees
 from matyan.rules.records import BLOBS
 from matyan.rules.sequences import LINES, LOG_RECORDS, SequenceInfo, Sequences
@@ -308,28 +306,6 @@ class Queries:
                 yield {"partition": place[0], "dropped": readable.number(packed)}
 
     # --- dead letters ----------------------------------------------------------------------------
-
-    def dead_letters(self, snap: Snapshot, *, limit: int | None = None) -> Iterator[Row]:
-        """A row a dead letter, oldest first, without its bytes."""
-        for standing in itertools.islice(local.dead_letters(snap, self._keys), limit):
-            yield standing.row()
-
-    def dead_letter(self, snap: Snapshot, *, id: int) -> Iterator[Row]:
-        """One dead letter with its key and value."""
-        standing = self.standing_letter(snap, id=id)
-        letter = standing.letter
-        yield {**standing.row(), "key": letter.key, "value": letter.value}
-
-    def standing_letter(self, snap: Snapshot, *, id: int) -> StandingLetter[int]:
-        """A dead letter as it stands in the store.
-
-        Raises:
-            NotFound: there is none of that number.
-        """
-        standing = local.dead_letter(snap, self._keys, id)
-        if standing is None:
-            raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
-        return standing
 
 
 def _artifacts(blobs: object) -> Iterator[Row]:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from matyan import readable
-from matyan._codec import pack, range_of
-from matyan.keys import LEAF, Keys, pack_value
+from matyan._codec import pack
+from matyan.keys import LEAF, Keys, pack_value, range_of
 from matyan.rules import indexes, trees
 from matyan.store.base import Snapshot, Transaction
 

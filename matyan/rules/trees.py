@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from matyan import readable
-from matyan._codec import pack, range_of, unpack
-from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value
+from matyan._codec import pack
+from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value, range_of, unpack
 from matyan.rules import limits
 from matyan.store.base import KeyValue, Snapshot, Transaction
 

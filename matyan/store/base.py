@@ -99,3 +99,24 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class FolderStore(Store, Protocol):
+    """A store in a folder of this machine, with what can be done for its disk."""
+
+    @property
+    def writes(self) -> int:
+        """How many commits it has made: whether it is quiet."""
+        ...
+
+    def disk_bytes(self) -> int:
+        """The sizes of all its files."""
+        ...
+
+    async def compact(self, ranges: Sequence[tuple[bytes, bytes]] | None = None) -> None:
+        """Rewrites these ranges of keys, or everything, so that the space of what was deleted comes back.
+
+        Raises:
+            Unavailable: the store cannot be used now.
+        """
+        ...

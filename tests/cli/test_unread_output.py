@@ -25,7 +25,7 @@ main.main()
 """
 COMMAND = """
 from matyan.cli import main
-from matyan import spool
+from matyan.folder import spool
 spool.HELD_BYTES, spool.PATIENCE_S = 1 << 20, 0.2
 main.main()
 """

@@ -27,10 +27,10 @@ from matyan.broker.kafka.producer import client_config
 from matyan.errors import Unavailable
 from matyan.folder.folder import open_folder
 from matyan.keys import Keys, pack_value
-from matyan.reader import DATABASE
 from matyan.rules.runs import exists, is_deleted
 from matyan.rules.sequences import Layout
 from matyan.settings import Settings
+from matyan.store.open import DATABASE
 from matyan.store.rocks import open_rocks
 from tests.faults.broken_worker import broken_worker
 from tests.kafka.crew import stored_offsets

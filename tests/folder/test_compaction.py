@@ -10,7 +10,7 @@ import trio
 
 from matyan.folder.folder import open_folder
 from matyan.keys import pack_value
-from matyan.reader import DATABASE
+from matyan.store.open import DATABASE
 from matyan.store.rocks import RocksStore, open_rocks
 from tests.cli.test_main import fill, send
 from tests.tracker import Tracker, matyan, running

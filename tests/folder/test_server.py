@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from matyan import spool
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
-from matyan.folder import server
+from matyan.folder import server, spool
 from matyan.folder.server import LocalAPI
 from matyan.reader import SOCKET_NAME, Reader, pack_message
 from matyan.store.base import Snapshot

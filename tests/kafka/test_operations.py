@@ -32,8 +32,8 @@ from dev.process import free_ports
 from dev.s3 import S3
 from matyan.broker.base import DeadLetter
 from matyan.broker.kafka.producer import KafkaOutbox
-from matyan.reader import DATABASE
 from matyan.settings import Settings, load
+from matyan.store.open import DATABASE
 from tests.blobs_s3 import s3_environment
 from tests.kafka.deployment import Deployment, record
 from tests.kafka.topics import read_topic, until

@@ -1,6 +1,6 @@
 """Kafka's administration: the offsets of a group, a topic's id, and the words for what is missing.
 
-Which topics there are and whether they are fit is `kafka_topics.py`'s. Blocking calls, for a thread. Nothing here is on a record's way.
+Which topics there are and whether they are fit is `topics.py`'s. Blocking calls, for a thread. Nothing here is on a record's way.
 """
 
 from __future__ import annotations

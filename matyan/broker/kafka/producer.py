@@ -1,8 +1,8 @@
 """Kafka's producing side: frames of records to a topic, and a worker's side effects.
 
 librdkafka (by confluent-kafka) batches, retries and keeps the order; this file translates its thread, its
-delivery reports and its fatal errors into the words of `base.py`. No consumer (`kafka_consumer.py`), no topic
-administration (`kafka_admin.py`), no store and no rules.
+delivery reports and its fatal errors into the words of `base.py`. No consumer (`consumer.py`), no topic
+administration (`admin.py`), no store and no rules.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from matyan.broker.kafka.admin import Place
 from matyan.errors import ConfigurationError, OffsetConflict
+from matyan.store.open import SYNTAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Claimant:
     group: str
     store_id: str = ""
     """Of the row ("store",); empty: there is none, such as the control worker's."""
-    store: str = "rocks:FOLDER"
+    store: str = SYNTAX
     """How a command line names it, quoted for a shell."""
 
     def reset(self, which: str, to: str) -> str:

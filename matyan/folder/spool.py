@@ -1,6 +1,6 @@
 """An answer between its socket and its reader: taken at the pace of who answers, handed over at the reader's.
 
-Who answers holds a snapshot of the store until the answer was taken, and drops a client that takes nothing (`local_api.py`). A
+Who answers holds a snapshot of the store until the answer was taken, and drops a client that takes nothing (`server.py`). A
 reader may pause for hours, as a pager does. So a thread takes the messages; what the reader leaves waits in memory, and from
 HELD_BYTES on in a temporary file. No wire here: messages are bytes.
 """

@@ -1,0 +1,163 @@
+"""`matyan up`: the tracker of one machine with its listener, and what it tells a person meanwhile."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+from prometheus_client import Counter, Gauge
+
+from matyan import __version__
+from matyan import settings as settings_
+from matyan.folder.tracker import Tracker, open_tracker
+from matyan.frontier import edge
+from matyan.service import logs, private, telemetry
+from matyan.service.descriptors import raise_limit
+from matyan.service.listeners import open_port
+from matyan.service.logs import get_logger
+from matyan.service.supervise import Task, calm_collector, run_service
+from matyan.service.terminal import StatusLine, announce
+from matyan.settings import Settings
+
+_STATUS_S = 1.0
+# In a pipe: how often traffic is logged, while there is some.
+_TRAFFIC_S = 60.0
+
+_log = get_logger()
+
+
+def run(data: Path, host: str, port: int, settings: Settings) -> int:
+    """Runs the tracker until SIGINT or SIGTERM; 0 when everything that was accepted is stored.
+
+    Raises:
+        ConfigurationError: the port, the folder or a setting must be changed.
+    """
+    private.set_umask()
+    raise_limit()
+    line = logs.configure(settings.log_level)
+    names = settings_.unknown_names(settings_.read_environment(), ignore=settings_.EMBEDDED_IGNORES)
+    for sentence in names:
+        _log.warning(sentence)
+    try:
+        return trio.run(_up, data.absolute(), host, port, settings, line)
+    finally:
+        if line is not None:
+            line.show("")
+
+
+async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
+    async with open_tracker(data, settings, layout=settings.rocks_layout or "packed") as tracker:
+        frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings)
+        listeners: list[trio.SocketListener] = []
+
+        async def serve(*, task_status: trio.TaskStatus[object]) -> None:
+            listeners[:] = await open_port(host, port)
+            await edge.serve(frontier, listeners, task_status=task_status)
+
+        async def report(*, task_status: trio.TaskStatus[None]) -> None:
+            _greet(data, host, listeners)
+            calm_collector()
+            task_status.started()
+            await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
+
+        async def drain(deadline: float) -> int:
+            left = await edge.drain(frontier, deadline)
+            return max(left, await tracker.drain(deadline))
+
+        return await run_service(
+            [*tracker.tasks(), Task("frontier", serve), Task("report", report)],
+            drain,
+            tracker.health,
+            drain_s=settings.shutdown_flush_timeout,
+        )
+
+
+def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener]) -> None:
+    port = listeners[0].socket.getsockname()[1]
+    everywhere = host in {"0.0.0.0", "::", ""}
+    name = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
+    url = f"http://{name}:{port}"
+    lines = [f"matyan {__version__} takes data at {url}"]
+    if everywhere:
+        lines.append(f"  from other machines:  http://{socket.gethostname()}:{port}")
+    lines += [
+        f"  health and metrics:   {url}/health/ready/  {url}/metrics/",
+        f"  data folder:          {data}",
+        "In the training code:",
+        "",
+        "    from matyan_client import Run",
+        f'    run = Run(repo="{url}")',
+        '    run.track(0.5, name="loss")',
+        "",
+        "Ctrl-C stops it.",
+    ]
+    announce("\n".join(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    connections: int
+    messages: int
+    points: int
+    waiting_bytes: int
+    errors: int
+
+
+def _traffic(tracker: Tracker) -> _Traffic:
+    processed = {
+        sample.labels["message_type"]: sample.value
+        for family in telemetry.INGEST_PROCESSED.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    }
+    return _Traffic(
+        int(_sum(telemetry.WS_CONNECTIONS)),
+        int(sum(processed.values())),
+        int(processed.get("log_metric", 0)),
+        tracker.producer.queued_bytes,
+        int(_sum(telemetry.REJECTED) + _sum(telemetry.DEAD_LETTERS)),
+    )
+
+
+def _sum(metric: Counter | Gauge) -> float:
+    return sum(
+        sample.value
+        for family in metric.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    )
+
+
+async def _watch(tracker: Tracker, line: StatusLine) -> None:
+    """The live line of a terminal."""
+    messages, moment = 0, trio.current_time()
+    while True:
+        now, traffic = trio.current_time(), _traffic(tracker)
+        rate = (traffic.messages - messages) / max(now - moment, 1e-9)
+        messages, moment = traffic.messages, now
+        line.show(
+            f"{traffic.connections:,} connections · {rate:,.0f} messages/s · {traffic.points:,} points · "
+            f"{traffic.waiting_bytes / 1000:,.0f} kB waiting · {traffic.errors:,} errors"
+        )
+        await trio.sleep(_STATUS_S)
+
+
+async def _log_traffic(tracker: Tracker) -> None:
+    """The same for a pipe: a log line a minute, while there is something to tell."""
+    last = _traffic(tracker)
+    while True:
+        await trio.sleep(_TRAFFIC_S)
+        traffic = _traffic(tracker)
+        if traffic != last:
+            _log.info(
+                "traffic",
+                connections=traffic.connections,
+                messages_per_second=round((traffic.messages - last.messages) / _TRAFFIC_S, 1),
+                points=traffic.points,
+                waiting_bytes=traffic.waiting_bytes,
+                errors=traffic.errors,
+            )
+        last = traffic

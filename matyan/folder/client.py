@@ -1,0 +1,127 @@
+"""Asks the process that holds a data folder: one request, its answers as they come.
+
+No store and no trio here; what can be asked is named in `reader.py`, how it is written in `wire.py`.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matyan import errors
+from matyan.errors import ConfigurationError, MatyanError, Unavailable
+from matyan.folder.spool import Spool
+from matyan.folder.wire import (
+    END,
+    ERROR,
+    HEADER,
+    SOCKET_NAME,
+    message_length,
+    pack_message,
+    socket_address,
+    unpack_message,
+)
+
+_GONE = "the process that holds this data folder went away while it answered; run the same command again"
+
+
+def ask(folder: Path, op: str, arguments: dict[str, Any]) -> Iterator[Any]:
+    """Sends one request and yields its answers as they come. Whoever takes them may pause: they wait here, and hold nobody up.
+
+    Raises:
+        MatyanError: what the other side says, or an argument that no message holds; Unavailable when it went away.
+    """
+    request = _request(op, arguments)
+    with _connect(folder) as connection:
+        try:
+            connection.sendall(request)
+        except OSError as error:
+            raise Unavailable(_GONE) from error
+        with closing(Spool(_messages(connection), partial(_hang_up, connection))) as messages:
+            yield from _rows(messages)
+
+
+def is_answered(folder: Path) -> bool:
+    """Whether somebody holds the folder and takes requests.
+
+    Raises:
+        ConfigurationError: its socket belongs to another user.
+    """
+    try:
+        _connect(folder).close()
+    except Unavailable:
+        return False
+    return True
+
+
+def _rows(messages: Iterable[bytes]) -> Iterator[Any]:
+    for message in messages:
+        kind, *rest = unpack_message(message)
+        if kind == END:
+            return
+        if kind == ERROR:
+            raise _error(*rest)
+        yield from rest[0]
+    raise Unavailable(_GONE)
+
+
+def _connect(folder: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with socket_address(folder) as address:
+            connection.connect(address)
+    except PermissionError:
+        connection.close()
+        raise ConfigurationError(
+            f"{folder / SOCKET_NAME} belongs to another user; run this command as the user who runs matyan up"
+        ) from None
+    except OSError as error:
+        connection.close()
+        raise Unavailable(f"nobody answers at {folder / SOCKET_NAME}: {error}") from error
+    return connection
+
+
+def _messages(connection: socket.socket) -> Iterator[bytes]:
+    """The whole messages that come, until the other side goes."""
+    with connection.makefile("rb", buffering=1 << 18) as stream:
+        try:
+            while len(header := stream.read(HEADER.size)) == HEADER.size:
+                length = message_length(header)
+                body = stream.read(length)
+                if len(body) < length:
+                    return
+                yield body
+        except OSError:
+            return
+
+
+def _hang_up(connection: socket.socket) -> None:
+    """Wakes whoever reads from it, in any thread."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _request(op: str, arguments: dict[str, Any]) -> bytes:
+    """
+    Raises:
+        MatyanError: msgpack cannot hold an argument, and neither does any store: a word of a command line that is no UTF-8,
+            an integer beyond 64 bits.
+    """
+    try:
+        return pack_message({"op": op, **arguments})
+    except UnicodeEncodeError as error:
+        raise MatyanError(f"{error.object!r} is no valid Unicode; no name is written so") from None
+    except OverflowError:
+        raise MatyanError(
+            f"{op!r} was asked with a number beyond 64 bits; choose a smaller one"
+        ) from None
+
+
+def _error(name: str, text: str) -> MatyanError:
+    kind = getattr(errors, name, None)
+    known = isinstance(kind, type) and issubclass(kind, MatyanError)
+    return kind(text) if known and kind is not None else MatyanError(text)

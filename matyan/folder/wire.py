@@ -1,0 +1,60 @@
+"""The wire of the unix socket in a data folder: its name and its messages.
+
+One request a connection. Each message is a length (4 bytes, big endian) and msgpack. The request is a map with "op" and its
+arguments; each answer is `[ITEMS, [item, …]]`, the last `[END]` or `[ERROR, class, text]`. Who asks is `client.py`, who
+answers `server.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+SOCKET_NAME = "matyan.sock"
+ITEMS, END, ERROR = 0, 1, 2
+MAX_MESSAGE = 1 << 30
+HEADER = struct.Struct(">I")
+# sun_path of Linux holds 108 bytes with the final zero.
+_MAX_SOCKET_PATH = 107
+
+
+def pack_message(message: object) -> bytes:
+    """One message of the wire, its length first."""
+    body: bytes = msgpack.packb(message, use_bin_type=True)
+    return HEADER.pack(len(body)) + body
+
+
+def unpack_message(body: bytes) -> Any:
+    # Free values of users may hold anything that msgpack holds, non-string keys never.
+    return msgpack.unpackb(body, raw=False, strict_map_key=False)
+
+
+def message_length(header: bytes) -> int:
+    """Raises ValueError when this is no header of ours."""
+    (length,) = HEADER.unpack(header)
+    if length > MAX_MESSAGE:
+        raise ValueError(f"a message of {length} bytes")
+    return int(length)
+
+
+@contextmanager
+def socket_address(folder: Path) -> Iterator[str]:
+    """An address of the socket in `folder` that is short enough for bind() and connect().
+
+    A unix socket's path holds 107 bytes; a longer one is reached through the folder's descriptor.
+    """
+    direct = str(folder / SOCKET_NAME)
+    if len(os.fsencode(direct)) <= _MAX_SOCKET_PATH:
+        yield direct
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+    finally:
+        os.close(descriptor)
