@@ -19,8 +19,10 @@ from matyan.broker.base import DeadLetter
 from matyan.broker.local import _pack_letter
 from matyan.cli import export, views
 from matyan.errors import ConfigurationError, MatyanError
+from matyan.folder.letters import Letters
+from matyan.folder.wire import unpack_message
 from matyan.keys import LEAF
-from matyan.reader import _block, unpack_message
+from matyan.reader import _block
 from matyan.rules.queries import Queries
 from matyan.rules.sequences import Layout, Sequences
 from tests.ledger import Ledger, metric, record
@@ -60,7 +62,7 @@ LOG = [
 def answers(ledger: Ledger, op: str, **arguments: Any) -> list[Any]:
     """What a client gets: through the wire's msgpack."""
     queries = Queries(ledger.keys, Sequences(ledger.keys, ledger.layout))
-    read = getattr(queries, op)
+    read = Letters(ledger.keys).rows if op == "dlq_list" else getattr(queries, op)
     return ledger.store.look(
         lambda snap: [
             unpack_message(msgpack.packb(item, use_bin_type=True))
@@ -87,7 +89,7 @@ def read_all(ledger: Ledger) -> None:
                 write(blocks, io.BytesIO())
         except MatyanError:
             pass
-    letters = answers(ledger, "dead_letters")
+    letters = answers(ledger, "dlq_list")
     json.dumps(letters)
     views.dead_letters(letters)
 

@@ -5,7 +5,6 @@ Puts parts together; decides nothing about records. No listener: `cli/up.py` add
 
 from __future__ import annotations
 
-import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -17,7 +16,7 @@ import trio
 
 from matyan.blobs.folder import FolderBlobs
 from matyan.broker import local
-from matyan.broker.base import ControlEvent, DeadLetter, StandingLetter
+from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.folder.folder import (
@@ -28,6 +27,7 @@ from matyan.folder.folder import (
     open_folder,
     while_answering,
 )
+from matyan.folder.letters import Letters
 from matyan.keys import range_of
 from matyan.rules import runs
 from matyan.rules.queries import Row
@@ -77,6 +77,7 @@ class Tracker:
         self._replaying = trio.Lock()
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
         self._queries = folder.queries
+        self._letters = Letters(keys)
         self._api = folder.api(
             {
                 "delete": self._delete,
@@ -87,8 +88,8 @@ class Tracker:
             {
                 "show": self._show,
                 "artifacts": self._artifacts,
-                "dlq_list": self._dead_letters,
-                "dlq_show": self._dead_letter,
+                "dlq_list": self._letters.rows,
+                "dlq_show": self._letters.row,
             },
         )
         self.health = Health()
@@ -144,30 +145,6 @@ class Tracker:
             async for piece in pieces:
                 yield piece
 
-    # --- dead letters ------------------------------------------------------------------------------
-
-    def _dead_letters(self, snap: Snapshot, *, limit: int | None = None) -> Iterator[Row]:
-        """A row a dead letter, oldest first, without its bytes."""
-        for standing in itertools.islice(local.dead_letters(snap, self.keys), limit):
-            yield standing.row()
-
-    def _dead_letter(self, snap: Snapshot, *, id: int) -> Iterator[Row]:
-        """One dead letter with its key and value."""
-        standing = self._standing_letter(snap, id=id)
-        letter = standing.letter
-        yield {**standing.row(), "key": letter.key, "value": letter.value}
-
-    def _standing_letter(self, snap: Snapshot, *, id: int) -> StandingLetter[int]:
-        """A dead letter as it stands in the store.
-
-        Raises:
-            NotFound: there is none of that number.
-        """
-        standing = local.dead_letter(snap, self.keys, id)
-        if standing is None:
-            raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
-        return standing
-
     # --- what the CLI writes -----------------------------------------------------------------------
 
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
@@ -204,7 +181,7 @@ class Tracker:
                     raise Unavailable(
                         f"dead letter {number} was sent before and waits for the store"
                     )
-                letter = await self.store.read(partial(self._standing_letter, id=number))
+                letter = await self.store.read(partial(self._letters.standing, id=number))
                 self._must_take()
                 try:
                     again = await delivered(partial(self._broker.redeliver, number, letter.letter))

@@ -18,7 +18,8 @@ import trio
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.folder import server, spool
 from matyan.folder.server import LocalAPI
-from matyan.reader import SOCKET_NAME, Reader, pack_message
+from matyan.folder.wire import SOCKET_NAME, pack_message
+from matyan.reader import Reader
 from matyan.store.base import Snapshot
 from matyan.store.rocks import open_rocks
 
