@@ -17,8 +17,9 @@ import trio
 from matyan.broker.base import DeadLetter, DeliveryCallback
 from matyan.broker.local import LocalBroker, Redelivery
 from matyan.cli.main import main
-from matyan.folder import folder, tracker
+from matyan.folder import tracker
 from matyan.frontier import edge
+from matyan.store import rocks
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 
@@ -64,7 +65,7 @@ def broken_tracker(promise: str) -> tuple[str, ...]:
 if __name__ == "__main__":
     match sys.argv[1]:
         case "no-sync":
-            folder.open_rocks = partial(open_rocks, sync=False)
+            rocks.open_rocks = partial(open_rocks, sync=False)
         case "acknowledge-early":
             tracker.IngestWorker = partial(
                 IngestWorker, lose_records_by_acknowledging_before_the_commit=True

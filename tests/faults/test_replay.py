@@ -6,28 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from matyan.broker.base import DeadLetter
-from matyan.broker.local import LocalBroker
-from matyan.keys import Keys
-from matyan.store.rocks import open_rocks
 from tests.cli.test_main import in_a_terminal
 from tests.faults.broken_tracker import broken_tracker
 from tests.ledger import metric
+from tests.letters import bury
 from tests.tracker import asked, asked_lines, matyan, running
-
-
-async def bury(data: Path, *records: bytes) -> None:
-    """Puts records among the dead letters of a folder that nobody holds, as a worker that could not apply them did."""
-    store = open_rocks(data / "rocksdb")
-    try:
-        outbox = LocalBroker(Keys(store), 1 << 20).outbox()
-        letters = [
-            DeadLetter("data-ingestion", 0, number, b"r", value, "InvalidRecord", "a bug, mended")
-            for number, value in enumerate(records)
-        ]
-        await store.transact(lambda tr: outbox.within(tr, [], letters))
-    finally:
-        await store.aclose()
 
 
 @pytest.mark.parametrize("promise", ["die-before-replay", "die-after-replay"])
