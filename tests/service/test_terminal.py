@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pty
+import threading
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,3 +192,37 @@ def test_the_status_line_stays_below_the_log() -> None:
         status.write("a warning\n")
         seen = pipe.read(b"g\n1 connection")
     assert seen == b"\r\x1b[K1 connection\r\x1b[Ka warning\n1 connection"
+
+
+def test_a_terminal_that_takes_nothing_stops_neither_the_log_nor_its_status_line() -> None:
+    """One that was stopped, or whose window hangs; when it goes on it shows the newest state, not all of them."""
+    master, slave = pty.openpty()
+    sink = Sink(slave, "utf-8")
+    line = StatusLine(sink)
+    wrote = threading.Event()
+
+    def write() -> None:
+        for number in range(2_000):
+            line.show(f"state {number}")
+            line.write(f"{number} {'x' * 100}\n")
+        wrote.set()
+
+    threading.Thread(target=write, daemon=True).start()
+    try:
+        assert wrote.wait(30), "the log waited for its terminal"
+        assert sink.is_behind
+        seen = b""
+        while b"1999 xxx" not in seen:
+            seen += os.read(master, 65_536)
+        lines = [part for part in seen.split(b"\n") if b" xxx" in part]
+        assert len(lines) == 2_000
+        wait_for(lambda: not sink.is_behind)
+        line.show("the newest")
+        while b"the newest" not in seen:
+            seen += os.read(master, 65_536)
+        # While it was behind, states were only brought along by log lines.
+        assert seen.count(b"\x1b[Kstate ") < 2_000
+    finally:
+        sink.close()
+        os.close(master)
+        os.close(slave)
