@@ -18,7 +18,7 @@ import click
 
 from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import as_json_option, data_option
+from matyan.cli.flags import Place, as_json_option, data_option
 from matyan.cli.output import not_for_a_terminal, output_file, output_option
 from matyan.errors import ConfigurationError, NotFound
 from matyan.service import terminal
@@ -42,7 +42,7 @@ Fetch = Callable[[str, str], Iterator[bytes]]
 @click.option(
     "--all",
     "folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=Place(file_okay=False),
     metavar="DIR",
     help="Write every artifact to a file below this folder.",
 )

@@ -7,13 +7,14 @@ No command and no engine here. A flag that is given wins over its variable.
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import time
 from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -107,6 +108,31 @@ def _variable(row: Field[Any]) -> str:
     return f"[{row.metadata['env']}{f'; default: {default}' if default not in ('', ()) else ''}]"
 
 
+class Place(click.Path):
+    """A path that can be looked at, whatever stands there; `inside`: and into, by RocksDB, which knows UTF-8 alone."""
+
+    def __init__(self, *, inside: bool = False, **kwargs: Any) -> None:
+        super().__init__(path_type=Path, **kwargs)
+        self._inside = inside
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = cast("Path", super().convert(value, param, ctx))
+        if str(path) == "-" and self.allow_dash:
+            return path  # a standard stream
+        try:
+            os.stat(os.path.join(path, ".") if self._inside else path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            self.fail(f"{str(path)!r}: {error.strerror}.", param, ctx)
+        if self._inside:
+            try:
+                str(path).encode()
+            except UnicodeEncodeError:
+                self.fail(f"{str(path)!r}: expected a path in UTF-8.", param, ctx)
+        return path
+
+
 def store_name(folder: Path) -> str:
     """What `--store` takes, for a shell."""
     return shlex.quote(name_of(folder))
@@ -114,9 +140,10 @@ def store_name(folder: Path) -> str:
 
 def _folder(value: str) -> Path:
     try:
-        return folder_of(value)
+        folder = folder_of(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}.") from error
+    return cast("Path", Place(inside=True).convert(folder, None, None))
 
 
 def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
@@ -133,7 +160,7 @@ def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
 
 data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=Place(inside=True),
     default=Path(".matyan"),
     show_default=True,
     envvar="MATYAN_DATA",

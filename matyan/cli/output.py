@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, cast
 
 import click
 
+from matyan.cli.flags import Place
 from matyan.errors import ConfigurationError
 from matyan.service import terminal
 
@@ -17,13 +18,13 @@ from matyan.service import terminal
 def output_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--output FILE; the command gets `output`, None for standard output. A file of the name - is ./-, as everywhere."""
 
-    def of_file(context: click.Context, option: click.Parameter, path: str | None) -> Path | None:
-        return None if path in (None, "-") else Path(path)
+    def of_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+        return None if path is None or str(path) == "-" else path
 
     return click.option(
         "--output",
         "-o",
-        type=click.Path(dir_okay=False, allow_dash=True),
+        type=Place(dir_okay=False, allow_dash=True),
         metavar="FILE",
         callback=of_file,
         help=f"{help} Default, and for -: standard output.",

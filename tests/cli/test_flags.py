@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from matyan.cli.flags import settings_flags, store_option
 from matyan.cli.services import control_worker, frontier, ingest_worker
 from matyan.settings import Settings, is_secret
+from tests.tracker import matyan
 
 SECRETS = {row.name for row in fields(Settings) if is_secret(row)}
 
@@ -98,3 +100,27 @@ def test_a_store_that_is_not_one_is_refused(value: str) -> None:
     result = CliRunner().invoke(command, ["--store", value])
     assert result.exit_code == 2
     assert "expected rocks:FOLDER" in result.stderr
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("runs", "--data", LONG),
+        ("up", "--port", "0", "--data", LONG),
+        ("runs", "--data", "\udcff"),
+        ("up", "--port", "0", "--data", "\udcff"),
+        ("export", "run", "--output", LONG),
+        ("artifacts", "run", "--get", "a", "--output", LONG),
+        ("artifacts", "run", "--all", LONG),
+        ("offsets", "show", "--store", f"rocks:{LONG}"),
+        ("doctor", "--store", "rocks:\udcff"),
+    ],
+)
+def test_a_path_that_cannot_be_is_a_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    """Of every option that takes one, before anything is done."""
+    done = matyan(*arguments, check=2, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1].startswith("Error: Invalid value for '--")
+    assert [*tmp_path.iterdir()] == []
