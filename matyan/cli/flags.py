@@ -116,9 +116,9 @@ class Place(click.Path):
         self._inside = inside
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "-" and self.allow_dash:
+            return None  # a standard stream; a file of that name is ./-
         path = cast("Path", super().convert(value, param, ctx))
-        if str(path) == "-" and self.allow_dash:
-            return path  # a standard stream
         try:
             os.stat(os.path.join(path, ".") if self._inside else path)
         except (FileNotFoundError, NotADirectoryError):

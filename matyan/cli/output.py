@@ -17,16 +17,11 @@ from matyan.service import terminal
 
 def output_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """--output FILE; the command gets `output`, None for standard output. A file of the name - is ./-, as everywhere."""
-
-    def of_file(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
-        return None if path is None or str(path) == "-" else path
-
     return click.option(
         "--output",
         "-o",
         type=Place(dir_okay=False, allow_dash=True),
         metavar="FILE",
-        callback=of_file,
         help=f"{help} Default, and for -: standard output.",
     )
 
