@@ -18,12 +18,19 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from datetime import datetime
 
+include "codec/buffer.pxi"
+include "codec/cursor.pxi"
 include "codec/columns.pxi"
 include "codec/tuples.pxi"
+include "codec/msgpack.pxi"
+include "codec/compatible.pxi"
 include "codec/chunks.pxi"
 include "codec/scan.pxi"
+include "codec/schema.pxi"
+include "codec/members.pxi"
+include "codec/names.pxi"
 include "codec/limits.pxi"
-include "codec/json.pxi"
+include "codec/messages.pxi"
 include "codec/stream.pxi"
 include "codec/records.pxi"
-include "codec/frames.pxi"
+include "codec/websocket.pxi"

@@ -1,0 +1,29 @@
+# The names that a client chooses: run ids and artifact paths (contract, section 6).
+
+import re as _re
+
+cdef enum:
+    MAX_BLOB_KEY = 1024  # S3's limit
+
+_RUN_ID = _re.compile(r"[A-Za-z0-9_.:-]{1,128}")
+_CONTROL = _re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def check_run_id(str run):
+    if _RUN_ID.fullmatch(run) and run not in (".", ".."):
+        return None
+    return "a run id has 1 to 128 characters of A-Z a-z 0-9 _ . : - and is not . or .."
+
+
+def check_artifact_path(str run, str path):
+    try:
+        size = len(f"{run}/{path}".encode())
+    except UnicodeEncodeError:
+        return FLAWS[LONE_SURROGATE]
+    if size > MAX_BLOB_KEY:
+        return f"takes {size:,} bytes with its run id; the limit is {MAX_BLOB_KEY:,}"
+    if _CONTROL.search(path):
+        return "holds a control character"
+    if {".", ".."} & set(path.split("/")):
+        return "holds a segment . or .."
+    return None
