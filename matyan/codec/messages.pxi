@@ -1,5 +1,5 @@
 # Client frames -> broker records: the contract's sections 1, 3 and 6.
-# Which messages there are stands in schema.pxi; what a value is, in scan.pxi. Free values and strings are copied as they stand, typed numbers and times are normalised.
+# Which messages there are stands in schema.pxi; what a value is, in json.pxi. Free values and strings are copied as they stand, typed numbers and times are normalised.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 

@@ -3,6 +3,7 @@
 
 cdef enum:
     MAX_RECORD = 900 * 1024
+    MAX_STORED = 100000
     MAX_NAME = 512
 
 cdef enum Rule:
