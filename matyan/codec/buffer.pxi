@@ -1,7 +1,9 @@
-# The buffer: what the codec writes, and the one place that allocates it. Nothing is read here.
+# The buffer: where the codec writes. It owns its memory; a pointer into it dies with the next call that may grow it.
+# `buffer_*` make room themselves; `put*` write where the caller has reserved room. Nothing foreign is read here.
 
 cdef enum:
     ON_STACK = 480
+    SLACK = 32  # reserved behind a text for copies of constant length (put_span_of)
 
 
 cdef struct Buffer:
@@ -65,6 +67,17 @@ cdef inline int buffer_bytes(Buffer *b, const void *data, Py_ssize_t n) except -
 
 cdef inline bytes buffer_value(Buffer *b):
     return PyBytes_FromStringAndSize(<char *>b.data, b.size)
+
+
+cdef inline int reserve(Buffer *b, Py_ssize_t more) except -1:
+    if b.room - b.size < more:
+        buffer_grow(b, more)
+    return 0
+
+
+cdef inline void put(Buffer *b, const void *data, Py_ssize_t size) noexcept:
+    memcpy(b.data + b.size, data, size)
+    b.size += size
 
 
 cdef inline void put_big_endian(uint8_t *p, uint64_t number, int n) noexcept:

@@ -54,25 +54,6 @@ cdef inline uint64_t unzigzag(uint64_t number) noexcept:
     return number >> 1 ^ (0 - (number & 1))
 
 
-cdef inline int get_varint(Cursor *c, uint64_t *number) except -1:
-    cdef uint64_t out = 0
-    cdef int shift = 0
-    cdef uint8_t byte
-    while c.at < c.end:
-        byte = c.at[0]
-        c.at += 1
-        if shift == 63 and byte > 1:
-            break
-        out |= <uint64_t>(byte & 0x7F) << shift
-        if byte < 0x80:
-            number[0] = out
-            return 0
-        shift += 7
-        if shift > 63:
-            break
-    raise ValueError("cut short")
-
-
 cdef uint8_t *put_planes(uint8_t *p, const double *values, Py_ssize_t n) noexcept:
     cdef const uint64_t *bits = <const uint64_t *>values
     cdef uint64_t differing = 0
@@ -95,45 +76,6 @@ cdef uint8_t *put_planes(uint8_t *p, const double *values, Py_ssize_t n) noexcep
     return p
 
 
-cdef int get_planes(Cursor *c, double *values, Py_ssize_t n) except -1:
-    cdef uint64_t *bits = <uint64_t *>values
-    cdef uint8_t mask = cursor_take(c, 1)[0]
-    cdef const uint8_t *planes[8]
-    cdef uint64_t same = 0
-    cdef uint64_t one
-    cdef Py_ssize_t i
-    cdef int plane
-    cdef int shift
-    cdef const uint8_t *p
-    for plane in range(8):
-        planes[plane] = cursor_take(c, 1 if mask >> plane & 1 else n)
-        if mask >> plane & 1:
-            same |= <uint64_t>planes[plane][0] << (8 * plane)
-    if mask == 0:
-        for i in range(n):
-            bits[i] = (
-                planes[0][i]
-                | <uint64_t>planes[1][i] << 8
-                | <uint64_t>planes[2][i] << 16
-                | <uint64_t>planes[3][i] << 24
-                | <uint64_t>planes[4][i] << 32
-                | <uint64_t>planes[5][i] << 40
-                | <uint64_t>planes[6][i] << 48
-                | <uint64_t>planes[7][i] << 56
-            )
-        return 0
-    for i in range(n):
-        bits[i] = same
-    for plane in range(8):
-        if not mask >> plane & 1:
-            p = planes[plane]
-            shift = 8 * plane
-            for i in range(n):
-                one = p[i]
-                bits[i] |= one << shift
-    return 0
-
-
 cdef inline bint as_microseconds(double time, int64_t *us) noexcept:
     # Up to 2^53 µs (the year 2255) every integer is a double, and so is its millionth the nearest one.
     cdef double scaled = time * 1e6
@@ -141,6 +83,144 @@ cdef inline bint as_microseconds(double time, int64_t *us) noexcept:
         return False
     us[0] = llrint(scaled)
     return bits_of(<double>us[0] / 1e6) == bits_of(time)
+
+
+cdef inline uint8_t *put_steps(uint8_t *p, const int64_t *steps, Py_ssize_t n) noexcept:
+    cdef uint64_t difference
+    cdef Py_ssize_t i = 1
+    cdef Py_ssize_t run
+    p = put_varint(p, zigzag(<uint64_t>steps[0]))
+    while i < n:
+        difference = <uint64_t>steps[i] - <uint64_t>steps[i - 1]
+        run = 1
+        while i + run < n and (
+            <uint64_t>steps[i + run] - <uint64_t>steps[i + run - 1] == difference
+        ):
+            run += 1
+        p = put_varint(p, run)
+        p = put_varint(p, zigzag(difference))
+        i += run
+    return p
+
+
+cdef inline int take_steps(Cursor *c, int64_t *steps, Py_ssize_t n) except -1:
+    cdef uint64_t latest = 0, difference = 0, run = 0
+    cdef Py_ssize_t i = 1
+    cdef Py_ssize_t stop
+    take_varint(c, &latest)
+    latest = unzigzag(latest)
+    steps[0] = <int64_t>latest
+    while i < n:
+        take_varint(c, &run)
+        take_varint(c, &difference)
+        if run < 1 or run > <uint64_t>(n - i):
+            raise ValueError("steps that do not add up")
+        difference = unzigzag(difference)
+        stop = i + <Py_ssize_t>run
+        while i < stop:
+            latest += difference
+            steps[i] = <int64_t>latest
+            i += 1
+    return 0
+
+
+cdef inline uint8_t *put_times(uint8_t *p, const double *times, Py_ssize_t n, uint8_t *flags) noexcept:
+    cdef uint8_t *begin = p
+    cdef uint64_t latest = 0
+    cdef int64_t us
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not as_microseconds(times[i], &us):
+            flags[0] |= CHUNK_RAW_TIMES
+            return put_planes(begin, times, n)
+        p = put_varint(p, zigzag(<uint64_t>us - latest))
+        latest = <uint64_t>us
+    return p
+
+
+cdef inline int take_times(Cursor *c, double *times, Py_ssize_t n, uint8_t flags) except -1:
+    cdef uint64_t latest = 0, difference = 0
+    cdef Py_ssize_t i
+    if flags & CHUNK_RAW_TIMES:
+        return take_planes(c, <uint64_t *>times, n)
+    for i in range(n):
+        take_varint(c, &difference)
+        latest += unzigzag(difference)
+        times[i] = <double><int64_t>latest / 1e6
+    return 0
+
+
+cdef inline uint8_t *put_epochs(
+    uint8_t *p, const int64_t *epochs, const uint8_t *marks, Py_ssize_t n, uint8_t *flags
+) noexcept:
+    cdef uint64_t latest = 0
+    cdef Py_ssize_t i
+    cdef Py_ssize_t run
+    cdef uint8_t kind
+    cdef uint8_t any_ = 0
+    cdef int shift = 1
+    for i in range(n):
+        any_ |= marks[i]
+    if any_ & FRACTION:
+        flags[0] |= CHUNK_FRACTIONS
+        shift = 2
+    i = 0
+    while i < n:
+        kind = marks[i] & (HAS_EPOCH | FRACTION)
+        run = 1
+        while i + run < n and marks[i + run] & (HAS_EPOCH | FRACTION) == kind and (
+            kind != HAS_EPOCH or epochs[i + run] == epochs[i]
+        ):
+            run += 1
+        p = put_varint(p, <uint64_t>run << shift | kind >> 1)
+        if kind == HAS_EPOCH:
+            p = put_varint(p, zigzag(<uint64_t>epochs[i] - latest))
+            latest = <uint64_t>epochs[i]
+        elif kind:
+            p = put_planes(p, <const double *>(epochs + i), run)
+        i += run
+    return p
+
+
+cdef inline int take_epochs(Cursor *c, int64_t *epochs, uint8_t *marks, Py_ssize_t n, uint8_t flags) except -1:
+    """Fills the marks too, and each of them says that there is a step."""
+    cdef uint64_t latest = 0, number = 0, run = 0
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t stop
+    cdef uint8_t kind
+    cdef int shift = 2 if flags & CHUNK_FRACTIONS else 1
+    while i < n:
+        take_varint(c, &run)
+        kind = <uint8_t>(run & (2 * shift - 1)) << 1
+        stop = <Py_ssize_t>(run >> shift)
+        if stop < 1 or stop > n - i:
+            raise ValueError("epochs that do not add up")
+        stop += i
+        if kind == (HAS_EPOCH | FRACTION):
+            take_fractions(c, epochs + i, marks + i, stop - i)
+            i = stop
+            continue
+        if kind == HAS_EPOCH:
+            take_varint(c, &number)
+            latest += unzigzag(number)
+        elif kind:
+            raise ValueError("epochs of an unknown kind")
+        while i < stop:
+            epochs[i] = <int64_t>latest if kind else 0
+            marks[i] = HAS_STEP | kind
+            i += 1
+    return 0
+
+
+cdef int take_fractions(Cursor *c, int64_t *epochs, uint8_t *marks, Py_ssize_t n) except -1:
+    cdef int64_t ignored
+    cdef Py_ssize_t i
+    take_planes(c, <uint64_t *>epochs, n)
+    for i in range(n):
+        if epoch_of_double(double_of(<uint64_t>epochs[i]), &ignored) != (HAS_EPOCH | FRACTION):
+            raise ValueError("a fraction that is none")
+        marks[i] = HAS_STEP | HAS_EPOCH | FRACTION
+    return 0
 
 
 def encode_chunk(
@@ -154,30 +234,15 @@ def encode_chunk(
 ):
     cdef Py_ssize_t stop = columns.size if end is None else end
     cdef Py_ssize_t n = stop - begin
-    cdef uint8_t *data
-    cdef uint8_t *p
-    cdef const int64_t *steps
-    cdef const double *times
-    cdef const int64_t *epochs
-    cdef const uint8_t *flags
-    cdef uint64_t difference
-    cdef uint64_t latest
-    cdef int64_t us
-    cdef Py_ssize_t i
-    cdef Py_ssize_t run
-    cdef uint8_t *flags_at
-    cdef uint8_t *times_at
-    cdef uint8_t kind
-    cdef uint8_t *epochs_at
-    cdef int shift = 1
     cdef uint8_t small[1024]
+    cdef uint8_t *data = &small[0]
+    cdef uint8_t *p
     columns.need_steps()
     if begin < 0 or stop > columns.size or not 1 <= n <= CHUNK_ROOM:
         raise ValueError(f"a chunk holds 1 to {CHUNK_ROOM} points")
     if not 0 <= level <= CHUNK_LEVEL:
         raise ValueError("a level has two bits")
     # The worst case a point: a run of one for the step (12), 10 for the time, a run for the epoch (12), 8.
-    data = &small[0]
     if 64 + n * 44 > <Py_ssize_t>sizeof(small):
         data = <uint8_t *>malloc(64 + n * 44)
         if data == NULL:
@@ -185,63 +250,11 @@ def encode_chunk(
     try:
         data[0] = CHUNK_FORMAT
         data[1] = <uint8_t>level | (<uint8_t>CHUNK_ORDERED if ordered else 0)
-        flags_at = data + 1
         p = put_varint(data + 2, n)
         p = put_varint(p, before)
-
-        steps = columns.steps + begin
-        p = put_varint(p, zigzag(<uint64_t>steps[0]))
-        i = 1
-        while i < n:
-            difference = <uint64_t>steps[i] - <uint64_t>steps[i - 1]
-            run = 1
-            while i + run < n and (
-                <uint64_t>steps[i + run] - <uint64_t>steps[i + run - 1] == difference
-            ):
-                run += 1
-            p = put_varint(p, run)
-            p = put_varint(p, zigzag(difference))
-            i += run
-
-        times = columns.times + begin
-        times_at = p
-        latest = 0
-        for i in range(n):
-            if not as_microseconds(times[i], &us):
-                flags_at[0] |= CHUNK_RAW_TIMES
-                p = put_planes(times_at, times, n)
-                break
-            p = put_varint(p, zigzag(<uint64_t>us - latest))
-            latest = <uint64_t>us
-
-        epochs = columns.epochs + begin
-        flags = columns.flags + begin
-        epochs_at = p
-        latest = 0
-        i = 0
-        while i < n:
-            kind = flags[i] & (HAS_EPOCH | FRACTION)
-            if kind & FRACTION and not flags_at[0] & CHUNK_FRACTIONS:
-                # The first one: all runs are written anew, with their kinds.
-                flags_at[0] |= CHUNK_FRACTIONS
-                shift = 2
-                p = epochs_at
-                latest = 0
-                i = 0
-                continue
-            run = 1
-            while i + run < n and flags[i + run] & (HAS_EPOCH | FRACTION) == kind and (
-                kind != HAS_EPOCH or epochs[i + run] == epochs[i]
-            ):
-                run += 1
-            p = put_varint(p, <uint64_t>run << shift | kind >> 1)
-            if kind == HAS_EPOCH:
-                p = put_varint(p, zigzag(<uint64_t>epochs[i] - latest))
-                latest = <uint64_t>epochs[i]
-            elif kind:
-                p = put_planes(p, <const double *>(epochs + i), run)
-            i += run
-
+        p = put_steps(p, columns.steps + begin, n)
+        p = put_times(p, columns.times + begin, n, data + 1)
+        p = put_epochs(p, columns.epochs + begin, columns.flags + begin, n, data + 1)
         p = put_planes(p, columns.values + begin, n)
         return PyBytes_FromStringAndSize(<char *>data, p - data)
     finally:
@@ -249,114 +262,47 @@ def encode_chunk(
             free(data)
 
 
-cdef int chunk_open(Cursor *c, bytes chunk, uint8_t *flags, uint64_t *count, uint64_t *before) except -1:
-    cdef const uint8_t *p
-    c.at = <const uint8_t *>PyBytes_AS_STRING(chunk)
-    c.end = c.at + PyBytes_GET_SIZE(chunk)
-    p = cursor_take(c, 2)
-    if p[0] != CHUNK_FORMAT:
-        raise ValueError(f"unknown format {p[0]}")
-    flags[0] = p[1]
-    if flags[0] & ~(CHUNK_LEVEL | CHUNK_ORDERED | CHUNK_RAW_TIMES | CHUNK_FRACTIONS):
+cdef struct ChunkHead:
+    uint8_t flags
+    uint64_t count
+    uint64_t before
+
+
+cdef int take_head_of_chunk(Cursor *c, ChunkHead *head) except -1:
+    cdef int format_ = take_u8(c)
+    head.flags = <uint8_t>take_u8(c)
+    if format_ != CHUNK_FORMAT:
+        raise ValueError(f"unknown format {format_}")
+    if head.flags & ~(CHUNK_LEVEL | CHUNK_ORDERED | CHUNK_RAW_TIMES | CHUNK_FRACTIONS):
         raise ValueError("unknown flags")
-    get_varint(c, count)
-    get_varint(c, before)
-    if not 1 <= count[0] <= CHUNK_ROOM:
-        raise ValueError(f"{count[0]} points")
+    take_varint(c, &head.count)
+    take_varint(c, &head.before)
+    if not 1 <= head.count <= CHUNK_ROOM:
+        raise ValueError(f"{head.count} points")
     return 0
 
 
 def chunk_head(bytes chunk not None):
     cdef Cursor c
-    cdef uint8_t flags
-    cdef uint64_t count
-    cdef uint64_t before
-    chunk_open(&c, chunk, &flags, &count, &before)
-    return flags & CHUNK_LEVEL, flags & CHUNK_ORDERED != 0, count, before
+    cdef ChunkHead head
+    cursor_open(&c, chunk)
+    take_head_of_chunk(&c, &head)
+    return head.flags & CHUNK_LEVEL, head.flags & CHUNK_ORDERED != 0, head.count, head.before
 
 
 def decode_chunk(bytes chunk not None, Columns into not None):
     cdef Cursor c
-    cdef uint8_t flags
-    cdef uint64_t count
-    cdef uint64_t before
-    cdef uint64_t number
-    cdef uint64_t run
-    cdef uint64_t latest
+    cdef ChunkHead head
     cdef Py_ssize_t n
-    cdef Py_ssize_t i
-    cdef Py_ssize_t stop
-    cdef int64_t *steps
-    cdef double *times
-    cdef int64_t *epochs
-    cdef int64_t ignored
-    cdef uint8_t *marks
-    cdef uint8_t kind
-    cdef int shift
-    chunk_open(&c, chunk, &flags, &count, &before)
-    n = <Py_ssize_t>count
+    cursor_open(&c, chunk)
+    take_head_of_chunk(&c, &head)
+    n = <Py_ssize_t>head.count
     # Written behind the end: a chunk that turns out bad leaves `into` as it was.
     into.reserve(into.size + n)
-    steps = into.steps + into.size
-    times = into.times + into.size
-    epochs = into.epochs + into.size
-    marks = into.flags + into.size
-
-    get_varint(&c, &number)
-    latest = unzigzag(number)
-    steps[0] = <int64_t>latest
-    i = 1
-    while i < n:
-        get_varint(&c, &run)
-        get_varint(&c, &number)
-        if run < 1 or run > <uint64_t>(n - i):
-            raise ValueError("steps that do not add up")
-        number = unzigzag(number)
-        stop = i + <Py_ssize_t>run
-        while i < stop:
-            latest += number
-            steps[i] = <int64_t>latest
-            i += 1
-
-    if flags & CHUNK_RAW_TIMES:
-        get_planes(&c, times, n)
-    else:
-        latest = 0
-        for i in range(n):
-            get_varint(&c, &number)
-            latest += unzigzag(number)
-            times[i] = <double><int64_t>latest / 1e6
-
-    latest = 0
-    shift = 2 if flags & CHUNK_FRACTIONS else 1
-    i = 0
-    while i < n:
-        get_varint(&c, &run)
-        kind = <uint8_t>(run & (2 * shift - 1)) << 1
-        stop = <Py_ssize_t>(run >> shift)
-        if stop < 1 or stop > n - i:
-            raise ValueError("epochs that do not add up")
-        stop += i
-        if kind == (HAS_EPOCH | FRACTION):
-            get_planes(&c, <double *>(epochs + i), stop - i)
-            while i < stop:
-                if epoch_of_double(double_of(<uint64_t>epochs[i]), &ignored) != kind:
-                    raise ValueError("a fraction that is none")
-                marks[i] = HAS_STEP | kind
-                i += 1
-            continue
-        number = 0
-        if kind == HAS_EPOCH:
-            get_varint(&c, &number)
-            latest += unzigzag(number)
-        elif kind:
-            raise ValueError("epochs of an unknown kind")
-        while i < stop:
-            epochs[i] = <int64_t>latest if kind else 0
-            marks[i] = HAS_STEP | kind
-            i += 1
-
-    get_planes(&c, into.values + into.size, n)
-    if c.at != c.end:
+    take_steps(&c, into.steps + into.size, n)
+    take_times(&c, into.times + into.size, n, head.flags)
+    take_epochs(&c, into.epochs + into.size, into.flags + into.size, n, head.flags)
+    take_planes(&c, <uint64_t *>(into.values + into.size), n)
+    if left(&c):
         raise ValueError("bytes behind its end")
     into.size += n

@@ -1,9 +1,8 @@
-# JSON text: one bounds-checked cursor that scans values into spans, and what typed spans mean (numbers).
-# No messages and no records here. A span points into the caller's buffer: it lives as long as the
-# buffer that the cursor was opened on, and whoever opened it keeps that alive.
+# JSON: a scanner that finds where a value stands and what it is, and what numbers and strings mean.
+# No messages and no records here: those are members.pxi, messages.pxi and records.pxi.
 #
 # What Python's json reads is read, `NaN`, `Infinity` and `-Infinity` too; anything else that RFC 8259
-# forbids is an error of the whole text. Three flaws leave the text readable and are noted in the span:
+# forbids is an error of the whole text. Three flaws leave the text readable and are noted in the value:
 # a lone surrogate, an integer that msgpack cannot hold, nesting that is too deep.
 
 import json as _json
@@ -39,76 +38,75 @@ FLAWS = (
 cdef enum:
     MAX_DEPTH = 64
 
-cdef struct Span:
-    const uint8_t *start
-    const uint8_t *stop
+cdef struct Value:
+    Span text        # a string's with its quotes, a container's with its brackets
     uint8_t shape
     uint8_t flaw
     uint8_t escaped  # a string with escapes
     uint8_t empty    # an object or array without members
 
 cdef struct Scanner:
-    const uint8_t *p
-    const uint8_t *end
-    const uint8_t *begin
-    const char *error    # set when the text is no JSON; p is where
-    uint8_t *stack       # one byte a level: '{' or '['; malloc'd, grows
+    Cursor text
+    const char *error  # set when the text is no JSON; the cursor stands where it is not
+    uint8_t *stack     # one byte a level: '{' or '['; malloc'd, grows
     Py_ssize_t room
-    Py_ssize_t max_depth
 
 
-cdef inline void scanner_open(Scanner *c) noexcept:
-    c.p = c.end = c.begin = NULL
-    c.error = NULL
-    c.stack = NULL
-    c.room = 0
-    c.max_depth = MAX_DEPTH
+cdef inline void scanner_open(Scanner *scanner) noexcept:
+    cursor_over(&scanner.text, b"", 0)
+    scanner.error = NULL
+    scanner.stack = NULL
+    scanner.room = 0
 
 
-cdef inline void scanner_at(Scanner *c, const uint8_t *text, Py_ssize_t size) noexcept:
-    c.p = c.begin = text
-    c.end = text + size
-    c.error = NULL
+cdef inline void scanner_close(Scanner *scanner) noexcept:
+    free(scanner.stack)
+    scanner.stack = NULL
 
 
-cdef inline void scanner_close(Scanner *c) noexcept:
-    free(c.stack)
-    c.stack = NULL
-
-
-cdef inline int fail(Scanner *c, const char *error) noexcept nogil:
-    c.error = error
+cdef inline int fail(Scanner *scanner, const char *error) noexcept nogil:
+    scanner.error = error
     return -1
 
 
-cdef void skip_spaces(Scanner *c) noexcept nogil:
-    while c.p < c.end and (c.p[0] == c' ' or c.p[0] == c'\n' or c.p[0] == c'\r' or c.p[0] == c'\t'):
-        c.p += 1
+cdef inline int fail_at(Scanner *scanner, const Cursor *place, const char *error) noexcept nogil:
+    move_to(&scanner.text, place)
+    return fail(scanner, error)
 
 
-cdef inline void skip_space(Scanner *c) noexcept nogil:
-    if c.p < c.end and c.p[0] == c' ':  # what json.dumps writes
-        c.p += 1
-    if c.p < c.end and c.p[0] <= c' ':
+cdef int fail_list(Scanner *scanner, int following) noexcept nogil:
+    """Behind `following`, which neither goes on with a list nor ends it."""
+    if following < 0:
+        return fail(scanner, "the text ends early")
+    step_back(&scanner.text)
+    return fail(scanner, "expected a comma or the closing bracket")
+
+
+cdef void skip_spaces(Cursor *c) noexcept nogil:
+    cdef int ch = peek(c)
+    while ch == c' ' or ch == c'\n' or ch == c'\r' or ch == c'\t':
+        advance(c, 1)
+        ch = peek(c)
+
+
+cdef inline void skip_space(Cursor *c) noexcept nogil:
+    cdef int ch = peek(c)
+    if ch == c' ':  # what json.dumps writes
+        advance(c, 1)
+        ch = peek(c)
+    if 0 <= ch <= c' ':
         skip_spaces(c)
 
 
-cdef inline bint take(Scanner *c, const char *text, Py_ssize_t size) noexcept nogil:
-    """Advances over `text` when it stands here."""
-    if c.end - c.p < size or memcmp(c.p, text, size) != 0:
-        return False
-    c.p += size
-    return True
+# --- strings -----------------------------------------------------------------------------------
 
-
-cdef inline int hex4(const uint8_t *p) noexcept nogil:
-    """The value of four hex digits, -1 when they are none. The caller has checked the bounds."""
+cdef int take_hex4(Cursor *c) noexcept nogil:
+    """The value of four hex digits; -1 when the bytes here are none."""
     cdef int value = 0
-    cdef int i
-    cdef uint8_t ch
+    cdef int i, ch
     for i in range(4):
-        ch = p[i]
-        if c'0' <= ch <= c'9':
+        ch = next_byte(c)
+        if is_digit(ch):
             value = value * 16 + ch - c'0'
         elif c'a' <= (ch | 0x20) <= c'f':
             value = value * 16 + (ch | 0x20) - c'a' + 10
@@ -117,316 +115,330 @@ cdef inline int hex4(const uint8_t *p) noexcept nogil:
     return value
 
 
-cdef int scan_escape(Scanner *c, Span *s) noexcept nogil:
+cdef int scan_escape(Scanner *scanner, Value *value) noexcept nogil:
     """At a backslash inside a string."""
-    cdef int unit, low
-    cdef uint8_t ch
-    s.escaped = 1
-    if c.end - c.p < 2:
-        return fail(c, "a string does not end")
-    ch = c.p[1]
+    cdef Cursor text = scanner.text
+    cdef int ch, unit, low
+    value.escaped = 1
+    advance(&text, 1)
+    ch = next_byte(&text)
+    if ch < 0 or (ch == c'u' and left(&text) < 4):
+        return fail(scanner, "a string does not end")
     if ch != c'u':
         if not (ch == c'"' or ch == c'\\' or ch == c'/' or ch == c'b' or ch == c'f' or ch == c'n'
                 or ch == c'r' or ch == c't'):
-            return fail(c, "an unknown escape in a string")
-        c.p += 2
+            return fail(scanner, "an unknown escape in a string")
+        move_to(&scanner.text, &text)
         return 0
-    if c.end - c.p < 6:
-        return fail(c, "a string does not end")
-    unit = hex4(c.p + 2)
+    unit = take_hex4(&text)
     if unit < 0:
-        return fail(c, "an unknown escape in a string")
-    c.p += 6
+        return fail(scanner, "an unknown escape in a string")
+    move_to(&scanner.text, &text)
     if unit < 0xD800 or unit > 0xDFFF:
         return 0
-    if unit <= 0xDBFF and c.end - c.p >= 6 and c.p[0] == c'\\' and c.p[1] == c'u':
-        low = hex4(c.p + 2)
+    if unit <= 0xDBFF and take_text(&text, "\\u", 2):
+        low = take_hex4(&text)
         if 0xDC00 <= low <= 0xDFFF:
-            c.p += 6
+            move_to(&scanner.text, &text)
             return 0
-    s.flaw = LONE_SURROGATE
+    value.flaw = LONE_SURROGATE
     return 0
 
 
-cdef int scan_utf8(Scanner *c) noexcept nogil:
-    """At a byte >= 0x80 inside a string: one well-formed sequence (RFC 3629, no surrogates)."""
-    cdef const uint8_t *p = c.p
-    cdef Py_ssize_t left = c.end - p
-    cdef uint8_t b = p[0]
-    if 0xC2 <= b <= 0xDF:
-        if left >= 2 and p[1] & 0xC0 == 0x80:
-            c.p += 2
-            return 0
-    elif 0xE0 <= b <= 0xEF:
-        if (left >= 3 and p[1] & 0xC0 == 0x80 and p[2] & 0xC0 == 0x80
-                and not (b == 0xE0 and p[1] < 0xA0) and not (b == 0xED and p[1] > 0x9F)):
-            c.p += 3
-            return 0
-    elif 0xF0 <= b <= 0xF4:
-        if (left >= 4 and p[1] & 0xC0 == 0x80 and p[2] & 0xC0 == 0x80 and p[3] & 0xC0 == 0x80
-                and not (b == 0xF0 and p[1] < 0x90) and not (b == 0xF4 and p[1] > 0x8F)):
-            c.p += 4
-            return 0
-    return fail(c, "invalid UTF-8")
+cdef inline bint continues(int byte) noexcept nogil:
+    """Whether a byte continues a UTF-8 sequence."""
+    return byte & 0xC0 == 0x80
 
 
-cdef int scan_string(Scanner *c, Span *s) noexcept nogil:
-    """Behind the opening quote; leaves the cursor behind the closing one. The span holds both quotes."""
-    cdef const uint8_t *p = c.p
-    cdef int plain
-    cdef uint8_t ch
-    s.start = p - 1
-    s.shape = STRING
+cdef bint take_utf8(Cursor *c) noexcept nogil:
+    """Over one well-formed sequence (RFC 3629, no surrogates) that begins with a byte >= 0x80; False when there is none."""
+    cdef int first = peek(c)
+    cdef int second = peek_at(c, 1)
+    cdef int size
+    if 0xC2 <= first <= 0xDF:
+        size = 2
+    elif 0xE0 <= first <= 0xEF:
+        if (first == 0xE0 and second < 0xA0) or (first == 0xED and second > 0x9F):
+            return False
+        size = 3
+    elif 0xF0 <= first <= 0xF4:
+        if (first == 0xF0 and second < 0x90) or (first == 0xF4 and second > 0x8F):
+            return False
+        size = 4
+    else:
+        return False
+    if not continues(second) or (size > 2 and not continues(peek_at(c, 2))) or (size > 3 and not continues(peek_at(c, 3))):
+        return False
+    advance(c, size)
+    return True
+
+
+cdef int scan_string(Scanner *scanner, Value *value) noexcept nogil:
+    """At the opening quote; leaves the cursor behind the closing one."""
+    cdef Cursor text = scanner.text  # a copy can stay in registers
+    cdef int ch
+    span_begin(&value.text, &text)
+    value.shape = STRING
+    advance(&text, 1)
     while True:
-        while c.end - p >= MATYAN_STEP:
-            plain = matyan_plain(p)
-            p += plain
-            if plain < MATYAN_STEP:
-                break
-        if p == c.end:
-            c.p = p
-            return fail(c, "a string does not end")
-        ch = p[0]
+        skip_plain(&text)
+        ch = peek(&text)
         if ch == c'"':
-            c.p = p + 1
-            s.stop = p + 1
+            advance(&text, 1)
+            span_end(&value.text, &text)
+            move_to(&scanner.text, &text)
             return 0
-        if ch == c'\\' or ch >= 0x80:
-            c.p = p
-            if (scan_escape(c, s) if ch == c'\\' else scan_utf8(c)) < 0:
+        if ch < 0:
+            return fail_at(scanner, &text, "a string does not end")
+        if ch < 0x20:
+            return fail_at(scanner, &text, "a control character in a string")
+        move_to(&scanner.text, &text)
+        if ch == c'\\':
+            if scan_escape(scanner, value) < 0:
                 return -1
-            p = c.p
-        elif ch < 0x20:
-            c.p = p
-            return fail(c, "a control character in a string")
-        else:
-            p += 1
+        elif not take_utf8(&scanner.text):
+            return fail(scanner, "invalid UTF-8")
+        move_to(&text, &scanner.text)
 
 
-cdef inline bint is_digit(uint8_t ch) noexcept nogil:
-    return <uint8_t>(ch - c'0') <= 9
+# --- numbers -----------------------------------------------------------------------------------
 
-
-cdef bint integer_flaw(const uint8_t *digits, Py_ssize_t count, bint negative) noexcept nogil:
+cdef bint integer_flaw(Cursor digits, Py_ssize_t count, bint negative) noexcept nogil:
     """Whether an integer of more than 18 digits leaves -2^63 ... 2^64-1."""
     cdef uint64_t value = 0
     cdef Py_ssize_t i
     if count > 20:
         return True
     for i in range(min(count, 19)):
-        value = value * 10 + (digits[i] - c'0')
+        value = value * 10 + (next_byte(&digits) - c'0')
     if negative:
         return count > 19 or value > <uint64_t>1 << 63
     if count == 20:
         # 2^64-1 = 18446744073709551615
         return value > <uint64_t>1844674407370955161 or (
-            value == <uint64_t>1844674407370955161 and digits[19] > c'5')
+            value == <uint64_t>1844674407370955161 and peek(&digits) > c'5')
     return False
 
 
-cdef int scan_number(Scanner *c, Span *s) noexcept nogil:
+cdef int scan_number(Scanner *scanner, Value *value) noexcept nogil:
     """At a minus or a digit."""
-    cdef const uint8_t *p = c.p
-    cdef const uint8_t *end = c.end
-    cdef const uint8_t *digits
+    cdef Cursor text = scanner.text
+    cdef Cursor digits
     cdef Py_ssize_t count
-    cdef bint negative = p[0] == c'-'
-    s.start = p
-    s.shape = INTEGER
-    if negative:
-        p += 1
-        if p < end and p[0] == c'I':
-            if not take(c, "-Infinity", 9):
-                return fail(c, "unexpected text")
-            s.stop = c.p
-            s.shape = SPECIAL
-            return 0
-    digits = p
-    while p < end and is_digit(p[0]):
-        p += 1
-    count = p - digits
+    cdef bint negative
+    span_begin(&value.text, &text)
+    value.shape = INTEGER
+    negative = take_byte(&text, c'-')
+    if negative and peek(&text) == c'I':
+        if not take_text(&scanner.text, "-Infinity", 9):
+            return fail(scanner, "unexpected text")
+        span_end(&value.text, &scanner.text)
+        value.shape = SPECIAL
+        return 0
+    digits = text
+    count = skip_digits(&text)
     if count == 0:
-        c.p = p
-        return fail(c, "a number without digits")
-    if digits[0] == c'0' and count > 1:
-        c.p = p
-        return fail(c, "a number with a leading zero")
-    if p < end and p[0] == c'.':
-        s.shape = FLOAT
-        p += 1
-        if p == end or not is_digit(p[0]):
-            c.p = p
-            return fail(c, "a number without digits behind its point")
-        while p < end and is_digit(p[0]):
-            p += 1
-    if p < end and (p[0] | 0x20) == c'e':
-        s.shape = FLOAT
-        p += 1
-        if p < end and (p[0] == c'+' or p[0] == c'-'):
-            p += 1
-        if p == end or not is_digit(p[0]):
-            c.p = p
-            return fail(c, "a number without digits in its exponent")
-        while p < end and is_digit(p[0]):
-            p += 1
-    if s.shape == INTEGER and count > 18 and integer_flaw(digits, count, negative):
-        s.flaw = INTEGER_RANGE
-    c.p = p
-    s.stop = p
+        return fail_at(scanner, &text, "a number without digits")
+    if count > 1 and peek(&digits) == c'0':
+        return fail_at(scanner, &text, "a number with a leading zero")
+    if take_byte(&text, c'.'):
+        value.shape = FLOAT
+        if skip_digits(&text) == 0:
+            return fail_at(scanner, &text, "a number without digits behind its point")
+    if peek(&text) | 0x20 == c'e':
+        value.shape = FLOAT
+        advance(&text, 1)
+        if not take_byte(&text, c'+'):
+            take_byte(&text, c'-')
+        if skip_digits(&text) == 0:
+            return fail_at(scanner, &text, "a number without digits in its exponent")
+    if value.shape == INTEGER and count > 18 and integer_flaw(digits, count, negative):
+        value.flaw = INTEGER_RANGE
+    span_end(&value.text, &text)
+    move_to(&scanner.text, &text)
     return 0
 
 
-cdef inline int scan_scalar(Scanner *c, Span *s) noexcept nogil:
+# --- values ------------------------------------------------------------------------------------
+
+cdef inline int scan_scalar(Scanner *scanner, Value *value) noexcept nogil:
     """At the first byte of a value that is no container."""
-    cdef uint8_t ch
-    if c.p == c.end:
-        return fail(c, "the text ends early")
-    ch = c.p[0]
+    cdef Cursor *c = &scanner.text
+    cdef int ch = peek(c)
     if ch == c'"':
-        c.p += 1
-        return scan_string(c, s)
+        return scan_string(scanner, value)
     if ch == c'-' or is_digit(ch):
-        return scan_number(c, s)
-    s.start = c.p
-    if take(c, "null", 4):
-        s.shape = NULL_
-    elif take(c, "true", 4):
-        s.shape = TRUE_
-    elif take(c, "false", 5):
-        s.shape = FALSE_
-    elif take(c, "NaN", 3) or take(c, "Infinity", 8):
-        s.shape = SPECIAL
+        return scan_number(scanner, value)
+    if ch < 0:
+        return fail(scanner, "the text ends early")
+    span_begin(&value.text, c)
+    if take_text(c, "null", 4):
+        value.shape = NULL_
+    elif take_text(c, "true", 4):
+        value.shape = TRUE_
+    elif take_text(c, "false", 5):
+        value.shape = FALSE_
+    elif take_text(c, "NaN", 3) or take_text(c, "Infinity", 8):
+        value.shape = SPECIAL
     else:
-        return fail(c, "unexpected text")
-    s.stop = c.p
+        return fail(scanner, "unexpected text")
+    span_end(&value.text, c)
     return 0
 
 
-cdef inline int scan_key(Scanner *c, Span *key) noexcept nogil:
+cdef inline int scan_key(Scanner *scanner, Value *key) noexcept nogil:
     """At the first byte of a member's name; leaves the cursor at its value."""
-    if c.p == c.end or c.p[0] != c'"':
-        return fail(c, "expected a member's name in quotes")
-    c.p += 1
-    if scan_string(c, key) < 0:
+    cdef Cursor *c = &scanner.text
+    if peek(c) != c'"':
+        return fail(scanner, "expected a member's name in quotes")
+    if scan_string(scanner, key) < 0:
         return -1
     skip_space(c)
-    if c.p == c.end or c.p[0] != c':':
-        return fail(c, "expected a colon")
-    c.p += 1
+    if not take_byte(c, c':'):
+        return fail(scanner, "expected a colon")
     skip_space(c)
     return 0
 
 
-cdef int scan_container(Scanner *c, Span *s) noexcept nogil:
-    """At `{` or `[`. Not recursive: the nesting is on the heap, and bounded by the text's length."""
-    cdef Py_ssize_t depth = 0
+cdef inline bint is_container(int ch) noexcept nogil:
+    return ch == c'{' or ch == c'['
+
+
+cdef inline uint8_t closing(int bracket) noexcept nogil:
+    return <uint8_t>(bracket + 2)  # ']' and '}' stand two behind their opening brackets
+
+
+cdef inline int open_bracket(Scanner *scanner, Py_ssize_t depth) noexcept nogil:
+    """Over a bracket, which is kept on the stack; 1 when the container goes on with a value, 0 when it is empty."""
     cdef Py_ssize_t room
     cdef void *grown
+    cdef int bracket = peek(&scanner.text)
+    if depth == scanner.room:
+        room = 2 * scanner.room + 64
+        grown = realloc(scanner.stack, room)
+        if grown == NULL:
+            return fail(scanner, "nested too deep for this machine's memory")
+        scanner.stack = <uint8_t *>grown
+        scanner.room = room
+    scanner.stack[depth] = <uint8_t>bracket
+    advance(&scanner.text, 1)
+    skip_space(&scanner.text)
+    return peek(&scanner.text) != closing(bracket)
+
+
+cdef inline Py_ssize_t close_brackets(Scanner *scanner, Py_ssize_t depth, Value *key) noexcept nogil:
+    """Behind a value, or at the bracket of an empty container: closes what closes here, and goes on to the next value.
+    Returns how many containers are open then, or -1."""
+    cdef Cursor *c = &scanner.text
     cdef uint8_t opening
-    cdef bint first
-    cdef Span inner
-    s.start = c.p
-    s.shape = OBJECT if c.p[0] == c'{' else ARRAY
+    cdef int following
+    while True:
+        opening = scanner.stack[depth - 1]
+        following = next_byte(c)
+        if following == c',':
+            break
+        if following != closing(opening):
+            return fail_list(scanner, following)
+        depth -= 1
+        if depth == 0:
+            return 0
+        skip_space(c)
+    skip_space(c)
+    if opening == c'{' and scan_key(scanner, key) < 0:
+        return -1
+    return depth
+
+
+cdef int scan_container(Scanner *scanner, Value *value) noexcept nogil:
+    """At `{` or `[`. Not recursive: the nesting is on the heap, and bounded by the text's length."""
+    cdef Cursor *c = &scanner.text
+    cdef Py_ssize_t depth = 0
+    cdef int goes_on
+    cdef Value inner  # the key or scalar at hand; its flaws stay
+    span_begin(&value.text, c)
+    value.shape = OBJECT if peek(c) == c'{' else ARRAY
     inner.escaped = 0
     inner.flaw = SOUND
     while True:
         # At a value. Containers open until one is empty or a scalar is read.
-        if c.p < c.end and (c.p[0] == c'{' or c.p[0] == c'['):
-            if depth == c.room:
-                room = 2 * c.room + 64
-                grown = realloc(c.stack, room)
-                if grown == NULL:
-                    return fail(c, "nested too deep for this machine's memory")
-                c.stack = <uint8_t *>grown
-                c.room = room
-            opening = c.p[0]
-            c.stack[depth] = opening
+        if is_container(peek(c)):
+            goes_on = open_bracket(scanner, depth)
+            if goes_on < 0:
+                return -1
             depth += 1
-            if depth > c.max_depth:
+            if depth > MAX_DEPTH:
                 inner.flaw = TOO_DEEP
-            c.p += 1
-            skip_space(c)
-            # ']' and '}' stand two behind their opening brackets.
-            if c.p == c.end or c.p[0] != opening + 2:
-                if opening == c'{' and scan_key(c, &inner) < 0:
+            if goes_on:
+                if scanner.stack[depth - 1] == c'{' and scan_key(scanner, &inner) < 0:
                     return -1
                 continue
             if depth == 1:
-                s.empty = 1
-        elif scan_scalar(c, &inner) < 0:
+                value.empty = 1
+        elif scan_scalar(scanner, &inner) < 0:
             return -1
         else:
             skip_space(c)
-        # Behind a value, or at the bracket of an empty container: close what closes here.
-        while True:
-            if c.p == c.end:
-                return fail(c, "the text ends early")
-            opening = c.stack[depth - 1]
-            if c.p[0] == opening + 2:
-                c.p += 1
-                depth -= 1
-                if depth == 0:
-                    s.stop = c.p
-                    s.flaw = inner.flaw
-                    return 0
-                skip_space(c)
-                continue
-            if c.p[0] != c',':
-                return fail(c, "expected a comma or the closing bracket")
-            c.p += 1
-            skip_space(c)
-            if opening == c'{' and scan_key(c, &inner) < 0:
-                return -1
-            break
+        depth = close_brackets(scanner, depth, &inner)
+        if depth < 0:
+            return -1
+        if depth == 0:
+            span_end(&value.text, c)
+            value.flaw = inner.flaw
+            return 0
 
 
-cdef inline int scan_value(Scanner *c, Span *s) noexcept nogil:
-    """At the first byte of any value; fills `s` and leaves the cursor behind it."""
-    s.flaw = SOUND
-    s.escaped = 0
-    s.empty = 0
-    if c.p < c.end and (c.p[0] == c'{' or c.p[0] == c'['):
-        return scan_container(c, s)
-    return scan_scalar(c, s)
+cdef inline int scan_value(Scanner *scanner, Value *value) noexcept nogil:
+    """At the first byte of any value; fills `value` and leaves the cursor behind it."""
+    value.flaw = SOUND
+    value.escaped = 0
+    value.empty = 0
+    if is_container(peek(&scanner.text)):
+        return scan_container(scanner, value)
+    return scan_scalar(scanner, value)
 
 
-# --- what a span means -------------------------------------------------------------------------
+# --- what a value means ------------------------------------------------------------------------
 
 cdef object raw_decode = _json.JSONDecoder().raw_decode
 
 
-cdef object loads(const Span *s):
+cdef object loads(const Value *value):
     """The value as Python's json reads it."""
     # Of a str and by its first step: `loads` of bytes looks for encodings and for what follows, in twice the time.
-    return raw_decode(PyUnicode_DecodeUTF8(<char *>s.start, s.stop - s.start, "surrogatepass"))[0]
+    return raw_decode(span_text(&value.text, "surrogatepass"))[0]
 
 
-cdef str text_of(const Span *s):
+cdef str text_of(const Value *value):
     """A string's text; a lone surrogate stays one."""
-    if s.escaped:
-        return loads(s)
-    return s.start[1 : s.stop - s.start - 1].decode("utf-8")
+    cdef Span inner
+    if value.escaped:
+        return loads(value)
+    inner = unquoted(&value.text)
+    return span_text(&inner, NULL)
 
 
-cdef bint spells(const Span *s, const char *text, Py_ssize_t size) noexcept nogil:
+cdef bint spells(const Value *value, const char *text, Py_ssize_t size) noexcept nogil:
     """Whether a string with escapes is this text of letters, digits and underscores: no object is made."""
-    cdef const uint8_t *p = s.start + 1
-    cdef const uint8_t *stop = s.stop - 1
+    cdef Span inner = unquoted(&value.text)
+    cdef Cursor c
     cdef Py_ssize_t i
     cdef int ch
+    cursor_in(&c, &inner)
     for i in range(size):
-        if p >= stop:
-            return False
-        ch = p[0]
+        ch = next_byte(&c)
         if ch == c'\\':
             # Scanned before: what is not \u and four digits stands for none of these characters.
-            ch = hex4(p + 2) if p[1] == c'u' else -1
-            p += 6
-        else:
-            p += 1
+            ch = take_hex4(&c) if take_byte(&c, c'u') else -1
         if ch != text[i]:
             return False
-    return p == stop
+    return left(&c) == 0
+
+
+cdef inline bint is_named(const Value *name, const char *quoted, Py_ssize_t size) noexcept nogil:
+    """Whether a name is this one, however it is spelled."""
+    if name.escaped:
+        return spells(name, quoted + 1, size - 2)
+    return span_is(&name.text, quoted, size)
 
 
 cdef double POWERS[23]
@@ -436,104 +448,117 @@ POWERS[:] = [
 ]
 
 
-cdef double float_of(const Span *s) except? -1.0:
-    """A number's float64, correctly rounded: Clinger's exact case, else Python's own conversion."""
-    cdef const uint8_t *p = s.start
-    cdef const uint8_t *stop = s.stop
-    cdef uint64_t mantissa = 0
-    cdef int64_t exponent = 0
+cdef struct Decimal:
+    # A number's digits and exponent, when both are small enough; else anything.
+    uint64_t mantissa
+    Py_ssize_t digits
+    int64_t exponent
+    bint negative
+
+
+cdef inline void add_digits(Cursor *c, Decimal *decimal) noexcept nogil:
+    """Nineteen digits from the first that is not 0 fit the mantissa; of more it wraps."""
+    cdef int ch = peek(c)
+    while is_digit(ch):
+        decimal.mantissa = decimal.mantissa * 10 + (ch - c'0')
+        decimal.digits += 1
+        advance(c, 1)
+        ch = peek(c)
+
+
+cdef inline void read_decimal(const Value *value, Decimal *decimal) noexcept nogil:
+    cdef Cursor c
+    cdef Py_ssize_t whole
     cdef int64_t written = 0
-    cdef Py_ssize_t digits = 0
-    cdef bint negative, minus
-    cdef double value
-    if s.shape == TRUE_:
+    cdef bint minus
+    cursor_in(&c, &value.text)
+    decimal.mantissa = decimal.digits = decimal.exponent = 0
+    decimal.negative = take_byte(&c, c'-')
+    add_digits(&c, decimal)
+    if take_byte(&c, c'.'):
+        if decimal.mantissa == 0 and decimal.digits == 1:  # `0.`
+            while take_byte(&c, c'0'):
+                decimal.exponent -= 1
+        whole = decimal.digits
+        add_digits(&c, decimal)
+        decimal.exponent -= decimal.digits - whole
+    if left(&c):
+        advance(&c, 1)  # the e
+        minus = take_byte(&c, c'-')
+        if not minus:
+            take_byte(&c, c'+')
+        while left(&c):
+            if written < <int64_t>1000000000000:  # more than a text has digits that could make up for it
+                written = written * 10 + (peek(&c) - c'0')
+            advance(&c, 1)
+        decimal.exponent += -written if minus else written
+
+
+cdef double float_of(const Value *value) except? -1.0:
+    """A number's float64, correctly rounded: Clinger's exact case, else Python's own conversion."""
+    cdef Decimal decimal
+    cdef double number
+    if value.shape == TRUE_:
         return 1.0
-    if s.shape == FALSE_:
+    if value.shape == FALSE_:
         return 0.0
-    if s.shape == SPECIAL:
-        if p[0] == c'N':
+    if value.shape == SPECIAL:
+        if span_byte(&value.text, 0) == c'N':
             return float("nan")
-        return float("-inf") if p[0] == c'-' else float("inf")
-    negative = p[0] == c'-'
-    if negative:
-        p += 1
-    # Nineteen digits from the first that is not 0 fit the mantissa; of more it wraps, to anything.
-    while p < stop and is_digit(p[0]):
-        mantissa = mantissa * 10 + (p[0] - c'0')
-        digits += 1
-        p += 1
-    if p < stop and p[0] == c'.':
-        p += 1
-        if mantissa == 0 and digits == 1:  # `0.`
-            while p < stop and p[0] == c'0':
-                exponent -= 1
-                p += 1
-        while p < stop and is_digit(p[0]):
-            mantissa = mantissa * 10 + (p[0] - c'0')
-            digits += 1
-            exponent -= 1
-            p += 1
-    if p < stop:
-        p += 1  # the e
-        minus = p[0] == c'-'
-        if minus or p[0] == c'+':
-            p += 1
-        while p < stop:
-            if written < 1000000000000:  # more than a text has digits that could make up for it
-                written = written * 10 + (p[0] - c'0')
-            p += 1
-        exponent += -written if minus else written
-    if digits <= 19 and mantissa <= <uint64_t>1 << 53 and -22 <= exponent <= 22:
-        value = <double>mantissa
-        value = value / POWERS[-exponent] if exponent < 0 else value * POWERS[exponent]
-        return -value if negative else value
-    return float_slow(s)
+        return float("-inf") if span_byte(&value.text, 0) == c'-' else float("inf")
+    read_decimal(value, &decimal)
+    if decimal.digits <= 19 and decimal.mantissa <= <uint64_t>1 << 53 and -22 <= decimal.exponent <= 22:
+        number = <double>decimal.mantissa
+        if decimal.exponent < 0:
+            number = number / POWERS[-decimal.exponent]
+        else:
+            number = number * POWERS[decimal.exponent]
+        return -number if decimal.negative else number
+    return float_slow(&value.text)
 
 
-cdef double float_slow(const Span *s) except? -1.0:
-    cdef char[64] text  # PyOS_string_to_double wants a NUL behind the number
-    cdef Py_ssize_t size = s.stop - s.start
+cdef double float_slow(const Span *text) except? -1.0:
+    cdef char[64] number  # PyOS_string_to_double wants a NUL behind the number
+    cdef Py_ssize_t size = span_size(text)
     if size >= 64:
-        return float(s.start[:size])
-    memcpy(text, s.start, size)
-    text[size] = 0
-    return PyOS_string_to_double(text, NULL, NULL)
+        return float(span_bytes(text))
+    span_copy(text, number)
+    number[size] = 0
+    return PyOS_string_to_double(number, NULL, NULL)
 
 
-cdef int int64_of(const Span *s, int64_t *value) except -1:
-    """1 when the span is an integer in int64 (`5.0` is one), 0 when not, 2 when it is out of range."""
-    cdef const uint8_t *p = s.start
+cdef int int64_of(const Value *value, int64_t *number) except -1:
+    """1 when the value is an integer in int64 (`5.0` is one), 0 when not, 2 when it is out of range."""
+    cdef Cursor c
     cdef bint negative
     cdef uint64_t magnitude = 0
-    cdef double number
-    if s.shape == FLOAT:
-        number = float_of(s)
-        if not -9223372036854775808.0 <= number < 9223372036854775808.0:
+    cdef double whole
+    if value.shape == FLOAT:
+        whole = float_of(value)
+        if not -9223372036854775808.0 <= whole < 9223372036854775808.0:
             return 2
-        value[0] = <int64_t>number
-        return <double>value[0] == number
-    if s.shape != INTEGER:
+        number[0] = <int64_t>whole
+        return <double>number[0] == whole
+    if value.shape != INTEGER:
         return 0
-    if s.flaw != SOUND:
+    if value.flaw != SOUND:
         return 2
-    negative = p[0] == c'-'
-    if negative:
-        p += 1
-    while p < s.stop:
-        magnitude = magnitude * 10 + (p[0] - c'0')
-        p += 1
+    cursor_in(&c, &value.text)
+    negative = take_byte(&c, c'-')
+    while left(&c):
+        magnitude = magnitude * 10 + (next_byte(&c) - c'0')
     if magnitude > <uint64_t>0x7FFFFFFFFFFFFFFF + negative:
         return 2
-    value[0] = <int64_t>(0 - magnitude) if negative else <int64_t>magnitude
+    number[0] = <int64_t>(0 - magnitude) if negative else <int64_t>magnitude
     return 1
 
 
-cdef int epoch_of(const Span *s, int64_t *epoch, uint8_t *flags) except -1:
+cdef int epoch_of(const Value *value, int64_t *epoch, uint8_t *flags) except -1:
     """As int64_of, but a finite number with a fraction is an epoch too; `flags` say which it is."""
     cdef double number
-    if s.shape != FLOAT:
+    if value.shape != FLOAT:
         flags[0] = HAS_EPOCH
-        return int64_of(s, epoch)
-    number = float_of(s)
+        return int64_of(value, epoch)
+    number = float_of(value)
     flags[0] = epoch_of_double(number, epoch)
     return 1 if flags[0] else 2 if isfinite(number) else 0

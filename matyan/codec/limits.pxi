@@ -14,25 +14,26 @@ RESERVED = frozenset(("__leaf__", "__empty_dict__", "__empty_list__"))
 RESERVED_AT_THE_TOP = RESERVED | {"__blobs__"}
 
 
-cdef Py_ssize_t packed_most(const Span *s) noexcept:
+cdef Py_ssize_t packed_most(const Value *value) noexcept:
     """At least as many bytes as msgpack makes of a value, by its tokens: no object is made."""
-    cdef Scanner c
-    cdef Span token
+    cdef Scanner scanner
+    cdef Cursor *c = &scanner.text
+    cdef Value token
     cdef Py_ssize_t size
     cdef Py_ssize_t total = 0
-    cdef uint8_t ch
-    scanner_at(&c, s.start, s.stop - s.start)  # scanned before: it is JSON
-    while c.p < c.end:
-        ch = c.p[0]
-        if ch == c'{' or ch == c'[':
+    cdef int ch
+    cursor_in(c, &value.text)  # scanned before: it is JSON
+    while left(c):
+        ch = peek(c)
+        if is_container(ch):
             total += 5
-            c.p += 1
+            advance(c, 1)
         elif ch <= c' ' or ch == c',' or ch == c':' or ch == c'}' or ch == c']':
-            c.p += 1
+            advance(c, 1)
         else:
             token.flaw = token.escaped = 0
-            scan_scalar(&c, &token)
-            size = token.stop - token.start
+            scan_scalar(&scanner, &token)
+            size = span_size(&token.text)
             if token.shape == STRING:
                 total += size + 3
             elif token.shape == INTEGER:
@@ -42,70 +43,63 @@ cdef Py_ssize_t packed_most(const Span *s) noexcept:
     return total
 
 
-cdef Py_ssize_t packed_size(const Span *s, Py_ssize_t limit) except -1:
+cdef Py_ssize_t packed_size(const Value *value, Py_ssize_t limit) except -1:
     """How many bytes msgpack makes of a value; exact when they may be over the limit, else only not too few."""
-    cdef Py_ssize_t most = packed_most(s)
-    return most if most <= limit else len(msgpack_value(loads(s)))
+    cdef Py_ssize_t most = packed_most(value)
+    return most if most <= limit else len(msgpack_value(loads(value)))
 
 
 cdef str too_large(str what, Py_ssize_t size):
     return f"{what}: {size:,} bytes as stored; the limit is {MAX_STORED:,}"
 
 
-cdef str object_flaw(const Span *value):
+cdef str object_flaw(const Value *value):
     """Of a custom object that is stored in parts: its type stands in a single value, in front of them."""
-    cdef Scanner c
-    cdef Span key, member, type_
+    cdef Scanner scanner
+    cdef Cursor *c = &scanner.text
+    cdef Value key, member, type_
     cdef Py_ssize_t size
-    if 3 * (value.stop - value.start) <= MAX_STORED or value.empty:
+    if 3 * span_size(&value.text) <= MAX_STORED or value.empty:
         return None
     type_.shape = ABSENT
-    scanner_open(&c)
+    scanner_open(&scanner)
     try:
-        scanner_at(&c, value.start, value.stop - value.start)
-        while c.p[0] != c'}':  # the text was scanned before: it is an object
-            c.p += 1
-            skip_space(&c)
+        cursor_in(c, &value.text)
+        while left(c) > 1:  # the text was scanned before: it is an object, of which the closing bracket comes last
+            advance(c, 1)
+            skip_space(c)
             key.escaped = key.flaw = 0
-            scan_key(&c, &key)
-            scan_value(&c, &member)
-            skip_space(&c)
+            scan_key(&scanner, &key)
+            scan_value(&scanner, &member)
+            skip_space(c)
             if is_named(&key, b'"type"', 6):
                 type_ = member
     finally:
-        scanner_close(&c)
+        scanner_close(&scanner)
     if type_.shape == ABSENT:
         return None
     size = packed_size(&type_, MAX_STORED - STUB) + STUB
     return too_large("value: type", size) if size > MAX_STORED else None
 
 
-cdef inline bint is_named(const Span *name, const char *quoted, Py_ssize_t size) noexcept:
-    """Whether a name is this one, however it is spelled."""
-    if name.escaped:
-        return spells(name, quoted + 1, size - 2)
-    return name.stop - name.start == size and memcmp(name.start, quoted, size) == 0
-
-
-cdef inline bint may_be_reserved(const Span *name) noexcept:
-    return (name.start[1] == c'_' or name.start[1] == c'\\') and (
+cdef inline bint may_be_reserved(const Value *name) noexcept:
+    cdef int first = span_byte(&name.text, 1)
+    return (first == c'_' or first == c'\\') and (
         is_named(name, b'"__leaf__"', 10) or is_named(name, b'"__blobs__"', 11)
         or is_named(name, b'"__empty_dict__"', 16) or is_named(name, b'"__empty_list__"', 16)
     )
 
 
 cdef inline Py_ssize_t text_element(str text) except -1:
-    """The bytes of a text in a key."""
+    """The bytes of a text in a key: a code, a 00 at the end, and a zero is two."""
+    cdef Cursor c
     cdef Py_ssize_t size
-    cdef const char *p = PyUnicode_AsUTF8AndSize(text, &size)
-    cdef const char *end = p + size
-    size += 2
-    while True:
-        p = <const char *>memchr(p, 0, end - p)
-        if p == NULL:
-            return size
+    cursor_open_text(&c, text)
+    size = left(&c) + 2
+    while skip_to(&c, 0):
+        advance(&c, 1)
         size += 1
-        p += 1
+    return size
 
 
 cdef inline Py_ssize_t index_element(object value) except -1:
@@ -118,73 +112,74 @@ cdef inline Py_ssize_t index_element(object value) except -1:
     return 9 if isinstance(value, float) else len(pack((value,)))
 
 
-cdef bint hparams_fit(const Span *value, Py_ssize_t run) noexcept:
+cdef bint hparams_fit(const Value *value, Py_ssize_t run) noexcept:
     """Whether a log_hparams surely holds no reserved name and no size over its limit, by its tokens: no object is made.
 
     A text has at least as many bytes in JSON, with its quotes, as in a key.
     """
-    cdef Scanner c
-    cdef Span s
+    cdef Scanner scanner
+    cdef Cursor *c = &scanner.text
+    cdef Value token
     cdef Py_ssize_t base[MAX_DEPTH + 1]  # of the open containers: the bytes of a key up to there
     cdef uint8_t opening[MAX_DEPTH + 1]
     cdef Py_ssize_t key = DIRECTORY + run + 7
+    cdef Py_ssize_t size
     cdef Py_ssize_t name = 0
     cdef Py_ssize_t total = 0
     cdef int depth = 0
-    scanner_at(&c, value.start, value.stop - value.start)  # scanned before: it is JSON, and not too deep
+    cursor_in(c, &value.text)  # scanned before: it is JSON, and not too deep
     while True:
-        if c.p[0] == c'{' or c.p[0] == c'[':
+        if is_container(peek(c)):
             base[depth] = key
-            opening[depth] = c.p[0]
+            opening[depth] = <uint8_t>next_byte(c)
             depth += 1
-            c.p += 1
-            skip_space(&c)
-            if c.p[0] != opening[depth - 1] + 2:
-                key = step_in(&c, key, opening[depth - 1], &name)
+            skip_space(c)
+            if peek(c) != closing(opening[depth - 1]):
+                key = step_in(&scanner, key, opening[depth - 1], &name)
                 if key < 0:
                     return False
                 continue
             total += key + 17
         else:
-            s.flaw = s.escaped = 0
-            scan_scalar(&c, &s)
-            skip_space(&c)
-            if s.stop - s.start > MAX_STORED - 3:
+            token.flaw = token.escaped = 0
+            scan_scalar(&scanner, &token)
+            skip_space(c)
+            size = span_size(&token.text)
+            if size > MAX_STORED - 3:
                 return False
-            total += key + 10 + max(9, s.stop - s.start + 3)
+            total += key + 10 + max(9, size + 3)
             if depth == 2:
                 # It may be below `hparams`: an index row and its twin.
-                total += 2 * (DIRECTORY + 8 + name + max(10, s.stop - s.start) + run) + 6 + run
+                total += 2 * (DIRECTORY + 8 + name + max(10, size) + run) + 6 + run
         if key + 16 > MAX_KEY or total > MAX_HPARAMS:
             return False
-        while c.p[0] == opening[depth - 1] + 2:
-            c.p += 1
+        while take_byte(c, closing(opening[depth - 1])):
             depth -= 1
             if depth == 0:
                 return True
-            skip_space(&c)
-        c.p += 1
-        skip_space(&c)
-        key = step_in(&c, base[depth - 1], opening[depth - 1], &name)
+            skip_space(c)
+        advance(c, 1)
+        skip_space(c)
+        key = step_in(&scanner, base[depth - 1], opening[depth - 1], &name)
         if key < 0:
             return False
 
 
-cdef inline Py_ssize_t step_in(Scanner *c, Py_ssize_t base, uint8_t opening, Py_ssize_t *name) noexcept:
+cdef inline Py_ssize_t step_in(Scanner *scanner, Py_ssize_t base, uint8_t opening, Py_ssize_t *name) noexcept:
     """At a member or an item: the most that its key has up to there, or -1 when its name may be a reserved one.
     Leaves the cursor at its value."""
-    cdef Span key
+    cdef Value key
     if opening == c'[':
         return base + 5
     key.flaw = key.escaped = 0
-    scan_key(c, &key)
+    scan_key(scanner, &key)
     if may_be_reserved(&key):
         return -1
-    name[0] = key.stop - key.start
+    name[0] = span_size(&key.text)
     return base + name[0]
 
 
-cdef str hparams_flaw(const Span *value, str run):
+cdef str hparams_flaw(const Value *value, str run):
     """Of the names and sizes of a log_hparams."""
     if hparams_fit(value, text_element(run)):
         return None

@@ -5,14 +5,14 @@
 # mostly stands where it stood in the object before, so it costs one comparison, and the first members
 # (type, run id, timestamp) often are the same bytes altogether. A wrong guess costs a look-up, nothing else.
 cdef struct Members:
-    Span slot[FIELD_ROOM + 1]  # of each field; what is unknown lands in the last
+    Value slot[FIELD_ROOM + 1]  # of each field; what is unknown lands in the last
     uint64_t present           # bit n: slot n is not ABSENT
     uint8_t flaw               # of any value, known or not
     int order[ORDER_ROOM]      # the fields as they stood in the object before
     int alike                  # how many members the head has
-    const uint8_t *head        # the last object's begin, up to its member number `alike`;
-    Py_ssize_t head_size       # whoever scans keeps that object's bytes alive
-    Span head_slot[HEAD_ROOM]
+    Span head                  # the last object's begin, up to its member number `alike`, or empty;
+                               # whoever scans keeps that object's bytes alive
+    Value head_slot[HEAD_ROOM]
     int head_field[HEAD_ROOM]
     Members *inner             # what reads the object `payload`, or NULL
 
@@ -25,33 +25,15 @@ cdef void members_open(Members *m, int alike, Members *inner) noexcept:
         m.slot[i].shape = ABSENT
     m.present = 0
     m.alike = alike
-    m.head_size = 0
+    span_clear(&m.head)
     m.inner = inner
 
 
-cdef inline bint take_field(Scanner *c, const Field *field) noexcept nogil:
-    """Advances over the field's name and colon when they stand here."""
-    if c.end - c.p < 24 or (
-        ((word_at(c.p) ^ field.word[0]) & field.mask[0])
-        | ((word_at(c.p + 8) ^ field.word[1]) & field.mask[1])
-        | ((word_at(c.p + 16) ^ field.word[2]) & field.mask[2])
-    ):
-        return False
-    c.p += field.name.size
-    return True
-
-
-cdef int look_up(const Span *key) noexcept nogil:
+cdef int look_up(const Value *key) noexcept nogil:
     """The field that a key names, or FIELD_ROOM."""
-    cdef Py_ssize_t size = key.stop - key.start
-    cdef const Text *name
     cdef int i
     for i in range(field_count):
-        name = &field_table[i].name
-        if key.escaped:
-            if spells(key, <const char *>name.data + 1, name.size - 3):
-                return i
-        elif name.size == size + 1 and memcmp(name.data, key.start, size) == 0:
+        if is_named(key, <const char *>field_table[i].name.data, field_table[i].name.size - 1):  # without the colon
             return i
     return FIELD_ROOM
 
@@ -68,89 +50,92 @@ cdef inline void forget(Members *m, uint64_t keep) noexcept nogil:
         field += 1
 
 
-cdef inline int keep_head(Members *m, const uint8_t *start, Py_ssize_t size) noexcept nogil:
+cdef inline void keep_head(Members *m, const Span *head) noexcept nogil:
     cdef int i
-    m.head = start
-    m.head_size = size
+    m.head = head[0]
     for i in range(m.alike):
         if m.inner != NULL and m.order[i] == PAYLOAD:
-            m.head_size = 0  # it is more than its span
+            span_clear(&m.head)  # it is more than its span
         m.head_field[i] = m.order[i]
         m.head_slot[i] = m.slot[m.order[i]]
-    return 0
 
 
-cdef inline int take_head(Scanner *c, Members *m, uint64_t *seen) noexcept nogil:
-    """Fills the slots of the first members when they are the bytes that the last head had."""
-    cdef Span *s
+cdef inline int take_head(Scanner *scanner, Members *m, uint64_t *seen) noexcept nogil:
+    """Fills the slots of the first members when they are the bytes that the last head had. Returns how many they are."""
+    cdef Cursor here = scanner.text
+    cdef Value *value
     cdef int i
-    if m.head_size == 0 or c.end - c.p < m.head_size or memcmp(c.p, m.head, m.head_size) != 0:
+    if span_size(&m.head) == 0 or not take_same(&scanner.text, &m.head):
         return 0
     for i in range(m.alike):
-        s = &m.slot[m.head_field[i]]
-        s[0] = m.head_slot[i]
-        s.start = c.p + (s.start - m.head)
-        s.stop = c.p + (s.stop - m.head)
-        m.flaw |= s.flaw
+        value = &m.slot[m.head_field[i]]
+        value[0] = m.head_slot[i]
+        value.text = span_moved(&m.head_slot[i].text, &m.head, &here)
+        m.flaw |= value.flaw
         seen[0] |= <uint64_t>1 << m.head_field[i]
     m.present |= seen[0]
-    c.p += m.head_size
-    skip_space(c)
+    skip_space(&scanner.text)
     return m.alike
 
 
-cdef int scan_members(Scanner *c, Members *m) except -2 nogil:
+cdef inline int scan_name(Scanner *scanner, int *expected) noexcept nogil:
+    """At a member's name: its field, and `expected` is that now; -1 when it is no name. Leaves the cursor at its value."""
+    cdef const Field *field = &field_table[expected[0]]
+    cdef Value key
+    if take_masked(&scanner.text, field.word, field.mask, field.name.size):
+        skip_space(&scanner.text)
+        return expected[0]
+    key.flaw = SOUND
+    key.escaped = 0
+    if scan_key(scanner, &key) < 0:
+        return -1
+    expected[0] = look_up(&key)
+    return expected[0]
+
+
+cdef int scan_members(Scanner *scanner, Members *m) noexcept nogil:
     """At `{`: fills the slot of each known field, the last of equal names; -1 when it is no JSON."""
-    cdef Span key
-    cdef Span *s
-    cdef const uint8_t *start = c.p
+    cdef Cursor *c = &scanner.text
+    cdef Value *value
+    cdef Span head
     cdef uint64_t seen = 0
-    cdef int field, i
+    cdef int field, i, following
     m.flaw = SOUND
-    i = take_head(c, m, &seen)
+    span_begin(&head, c)
+    i = take_head(scanner, m, &seen)
     if i == 0:
-        c.p += 1
+        advance(c, 1)
         skip_space(c)
-        if c.p < c.end and c.p[0] == c'}':
-            c.p += 1
+        if take_byte(c, c'}'):
             forget(m, 0)
             return 0
     while True:
-        field = m.order[i]
-        if take_field(c, &field_table[field]):
-            skip_space(c)
-        else:
-            key.flaw = SOUND
-            key.escaped = 0
-            if scan_key(c, &key) < 0:
-                return -1
-            field = m.order[i] = look_up(&key)
+        field = scan_name(scanner, &m.order[i])
+        if field < 0:
+            return -1
         seen |= <uint64_t>1 << field
         m.present |= seen
-        s = &m.slot[field]
-        if field == PAYLOAD and m.inner != NULL and c.p < c.end and c.p[0] == c'{':
-            s.start = c.p
-            s.shape = OBJECT
-            s.flaw = SOUND
-            if scan_members(c, m.inner) < 0:
+        value = &m.slot[field]
+        if field == PAYLOAD and m.inner != NULL and peek(c) == c'{':
+            span_begin(&value.text, c)
+            value.shape = OBJECT
+            value.flaw = SOUND
+            if scan_members(scanner, m.inner) < 0:
                 return -1
-            s.stop = c.p
-        elif scan_value(c, s) < 0:
+            span_end(&value.text, c)
+        elif scan_value(scanner, value) < 0:
             return -1
-        m.flaw |= s.flaw
+        m.flaw |= value.flaw
         skip_space(c)
-        if c.p == c.end:
-            return fail(c, "the text ends early")
-        if c.p[0] == c',':
-            c.p += 1
-            skip_space(c)
-        elif c.p[0] == c'}':
-            c.p += 1
+        following = next_byte(c)
+        if following == c'}':
             forget(m, seen)
             return 0
-        else:
-            return fail(c, "expected a comma or the closing bracket")
+        if following != c',':
+            return fail_list(scanner, following)
+        skip_space(c)
         if i < ORDER_ROOM - 1:
             i += 1
         if i == m.alike:
-            keep_head(m, start, c.p - start)
+            span_end(&head, c)
+            keep_head(m, &head)

@@ -79,17 +79,9 @@ cdef enum:
     GUESSES = 256
 
 
-cdef inline bint same_text(const Span *a, const Span *b) noexcept:
-    cdef Py_ssize_t size = a.stop - a.start
-    return size == b.stop - b.start and memcmp(a.start, b.start, size) == 0
-
-
-cdef inline uint64_t text_hash(const Span *s) noexcept:
+cdef inline uint64_t text_hash(const Span *s) noexcept nogil:
     """Of the length and the last eight bytes: names differ at their ends."""
-    cdef Py_ssize_t size = s.stop - s.start
-    cdef uint64_t word = 0
-    memcpy(&word, s.stop - min(size, 8), min(size, 8))
-    return (word ^ <uint64_t>size) * <uint64_t>0x9E3779B97F4A7C15
+    return (last_word(s) ^ <uint64_t>span_size(s)) * <uint64_t>0x9E3779B97F4A7C15
 
 
 cdef class Reader:
@@ -117,45 +109,43 @@ cdef class Reader:
     def __dealloc__(self):
         scanner_close(&self.scanner)
 
-    cdef int find_run(self, const Span *s) except -1:
-        if self.run is not None and same_text(s, &self.run_text):
+    cdef int find_run(self, const Value *id) except -1:
+        if self.run is not None and same_text(&id.text, &self.run_text):
             return 0
-        name = text_of(s)
+        name = text_of(id)
         self.run = self.runs.get(name)
         if self.run is None:
             self.run = Run.__new__(Run)
             self.run.run = name
             self.run.open = {}
             self.runs[name] = self.run
-        self.run_text = s[0]
+        self.run_text = id.text
         return 0
 
     cdef str read(self, Py_ssize_t index, bytes value):
         """Appends what the record holds and returns None, or returns why it is none."""
-        cdef Scanner *c = &self.scanner
-        cdef Span *e = self.envelope.slot
+        cdef Cursor *c = &self.scanner.text
+        cdef Value *e = self.envelope.slot
         cdef int64_t micros
-        cdef Span *s
-        scanner_at(c, <const uint8_t *>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        cursor_open(c, value)
         skip_space(c)
-        if c.p == c.end or c.p[0] != c'{':
+        if peek(c) != c'{':
             return "not a JSON object"
-        if scan_members(c, &self.envelope) < 0:
-            return f"not JSON: {c.error.decode()} at byte {c.p - c.begin}"
+        if scan_members(&self.scanner, &self.envelope) < 0:
+            return f"not JSON: {self.scanner.error.decode()} at byte {position(c)}"
         skip_space(c)
-        if c.p != c.end:
+        if left(c):
             return "not JSON: unexpected text behind the end"
         if e[TYPE].shape != STRING or e[TYPE].flaw:
             return "type: expected a string"
         if e[RUN_ID].shape != STRING or e[RUN_ID].flaw:
             return "run_id: expected a string"
-        s = &e[TIMESTAMP]
-        if s.shape != STRING or not scan_time(s.start + 1, s.stop - 1, &self.minute, &micros):
+        if not time_of(&e[TIMESTAMP], &self.minute, &micros):
             return "timestamp: expected an ISO 8601 date and time"
         if e[PAYLOAD].shape != OBJECT:
             return "payload: expected an object"
         self.find_run(&e[RUN_ID])
-        if e[TYPE].stop - e[TYPE].start == 12 and memcmp(e[TYPE].start, b'"log_metric"', 12) == 0:
+        if span_is(&e[TYPE].text, b'"log_metric"', 12):
             return self.point(index, <double>micros / 1e6)
         return self.record(index, <double>micros / 1e6)
 
@@ -177,18 +167,17 @@ cdef class Reader:
         return None
 
     cdef str point(self, Py_ssize_t index, double timestamp):
-        cdef Span *p = self.payload.slot
-        cdef Span *s
+        cdef Value *p = self.payload.slot
+        cdef Value *dtype = &p[DTYPE]
         cdef int64_t step = 0, epoch = 0, micros
         cdef uint8_t flags = 0, mark
         cdef double value, time = timestamp
         cdef Points points
         if p[NAME].shape != STRING or p[NAME].flaw:
             return "name: expected a string"
-        s = &p[VALUE]
-        if NULL_ < s.shape <= SPECIAL:
-            value = float_of(s)
-        elif s.shape == NULL_:
+        if NULL_ < p[VALUE].shape <= SPECIAL:
+            value = float_of(&p[VALUE])
+        elif p[VALUE].shape == NULL_:
             value = NAN  # so the reference writes NaN and infinities
         else:
             return "value: expected a number or null"
@@ -202,34 +191,31 @@ cdef class Reader:
             flags |= mark
         if p[CONTEXT].shape > NULL_ and (p[CONTEXT].shape != OBJECT or p[CONTEXT].flaw):
             return "context: expected an object or null"
-        if p[DTYPE].shape > NULL_ and (p[DTYPE].shape != STRING or p[DTYPE].flaw):
+        if dtype.shape > NULL_ and (dtype.shape != STRING or dtype.flaw):
             return "dtype: expected a string or null"
-        s = &p[CLIENT_DATETIME]
-        if s.shape > NULL_:
-            if s.shape != STRING or not scan_time(s.start + 1, s.stop - 1, &self.minute, &micros):
+        if p[CLIENT_DATETIME].shape > NULL_:
+            if not time_of(&p[CLIENT_DATETIME], &self.minute, &micros):
                 return "client_datetime: expected an ISO 8601 date and time or null"
             time = <double>micros / 1e6
         points = self.group(index, timestamp)
         points.columns.push(step, value, time, epoch, flags)
         points.last_timestamp = timestamp
-        s = &p[DTYPE]
-        if s.shape != STRING:
+        if dtype.shape != STRING:
             points.dtype = "float"
             points.dtype_text = b""
-        elif (PyBytes_GET_SIZE(points.dtype_text) != s.stop - s.start
-                or memcmp(PyBytes_AS_STRING(points.dtype_text), s.start, s.stop - s.start) != 0):
-            points.dtype = text_of(s)
-            points.dtype_text = s.start[: s.stop - s.start]
+        elif not span_is(&dtype.text, PyBytes_AS_STRING(points.dtype_text), PyBytes_GET_SIZE(points.dtype_text)):
+            points.dtype = text_of(dtype)
+            points.dtype_text = span_bytes(&dtype.text)
         return None
 
     cdef Points group(self, Py_ssize_t index, double timestamp):
         """The open group of the record's sequence."""
-        cdef Span *name = &self.payload.slot[NAME]
-        cdef Span *context = &self.payload.slot[CONTEXT]
+        cdef Span *name = &self.payload.slot[NAME].text
+        cdef Span *context = &self.payload.slot[CONTEXT].text
         cdef Guess *guess
         cdef Points points
-        if context.shape != OBJECT or context.empty:
-            context.start = context.stop = name.stop
+        if self.payload.slot[CONTEXT].shape != OBJECT or self.payload.slot[CONTEXT].empty:
+            span_clear(context)
         guess = &self.guesses[(text_hash(name) + 3 * text_hash(context)) >> 56]
         if (guess.run == <void *>self.run and same_text(name, &guess.name)
                 and same_text(context, &guess.context)):
@@ -245,8 +231,7 @@ cdef class Reader:
 
     cdef Points find_group(self, Py_ssize_t index, double timestamp):
         """The same by meaning, whatever the spelling; a new group when none is open."""
-        cdef Span *s = &self.payload.slot[CONTEXT]
-        cdef bytes context = s.start[: s.stop - s.start] or b"{}"
+        cdef bytes context = span_bytes(&self.payload.slot[CONTEXT].text) or b"{}"
         cdef Points points
         name = text_of(&self.payload.slot[NAME])
         text, ctx = read_context(context)
@@ -291,19 +276,22 @@ cdef enum:
     KIND_WITHIN = 160  # bytes from a record's beginning in which its kind stands, whatever the members' order
 
 
-cdef Py_ssize_t work_of(const uint8_t *p, Py_ssize_t size, Py_ssize_t point_work) noexcept:
+cdef Py_ssize_t work_of(bytes record, Py_ssize_t point_work) noexcept:
     """An estimate: the kind is what is quoted near the beginning, wherever that stands."""
-    cdef Py_ssize_t head = min(size, KIND_WITHIN)
-    cdef Py_ssize_t i
-    for i in range(head - 13):
-        if p[i] != c'"':
+    cdef Cursor c
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
+    cursor_over(&c, PyBytes_AS_STRING(record), min(size, KIND_WITHIN))
+    while left(&c) > 13:
+        if peek(&c) != c'"':
+            advance(&c, 1)
             continue
-        if memcmp(p + i, b'"log_metric"', 12) == 0:
+        if stands_here(&c, b'"log_metric"', 12):
             return point_work
-        if memcmp(p + i, b'"log_hparams"', 13) == 0:
+        if stands_here(&c, b'"log_hparams"', 13):
             return RECORD_WORK + size  # a key of its own for each 20 bytes and more
-        if memcmp(p + i, b'"delete_run"', 12) == 0:
+        if stands_here(&c, b'"delete_run"', 12):
             return DELETION_WORK  # a guess: what it clears is in the store
+        advance(&c, 1)
     return RECORD_WORK + size // 32
 
 
@@ -318,7 +306,7 @@ def cut_records(values, Py_ssize_t most_bytes, Py_ssize_t most_records, Py_ssize
     cdef bytes value
     for value in values:
         size = PyBytes_GET_SIZE(value)
-        more = work_of(<const uint8_t *>PyBytes_AS_STRING(value), size, point_work)
+        more = work_of(value, point_work)
         if i > begin and (
             size > most_bytes - bytes_ or i - begin >= most_records or more > most_work - work
         ):

@@ -99,7 +99,6 @@ cdef enum:
     TEXT_ROOM = 32
     ORDER_ROOM = 16
     HEAD_ROOM = 3
-    SLACK = 32      # room behind the text for copies of constant length
 
 cdef struct Text:
     uint8_t data[TEXT_ROOM]
@@ -139,6 +138,12 @@ cdef int set_text(Text *text, str value) except -1:
     memcpy(text.data, PyBytes_AS_STRING(data), len(data))
     text.size = len(data)
     return 0
+
+
+cdef inline void put_text(Buffer *out, const Text *text) noexcept:
+    """Room is reserved, SLACK included."""
+    memcpy(out.data + out.size, text.data, TEXT_ROOM)  # a constant length is a few moves
+    out.size += text.size
 
 
 cdef int field_of(str name) except -1:

@@ -6,8 +6,6 @@
 
 cdef enum:
     ROOM_KEPT = 64 << 10
-    RECORD_OVERHEAD = 64    # a bytes object and its place in a list
-    REJECTED_OVERHEAD = 512  # a tuple and its reason
 
 cdef enum Phase:
     AT_BEGIN   # nothing but space so far
@@ -17,6 +15,19 @@ cdef enum Phase:
     AT_COMMA   # behind an item of an array
     AT_END     # nothing but space may follow
     FAILED
+
+
+cdef inline Cursor place(const Buffer *text, Py_ssize_t at) noexcept:
+    """A cursor at byte `at` of the text, which must not grow while it is in use."""
+    cdef Cursor c
+    cursor_over(&c, text.data, text.size)
+    advance(&c, at)
+    return c
+
+
+cdef inline bint ends_word(int ch) noexcept:
+    """Whether a byte ends a number or a word that stands before it."""
+    return ch <= c' ' or ch == c',' or ch == c']' or ch == c'}'
 
 
 cdef class Validator:
@@ -41,21 +52,12 @@ cdef class Validator:
         self.run = run
         self.timestamp = timestamp
         self.frame = Frame.__new__(Frame)
-        self.frame.count = 0
-        self.frame.records = []
-        self.frame.kinds = []
-        self.frame.rejected = []
         self.phase = AT_BEGIN
-        self.work.kind = self.work.enveloped = -1
-        minute_open(&self.work.minute)
-        members_open(&self.work.members, 2, NULL)
-        scanner_open(&self.work.scanner)
-        buffer_open(&self.work.out)
+        work_open(&self.work)
         buffer_open(&self.text)
 
     def __dealloc__(self):
-        scanner_close(&self.work.scanner)
-        buffer_close(&self.work.out)
+        work_close(&self.work)
         buffer_close(&self.text)
 
     def feed(self, bytes data not None):
@@ -65,8 +67,7 @@ cdef class Validator:
         if self.text.size + size > self.text.room:
             # By a quarter and not by the double: what is reserved is counted as held.
             buffer_resize(&self.text, self.text.size + size + (self.text.size >> 2))
-        memcpy(self.text.data + self.text.size, PyBytes_AS_STRING(data), size)
-        self.text.size += size
+        put(&self.text, PyBytes_AS_STRING(data), size)
         return self.go_on(False)
 
     def end(self):
@@ -95,13 +96,16 @@ cdef class Validator:
         return not self.waits
 
     cdef int run_phases(self, bint final) except -1:
+        cdef Cursor c
         cdef uint8_t ch
         while self.phase != FAILED and not self.waits:
             if self.phase == AT_ITEM and self.frame.count == MAX_ITEMS:
                 fail_limit()
             if self.phase != IN_ITEM:
-                self.skip_space()
-                if self.at == self.text.size:
+                c = place(&self.text, self.at)
+                skip_spaces(&c)
+                self.at = position(&c)
+                if left(&c) == 0:
                     break
             ch = self.text.data[self.at]
             if self.phase == AT_BEGIN:
@@ -143,81 +147,64 @@ cdef class Validator:
             self.take_item(True)
         return 0
 
-    cdef void skip_space(self) noexcept:
-        cdef uint8_t ch
-        while self.at < self.text.size:
-            ch = self.text.data[self.at]
-            if not (ch == c' ' or ch == c'\n' or ch == c'\r' or ch == c'\t'):
-                return
-            self.at += 1
-
     cdef bint take_item(self, bint complete) except -1:
         """Judges the item at hand; False: it is no JSON, which is no wonder when it is not `complete`."""
-        cdef Scanner *c = &self.work.scanner
+        cdef Scanner *scanner = &self.work.scanner
         cdef str reason
-        cdef bytes record
-        scanner_at(c, self.text.data, self.text.size)
-        c.p += self.at
+        scanner.text = place(&self.text, self.at)
+        scanner.error = NULL
         reason = validate_item(&self.work, self.run, self.timestamp)
-        if c.error != NULL:
+        if scanner.error != NULL:
             if complete:
-                self.fail_at(c.error.decode(), c.p - c.begin)
+                self.fail_at(scanner.error.decode(), position(&scanner.text))
             return False
-        if reason is None:
-            record = buffer_value(&self.work.out)
-            self.frame.records.append(record)
-            self.frame.kinds.append(self.work.kind)
-            self.kept += PyBytes_GET_SIZE(record) + RECORD_OVERHEAD
-        else:
-            self.frame.rejected.append((self.frame.count, KINDS[self.work.kind] if self.work.kind >= 0 else "", reason))
-            self.kept += REJECTED_OVERHEAD
-        self.frame.count += 1
-        self.at = c.p - c.begin
+        self.kept += keep_item(self.frame, &self.work, reason)
+        self.at = position(&scanner.text)
         self.phase = AT_COMMA if self.many else AT_END
         return True
 
     cdef bint find_end(self) noexcept:
         """Whether the item at hand is complete, by brackets and quotes; goes on where it stopped."""
-        cdef const uint8_t *p = self.text.data + self.seen
-        cdef const uint8_t *end = self.text.data + self.text.size
-        cdef uint8_t ch = self.text.data[self.at]
-        cdef int plain
-        cdef bint found = False
-        if ch != c'{' and ch != c'[' and ch != c'"':
-            if not (is_digit(ch) or ch == c'-') and self.text.size - self.at > 9:
-                return True  # longer than any word of JSON: nothing is gained by waiting
-            while p < end and not (p[0] <= c' ' or p[0] == c',' or p[0] == c']' or p[0] == c'}'):
-                p += 1
-            self.seen = p - self.text.data
-            return p < end
-        while p < end and not found:
+        cdef Cursor c = place(&self.text, self.at)
+        cdef int ch = peek(&c)
+        cdef bint found
+        if is_container(ch) or ch == c'"':
+            c = place(&self.text, self.seen)
+            found = self.find_close(&c)
+        elif not (is_digit(ch) or ch == c'-') and left(&c) > 9:
+            return True  # longer than any word of JSON: nothing is gained by waiting
+        else:
+            c = place(&self.text, self.seen)
+            while left(&c) and not ends_word(peek(&c)):
+                advance(&c, 1)
+            found = left(&c) > 0
+        self.seen = position(&c)
+        return found
+
+    cdef bint find_close(self, Cursor *c) noexcept:
+        """To behind the bracket or quote that closes the item; False when it is not there yet."""
+        cdef int ch
+        while left(c):
             if self.quoted:
-                while end - p >= MATYAN_STEP:
-                    plain = matyan_plain(p)
-                    p += plain
-                    if plain < MATYAN_STEP:
-                        break
-                if p == end or (p[0] == c'\\' and end - p < 2):
-                    break
-                if p[0] == c'\\':
-                    p += 2
-                else:
-                    if p[0] == c'"':
-                        self.quoted = False
-                        found = self.depth == 0
-                    p += 1
+                skip_plain(c)
+                ch = peek(c)
+                if ch < 0 or (ch == c'\\' and left(c) < 2):
+                    return False
+                advance(c, 2 if ch == c'\\' else 1)
+                self.quoted = ch != c'"'
+                if not self.quoted and self.depth == 0:
+                    return True
                 continue
-            ch = p[0]
-            p += 1
+            ch = next_byte(c)
             if ch == c'"':
                 self.quoted = True
-            elif ch == c'{' or ch == c'[':
+            elif is_container(ch):
                 self.depth += 1
             elif ch == c'}' or ch == c']':
                 self.depth -= 1
-                found = self.depth == 0
-        self.seen = p - self.text.data
-        return found
+                if self.depth == 0:
+                    return True
+        return False
 
     cdef int fail_at(self, str error, Py_ssize_t at) except -1:
         return self.fail(f"the frame is not JSON: {error} at byte {self.before + at}")
@@ -233,7 +220,7 @@ cdef class Validator:
     cdef int settle(self) except -1:
         """Lets go of what is judged, and counts what is held."""
         cdef Py_ssize_t left = self.text.size - self.at
-        self.work.members.head_size = 0  # it points into the text, which is about to move
+        span_clear(&self.work.members.head)  # it points into the text, which is about to move
         if self.at:
             memmove(self.text.data, self.text.data + self.at, left)
             self.before += self.at

@@ -1,10 +1,13 @@
 # Times: ISO 8601 texts as microseconds since the epoch, and back. Which member holds one is schema.pxi's affair.
 
 
-cdef inline int two(const uint8_t *p) noexcept:
+cdef inline int take_two(Cursor *c) noexcept:
     """Two digits, or a value over any limit."""
-    if is_digit(p[0]) and is_digit(p[1]):
-        return (p[0] - c'0') * 10 + (p[1] - c'0')
+    cdef int tens = peek(c)
+    cdef int ones = peek_at(c, 1)
+    if is_digit(tens) and is_digit(ones):
+        advance(c, 2)
+        return (tens - c'0') * 10 + (ones - c'0')
     return 1000000
 
 
@@ -30,16 +33,26 @@ cdef inline void minute_open(Minute *minute) noexcept:
     minute.count = 0
 
 
-cdef bint scan_minute(const uint8_t *p, Minute *minute) noexcept:
-    """16 bytes `YYYY-MM-DD`, `T` or a space, `HH:MM`."""
-    cdef int year, month, day, hour, length
-    if p[4] != c'-' or p[7] != c'-' or p[13] != c':' or not (p[10] == c'T' or p[10] == c' '):
+cdef bint scan_minute(Cursor c, Minute *minute) noexcept:
+    """`YYYY-MM-DD`, `T` or a space, `HH:MM`."""
+    cdef uint64_t text[2]
+    cdef int century, year, month, day, hour, count, length
+    peek_words(&c, text)
+    century = take_two(&c)
+    year = century * 100 + take_two(&c)
+    if not take_byte(&c, c'-'):
         return False
-    year = two(p) * 100 + two(p + 2)
-    month = two(p + 5)
-    day = two(p + 8)
-    hour = two(p + 11)
-    if year < 1 or year > 9999 or month < 1 or month > 12 or hour > 23 or two(p + 14) > 59:
+    month = take_two(&c)
+    if not take_byte(&c, c'-'):
+        return False
+    day = take_two(&c)
+    if not (take_byte(&c, c'T') or take_byte(&c, c' ')):
+        return False
+    hour = take_two(&c)
+    if not take_byte(&c, c':'):
+        return False
+    count = take_two(&c)
+    if year < 1 or year > 9999 or month < 1 or month > 12 or hour > 23 or count > 59:
         return False
     if month == 2:
         length = 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
@@ -47,73 +60,82 @@ cdef bint scan_minute(const uint8_t *p, Minute *minute) noexcept:
         length = 30 if month == 4 or month == 6 or month == 9 or month == 11 else 31
     if day < 1 or day > length:
         return False
-    minute.text[0] = word_at(p)
-    minute.text[1] = word_at(p + 8)
-    minute.count = (days_of(year, month, day) * 24 + hour) * 60 + two(p + 14)
+    memcpy(minute.text, text, 16)
+    minute.count = (days_of(year, month, day) * 24 + hour) * 60 + count
     return True
 
 
-cdef int scan_time(const uint8_t *p, const uint8_t *end, Minute *minute, int64_t *micros) noexcept:
-    """`YYYY-MM-DD`, `T` or a space, `HH:MM[:SS[.fraction]]`, optional `Z` / `±hh:mm` / `±hhmm`.
+cdef inline int64_t take_micros(Cursor *c) noexcept:
+    """The digits behind the seconds' point as microseconds; those behind the sixth are dropped."""
+    cdef int64_t fraction = 0
+    cdef int digits = 0
+    while is_digit(peek(c)):
+        if digits < 6:
+            fraction = fraction * 10 + (peek(c) - c'0')
+            digits += 1
+        advance(c, 1)
+    while digits < 6:
+        fraction *= 10
+        digits += 1
+    return fraction
+
+
+cdef int scan_time(const Cursor *begin, Minute *minute, int64_t *micros) noexcept:
+    """`YYYY-MM-DD`, `T` or a space, `HH:MM[:SS[.fraction]]`, optional `Z` / `±hh:mm` / `±hhmm`, and nothing else.
 
     Sets microseconds since the epoch (no offset: UTC; digits behind the sixth are dropped).
     Returns 0 when it is no such text, 1 when it has an offset, 2 when it has none.
     """
-    cdef int second = 0, hours, minutes, digits = 0
+    cdef Cursor text = begin[0]  # a copy can stay in registers
+    cdef Cursor *c = &text
+    cdef uint64_t words[2]
+    cdef int second = 0, hours, minutes, sign
     cdef int64_t fraction = 0, offset = 0
-    cdef bint minus
-    if end - p < 16:
+    if not peek_words(c, words):
         return 0
-    if (word_at(p) != minute.text[0] or word_at(p + 8) != minute.text[1]) and not scan_minute(p, minute):
+    if (words[0] != minute.text[0] or words[1] != minute.text[1]) and not scan_minute(text, minute):
         return 0
-    p += 16
-    if end - p >= 3 and p[0] == c':':
-        second = two(p + 1)
+    advance(c, 16)
+    if take_byte(c, c':'):
+        second = take_two(c)
         if second > 59:
             return 0
-        p += 3
-        if end - p >= 2 and p[0] == c'.' and is_digit(p[1]):
-            p += 1
-            while p < end and is_digit(p[0]):
-                if digits < 6:
-                    fraction = fraction * 10 + (p[0] - c'0')
-                    digits += 1
-                p += 1
-            while digits < 6:
-                fraction *= 10
-                digits += 1
-    if p < end and (p[0] == c'+' or p[0] == c'-'):
-        minus = p[0] == c'-'
-        p += 1
-        if end - p < 4:
-            return 0
-        hours = two(p)
-        p += 2
-        if p[0] == c':':
-            p += 1
-        if end - p < 2:
-            return 0
-        minutes = two(p)
-        p += 2
+        if peek(c) == c'.' and is_digit(peek_at(c, 1)):
+            advance(c, 1)
+            fraction = take_micros(c)
+    sign = next_byte(c)
+    if sign == c'+' or sign == c'-':
+        hours = take_two(c)
+        take_byte(c, c':')
+        minutes = take_two(c)
         if hours > 23 or minutes > 59:
             return 0
-        offset = -(hours * 60 + minutes) if minus else hours * 60 + minutes
-    elif p < end and p[0] == c'Z':
-        p += 1
-    elif p == end:
-        micros[0] = (minute.count * 60 + second) * 1000000 + fraction
-        return 2
+        offset = hours * 60 + minutes if sign == c'+' else -(hours * 60 + minutes)
+    elif sign >= 0 and sign != c'Z':
+        return 0
     micros[0] = ((minute.count - offset) * 60 + second) * 1000000 + fraction
-    return p == end
+    return 0 if left(c) else 2 if sign < 0 else 1
+
+
+cdef inline int time_of(const Value *value, Minute *minute, int64_t *micros) noexcept:
+    """As `scan_time`, of a string without escapes; 0 of anything else."""
+    cdef Cursor c
+    cdef Span inner
+    if value.shape != STRING:
+        return 0
+    inner = unquoted(&value.text)
+    cursor_in(&c, &inner)
+    return scan_time(&c, minute, micros)
 
 
 def parse_timestamp(text):
     cdef bytes data = text.encode() if isinstance(text, str) else text
-    cdef const uint8_t *p = data
+    cdef Cursor c
     cdef int64_t micros
     cdef Minute minute
     minute_open(&minute)
-    if not scan_time(p, p + len(data), &minute, &micros):
+    cursor_open(&c, data)
+    if not scan_time(&c, &minute, &micros):
         raise ValueError(f"no ISO 8601 date and time: {text!r}")
     return <double>micros / 1e6
 

@@ -68,30 +68,29 @@ cdef int pack_int(Buffer *b, item) except -1:
     return 0
 
 
-cdef int pack_text(Buffer *b, uint8_t code, const char *text, Py_ssize_t n) except -1:
-    cdef const char *end = text + n
-    cdef const char *zero
+cdef int pack_text(Buffer *b, uint8_t code, Cursor *c) except -1:
+    cdef Span s
     buffer_byte(b, code)
-    while True:
-        zero = <const char *>memchr(text, 0, end - text)
-        if zero == NULL:
-            break
-        buffer_bytes(b, text, zero - text)
-        buffer_bytes(b, b"\x00\xff", 2)
-        text = zero + 1
-    buffer_bytes(b, text, end - text)
+    span_begin(&s, c)
+    while skip_to(c, 0):
+        advance(c, 1)
+        span_end(&s, c)
+        buffer_span(b, &s)
+        buffer_byte(b, 0xFF)
+        span_begin(&s, c)
+    span_end(&s, c)
+    buffer_span(b, &s)
     buffer_byte(b, 0)
     return 0
 
 
 cdef int pack_item(Buffer *b, item, int depth) except -1:
-    cdef Py_ssize_t n
-    cdef const char *text
+    cdef Cursor text
     cdef uint64_t bits
     cdef uint8_t *p
     if isinstance(item, str):
-        text = PyUnicode_AsUTF8AndSize(item, &n)
-        pack_text(b, 0x02, text, n)
+        cursor_open_text(&text, item)
+        pack_text(b, 0x02, &text)
     elif isinstance(item, bool):
         buffer_byte(b, 0x27 if item else 0x26)
     elif isinstance(item, int):
@@ -103,7 +102,8 @@ cdef int pack_item(Buffer *b, item, int depth) except -1:
         # Negative: all bits turn, else the sign only.
         put_big_endian(p + 1, ~bits if bits >> 63 else bits ^ (<uint64_t>1 << 63), 8)
     elif isinstance(item, bytes):
-        pack_text(b, 0x01, PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
+        cursor_open(&text, item)
+        pack_text(b, 0x01, &text)
     elif item is None:
         buffer_byte(b, 0)
         if depth:
@@ -146,33 +146,46 @@ def key_int(bytes prefix not None, int64_t number):
     return out
 
 
-cdef object unpack_text(Cursor *c):
-    # Up to the 00 that no ff follows; the escapes are undone.
-    cdef const uint8_t *begin = c.at
-    cdef const uint8_t *zero
-    cdef const uint8_t *scan = c.at
+cdef object unpack_text(Cursor *c, bint is_str):
+    """Up to the 00 that no ff follows; the escapes are undone."""
+    cdef bytes data
+    cdef Span s
     cdef bint escaped = False
-    cdef bytes out
+    span_begin(&s, c)
     while True:
-        zero = <const uint8_t *>memchr(scan, 0, c.end - scan)
-        if zero == NULL:
-            raise ValueError("cut short")
-        if zero + 1 == c.end or zero[1] != 0xFF:
+        if not skip_to(c, 0):
+            cut_short()
+        span_end(&s, c)
+        advance(c, 1)
+        if not take_byte(c, 0xFF):
             break
         escaped = True
-        scan = zero + 2
-    c.at = zero + 1
-    out = PyBytes_FromStringAndSize(<const char *>begin, zero - begin)
-    return out.replace(b"\x00\xff", b"\x00") if escaped else out
+    if is_str and not escaped:
+        return span_text(&s, NULL)
+    data = span_bytes(&s)
+    if escaped:
+        data = data.replace(b"\x00\xff", b"\x00")
+    return data.decode("utf-8") if is_str else data
+
+
+cdef object unpack_int(Cursor *c, int n, bint negative):
+    """An integer of `n` bytes, at most 8."""
+    cdef uint64_t number = 0
+    take_big_endian(c, n, &number)
+    if negative:
+        number = ~number
+        if n < 8:
+            number &= (<uint64_t>1 << (8 * n)) - 1
+    if bytes_of(number) != n or number == 0xFFFFFFFFFFFFFFFF:
+        raise ValueError("an integer longer than need be")
+    return -<object>number if negative else number
 
 
 cdef object unpack_long_int(Cursor *c, bint negative):
-    cdef int n = cursor_take(c, 1)[0]
-    cdef const uint8_t *p
+    cdef int n = take_u8(c)
     if negative:
         n ^= 0xFF
-    p = cursor_take(c, n)
-    number = int.from_bytes(PyBytes_FromStringAndSize(<const char *>p, n), "big")
+    number = int.from_bytes(take_bytes(c, n), "big")
     if negative:
         number = ((<object>1 << 8 * n) - 1) - number
     if number < 0xFFFFFFFFFFFFFFFF or (number.bit_length() + 7) // 8 != n:
@@ -181,60 +194,53 @@ cdef object unpack_long_int(Cursor *c, bint negative):
 
 
 cdef object unpack_item(Cursor *c, int depth):
-    cdef uint8_t code = cursor_take(c, 1)[0]
-    cdef uint64_t number
-    cdef int n
+    cdef uint8_t code = <uint8_t>take_u8(c)
+    cdef uint64_t number = 0
     if code == 0x02:
-        return unpack_text(c).decode("utf-8")
+        return unpack_text(c, True)
     if 0x14 <= code <= 0x1C:
-        n = code - 0x14
-        number = get_big_endian(cursor_take(c, n), n)
-        if bytes_of(number) != n or number == 0xFFFFFFFFFFFFFFFF:
-            raise ValueError("an integer longer than need be")
-        return number
+        return unpack_int(c, code - 0x14, False)
     if 0x0C <= code < 0x14:
-        n = 0x14 - code
-        number = ~get_big_endian(cursor_take(c, n), n)
-        if n < 8:
-            number &= (<uint64_t>1 << (8 * n)) - 1
-        if bytes_of(number) != n or number == 0xFFFFFFFFFFFFFFFF:
-            raise ValueError("an integer longer than need be")
-        return -<object>number
+        return unpack_int(c, 0x14 - code, True)
     if code == 0x21:
-        number = get_big_endian(cursor_take(c, 8), 8)
+        take_big_endian(c, 8, &number)
         return double_of(number ^ (<uint64_t>1 << 63) if number >> 63 else ~number)
     if code == 0x27:
         return True
     if code == 0x26:
         return False
     if code == 0x01:
-        return unpack_text(c)
+        return unpack_text(c, False)
     if code == 0x00:
-        if depth and cursor_take(c, 1)[0] != 0xFF:
-            raise ValueError("cut short")
+        if depth and take_u8(c) != 0xFF:
+            cut_short()
         return None
     if code == 0x05:
         if depth == NESTING:
             raise ValueError("nested too deep")
-        parts = []
-        while True:
-            if cursor_take(c, 1)[0] == 0 and (c.at == c.end or c.at[0] != 0xFF):
-                return tuple(parts)
-            c.at -= 1
-            parts.append(unpack_item(c, depth + 1))
+        return unpack_nested(c, depth + 1)
     if code == 0x0B or code == 0x1D:
         return unpack_long_int(c, code == 0x0B)
     raise ValueError(f"{code:#04x} starts no item")
+
+
+cdef tuple unpack_nested(Cursor *c, int depth):
+    """Items up to a 00 that no ff follows (00 ff is None)."""
+    parts = []
+    while peek(c) != 0 or peek_at(c, 1) == 0xFF:
+        parts.append(unpack_item(c, depth))
+    advance(c, 1)
+    return tuple(parts)
 
 
 def unpack(bytes key not None, Py_ssize_t start=0):
     cdef Cursor c
     if start < 0 or start > PyBytes_GET_SIZE(key):
         raise ValueError("the start lies outside of the key")
-    c.at = <const uint8_t *>PyBytes_AS_STRING(key) + start
-    c.end = <const uint8_t *>PyBytes_AS_STRING(key) + PyBytes_GET_SIZE(key)
+    cursor_open(&c, key)
+    advance(&c, start)
     items = []
-    while c.at < c.end:
+    while left(&c):
         items.append(unpack_item(&c, 0))
     return tuple(items)
 
