@@ -18,6 +18,7 @@ from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 
 from datetime import datetime
 
+include "codec/contract.pxi"
 include "codec/buffer.pxi"
 include "codec/cursor.pxi"
 include "codec/columns.pxi"

@@ -34,18 +34,6 @@ cdef inline bytes point_key(PointKeys *k, int field, const uint8_t *step, int n)
     return key
 
 
-cdef inline bytes packed_int(int64_t number):
-    cdef uint8_t p[9]
-    cdef int n = put_msgpack_int(p, number)
-    return PyBytes_FromStringAndSize(<char *>p, n)
-
-
-cdef inline bytes packed_double(double value):
-    cdef uint8_t p[9]
-    put_msgpack_double(p, value)
-    return PyBytes_FromStringAndSize(<char *>p, 9)
-
-
 cdef inline bytes packed_epoch(int64_t epoch, uint8_t flags):
     return packed_double(double_of(<uint64_t>epoch)) if flags & FRACTION else packed_int(epoch)
 

@@ -345,6 +345,14 @@ cdef inline void span_end(Span *s, const Cursor *c) noexcept nogil:
     s.stop = c.at
 
 
+cdef inline Span rest_of(const Cursor *c) noexcept nogil:
+    """All that stands behind the cursor."""
+    cdef Span s
+    s.start = c.at
+    s.stop = c.end
+    return s
+
+
 cdef inline void span_clear(Span *s) noexcept nogil:
     """Empty, and not NULL: memcmp and memcpy take no NULL, not even for no bytes."""
     s.start = s.stop = <const uint8_t *>b""

@@ -35,9 +35,6 @@ FLAWS = (
     "nested deeper than 64",
 )
 
-cdef enum:
-    MAX_DEPTH = 64
-
 cdef struct Value:
     Span text        # a string's with its quotes, a container's with its brackets
     uint8_t shape
@@ -432,13 +429,6 @@ cdef bint spells(const Value *value, const char *text, Py_ssize_t size) noexcept
         if ch != text[i]:
             return False
     return left(&c) == 0
-
-
-cdef inline bint is_named(const Value *name, const char *quoted, Py_ssize_t size) noexcept nogil:
-    """Whether a name is this one, however it is spelled."""
-    if name.escaped:
-        return spells(name, quoted + 1, size - 2)
-    return span_is(&name.text, quoted, size)
 
 
 cdef double POWERS[23]

@@ -3,15 +3,24 @@
 # and this counts what they write.
 
 cdef enum:
-    MAX_KEY = 4096
-    MAX_HPARAMS = 4000000
     # A directory's prefix has one byte in RocksDB; FoundationDB's allocator gives two or three.
     DIRECTORY = 3
     # The three names and the number of parts in what a reader without parts sees of a large object.
     STUB = 25
 
-RESERVED = frozenset(("__leaf__", "__empty_dict__", "__empty_list__"))
-RESERVED_AT_THE_TOP = RESERVED | {"__blobs__"}
+RESERVED = frozenset((LEAF, EMPTY_DICT, EMPTY_LIST))
+RESERVED_AT_THE_TOP = RESERVED | {BLOBS}
+
+cdef Text type_quoted
+cdef Text leaf_quoted
+cdef Text blobs_quoted
+cdef Text empty_dict_quoted
+cdef Text empty_list_quoted
+set_text(&type_quoted, '"type"')
+set_text(&leaf_quoted, f'"{LEAF}"')
+set_text(&blobs_quoted, f'"{BLOBS}"')
+set_text(&empty_dict_quoted, f'"{EMPTY_DICT}"')
+set_text(&empty_list_quoted, f'"{EMPTY_LIST}"')
 
 
 cdef Py_ssize_t packed_most(const Value *value) noexcept:
@@ -50,7 +59,7 @@ cdef Py_ssize_t packed_size(const Value *value, Py_ssize_t limit) except -1:
 
 
 cdef str too_large(str what, Py_ssize_t size):
-    return f"{what}: {size:,} bytes as stored; the limit is {MAX_STORED:,}"
+    return f"{what}: {size:,} bytes as stored; the limit is {MAX_VALUE_BYTES:,}"
 
 
 cdef str object_flaw(const Value *value):
@@ -59,7 +68,7 @@ cdef str object_flaw(const Value *value):
     cdef Cursor *c = &scanner.text
     cdef Value key, member, type_
     cdef Py_ssize_t size
-    if 3 * span_size(&value.text) <= MAX_STORED or value.empty:
+    if 3 * span_size(&value.text) <= MAX_VALUE_BYTES or value.empty:
         return None
     type_.shape = ABSENT
     scanner_open(&scanner)
@@ -72,21 +81,21 @@ cdef str object_flaw(const Value *value):
             scan_key(&scanner, &key)
             scan_value(&scanner, &member)
             skip_space(c)
-            if is_named(&key, b'"type"', 6):
+            if is_named(&key, &type_quoted):
                 type_ = member
     finally:
         scanner_close(&scanner)
     if type_.shape == ABSENT:
         return None
-    size = packed_size(&type_, MAX_STORED - STUB) + STUB
-    return too_large("value: type", size) if size > MAX_STORED else None
+    size = packed_size(&type_, MAX_VALUE_BYTES - STUB) + STUB
+    return too_large("value: type", size) if size > MAX_VALUE_BYTES else None
 
 
 cdef inline bint may_be_reserved(const Value *name) noexcept:
     cdef int first = span_byte(&name.text, 1)
     return (first == c'_' or first == c'\\') and (
-        is_named(name, b'"__leaf__"', 10) or is_named(name, b'"__blobs__"', 11)
-        or is_named(name, b'"__empty_dict__"', 16) or is_named(name, b'"__empty_list__"', 16)
+        is_named(name, &leaf_quoted) or is_named(name, &blobs_quoted)
+        or is_named(name, &empty_dict_quoted) or is_named(name, &empty_list_quoted)
     )
 
 
@@ -110,6 +119,16 @@ cdef inline Py_ssize_t index_element(object value) except -1:
         return 1
     # An int of 2^64 - 1 has the longest form.
     return 9 if isinstance(value, float) else len(pack((value,)))
+
+
+cdef inline Py_ssize_t leaf_most(Py_ssize_t key, Py_ssize_t size) noexcept:
+    """The most bytes of the row of a scalar that takes `size` bytes as JSON, and whose path takes `key`."""
+    return key + 10 + max(9, size + 3)
+
+
+cdef inline Py_ssize_t index_most(Py_ssize_t name, Py_ssize_t size, Py_ssize_t run) noexcept:
+    """The most bytes of its index row and its twin, which it has when it stands directly below `hparams`."""
+    return 2 * (DIRECTORY + 8 + name + max(10, size) + run) + 6 + run
 
 
 cdef bint hparams_fit(const Value *value, Py_ssize_t run) noexcept:
@@ -145,13 +164,10 @@ cdef bint hparams_fit(const Value *value, Py_ssize_t run) noexcept:
             scan_scalar(&scanner, &token)
             skip_space(c)
             size = span_size(&token.text)
-            if size > MAX_STORED - 3:
+            if size > MAX_VALUE_BYTES - 3:
                 return False
-            total += key + 10 + max(9, size + 3)
-            if depth == 2:
-                # It may be below `hparams`: an index row and its twin.
-                total += 2 * (DIRECTORY + 8 + name + max(10, size) + run) + 6 + run
-        if key + 16 > MAX_KEY or total > MAX_HPARAMS:
+            total += leaf_most(key, size) + (index_most(name, size, run) if depth == 2 else 0)
+        if key + 16 > MAX_KEY_BYTES or total > MAX_HPARAMS_BYTES:
             return False
         while take_byte(c, closing(opening[depth - 1])):
             depth -= 1
@@ -201,8 +217,8 @@ cdef class Hparams:
         cdef str reason = None
         if value:
             reason = self.members(value, DIRECTORY + self.run + text_element("attrs"), 0, False)
-        if self.total > MAX_HPARAMS:
-            return (f"value: over {MAX_HPARAMS:,} bytes as stored, with its keys and index rows; "
+        if self.total > MAX_HPARAMS_BYTES:
+            return (f"value: over {MAX_HPARAMS_BYTES:,} bytes as stored, with its keys and index rows; "
                     f"that is the limit of a log_hparams (4 MB)")
         if reason is None:
             return None
@@ -236,22 +252,22 @@ cdef class Hparams:
                     return reason
             return None
         if isinstance(value, (dict, list)):
-            key += 16  # __empty_dict__, __empty_list__
+            key += text_element(EMPTY_DICT)  # EMPTY_LIST is as long
             size = 1
         else:
-            key += 10  # __leaf__
+            key += text_element(LEAF)
             size = len(msgpack_value(value))
-        if key > MAX_KEY:
-            return f"a key takes {key:,} bytes with its path; the limit is {MAX_KEY:,}"
-        if size > MAX_STORED:
-            return f"{size:,} bytes as stored; the limit is {MAX_STORED:,}"
+        if key > MAX_KEY_BYTES:
+            return f"a key takes {key:,} bytes with its path; the limit is {MAX_KEY_BYTES:,}"
+        if size > MAX_VALUE_BYTES:
+            return f"{size:,} bytes as stored; the limit is {MAX_VALUE_BYTES:,}"
         self.total += key + size
-        return None if self.total <= MAX_HPARAMS else "too many"
+        return None if self.total <= MAX_HPARAMS_BYTES else "too many"
 
     cdef int index(self, str name, value) except -1:
         cdef Py_ssize_t forward = DIRECTORY + text_element("hparam") + text_element(name) + index_element(value) + self.run
         cdef Py_ssize_t twin = forward + text_element("_rev") + self.run
         # A longer one is left out of the index.
-        if twin <= MAX_KEY + DIRECTORY:
+        if twin <= MAX_KEY_BYTES + DIRECTORY:
             self.total += forward + twin
         return 0

@@ -33,7 +33,7 @@ cdef int look_up(const Value *key) noexcept nogil:
     """The field that a key names, or FIELD_ROOM."""
     cdef int i
     for i in range(field_count):
-        if is_named(key, <const char *>field_table[i].name.data, field_table[i].name.size - 1):  # without the colon
+        if is_named(key, &field_table[i].quoted):
             return i
     return FIELD_ROOM
 
@@ -82,7 +82,7 @@ cdef inline int scan_name(Scanner *scanner, int *expected) noexcept nogil:
     """At a member's name: its field, and `expected` is that now; -1 when it is no name. Leaves the cursor at its value."""
     cdef const Field *field = &field_table[expected[0]]
     cdef Value key
-    if take_masked(&scanner.text, field.word, field.mask, field.name.size):
+    if take_masked(&scanner.text, field.word, field.mask, field.length):
         skip_space(&scanner.text)
         return expected[0]
     key.flaw = SOUND

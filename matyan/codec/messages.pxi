@@ -4,12 +4,9 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 cdef enum:
-    MAX_ITEMS = 10000
     LARGE_ITEM = 1 << 20  # bytes that are not scanned with the interpreter held
     RECORD_OVERHEAD = 64     # bytes of an object and its place in a list
     REJECTED_OVERHEAD = 512  # bytes of a tuple and its reason
-
-LOG_SEQUENCES = ("logs", "__log_records")
 
 # What may fill its message, since it is stored in parts; anything else is one stored value.
 IN_PARTS = {
@@ -141,14 +138,20 @@ cdef str put_other(Work *work, const Row *row, const Value *value):
         return FLAWS[value.flaw]
     if row.rule == NAME_RULE:
         size = len(text_of(value).encode())
-        if not 1 <= size <= MAX_NAME:
-            return f"has {size:,} bytes; a name has 1 to {MAX_NAME}"
+        if not 1 <= size <= MAX_NAME_BYTES:
+            return f"has {size:,} bytes; a name has 1 to {MAX_NAME_BYTES}"
     put_span(&work.out, &value.text)
     return None
 
 
-cdef bint is_log_sequence(const Value *name):
-    return text_of(name) in LOG_SEQUENCES
+cdef Text lines_quoted
+cdef Text log_records_quoted
+set_text(&lines_quoted, f'"{LINES}"')
+set_text(&log_records_quoted, f'"{LOG_RECORDS}"')
+
+
+cdef bint is_log_sequence(const Value *name) noexcept:
+    return is_named(name, &lines_quoted) or is_named(name, &log_records_quoted)
 
 
 cdef str kind_flaw(Work *work, str run):
@@ -173,8 +176,8 @@ cdef str kind_flaw(Work *work, str run):
     for name, rule, _, _ in SCHEMA[kind]:
         value = &slots[<int>field_index[name]]
         if value.shape >= STRING and (kind, name) not in IN_PARTS:
-            size = packed_size(value, MAX_STORED)
-            if size > MAX_STORED:
+            size = packed_size(value, MAX_VALUE_BYTES)
+            if size > MAX_VALUE_BYTES:
                 return too_large(name, size)
     return None
 
@@ -231,7 +234,7 @@ cdef str oversize(Work *work):
             if value.flaw and row.copied >> value.shape & 1:
                 return named(row, FLAWS[value.flaw])
             size += span_size(&value.text)
-    return too_large_record(size) if size > MAX_RECORD else None
+    return too_large_record(size) if size > MAX_RECORD_BYTES else None
 
 
 cdef str named(const Row *row, str reason):
@@ -239,7 +242,7 @@ cdef str named(const Row *row, str reason):
 
 
 cdef str too_large_record(Py_ssize_t size):
-    return f"the record takes {size:,} bytes; the limit of a message is 900 KiB ({MAX_RECORD:,})"
+    return f"the record takes {size:,} bytes; the limit of a message is 900 KiB ({MAX_RECORD_BYTES:,})"
 
 
 cdef str put_payload(Work *work):
@@ -278,10 +281,10 @@ cdef str record_flaw(Work *work, bytes run, Py_ssize_t taken):
         if (context.shape != OBJECT or context.empty) and is_log_sequence(&work.members.slot[NAME]):
             return "name: belongs to the run's own logs; choose another one, or a context"
     # First the size: what else is asked costs as much as there is.
-    if work.out.size > MAX_RECORD:
+    if work.out.size > MAX_RECORD_BYTES:
         return too_large_record(work.out.size)
     # In a short item nothing can be too long.
-    if taken > MAX_KEY - 600 or work.kind == BLOB_REF or work.kind == LOG_HPARAMS:
+    if taken > MAX_KEY_BYTES - 600 or work.kind == BLOB_REF or work.kind == LOG_HPARAMS:
         return kind_flaw(work, run.decode())
     return None
 
@@ -309,7 +312,7 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
     if reason is not None:
         return reason
     taken = position(c) - start
-    if taken > MAX_RECORD:
+    if taken > MAX_RECORD_BYTES:
         reason = oversize(work)
         if reason is not None:
             return reason
@@ -324,17 +327,15 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
 
 cdef str find_kind(Work *work):
     cdef const Value *type_ = &work.members.slot[TYPE]
-    cdef const Text *quoted
     if type_.shape == STRING and work.kind >= 0:
-        quoted = &kind_table[work.kind].quoted
-        if span_is(&type_.text, <const char *>quoted.data, quoted.size):
+        if is_text(&type_.text, &kind_table[work.kind].quoted):
             return None
     work.kind = -1
     if type_.shape == ABSENT:
         return "type: required"
     if type_.shape != STRING:
         return "type: expected a string"
-    if span_size(&type_.text) > MAX_KEY:
+    if span_size(&type_.text) > MAX_KEY_BYTES:
         return f"type: {span_size(&type_.text):,} bytes, and none of {', '.join(KINDS)}"
     text = text_of(type_)
     if text not in SCHEMA:

@@ -45,33 +45,43 @@ cdef int msgpack_head(Buffer *b, uint8_t short_code, int short_room, uint8_t cod
     return 0
 
 
-cdef int msgpack_item(Buffer *b, item, int depth) except -1:
-    cdef Py_ssize_t n
-    cdef const char *text
+cdef int pack_msgpack_text(Buffer *b, str item) except -1:
+    cdef Cursor c
+    cdef Span s
+    cursor_open_text(&c, item)
+    s = rest_of(&c)
+    msgpack_head(b, 0xA0, 32, 0xD9, 0xDA, span_size(&s))
+    return buffer_span(b, &s)
+
+
+cdef int pack_msgpack_int(Buffer *b, item) except -1:
     cdef int overflow = 0
-    cdef long long number
+    cdef long long number = PyLong_AsLongLongAndOverflow(item, &overflow)
     cdef uint64_t unsigned
     cdef uint8_t *p
+    if overflow == 0:
+        if number == -1 and PyErr_Occurred() != NULL:
+            raise
+        p = buffer_take(b, 9)
+        b.size += put_msgpack_int(p, number) - 9
+    else:
+        unsigned = item  # OverflowError outside of −2^63 … 2^64−1
+        p = buffer_take(b, 9)
+        p[0] = 0xCF
+        put_big_endian(p + 1, unsigned, 8)
+    return 0
+
+
+cdef int pack_msgpack(Buffer *b, item, int depth) except -1:
+    cdef uint8_t *p
     if isinstance(item, str):
-        text = PyUnicode_AsUTF8AndSize(item, &n)
-        msgpack_head(b, 0xA0, 32, 0xD9, 0xDA, n)
-        buffer_bytes(b, text, n)
+        pack_msgpack_text(b, item)
     elif item is None:
         buffer_byte(b, 0xC0)
     elif isinstance(item, bool):
         buffer_byte(b, 0xC3 if item else 0xC2)
     elif isinstance(item, int):
-        number = PyLong_AsLongLongAndOverflow(item, &overflow)
-        if overflow == 0:
-            if number == -1 and PyErr_Occurred() != NULL:
-                raise
-            p = buffer_take(b, 9)
-            b.size += put_msgpack_int(p, number) - 9
-        else:
-            unsigned = item  # OverflowError outside of −2^63 … 2^64−1
-            p = buffer_take(b, 9)
-            p[0] = 0xCF
-            put_big_endian(p + 1, unsigned, 8)
+        pack_msgpack_int(b, item)
     elif isinstance(item, float):
         put_msgpack_double(buffer_take(b, 9), item)
     elif isinstance(item, dict):
@@ -79,18 +89,17 @@ cdef int msgpack_item(Buffer *b, item, int depth) except -1:
             raise ValueError("nested too deep")
         msgpack_head(b, 0x80, 16, 0, 0xDE, len(item))
         for key, value in (<dict>item).items():
-            msgpack_item(b, key, depth + 1)
-            msgpack_item(b, value, depth + 1)
+            pack_msgpack(b, key, depth + 1)
+            pack_msgpack(b, value, depth + 1)
     elif isinstance(item, (list, tuple)):
         if depth == 2 * NESTING:
             raise ValueError("nested too deep")
         msgpack_head(b, 0x90, 16, 0, 0xDC, len(item))
         for value in item:
-            msgpack_item(b, value, depth + 1)
+            pack_msgpack(b, value, depth + 1)
     elif isinstance(item, bytes):
-        n = PyBytes_GET_SIZE(item)
-        msgpack_head(b, 0, 0, 0xC4, 0xC5, n)
-        buffer_bytes(b, PyBytes_AS_STRING(item), n)
+        msgpack_head(b, 0, 0, 0xC4, 0xC5, PyBytes_GET_SIZE(item))
+        buffer_bytes(b, PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
     elif isinstance(item, datetime) and item.tzinfo is not None:
         # Ext type 1, nine bytes: a packed float of epoch seconds (contract, section 4).
         p = buffer_take(b, 12)
@@ -107,19 +116,27 @@ def msgpack_value(item):
     cdef Buffer b
     buffer_open(&b)
     try:
-        msgpack_item(&b, item, 0)
+        pack_msgpack(&b, item, 0)
         return buffer_value(&b)
     finally:
         buffer_close(&b)
 
 
-def msgpack_float(double value):
+cdef inline bytes packed_int(int64_t number):
+    cdef uint8_t p[9]
+    cdef int n = put_msgpack_int(p, number)
+    return PyBytes_FromStringAndSize(<char *>p, n)
+
+
+cdef inline bytes packed_double(double value):
     cdef uint8_t p[9]
     put_msgpack_double(p, value)
     return PyBytes_FromStringAndSize(<char *>p, 9)
 
 
+def msgpack_float(double value):
+    return packed_double(value)
+
+
 def msgpack_int(int64_t value):
-    cdef uint8_t p[9]
-    cdef int n = put_msgpack_int(p, value)
-    return PyBytes_FromStringAndSize(<char *>p, n)
+    return packed_int(value)

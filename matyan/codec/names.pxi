@@ -2,9 +2,6 @@
 
 import re as _re
 
-cdef enum:
-    MAX_BLOB_KEY = 1024  # S3's limit
-
 _RUN_ID = _re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 _CONTROL = _re.compile("[\x00-\x1f\x7f-\x9f]")
 
@@ -20,8 +17,8 @@ def check_artifact_path(str run, str path):
         size = len(f"{run}/{path}".encode())
     except UnicodeEncodeError:
         return FLAWS[LONE_SURROGATE]
-    if size > MAX_BLOB_KEY:
-        return f"takes {size:,} bytes with its run id; the limit is {MAX_BLOB_KEY:,}"
+    if size > MAX_BLOB_KEY_BYTES:
+        return f"takes {size:,} bytes with its run id; the limit is {MAX_BLOB_KEY_BYTES:,}"
     if _CONTROL.search(path):
         return "holds a control character"
     if {".", ".."} & set(path.split("/")):

@@ -1,11 +1,6 @@
 # The schema of the messages, stated once: SCHEMA, and the same as C tables.
 # What is judged by it stands in messages.pxi.
 
-cdef enum:
-    MAX_RECORD = 900 * 1024
-    MAX_STORED = 100000
-    MAX_NAME = 512
-
 cdef enum Rule:
     STRING_RULE
     NAME_RULE      # a string of 1 to 512 bytes
@@ -105,9 +100,10 @@ cdef struct Text:
     Py_ssize_t size
 
 cdef struct Field:
-    Text name         # "name":
-    uint64_t word[3]  # the same as words, and
-    uint64_t mask[3]  # which of their bits count
+    Text quoted        # "name"
+    uint64_t word[3]   # the same with its colon as words, and
+    uint64_t mask[3]   # which of their bits count
+    Py_ssize_t length  # with its colon
 
 cdef struct Row:
     int field
@@ -140,6 +136,17 @@ cdef int set_text(Text *text, str value) except -1:
     return 0
 
 
+cdef inline bint is_text(const Span *s, const Text *text) noexcept nogil:
+    return span_is(s, <const char *>text.data, text.size)
+
+
+cdef inline bint is_named(const Value *name, const Text *quoted) noexcept nogil:
+    """Whether a name is this one, however it is spelled."""
+    if name.escaped:
+        return spells(name, <const char *>quoted.data + 1, quoted.size - 2)
+    return is_text(&name.text, quoted)
+
+
 cdef inline void put_text(Buffer *out, const Text *text) noexcept:
     """Room is reserved, SLACK included."""
     memcpy(out.data + out.size, text.data, TEXT_ROOM)  # a constant length is a few moves
@@ -149,16 +156,20 @@ cdef inline void put_text(Buffer *out, const Text *text) noexcept:
 cdef int field_of(str name) except -1:
     global field_count
     cdef Field *field
+    cdef Text with_colon
     cdef int i
     if name not in field_index:
         if field_count == FIELD_ROOM or len(name) > FIELD_SIZE:
             raise ValueError(name)
         field_index[name] = field_count
         field = &field_table[field_count]
-        set_text(&field.name, f'"{name}":')
-        for i in range(field.name.size):
+        set_text(&field.quoted, f'"{name}"')
+        memset(&with_colon, 0, sizeof(Text))
+        set_text(&with_colon, f'"{name}":')
+        field.length = with_colon.size
+        for i in range(field.length):
             field.mask[i // 8] |= <uint64_t>0xFF << (8 * (i % 8))
-        memcpy(field.word, field.name.data, 24)
+        memcpy(field.word, with_colon.data, 24)
         field_count += 1
     return field_index[name]
 
@@ -175,7 +186,7 @@ cdef int fill_tables() except -1:
             row.rule = rule
             row.flags = flags
             row.least = 3 if rule == NAME_RULE else 0
-            row.most = {NAME_RULE: MAX_NAME + 2, INT64_RULE: 18, EPOCH_RULE: 18}.get(rule, MAX_RECORD)
+            row.most = {NAME_RULE: MAX_NAME_BYTES + 2, INT64_RULE: 18, EPOCH_RULE: 18}.get(rule, MAX_RECORD_BYTES)
             row.copied = {
                 STRING_RULE: 1 << STRING,
                 NAME_RULE: 1 << STRING,

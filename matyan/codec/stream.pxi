@@ -97,17 +97,17 @@ cdef class Validator:
 
     cdef int run_phases(self, bint final) except -1:
         cdef Cursor c
-        cdef uint8_t ch
+        cdef int ch
         while self.phase != FAILED and not self.waits:
             if self.phase == AT_ITEM and self.frame.count == MAX_ITEMS:
                 fail_limit()
+            c = place(&self.text, self.at)
             if self.phase != IN_ITEM:
-                c = place(&self.text, self.at)
                 skip_spaces(&c)
                 self.at = position(&c)
                 if left(&c) == 0:
                     break
-            ch = self.text.data[self.at]
+            ch = peek(&c)
             if self.phase == AT_BEGIN:
                 self.many = ch == c'['
                 self.at += self.many
@@ -139,8 +139,12 @@ cdef class Validator:
                     self.phase = AT_ITEM if ch == c',' else AT_END
             else:
                 self.fail_at("unexpected text behind the end", self.at)
-        if not final or self.phase == FAILED or self.waits:
-            return 0
+        if final and self.phase != FAILED and not self.waits:
+            self.finish()
+        return 0
+
+    cdef int finish(self) except -1:
+        """No more bytes come, and what there were are used up."""
         if self.phase == AT_COMMA:
             self.fail_at("expected a comma or the closing bracket", self.at)
         elif self.phase != AT_END:
@@ -219,16 +223,16 @@ cdef class Validator:
 
     cdef int settle(self) except -1:
         """Lets go of what is judged, and counts what is held."""
-        cdef Py_ssize_t left = self.text.size - self.at
+        cdef Py_ssize_t rest = self.text.size - self.at
         span_clear(&self.work.members.head)  # it points into the text, which is about to move
         if self.at:
-            memmove(self.text.data, self.text.data + self.at, left)
+            memmove(self.text.data, self.text.data + self.at, rest)
             self.before += self.at
             self.seen -= self.at
             self.at = 0
-            self.text.size = left
-            if left <= ROOM_KEPT < self.text.room:
-                buffer_resize(&self.text, left)
+            self.text.size = rest
+            if rest <= ROOM_KEPT < self.text.room:
+                buffer_resize(&self.text, rest)
         if self.work.out.room > ROOM_KEPT:
             buffer_close(&self.work.out)
             buffer_open(&self.work.out)
