@@ -3,6 +3,34 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+# --- the contract's limits and names (its section 6) ---------------------------------------------
+
+MAX_RECORD_BYTES: int
+"""Of a message, as its record in the broker."""
+MAX_KEY_BYTES: int
+MAX_VALUE_BYTES: int
+"""Of one stored value."""
+MAX_HPARAMS_BYTES: int
+"""Of all that one log_hparams stores."""
+MAX_NAME_BYTES: int
+"""Of a sequence, a tag or an experiment."""
+MAX_BLOB_KEY_BYTES: int
+MAX_ITEMS: int
+"""Of a frame."""
+MAX_DEPTH: int
+"""Of JSON."""
+
+LINES: str
+"""The sequence of a run's terminal lines, in the empty context."""
+LOG_RECORDS: str
+"""The sequence of its log records, in the empty context."""
+LEAF: str
+"""How a tree names a scalar, and so on: what the store keeps for itself, so that no attribute is called so."""
+EMPTY_DICT: str
+EMPTY_LIST: str
+BLOBS: str
+"""The attribute that holds a run's blobs."""
+
 # --- columns -----------------------------------------------------------------------------------
 
 class Columns:

@@ -50,7 +50,16 @@ from typing import Any
 
 import msgpack
 
-from matyan._codec import key_int, msgpack_value, pack, range_of, unpack
+from matyan._codec import (
+    EMPTY_DICT,
+    EMPTY_LIST,
+    LEAF,
+    key_int,
+    msgpack_value,
+    pack,
+    range_of,
+    unpack,
+)
 from matyan.store.base import Store
 
 __all__ = [
@@ -69,10 +78,6 @@ __all__ = [
 
 LOCAL = "local"
 """The topic id of the embedded broker, in ("ingest", topic_id, …)."""
-
-LEAF = "__leaf__"
-EMPTY_DICT = "__empty_dict__"
-EMPTY_LIST = "__empty_list__"
 
 POINT_FIELDS = {field: pack((field,)) for field in ("val", "step", "epoch", "time")}
 """What follows `Keys.seq(…)` and precedes the step, packed."""

@@ -18,7 +18,6 @@ import contextlib
 import hashlib
 import hmac
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -31,6 +30,7 @@ from urllib.parse import parse_qs, quote, urlencode
 import msgpack
 import trio
 
+from matyan._codec import check_run_id
 from matyan.blobs.base import Upload
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.service import private
@@ -39,7 +39,6 @@ URL_PATH = "/api/v1/rest/artifacts/blob/"
 
 _MAGIC = b"matyanb1"
 _TEMPORARY = "~tmp"  # no run has this name: "~" is not in the alphabet of run ids
-_RUN = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9_.:-]{1,128}")  # contract, section 6
 _PIECE = 1 << 20
 """Bytes that one hop to a thread writes or reads."""
 
@@ -245,7 +244,7 @@ class FolderBlobs:
     # --- in threads ---
 
     def _folder(self, run: str) -> Path:
-        if _RUN.fullmatch(run) is None:
+        if check_run_id(run) is not None:
             raise ValueError(f"no run id: {run!r}")
         return self._root / run
 
@@ -281,7 +280,7 @@ class FolderBlobs:
         folders = set()
         for key in keys:
             run, _, path = key.partition("/")
-            if _RUN.fullmatch(run) is None:
+            if check_run_id(run) is not None:
                 continue  # nothing of that name can be here
             file = self._file(run, path)
             with contextlib.suppress(FileNotFoundError):

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from matyan._codec import BLOBS
 from matyan.errors import NotFound
 from matyan.reader import Block
 from matyan.service import json_text
@@ -201,10 +202,10 @@ def show(shown: Row) -> None:
         ],
     )
     attributes = dict(shown["attrs"])
-    blobs = attributes.get("__blobs__")
+    blobs = attributes.get(BLOBS)
     # An attribute of that name that another program wrote is one like any other.
     if isinstance(blobs, dict) and all(isinstance(blob, dict) for blob in blobs.values()):
-        del attributes["__blobs__"]
+        del attributes[BLOBS]
     if attributes:
         heading("Parameters")
         table(("parameter", "value"), _leaves(attributes))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from matyan._codec import MAX_KEY_BYTES
 from matyan.keys import Keys, range_of, unpack
-from matyan.rules.limits import MAX_KEY
 from matyan.store.base import Snapshot, Transaction
 
 
@@ -22,7 +22,7 @@ def put(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:
 
 def fits(keys: Keys, run: str, *fact: object) -> bool:
     """Whether the rows of `fact` stay below the limit of a key (a hparam may be a long text)."""
-    return len(keys.reverse_index(run, *fact, run)) <= MAX_KEY
+    return len(keys.reverse_index(run, *fact, run)) <= MAX_KEY_BYTES
 
 
 def drop(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:

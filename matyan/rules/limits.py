@@ -8,26 +8,23 @@ through `Limited`, and a record that would store more is an InvalidRecord.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
 
+from matyan._codec import MAX_KEY_BYTES, MAX_VALUE_BYTES
 from matyan.errors import InvalidRecord
 from matyan.keys import pack_value
 from matyan.store.base import Transaction
 
-MAX_KEY: Final = 4_096
-MAX_VALUE: Final = 100_000
-
 
 def check(key: bytes, value: bytes) -> None:
     """Raises InvalidRecord when one of them is over its limit."""
-    if len(key) > MAX_KEY or len(value) > MAX_VALUE:
+    if len(key) > MAX_KEY_BYTES or len(value) > MAX_VALUE_BYTES:
         raise _refusal(key, value)
 
 
 def _refusal(key: bytes, value: bytes) -> InvalidRecord:
-    if len(key) > MAX_KEY:
-        return InvalidRecord(f"a key of {len(key)} bytes is over the limit of {MAX_KEY}")
-    return InvalidRecord(f"a value of {len(value)} bytes is over the limit of {MAX_VALUE}")
+    if len(key) > MAX_KEY_BYTES:
+        return InvalidRecord(f"a key of {len(key)} bytes is over the limit of {MAX_KEY_BYTES}")
+    return InvalidRecord(f"a value of {len(value)} bytes is over the limit of {MAX_VALUE_BYTES}")
 
 
 def packed(value: object, name: str = "a value") -> bytes:
@@ -58,7 +55,7 @@ class Limited:
 
     def set(self, key: bytes, value: bytes) -> None:
         # `check`, without its call: each row that is no point's comes this way.
-        if len(key) > MAX_KEY or len(value) > MAX_VALUE:
+        if len(key) > MAX_KEY_BYTES or len(value) > MAX_VALUE_BYTES:
             raise _refusal(key, value)
         self._set(key, value)
 

@@ -16,12 +16,11 @@ from operator import itemgetter
 from typing import Any
 
 from matyan import readable
-from matyan._codec import context_text, pack
+from matyan._codec import BLOBS, LINES, LOG_RECORDS, context_text, pack
 from matyan.errors import ConfigurationError, NotFound
 from matyan.keys import Keys, range_of, unpack
 from matyan.rules import contexts, entities, runs, trees
-from matyan.rules.records import BLOBS
-from matyan.rules.sequences import LINES, LOG_RECORDS, SequenceInfo, Sequences
+from matyan.rules.sequences import SequenceInfo, Sequences
 from matyan.store.base import Snapshot
 
 Row = dict[str, Any]

@@ -11,13 +11,23 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
-from matyan._codec import Points, Record, context_id, context_text, epoch_number, parse_timestamp
+from matyan._codec import (
+    BLOBS,
+    LINES,
+    LOG_RECORDS,
+    Points,
+    Record,
+    context_id,
+    context_text,
+    epoch_number,
+    parse_timestamp,
+)
 from matyan.broker.base import ControlEvent
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
 from matyan.rules import contexts, entities, indexes, runs, trees
 from matyan.rules.limits import Limited
-from matyan.rules.sequences import LINES, LOG_RECORDS, Sequences
+from matyan.rules.sequences import Sequences
 from matyan.store.base import Transaction
 
 Op = Points | Record
@@ -25,7 +35,6 @@ Op = Points | Record
 ACTIVITY_SECONDS: Final = 60.0
 """The activity row is written again when it is this much older than the run's last record."""
 
-BLOBS: Final = "__blobs__"
 HPARAMS: Final = "hparams"
 
 MAX_RUN_BYTES: Final = 512

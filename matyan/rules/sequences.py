@@ -40,6 +40,8 @@ from typing import Any, Final, Literal, Protocol
 from matyan import readable
 from matyan._codec import (
     CHUNK_POINTS,
+    LINES,
+    LOG_RECORDS,
     Columns,
     chunk_head,
     compatible_object,
@@ -61,10 +63,6 @@ from matyan.store.base import KeyValue, Snapshot, Transaction
 Layout = Literal["compatible", "packed"]
 
 STAMPS: Final[dict[Layout, int]] = {"compatible": 1, "packed": 2}
-
-LINES: Final = "logs"
-LOG_RECORDS: Final = "__log_records"
-"""Names of the sequences of terminal lines and of log records, both in the empty context."""
 
 PART_BYTES = 90_000
 CUT_BYTES = 60_000  # of a line that stands in parts, what a reader that knows none sees
