@@ -463,8 +463,8 @@ async def test_what_a_link_raises_ends_that_link_alone(
     (link,) = [link for link in served.frontier.links if link._session.run == "other"]
     match where:
         case "frame":
-            link._came = cast(Any, None)
-            await other.stream.send_all(masked(9, b"x"))
+            link._messages = cast(Any, None)
+            await other.send(tag("a"))
         case "reply":
             await other.send(tag("a"))
             await served.handed(1)
