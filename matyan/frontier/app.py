@@ -1,4 +1,4 @@
-"""The Quart-trio app: presign, probes, the WebSocket route; and Hypercorn, which serves it behind the edge.
+"""The Quart-trio app: presign, probes, the WebSocket route, and the door around them.
 
 The app is complete by itself, for people who deploy the bare ASGI app; here no WebSocket reaches it, the edge's lane
 has them all. No store, no blob content (`transfer.py`) and no message schema here.
@@ -7,18 +7,11 @@ has them all. No store, no blob content (`transfer.py`) and no message schema he
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import trio
-from hypercorn.config import Config
-from hypercorn.events import Event, Updated
-from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.utils import wrap_app
 from quart import Response, abort, g, has_request_context, request, websocket
 from quart.json.provider import DefaultJSONProvider
 from quart_trio import QuartTrio
@@ -26,18 +19,15 @@ from werkzeug.exceptions import HTTPException
 
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
 from matyan.errors import NotFound, QueueFull, Unavailable
-from matyan.frontier.edge import count_request
 from matyan.frontier.intake import UNREAD_SECONDS, Intake
 from matyan.frontier.session import MAX_WAITING, Session
+from matyan.frontier.shared import Shared, count_request
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import PIECE_BYTES
 from matyan.service.doors import PRESIGN, Doors, Refusal
 from matyan.service.http1 import SEND_SECONDS, Answer, detail
 from matyan.service.logs import get_logger
 from matyan.service.probes import PROBES, probe
-
-if TYPE_CHECKING:
-    from matyan.frontier.edge import Exchange, Frontier
 
 log = get_logger()
 
@@ -55,15 +45,15 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def create_app(frontier: Frontier) -> QuartTrio:
-    """The app around one frontier's collaborators."""
+def create_app(shared: Shared) -> QuartTrio:
+    """The app around one listener's collaborators."""
     app = QuartTrio("matyan.frontier", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES, BODY_TIMEOUT=BODY_SECONDS)
     assert isinstance(app.json, DefaultJSONProvider)
     app.json.ensure_ascii = False
-    _add_probes(app, frontier)
-    _add_presign(app, frontier)
-    _add_ingest(app, frontier)
+    _add_probes(app, shared)
+    _add_presign(app, shared)
+    _add_ingest(app, shared)
     _count_requests(app)
 
     @app.errorhandler(HTTPException)
@@ -75,16 +65,16 @@ def create_app(frontier: Frontier) -> QuartTrio:
         return {"detail": reason}, error.code or 500
 
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
-    transfer = Transfer(inner, frontier.blobs, frontier.settings.blob_max_bytes)
+    transfer = Transfer(inner, shared.blobs, shared.settings.blob_max_bytes)
     # As Quart's documentation wraps an app; to a type checker the attribute is a method.
     wrapped = cast(Any, app)
-    wrapped.asgi_app = Doorway(transfer, frontier)
+    wrapped.asgi_app = Doorway(transfer, shared)
     return app
 
 
-def _add_probes(app: QuartTrio, frontier: Frontier) -> None:
+def _add_probes(app: QuartTrio, shared: Shared) -> None:
     async def page(path: str) -> Response:
-        answer = probe(frontier.about, path, request.headers.get("accept", ""))
+        answer = probe(shared.about, path, request.headers.get("accept", ""))
         assert isinstance(answer, Answer)
         return Response(answer.body, answer.status, content_type=answer.content_type)
 
@@ -93,8 +83,8 @@ def _add_probes(app: QuartTrio, frontier: Frontier) -> None:
         app.add_url_rule(path, path, page, strict_slashes=False, defaults={"path": path})
 
 
-def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
-    settings, producer = frontier.settings, frontier.desk.producer
+def _add_presign(app: QuartTrio, shared: Shared) -> None:
+    settings, producer = shared.settings, shared.desk.producer
 
     @app.post(PRESIGN, strict_slashes=False)
     async def presign() -> dict[str, object]:
@@ -116,7 +106,7 @@ def _add_presign(app: QuartTrio, frontier: Frontier) -> None:
         for _, _, reason in frame.rejected:
             abort(422, reason)
         try:
-            upload = await frontier.blobs.presign_put(run, path, content_type, base.rstrip("/"))
+            upload = await shared.blobs.presign_put(run, path, content_type, base.rstrip("/"))
         except NotFound as error:
             abort(404, str(error))
         except Unavailable as error:
@@ -171,7 +161,7 @@ async def _presign_fields() -> tuple[str, str, str]:
     return run, path, content_type
 
 
-def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
+def _add_ingest(app: QuartTrio, shared: Shared) -> None:
     @app.get("/api/v1/ws/runs/<path:run>")
     async def upgrade(run: str) -> tuple[dict[str, str], int, dict[str, str]]:
         sentence = "this path takes a WebSocket: point the SDK at this server's URL"
@@ -191,7 +181,7 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
             unsent += 1
             outgoing.send_nowait(payload)
 
-        session = Session(frontier.desk, run, reply)
+        session = Session(shared.desk, run, reply)
 
         async def send_replies() -> None:
             nonlocal moved, unsent
@@ -209,7 +199,7 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
             await websocket.close(code, reason)
 
         async def say_goodbye() -> None:
-            await frontier.draining.wait()
+            await shared.draining.wait()
             await close(1001, "the server is shutting down")
 
         try:
@@ -222,7 +212,7 @@ def _add_ingest(app: QuartTrio, frontier: Frontier) -> None:
                         await close(1003, "messages are text frames")
                         nursery.cancel_scope.cancel()
                         break
-                    await _receive(frontier.intake, session, message.encode())
+                    await _receive(shared.intake, session, message.encode())
                     while session.crowded or unsent > MAX_WAITING:
                         await moved.wait()
         except* trio.TooSlowError:
@@ -276,16 +266,16 @@ class Doorway:
     The edge judges what it reads itself by the same doors; here comes whatever else Hypercorn or another server takes.
     """
 
-    def __init__(self, inner: ASGIApp, frontier: Frontier) -> None:
+    def __init__(self, inner: ASGIApp, shared: Shared) -> None:
         self._inner = inner
-        self._frontier = frontier
+        self._shared = shared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         if kind not in {"http", "websocket"}:
             await self._inner(scope, receive, send)
             return
-        doors = self._frontier.doors
+        doors = self._shared.doors
         headers = _joined(scope["headers"])
         method = scope.get("method", "GET")
         if kind == "websocket":
@@ -357,41 +347,3 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
             }
         )
         await send({"type": f"{prefix}http.response.body", "body": answer.body})
-
-
-class OneRequest(TCPServer):
-    """Hypercorn's server of a connection, for an Exchange: it hears from the protocol when the response has ended."""
-
-    async def protocol_send(self, event: Event) -> None:
-        if isinstance(event, Updated) and event.idle:
-            cast("Exchange", self.stream).end(reusable=True)
-        else:
-            await super().protocol_send(event)
-
-
-class WebServer:
-    """Hypercorn around the app, one request at a time: the edge has the listener and the connections."""
-
-    def __init__(self, frontier: Frontier) -> None:
-        self._app = wrap_app(create_app(frontier), 0, "asgi")
-        self._config = Config()
-        self._config.include_server_header = False
-        # As it is: by default it gets a handler of its own, and each error is written twice.
-        self._config.errorlog = logging.getLogger("hypercorn.error")
-        self._state: dict[str, Any] = {}
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keeps the app alive (ASGI's lifespan) until it is cancelled."""
-        lifespan = Lifespan(self._app, self._config, self._state)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(lifespan.handle_lifespan)
-            await lifespan.wait_for_startup()
-            task_status.started()
-
-    async def handle(self, exchange: Exchange) -> None:
-        # Hypercorn names the type of its TLS streams alone, but takes any.
-        stream = cast("trio.SSLStream[trio.SocketStream]", exchange)
-        with exchange.limit:
-            await OneRequest(
-                self._app, self._config, WorkerContext(None), self._state.copy(), stream
-            ).run()

@@ -1,50 +1,30 @@
-"""The listener: an upgrade of the ingest path goes to the ingest lane, any other request to Hypercorn and the app.
+"""The listener: takes connections, reads each request's head and decides who answers: the ingest lane (`lane.py`), this file (probes),
+or Hypercorn and the app (`web.py`). And the drain of all of them.
 
-The lane is `wire.py`, which owns RFC 6455, on non-blocking sockets: this file owns bytes and deadlines, `intake.py`
-who may hold bytes, `session.py` what is answered. No validation, no routes and no store here; Quart and Hypercorn are
-imported after the first connection can already be taken, since that costs 0.7 s.
-
-A connection of the lane has no task. All their sockets stand in one epoll, and one task waits for that: a burst of
-frames wakes trio once, where a task each would cost every frame a switch of tasks and two system calls.
+No WebSocket, no routes and no store here. Quart and Hypercorn are imported after the first connection can already be taken, since
+that costs 0.7 s.
 """
 
 from __future__ import annotations
 
-import logging
-import select
-import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial, wraps
+from functools import partial
 from importlib import import_module
-from math import inf
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import trio
-from trio.lowlevel import notify_closing, wait_readable, wait_writable
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
 
-from matyan._codec import check_run_id
+from matyan.blobs.base import Blobs
 from matyan.broker.base import Producer
-from matyan.errors import Unavailable
-from matyan.frontier.intake import Intake
-from matyan.frontier.session import OK, Desk, Incoming, Session
-from matyan.frontier.wire import SMALL_BYTES, Kind, Wire
+from matyan.frontier.lane import INGEST_PATH, SWEEP_EVERY, Lane
+from matyan.frontier.shared import Shared, count_request
 from matyan.service import telemetry
 from matyan.service.descriptors import for_connections
-from matyan.service.doors import doors_of
+from matyan.service.health import Health
 from matyan.service.http1 import (
-    LINGER_SECONDS,
-    SEND_SECONDS,
     BadRequest,
-    Chunked,
     Head,
-    Sized,
     detail,
     linger,
     read_head,
@@ -52,727 +32,44 @@ from matyan.service.http1 import (
     response,
     send_within,
 )
-from matyan.service.islands import island, report
+from matyan.service.islands import island
 from matyan.service.logs import get_logger
-from matyan.service.probes import About, probe
+from matyan.service.probes import probe
+from matyan.settings import Settings
 
 if TYPE_CHECKING:
-    from matyan.blobs.base import Blobs
-    from matyan.frontier.app import WebServer
-    from matyan.service.health import Health
-    from matyan.settings import Settings
+    from matyan.frontier.web import WebServer
 
 log = get_logger()
 
-INGEST_PATH = "/api/v1/ws/runs/"
-FRAME_BYTES = 96 << 20
-"""A message's limit, inflated (contract, section 6)."""
-PING_AFTER = 20.0
-"""Seconds of silence before the server pings. The SDK pings every 10 s, so this meets other clients only."""
-PONG_WITHIN = 20.0
-"""Seconds in which a pinged peer must say something: what `websockets` grants by default."""
-CLOSE_WITHIN = 5.0
-"""Seconds for which a client's close waits for the replies of its last frames; its own patience is 10 s."""
-RATE_SECONDS = 30.0
-RATE_BYTES = 120 << 10
-"""In each so many seconds a message must end or so many bytes of it come: 4 KiB/s, a fifteenth of 0.5 Mbit/s, so that as
-many runs can share such a network. One that trickles holds its bytes no longer than that."""
-SWEEP_EVERY = 0.5
-"""Seconds. One task watches the clock for every connection: a timer a frame would cost more than the frame."""
-RECEIVE_BYTES = 64 << 10
-RECEIVE_FULL_BYTES = 4 << 10
-"""Read at once while there is no room: enough for the pings that are answered all the same."""
 TOLD_CONNECTIONS = 16
 """At a time, beyond those that there may be: they are told so. More are closed without a word."""
 TOLD_SECONDS = 1.0
 """For which their request is waited for."""
-BURST = 64
-BURST_SECONDS = 0.01
-"""Connections that are read one after the other, and for how long, before anybody else has a turn."""
-TURN_BYTES = 256 << 10
-"""Of a message in pieces, inflated, that one connection takes before anybody else has a turn."""
-
-_COMPLAINTS = {
-    CloseCode.PROTOCOL_ERROR,
-    CloseCode.UNSUPPORTED_DATA,
-    CloseCode.INVALID_DATA,
-    CloseCode.POLICY_VIOLATION,
-    CloseCode.MESSAGE_TOO_BIG,
-    CloseCode.TRY_AGAIN_LATER,
-}
-"""Closes that somebody should look into: a frame of that connection was not taken."""
-
-_quiet = logging.getLogger("matyan.websockets")
-_quiet.setLevel(logging.WARNING)
-
-
-def _text_frame(payload: bytes) -> bytes:
-    return Frame(Opcode.TEXT, payload).serialize(mask=False)
-
-
-_OK_FRAME = _text_frame(OK)
-
-
-def _contained(method: Callable[..., None]) -> Callable[..., None]:
-    """An entrance to a link: what is raised behind it ends that link alone. The two that each frame takes, `readable` and
-    `_reply`, are contained where they are called or by themselves: a wrapper costs every frame a call."""
-
-    @wraps(method)
-    def entrance(link: Link, *args: object) -> None:
-        try:
-            method(link, *args)
-        except Exception as error:  # noqa: BLE001 - this is the shore
-            link.sink(error)
-
-    return entrance
-
-
-class Readers:
-    """The sockets of the ingest lane, in one epoll."""
-
-    def __init__(self, producer: Producer) -> None:
-        self._producer = producer
-        self._epoll = select.epoll()
-        self._links: dict[int, Link] = {}
-
-    def add(self, fd: int, link: Link) -> None:
-        self._links[fd] = link
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def remove(self, fd: int) -> None:
-        if self._links.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    async def run(self) -> None:
-        """Calls `readable` of whose socket has something to read; ends with its cancellation."""
-        links, poll = self._links, self._epoll.poll
-        while True:
-            await wait_readable(self._epoll)
-            until = perf_counter() + BURST_SECONDS
-            for fd, _ in poll(0, BURST):
-                # One that was read before it may have ended it.
-                link = links.get(fd)
-                if link is not None:
-                    try:
-                        link.readable()
-                    except Exception as error:  # noqa: BLE001 - this is the shore
-                        link.sink(error)
-                if perf_counter() > until:
-                    break
-            await self._producer.rest()
-
-    def close(self) -> None:
-        self._epoll.close()
-
-
-class Link:
-    """One ingest connection after its handshake.
-
-    Replies are written from the producer's callback straight into the socket; only when that would block a
-    writer task is started, and reading stops until it is through.
-    """
-
-    __slots__ = (
-        "_budget",
-        "_clock",
-        "_closed",
-        "_deadline",
-        "_draining",
-        "_event",
-        "_event_since",
-        "_farewell",
-        "_farewell_by",
-        "_frontier",
-        "_heard",
-        "_incoming",
-        "_log",
-        "_messages",
-        "_opened",
-        "_out",
-        "_parted",
-        "_paused",
-        "_pinged",
-        "_session",
-        "_sock",
-        "_stalled",
-        "_window",
-        "_wire",
-        "_without",
-        "_working",
-    )
-
-    def __init__(self, frontier: Frontier, sock: socket.socket, wire: Wire, run: str) -> None:
-        self._frontier = frontier
-        self._budget = frontier.desk.budget
-        self._clock = frontier.desk.clock
-        self._sock = sock
-        self._wire = wire
-        self._session = Session(frontier.desk, run, self._reply)
-        frontier.connections += 1
-        self._log = log.bind(run=run, connection=frontier.connections)
-        self._opened = self._heard = self._clock()
-        self._pinged = 0.0
-        self._out = bytearray()
-        self._farewell = b""
-        self._farewell_by = inf
-        self._deadline = inf
-        self._paused = self._draining = self._parted = self._closed = False
-        self._messages = 0
-        # The message that comes in in pieces; what of it waits for room (stalled), or for a turn or a thread (working).
-        self._incoming: Incoming | None = None
-        self._event: tuple[Kind, bytes] | None = None
-        self._event_since = 0.0
-        self._stalled = self._working = False
-        # Whether that waited for long enough: it is taken, and not held if there is no room.
-        self._without = False
-        # When, and at which of an unfinished message's bytes and of the messages, a watch began.
-        self._window: tuple[float, int, int] | None = None
-
-    @_contained
-    def open(self, begun: bytes) -> None:
-        """Begins to read. begun: what came behind the handshake."""
-        self._frontier.links.add(self)
-        telemetry.WS_CONNECTIONS.inc()
-        self._log.debug("connected")
-        self._frontier.readers.add(self._sock.fileno(), self)
-        if begun:
-            self._received(begun, full=self._budget.full)
-
-    def readable(self) -> None:
-        """Reads once; ends the connection when its peer has. What it raises is for `sink`."""
-        budget = self._budget
-        full = budget.held >= budget.capacity
-        try:
-            data = self._sock.recv(
-                RECEIVE_FULL_BYTES if full and self._is_sparing() else RECEIVE_BYTES
-            )
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._received(data, full=full)
-        else:
-            self.drop()
-
-    def _is_sparing(self) -> bool:
-        """Whether what comes next may have to wait where it costs memory."""
-        incoming = self._incoming
-        if incoming is not None and not incoming.is_kept:
-            return False
-        return not self._frontier.intake.may_gather(is_first=self._session.is_first)
-
-    def sink(self, error: Exception) -> None:
-        """Ends the connection, for a reason that nobody foresaw."""
-        report(error, self._log)
-        self.drop()
-
-    def drop(self) -> None:
-        """Closes the socket as it is and leaves the session, whose frames go on being delivered."""
-        if self._closed:
-            return
-        self._closed = True
-        frontier = self._frontier
-        frontier.readers.remove(self._sock.fileno())
-        notify_closing(self._sock)
-        self._sock.close()
-        self._session.leave()
-        self._incoming = None
-        frontier.intake.leave(self)
-        frontier.links.discard(self)
-        if not frontier.links:
-            frontier.emptied.set()
-        telemetry.WS_CONNECTIONS.dec()
-        telemetry.WS_CONNECTION_SECONDS.observe(self._clock() - self._opened)
-        close = self._wire.close_rcvd or self._wire.close_sent
-        code = close.code if close else CloseCode.ABNORMAL_CLOSURE
-        telemetry.SOCKET_CLOSES.labels(str(int(code)) if code < 3000 else "other").inc()
-        said = close.reason if close else "no close frame"
-        tell = self._log.warning if code in _COMPLAINTS else self._log.debug
-        tell("closed", code=int(code), reason=said, messages=self._messages)
-
-    def _received(self, data: bytes, *, full: bool) -> None:
-        self._heard = now = self._clock()
-        wire = self._wire
-        # One whole message in one read, as the SDK sends: 0.1 µs in place of the 5 that the wire takes.
-        message = None if full else wire.whole(data)
-        if message is None:
-            wire.feed(data)
-            self._take_events(now)
-            self._say(now)
-        elif not self._take(message, now):
-            self._say(now)
-        elif not self._out and len(self._session.waiting) < 2:
-            return  # nobody is busy with one message
-        if not self._paused and self._is_busy():
-            self._paused = True
-            self._frontier.readers.remove(self._sock.fileno())
-
-    def _is_busy(self) -> bool:
-        """Whether nothing should be read for now."""
-        waits = self._stalled or self._working
-        return not self._closed and (waits or bool(self._out) or self._session.crowded)
-
-    def _say(self, now: float) -> None:
-        """Sends what the wire has to say, a close frame not before the replies that are due."""
-        wire = self._wire
-        says = wire.data_to_send()
-        if wire.is_open:
-            if says:
-                self._write(says)
-            if self._draining:
-                self._part_if_answered()
-        elif self._parted:
-            self._end_if_through()
-        elif says:
-            self._farewell += says
-            if wire.close_rcvd is not None:
-                self._farewell_by = now + CLOSE_WITHIN
-            self._part_if_answered()
-
-    def _take_events(self, now: float) -> None:
-        """Takes what the wire has, until it needs more bytes or this connection must wait."""
-        wire = self._wire
-        wire.sparing = self._budget.held >= self._budget.capacity and self._is_sparing()
-        taken = 0
-        while not (self._stalled or self._working):
-            # What waited for room came then: its client's patience counts from there.
-            came = now if self._event is None else self._event_since
-            event, self._event = self._event or wire.next(), None
-            if event is None:
-                break
-            # A ping that came before it is answered before it, whose reply may be at hand at once.
-            if wire.is_open and (pongs := wire.data_to_send()):
-                self._write(pongs)
-            taken += len(event[1])
-            if taken > TURN_BYTES:
-                self._event, self._event_since = event, came
-                self._working = True
-                self._frontier.turns.send_nowait(self._worked)
-                break
-            if not self._take_event(*event, came):
-                self._event, self._event_since = event, came
-                self._stalled = True
-                begins = event[0] is Kind.PIECE and not self._frontier.intake.has_begun(self)
-                self._frontier.intake.wait(self, begins=begins)
-            self._without = False
-        if wire.failed and self._incoming is not None and not self._working:
-            self._incoming = None
-            self._frontier.intake.end(self)
-        if self._closed:
-            # By a reply that could not be sent: nobody asks again for what is at hand.
-            self._incoming = None
-            self._frontier.intake.leave(self)
-        else:
-            self._count()
-
-    def _count(self) -> None:
-        held = self._wire.held + (0 if self._incoming is None else self._incoming.held)
-        if self._event is not None:
-            held += len(self._event[1])
-        self._frontier.intake.count(self, held)
-
-    def _take_event(self, kind: Kind, data: bytes, now: float) -> bool:
-        """False: there is no room for it now."""
-        if kind is Kind.WHOLE:
-            return self._take_whole(data, now)
-        if kind is Kind.BEGIN:
-            self._incoming = self._session.begin(self._wire.declared, now)
-        elif kind is Kind.PIECE:
-            return self._take_piece(data)
-        else:
-            self._end_message()
-        return True
-
-    def _take_whole(self, data: bytes, now: float) -> bool:
-        session = self._session
-        room = self._frontier.intake.may_take(is_first=session.is_first)
-        may_wait = not (room or self._without) and session.may_wait(data, now)
-        if may_wait and session.needs_room(data, now):
-            return False
-        self._take(data, now, room=room)
-        return True
-
-    def _take_piece(self, piece: bytes) -> bool:
-        incoming, intake = self._incoming, self._frontier.intake
-        assert incoming is not None
-        if incoming.is_kept and piece and not self._has_room(incoming, len(piece)):
-            if incoming.needs_room(piece) and not self._without and incoming.may_wait():
-                return False
-            incoming.shed()
-            intake.end(self)
-        if not incoming.feed(piece):
-            self._judge(incoming, Kind.PIECE)
-        return True
-
-    def _has_room(self, incoming: Incoming, came: int) -> bool:
-        intake = self._frontier.intake
-        if intake.has_begun(self):
-            return intake.may_go_on(self, came)
-        if incoming.size + came <= SMALL_BYTES:
-            return intake.may_gather(is_first=self._session.is_first)
-        size = self._wire.declared or came
-        return intake.may_begin(self, size, in_turn=not self._without) and intake.may_go_on(
-            self, came
-        )
-
-    def _end_message(self) -> None:
-        incoming = self._incoming
-        assert incoming is not None
-        # Its records are counted where they go.
-        self._incoming = None
-        self._frontier.intake.count(self, self._wire.held)
-        if not incoming.end(self._clock()):
-            self._incoming = incoming
-            self._judge(incoming, Kind.END)
-            return
-        self._messages += 1
-        self._frontier.intake.end(self)
-
-    def _judge(self, incoming: Incoming, then: Kind) -> None:
-        """Has a large item looked at in a thread, and goes on where it stopped."""
-        self._working = True
-        self._event = (then, b"")
-        self._spawn(partial(self._work_in_a_thread, incoming))
-
-    async def _work_in_a_thread(self, incoming: Incoming) -> None:
-        await trio.to_thread.run_sync(incoming.judge)
-        self._worked()
-
-    @_contained
-    def _worked(self) -> None:
-        self._working = False
-        if not self._closed:
-            self._continue()
-
-    @_contained
-    def _continue(self) -> None:
-        now = self._clock()
-        self._take_events(now)
-        self._say(now)
-        self._resume_if_possible()
-
-    def go_on(self) -> bool:
-        """There may be room. False: not for this one."""
-        self._stalled = False
-        self._continue()
-        return not self._stalled
-
-    @_contained
-    def go_without(self) -> None:
-        """There was no room for long enough: reads on, whether there is now or not."""
-        self._stalled = False
-        self._without = True
-        self._continue()
-
-    @_contained
-    def evict(self) -> None:
-        """Makes room: goes without what waits here, and closes where there is nothing to go on with."""
-        if self._stalled:
-            self._frontier.intake.forget(self)
-            self.go_without()
-            return
-        self._wire.fail(
-            CloseCode.TRY_AGAIN_LATER,
-            f"no room: unfinished messages hold {self._budget.held:,} of {self._budget.capacity:,} bytes (MATYAN_QUEUE_BYTES)",
-        )
-        self._continue()
-
-    def _take(self, message: bytes, now: float, *, room: bool = True) -> bool:
-        """Hands a message to the session; False: it is no text and the connection fails."""
-        self._messages += 1
-        try:
-            self._session.receive(message, now, room=room)
-        except UnicodeDecodeError as error:
-            self._wire.fail(CloseCode.INVALID_DATA, f"not UTF-8 at position {error.start}")
-            return False
-        return True
-
-    def _reply(self, payload: bytes) -> None:
-        if self._parted:
-            return
-        try:
-            self._write(_OK_FRAME if payload is OK else _text_frame(payload))
-            if self._draining or self._farewell:
-                self._part_if_answered()
-            if self._paused:
-                self._resume_if_possible()
-        except Exception as error:  # noqa: BLE001 - this is the shore
-            self.sink(error)
-
-    @_contained
-    def drain(self) -> None:
-        """Says 1001 as soon as the frames at hand are answered.
-
-        A frame that crosses the close frame on the wire is still stored: its client cannot send it again.
-        """
-        self._draining = True
-        self._session.refuse_missing()
-        self._part_if_answered()
-
-    @_contained
-    def force(self) -> None:
-        """The drain's deadline: closes with frames unanswered."""
-        if not self._parted:
-            self._part()
-        self.drop()
-
-    def _part_if_answered(self) -> None:
-        unfinished = self._incoming is not None or self._event is not None
-        if not (self._session.waiting or unfinished or self._parted):
-            self._part()
-
-    def _part(self) -> None:
-        """Sends the close frame; then the sweeper drops what the peer does not end by itself."""
-        if not self._farewell:
-            self._wire.send_close(CloseCode.GOING_AWAY, "the server is shutting down")
-            self._farewell = self._wire.data_to_send()
-        farewell, self._farewell = self._farewell, b""
-        self._parted = True
-        self._deadline = self._clock() + LINGER_SECONDS
-        self._write(farewell)
-
-    @_contained
-    def sweep(self, now: float) -> None:
-        """The deadlines of a connection; called twice a second."""
-        if now >= self._deadline:
-            self.drop()
-        elif self._parted:
-            # A peer that was refused in the middle of a message may still be sending it. asyncio (of Python 3.11) breaks
-            # when the end comes before its buffer is empty, and with it the SDK's sender: so not before it is quiet.
-            if not self._closed and self._wire.failed and now >= self._heard + SWEEP_EVERY:
-                self._end_sending()
-        elif self._farewell:
-            if now >= self._farewell_by:
-                self._part()
-        elif self._paused:
-            return
-        elif self._trickles(now):
-            self._wire.fail(
-                CloseCode.POLICY_VIOLATION,
-                f"a message must end, or bring {RATE_BYTES:,} bytes, in each {RATE_SECONDS:.0f} s",
-            )
-            self._continue()
-        elif self._pinged > self._heard:
-            if now >= self._pinged + PONG_WITHIN and not self._session.waiting:
-                self.drop()
-        elif now >= self._heard + PING_AFTER:
-            self._pinged = now
-            self._wire.send_ping()
-            self._write(self._wire.data_to_send())
-
-    def _trickles(self, now: float) -> bool:
-        """Whether the message that is coming in comes too slowly."""
-        if self._wire.between:
-            self._window = None
-            return False
-        # Pings and empty fragments are no part of it.
-        brought = self._wire.taken + self._wire.held
-        since, came, messages = self._window or (now, brought, self._messages)
-        if messages != self._messages or brought - came >= RATE_BYTES:
-            since, came = now, brought
-        self._window = (since, came, self._messages)
-        return now >= since + RATE_SECONDS
-
-    def _write(self, data: bytes) -> None:
-        if self._closed:
-            return
-        if self._out:
-            self._out += data
-            return
-        try:
-            sent = self._sock.send(data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            self.drop()
-            return
-        if sent < len(data):
-            self._out += data[sent:]
-            self._spawn(self._write_rest)
-        elif self._parted:
-            self._end_if_through()
-
-    def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Starts a task of this link, contained as its entrances are."""
-
-        async def contained() -> None:
-            try:
-                await task()
-            except Exception as error:  # noqa: BLE001 - this is the shore
-                self.sink(error)
-
-        self._frontier.spawn(contained)
-
-    async def _write_rest(self) -> None:
-        out = self._out
-        try:
-            with trio.move_on_after(SEND_SECONDS):
-                while out:
-                    await wait_writable(self._sock)
-                    with suppress(BlockingIOError):
-                        del out[: self._sock.send(out)]
-        except (OSError, trio.ClosedResourceError):
-            pass
-        self._written()
-
-    @_contained
-    def _written(self) -> None:
-        if self._out:
-            self.drop()
-            return
-        self._end_if_through()
-        self._resume_if_possible()
-
-    def _end_if_through(self) -> None:
-        """Ends the connection once the farewell is out: at once after both close frames, else `sweep` lingers."""
-        if self._parted and not self._out and self._wire.closed:
-            self.drop()
-
-    def _end_sending(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.drop()
-
-    def _resume_if_possible(self) -> None:
-        if self._paused and not (self._closed or self._is_busy()):
-            self._paused = False
-            self._heard = self._clock()
-            self._window = None
-            self._frontier.readers.add(self._sock.fileno(), self)
-
-
-class Exchange:
-    """One request and its response: what a connection is to Hypercorn's TCPServer.
-
-    The edge keeps the connection and says where each request ends, so that Hypercorn never reads a head that our
-    parser has not read, and never decides how long a connection may idle. Its sends are shielded and have no
-    deadline: here a send ends after SEND_SECONDS.
-    """
-
-    def __init__(self, stream: trio.SocketStream, head: Head) -> None:
-        self.socket = stream.socket
-        self.rest = head.rest
-        """What was read beyond the request's end."""
-        self.reusable = False
-        """Whether the connection may carry another request."""
-        self.limit = trio.CancelScope()
-        """Around the server: what is still at work a moment after the response is not waited for."""
-        self._stream = stream
-        self._head = head.forwarded()
-        self._body = Chunked() if head.length is None else Sized(head.length)
-        self._reading = trio.CancelScope()
-        self._over = trio.Event()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """The head, then the body; when that has ended, nothing until the response has ended too."""
-        if self._head:
-            head, self._head = self._head, b""
-            return head
-        if self._body.ended:
-            await self._over.wait()
-            return b""
-        data, self.rest = self.rest, b""
-        if not data:
-            with trio.CancelScope() as self._reading:
-                data = bytes(await self._stream.receive_some(max_bytes))
-        try:
-            used = self._body.feed(data)
-        except BadRequest:
-            return b""  # an end within the body: Hypercorn says 400 to that
-        self.rest = data[used:]
-        return data[:used]
-
-    async def send_all(self, data: bytes) -> None:
-        try:
-            await send_within(self._stream, data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.end(reusable=False)
-            raise
-
-    async def send_eof(self) -> None:
-        self.end(reusable=False)
-
-    async def aclose(self) -> None:
-        self.end(reusable=False)
-
-    def end(self, *, reusable: bool) -> None:
-        """The response has ended, or never will; the first call counts."""
-        if self._over.is_set():
-            return
-        self.reusable = reusable
-        self._over.set()
-        self._reading.cancel()
-        self.limit.deadline = trio.current_time() + LINGER_SECONDS
 
 
 class Frontier:
-    """What one service has open, and what its connections share.
+    """One listener with all that it has open. Made by the composition root, run by `serve`, ended by `drain`.
 
     Args:
         blobs: where artifacts are presigned; an engine that also takes and gives the bytes is served here.
     """
 
     def __init__(
-        self,
-        producer: Producer,
-        blobs: Blobs,
-        health: Health,
-        settings: Settings,
+        self, producer: Producer, blobs: Blobs, health: Health, settings: Settings
     ) -> None:
-        # trio.current_time looks for this clock each time, which costs more than to ask it.
-        clock = trio.lowlevel.current_clock().current_time
-        self.desk = Desk(producer, clock)
-        self.blobs = blobs
-        self.health = health
-        self.settings = settings
-        self.doors = doors_of(settings)
-        self.about = About("frontier", health, settings.metrics_enabled)
-        self.readers = Readers(producer)
-        self.intake = Intake(producer.budget, clock)
-        # What goes on in the loop's next turns, one of them a turn.
-        self.turns, self._turns = trio.open_memory_channel[Callable[[], None]](inf)
-        self.links: set[Link] = set()
+        self.shared = Shared(producer, blobs, health, settings)
+        self.lane = Lane(self.shared, lambda: self.empty.set())
+        self.web: WebServer | None = None
+        self.web_loaded = trio.Event()
         self.most_connections = for_connections()
         self.streams: set[trio.SocketStream] = set()
         """Connections that are not, or not yet, on the ingest lane."""
-        self.connections = 0
-        """How many there have been on the lane: the last one's number."""
         self.idle: set[trio.SocketStream] = set()
         """Those of them that have no request at hand."""
-        self.emptied = trio.Event()
-        # Declined by default: a frame of 100 messages costs the training process 120 µs to deflate and this one 14 of
-        # its 100 µs to inflate. Never with context takeover, which keeps 86 KB a connection.
-        self.extensions = (
-            ServerPerMessageDeflateFactory(
-                server_no_context_takeover=True, client_no_context_takeover=True
-            ),
-        ) * settings.ws_deflate
-        self.web: WebServer | None = None
-        self.web_loaded = trio.Event()
+        self.empty = trio.Event()
         self.accepting = trio.CancelScope()
-        self.draining = trio.Event()
         self.nursery: trio.Nursery | None = None
-        health.add("queue", self._check_queue)
-        health.add_live("producer", producer.fatal)
-        telemetry.QUEUE_CAPACITY.set(producer.budget.capacity)
-
-    def spawn(self, task: Callable[[], Awaitable[None]]) -> None:
-        assert self.nursery is not None
-        self.nursery.start_soon(task)
-
-    async def take_turns(self) -> None:
-        """Serves `turns`."""
-        async for work in self._turns.clone():
-            work()
-
-    async def _check_queue(self) -> None:
-        budget = self.desk.budget
-        if budget.held > 0.8 * budget.capacity:
-            raise Unavailable(
-                f"{budget.held:,} of {budget.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held"
-            )
 
 
 async def serve(
@@ -783,29 +80,23 @@ async def serve(
 ) -> None:
     """Serves until it is cancelled or drained; closes the listeners."""
     frontier.accepting, frontier.web_loaded = trio.CancelScope(), trio.Event()
-    frontier.readers = Readers(frontier.desk.producer)
-    frontier.doors = frontier.doors.listening_on(
+    shared = frontier.shared
+    shared.doors = shared.doors.listening_on(
         listener.socket.getsockname()[0] for listener in listeners
     )
-    try:
-        async with trio.open_nursery() as nursery:
-            frontier.nursery = nursery
-            nursery.start_soon(frontier.readers.run)
-            nursery.start_soon(frontier.intake.run)
-            nursery.start_soon(frontier.take_turns)
-            nursery.start_soon(_sweep, frontier)
-            nursery.start_soon(_load_web, frontier)
-            with frontier.accepting:
-                await trio.serve_listeners(
-                    partial(island, partial(_handle, frontier)),
-                    list(listeners),
-                    handler_nursery=nursery,
-                    task_status=task_status,
-                )
-    finally:
-        for link in list(frontier.links):
-            link.drop()
-        frontier.readers.close()
+    async with trio.open_nursery() as nursery:
+        frontier.nursery = nursery
+        await nursery.start(frontier.lane.run)
+        nursery.start_soon(shared.intake.run)
+        nursery.start_soon(_sweep, frontier)
+        nursery.start_soon(_load_web, frontier)
+        with frontier.accepting:
+            await trio.serve_listeners(
+                partial(island, partial(_handle, frontier)),
+                list(listeners),
+                handler_nursery=nursery,
+                task_status=task_status,
+            )
 
 
 async def drain(frontier: Frontier, deadline: float) -> int:
@@ -814,41 +105,40 @@ async def drain(frontier: Frontier, deadline: float) -> int:
     Args:
         deadline: trio's time at which the sockets that are still open are closed as they are.
     """
-    frontier.health.draining = True
-    frontier.draining.set()
+    shared = frontier.shared
+    shared.health.draining = True
+    shared.draining.set()
     frontier.accepting.cancel()
-    for link in list(frontier.links):
-        link.drain()
+    frontier.lane.drain()
     for stream in list(frontier.idle):
         await trio.aclose_forcefully(stream)
     with trio.move_on_at(deadline):
-        while frontier.links or frontier.streams:
-            frontier.emptied = trio.Event()
-            await frontier.emptied.wait()
-    for link in list(frontier.links):
-        link.force()
+        while frontier.lane.links or frontier.streams:
+            frontier.empty = trio.Event()
+            await frontier.empty.wait()
+    frontier.lane.force()
     for stream in list(frontier.streams):
         await trio.aclose_forcefully(stream)
-    left = await frontier.desk.producer.flush(deadline) + frontier.desk.parked_records()
+    left = await shared.desk.producer.flush(deadline) + shared.desk.parked_records()
     if frontier.nursery is not None:
         frontier.nursery.cancel_scope.cancel()
     return left
 
 
 async def _sweep(frontier: Frontier) -> None:
+    shared = frontier.shared
     while True:
         await trio.sleep(SWEEP_EVERY)
         now = trio.current_time()
-        frontier.desk.sweep(now)
-        for link in list(frontier.links):
-            link.sweep(now)
-        frontier.intake.sweep(now)
-        telemetry.QUEUE_BYTES.set(frontier.desk.budget.held)
+        shared.desk.sweep(now)
+        frontier.lane.sweep(now)
+        shared.intake.sweep(now)
+        telemetry.QUEUE_BYTES.set(shared.desk.budget.held)
 
 
 async def _load_web(frontier: Frontier) -> None:
-    app = await trio.to_thread.run_sync(import_module, "matyan.frontier.app")
-    web: WebServer = app.WebServer(frontier)
+    module = await trio.to_thread.run_sync(import_module, "matyan.frontier.web")
+    web: WebServer = module.WebServer(frontier.shared)
     async with trio.open_nursery() as nursery:
         await nursery.start(web.run)
         frontier.web = web
@@ -856,7 +146,7 @@ async def _load_web(frontier: Frontier) -> None:
 
 
 async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
-    over = len(frontier.streams) + len(frontier.links) - frontier.most_connections
+    over = len(frontier.streams) + len(frontier.lane.links) - frontier.most_connections
     if over >= TOLD_CONNECTIONS:
         return
     frontier.streams.add(stream)
@@ -879,7 +169,7 @@ async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
     finally:
         frontier.streams.discard(stream)
         if not frontier.streams:
-            frontier.emptied.set()
+            frontier.empty.set()
 
 
 async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
@@ -897,17 +187,17 @@ async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
             frontier.idle.discard(stream)
         if head is None:
             return
-        refusal = frontier.doors.judge(head.method, head.path, head.headers)
+        refusal = frontier.shared.doors.judge(head.method, head.path, head.headers)
         if refusal is not None:
             log.warning("refused at the door", path=head.path[:255], reason=refusal.sentence)
             count_request(head.method, "unmatched", refusal.status, 0.0)
             await refuse(stream, detail(refusal.status, refusal.sentence))
             return
         if _asks_for_the_lane(head):
-            await _open_lane(frontier, stream, head)
+            await frontier.lane.open(stream, head)
             return
         left = await _answer(frontier, stream, head)
-        if left is None or frontier.draining.is_set():
+        if left is None or frontier.shared.draining.is_set():
             await linger(stream)
             return
         rest, first = left, False
@@ -925,71 +215,12 @@ async def _answer(frontier: Frontier, stream: trio.SocketStream, head: Head) -> 
     # A page across origins needs the CORS headers, which are the app's.
     page = None
     if head.bare and "origin" not in head.headers:
-        page = probe(frontier.about, head.path, head.headers.get("accept", ""))
+        page = probe(frontier.shared.about, head.path, head.headers.get("accept", ""))
     if page is None:
         await frontier.web_loaded.wait()
         assert frontier.web is not None
-        exchange = Exchange(stream, head)
-        await frontier.web.handle(exchange)
-        return exchange.rest if exchange.reusable else None
-    keep = head.keeps_alive and not frontier.draining.is_set()
+        return await frontier.web.answer(stream, head)
+    keep = head.keeps_alive and not frontier.shared.draining.is_set()
     await send_within(stream, response(page, keep_alive=keep, head_only=head.method == "HEAD"))
     count_request(head.method, head.path, page.status, trio.current_time() - begun)
     return head.rest if keep else None
-
-
-async def _open_lane(frontier: Frontier, stream: trio.SocketStream, head: Head) -> None:
-    run = head.path.removeprefix(INGEST_PATH)
-    reason = check_run_id(run)
-    if reason is not None:
-        await refuse(stream, detail(400, f"run id: {reason}"))
-        return
-    if frontier.draining.is_set():
-        await refuse(stream, detail(503, "this process is shutting down: connect again"))
-        return
-    handshake = ServerProtocol(extensions=frontier.extensions, logger=_quiet)
-    handshake.receive_data(_handshake(head))
-    events = handshake.events_received()
-    if not events:
-        await refuse(stream, detail(400, "this is no WebSocket handshake"))
-        return
-    request = events[0]
-    assert isinstance(request, Request)
-    handshake.send_response(handshake.accept(request))
-    await send_within(stream, b"".join(handshake.data_to_send()))
-    if handshake.state is not OPEN:
-        await linger(stream)
-        return
-    wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
-    sock = socket.socket(fileno=stream.socket.detach())
-    sock.setblocking(False)
-    Link(frontier, sock, wire, run).open(head.rest)
-
-
-def _handshake(head: Head) -> bytes:
-    """The head for `websockets`: what its answer depends on, or nothing when it can be no handshake.
-
-    What the answer depends on is ASCII by its grammar; `websockets` writes it into the answer, and fails at other bytes.
-    """
-    fields = [
-        (name, value)
-        for name, value in head.fields
-        if name.lower() in _HANDSHAKE or name.lower().startswith(b"sec-websocket-")
-    ]
-    if head.length != 0 or not all(value.isascii() for _, value in fields):
-        return b"\r\n"
-    lines = [b"GET / HTTP/1.1", *(name + b": " + value for name, value in fields)]
-    return b"\r\n".join((*lines, b"", b""))
-
-
-_HANDSHAKE = frozenset({b"connection", b"upgrade"})
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-
-
-def count_request(method: str, template: str, status: int, seconds: float) -> None:
-    """Counts one HTTP request under the route's template, so that labels stay few."""
-    labels = (method if method in _METHODS else "other", template, f"{status // 100}xx")
-    telemetry.HTTP_REQUESTS.labels(*labels).inc()
-    telemetry.HTTP_SECONDS.labels(*labels).observe(seconds)

@@ -15,7 +15,7 @@ import trio
 
 from matyan._codec import check_artifact_path, check_run_id
 from matyan.errors import NotFound, Unavailable
-from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS, count_request
+from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS, count_request
 from matyan.service.descriptors import for_uploads
 
 PATH = "/api/v1/rest/artifacts/blob/"

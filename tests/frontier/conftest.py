@@ -127,7 +127,7 @@ async def a_frontier(
     frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
-        await nursery.start(frontier.health.run)
+        await nursery.start(frontier.shared.health.run)
         await nursery.start(serve, frontier, listeners)
         yield Served(frontier, producer, listeners[0].socket.getsockname()[1])
         nursery.cancel_scope.cancel()

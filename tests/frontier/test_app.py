@@ -151,7 +151,7 @@ async def test_the_probes_answer_with_and_without_the_last_slash(
 
 
 async def test_ready_turns_503_when_draining(served: Served) -> None:
-    served.frontier.health.draining = True
+    served.frontier.shared.health.draining = True
     async with client(served) as http:
         answer = await http.get("/health/ready/")
     assert answer.status_code == 503
@@ -220,7 +220,7 @@ async def test_cors_for_everybody() -> None:
 
 async def test_the_bare_app_has_the_websocket_route(served: Served) -> None:
     """The same session: replies held back, in order, a binary message refused."""
-    app = create_app(served.frontier)
+    app = create_app(served.frontier.shared)
     async with app.test_app() as running:
         connection = running.test_client().websocket("/api/v1/ws/runs/run-1")
         async with connection as socket:
@@ -234,7 +234,7 @@ async def test_the_bare_app_has_the_websocket_route(served: Served) -> None:
 
 async def test_the_bare_app_refuses_a_bad_run_id(served: Served) -> None:
     """Over HTTP/1.1 the edge never lets it come to that; the route says the same by itself."""
-    client = create_app(served.frontier).test_client()
+    client = create_app(served.frontier.shared).test_client()
     with pytest.raises(ExceptionGroup) as caught:
         async with client.websocket("/api/v1/ws/runs/a/b") as socket:
             await socket.receive()

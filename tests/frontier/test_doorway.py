@@ -119,7 +119,7 @@ async def test_every_answer_varies_by_origin() -> None:
 
 async def test_the_bare_app_judges_by_itself(served: Served) -> None:
     """Deployed without the edge: the same doors."""
-    app = create_app(served.frontier)
+    app = create_app(served.frontier.shared)
     async with app.test_app() as running:
         asker = running.test_client()
         answer = await asker.post(PRESIGN, json={}, headers={"Origin": EVIL})

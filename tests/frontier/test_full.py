@@ -61,14 +61,14 @@ FRAMES = {
 async def a_full_frontier() -> AsyncIterator[Served]:
     """Nothing moves in the queue, which is full, nor beside it: what may wait for room there is there too."""
     async with a_frontier(HandProducer(MIB), Settings(ws_deflate=True)) as served:
-        budget = served.frontier.desk.budget
+        budget = served.frontier.shared.desk.budget
         budget.held += MIB
         budget.park(MIB // 2)
         yield served
 
 
 def empty(served: Served) -> None:
-    budget = served.frontier.desk.budget
+    budget = served.frontier.shared.desk.budget
     budget.held -= MIB
     budget.park(-MIB // 2)
     budget.tell_room()
@@ -127,7 +127,7 @@ async def test_a_frame_that_never_finds_room_is_refused_once_after_40_s(
 ) -> None:
     """Its resends are not answered, its pings are; nothing of it is held; then the connection goes on."""
     async with a_full_frontier() as served, trio.open_nursery() as nursery:
-        budget = served.frontier.desk.budget
+        budget = served.frontier.shared.desk.budget
         held = budget.held
         peer = Peer(await packing(served))
         nursery.start_soon(peer.listen)
@@ -241,12 +241,12 @@ async def test_thousands_of_half_messages_cost_what_the_budget_has(mock_clock: M
             clients.append(await served.link(f"half-{number}"))
             nursery.start_soon(send, clients[-1], half)
             await trio.testing.wait_all_tasks_blocked(0.001)
-            most = max(most, served.frontier.desk.budget.held)
+            most = max(most, served.frontier.shared.desk.budget.held)
         assert most > MIB
         assert most < 1.5 * MIB + 64 * 1024 + count * 5_000
         await live(mock_clock, 90)
-        assert served.frontier.desk.budget.held == 0
-        assert not served.frontier.links
+        assert served.frontier.shared.desk.budget.held == 0
+        assert not served.frontier.lane.links
         nursery.cancel_scope.cancel()
 
 

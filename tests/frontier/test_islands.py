@@ -391,7 +391,7 @@ async def test_a_request_at_hand_is_answered_during_a_drain(served: Served) -> N
 async def test_on_the_bare_app_a_binary_frame_closes_after_the_reply_before_it(
     served: Served,
 ) -> None:
-    app = create_app(served.frontier)
+    app = create_app(served.frontier.shared)
     async with app.test_app() as running:
         client = running.test_client()
         connection = client.websocket("/api/v1/ws/runs/r", headers={"Host": "x"})
@@ -458,9 +458,9 @@ async def test_what_a_link_raises_ends_that_link_alone(
 ) -> None:
     """Whoever calls it: the reader of all sockets, the producer, the sweeper, the drain, a task of its own."""
     victim, other = await served.link("victim"), await served.link("other")
-    while len(served.frontier.links) < 2:
+    while len(served.frontier.lane.links) < 2:
         await trio.lowlevel.checkpoint()
-    (link,) = [link for link in served.frontier.links if link._session.run == "other"]
+    (link,) = [link for link in served.frontier.lane.links if link._session.run == "other"]
     match where:
         case "frame":
             link._messages = cast(Any, None)

@@ -15,7 +15,6 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from matyan.broker.budget import Budget
-from matyan.frontier.edge import RATE_BYTES, RATE_SECONDS, TURN_BYTES
 from matyan.frontier.intake import (
     PROMISE_SECONDS,
     SHARE,
@@ -23,6 +22,8 @@ from matyan.frontier.intake import (
     UNREAD_SECONDS,
     Intake,
 )
+from matyan.frontier.lane import TURN_BYTES
+from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.hand import HandProducer
@@ -39,7 +40,7 @@ def figures(count: int, size: int = 900_000, name: str = "f") -> bytes:
 
 
 def held(served: Served) -> int:
-    return served.frontier.desk.budget.held
+    return served.frontier.shared.desk.budget.held
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -150,12 +151,12 @@ async def test_large_messages_pass_one_after_the_other() -> None:
 
 async def test_a_message_beyond_the_budget_passes_alone() -> None:
     async with a_frontier(HandProducer(1 << 40)) as served:
-        served.frontier.desk.budget.capacity = 1_000_000
+        served.frontier.shared.desk.budget.capacity = 1_000_000
         client = await served.link()
         await client.send(figures(5))
-        await until(lambda: bool(served.frontier.desk.sessions) and held(served) > 4_000_000)
-        served.frontier.desk.budget.capacity = 1 << 40
-        served.frontier.desk.budget.tell_room()
+        await until(lambda: bool(served.frontier.shared.desk.sessions) and held(served) > 4_000_000)
+        served.frontier.shared.desk.budget.capacity = 1 << 40
+        served.frontier.shared.desk.budget.tell_room()
         await served.handed(1)
         served.producer.deliver()
         assert await client.reply() == OK
@@ -166,7 +167,7 @@ async def fill(served: Served) -> RawClient:
     client = await served.link("waits")
     await client.send(figures(7))
     await served.handed(1)
-    served.frontier.desk.budget.capacity = held(served)
+    served.frontier.shared.desk.budget.capacity = held(served)
     return client
 
 
@@ -179,12 +180,12 @@ async def test_a_small_message_waits_on_an_open_connection_while_there_is_no_roo
         pong = await client.event()
         assert pong is not None
         assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")
-        assert served.frontier.desk.parked_records() == 1
+        assert served.frontier.shared.desk.parked_records() == 1
         before = held(served)
         await client.stream.send_all(masked(1, tag("b")))
         await until(lambda: held(served) > before)
         await wait_all_tasks_blocked(0.01)
-        assert served.frontier.desk.parked_records() == 1
+        assert served.frontier.shared.desk.parked_records() == 1
         served.producer.deliver()
         assert await first.reply() == OK
         for _ in "ab":
@@ -199,7 +200,7 @@ async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
     """Its client's patience began then: after a reply that took 15 s its copy may still be on its way."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
         await fill(served)
-        budget = served.frontier.desk.budget
+        budget = served.frontier.shared.desk.budget
         budget.park(budget.capacity)
         client = await served.link("small")
         before = budget.held
@@ -222,13 +223,13 @@ async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
 async def test_who_cannot_be_answered_leaves_nothing_behind(served: Served) -> None:
     """It has gone: that shows at its second reply, while more of it is at hand."""
     client = await served.link()
-    await until(lambda: bool(served.frontier.links))
+    await until(lambda: bool(served.frontier.lane.links))
     half = masked(1, b'["' + b"x" * 100_000)[:30_000]
     with socket.socket(fileno=client.stream.socket.detach()) as sock:  # no turn in between
         sock.sendall(masked(1, b"[]") * 3 + half)
-    await until(lambda: not served.frontier.links)
+    await until(lambda: not served.frontier.lane.links)
     assert held(served) == 0
-    assert not served.frontier.intake._claims
+    assert not served.frontier.shared.intake._claims
 
 
 async def test_a_resend_is_known_at_no_cost_while_there_is_no_room() -> None:
@@ -259,7 +260,7 @@ async def test_a_new_frame_is_not_read_while_there_is_no_room() -> None:
             await trio.sleep(0.3)
             assert len(served.producer.frames) == 1
             assert held(served) < before + 200_000
-            served.frontier.desk.budget.capacity *= 3
+            served.frontier.shared.desk.budget.capacity *= 3
             served.producer.deliver()
             assert await waits.reply() == OK
         await served.handed(1)
@@ -275,9 +276,9 @@ async def test_what_only_looks_like_a_resend_is_refused_while_there_is_no_room(
         client = await fill(served)
         message = figures(7)
         await client.stream.send_all(masked(1, message[:-4] + b"Y" + message[-3:]))
-        served.frontier.desk.budget.capacity *= 3
+        served.frontier.shared.desk.budget.capacity *= 3
         await until(
-            lambda: served.producer.frames != [] and len(served.frontier.desk.sessions) == 1
+            lambda: served.producer.frames != [] and len(served.frontier.shared.desk.sessions) == 1
         )
         await wait_all_tasks_blocked(0.2)
         served.producer.deliver()
@@ -345,10 +346,10 @@ async def test_a_large_message_counts_from_its_beginning(mock_clock: MockClock) 
 async def trickle(
     clock: MockClock, client: RawClient, served: Served, data: bytes, bytes_s: int, seconds: int
 ) -> None:
-    while not served.frontier.links:
+    while not served.frontier.lane.links:
         await trio.lowlevel.checkpoint()
     for second in range(seconds):
-        if not served.frontier.links:
+        if not served.frontier.lane.links:
             return
         await send(client, data[second * bytes_s : (second + 1) * bytes_s])
         await settle(clock, 1)
@@ -360,7 +361,7 @@ async def test_a_message_has_a_least_rate(mock_clock: MockClock) -> None:
         data = masked(1, b'["' + b"x" * MIB)
         client = await served.link()
         await trickle(mock_clock, client, served, data, 8_000, int(3 * RATE_SECONDS))
-        assert served.frontier.links
+        assert served.frontier.lane.links
         await trickle(mock_clock, client, served, b"x" * 60_000, 1_000, int(2 * RATE_SECONDS))
         assert await client.close_code() == 1008
         assert client.protocol.close_rcvd is not None
@@ -378,7 +379,7 @@ async def test_what_comes_beside_a_message_is_none_of_its_bytes(
         flood = beside * (8_000 // len(beside))
         data = flood * int(2 * RATE_SECONDS)
         await trickle(mock_clock, client, served, data, len(flood), int(2 * RATE_SECONDS))
-        assert not served.frontier.links
+        assert not served.frontier.lane.links
         assert await client.close_code() == 1008
 
 
@@ -388,7 +389,7 @@ async def test_small_messages_may_come_slowly(mock_clock: MockClock) -> None:
         client = await served.link()
         data = masked(1, b"[" + b" " * 500 + b"]") * 200
         await trickle(mock_clock, client, served, data, 100, int(4 * RATE_SECONDS))
-        assert served.frontier.links
+        assert served.frontier.lane.links
 
 
 class Claimant:

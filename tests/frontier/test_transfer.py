@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from matyan.blobs.folder import FolderBlobs
 from matyan.errors import Unavailable
-from matyan.frontier.edge import RATE_BYTES
+from matyan.frontier.shared import RATE_BYTES
 from matyan.service.descriptors import for_uploads
 from matyan.settings import Settings
 from tests.frontier.conftest import Served, a_frontier
@@ -41,7 +41,7 @@ async def signed(http: httpx.AsyncClient, path: str, run: str = "r", **more: str
 
 
 def get_url(served: Served, path: str, run: str = "r") -> str:
-    blobs = served.frontier.blobs
+    blobs = served.frontier.shared.blobs
     assert isinstance(blobs, FolderBlobs)
     return blobs.presign_get(run, path, served.url)
 

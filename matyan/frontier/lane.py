@@ -1,0 +1,718 @@
+"""The ingest lane: WebSocket connections on non-blocking sockets, from the handshake to the close.
+
+`wire.py` owns RFC 6455, `intake.py` who may hold bytes, `session.py` what is answered: this file owns bytes and deadlines.
+
+A connection of the lane has no task. All their sockets stand in one epoll, and one task waits for that: a burst of
+frames wakes trio once, where a task each would cost every frame a switch of tasks and two system calls.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial, wraps
+from math import inf
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import notify_closing, wait_readable, wait_writable
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
+
+from matyan._codec import check_run_id
+from matyan.frontier.session import OK, Incoming, Session
+from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS, Shared
+from matyan.frontier.wire import SMALL_BYTES, Kind, Wire
+from matyan.service import telemetry
+from matyan.service.http1 import (
+    LINGER_SECONDS,
+    SEND_SECONDS,
+    Head,
+    detail,
+    linger,
+    refuse,
+    send_within,
+)
+from matyan.service.islands import report
+from matyan.service.logs import get_logger
+
+if TYPE_CHECKING:
+    pass
+
+log = get_logger()
+
+INGEST_PATH = "/api/v1/ws/runs/"
+FRAME_BYTES = 96 << 20
+"""A message's limit, inflated (contract, section 6)."""
+PING_AFTER = 20.0
+"""Seconds of silence before the server pings. The SDK pings every 10 s, so this meets other clients only."""
+PONG_WITHIN = 20.0
+"""Seconds in which a pinged peer must say something: what `websockets` grants by default."""
+CLOSE_WITHIN = 5.0
+"""Seconds for which a client's close waits for the replies of its last frames; its own patience is 10 s."""
+SWEEP_EVERY = 0.5
+"""Seconds. One task watches the clock for every connection: a timer a frame would cost more than the frame."""
+RECEIVE_BYTES = 64 << 10
+RECEIVE_FULL_BYTES = 4 << 10
+"""Read at once while there is no room: enough for the pings that are answered all the same."""
+BURST = 64
+BURST_SECONDS = 0.01
+"""Connections that are read one after the other, and for how long, before anybody else has a turn."""
+TURN_BYTES = 256 << 10
+"""Of a message in pieces, inflated, that one connection takes before anybody else has a turn."""
+
+_COMPLAINTS = {
+    CloseCode.PROTOCOL_ERROR,
+    CloseCode.UNSUPPORTED_DATA,
+    CloseCode.INVALID_DATA,
+    CloseCode.POLICY_VIOLATION,
+    CloseCode.MESSAGE_TOO_BIG,
+    CloseCode.TRY_AGAIN_LATER,
+}
+"""Closes that somebody should look into: a frame of that connection was not taken."""
+
+_quiet = logging.getLogger("matyan.websockets")
+_quiet.setLevel(logging.WARNING)
+
+
+def _text_frame(payload: bytes) -> bytes:
+    return Frame(Opcode.TEXT, payload).serialize(mask=False)
+
+
+_OK_FRAME = _text_frame(OK)
+
+
+def _contained(method: Callable[..., None]) -> Callable[..., None]:
+    """An entrance to a link: what is raised behind it ends that link alone. The two that each frame takes, `readable` and
+    `_reply`, are contained where they are called or by themselves: a wrapper costs every frame a call."""
+
+    @wraps(method)
+    def entrance(link: Link, *args: object) -> None:
+        try:
+            method(link, *args)
+        except Exception as error:  # noqa: BLE001 - this is the shore
+            link.sink(error)
+
+    return entrance
+
+
+class Link:
+    """One ingest connection after its handshake.
+
+    Replies are written from the producer's callback straight into the socket; only when that would block a
+    writer task is started, and reading stops until it is through.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_clock",
+        "_closed",
+        "_deadline",
+        "_draining",
+        "_event",
+        "_event_since",
+        "_farewell",
+        "_farewell_by",
+        "_heard",
+        "_incoming",
+        "_intake",
+        "_lane",
+        "_log",
+        "_messages",
+        "_opened",
+        "_out",
+        "_parted",
+        "_paused",
+        "_pinged",
+        "_session",
+        "_sock",
+        "_stalled",
+        "_window",
+        "_wire",
+        "_without",
+        "_working",
+    )
+
+    def __init__(self, lane: Lane, sock: socket.socket, wire: Wire, run: str) -> None:
+        self._lane = lane
+        self._intake = lane.shared.intake
+        self._budget = lane.shared.desk.budget
+        self._clock = lane.shared.desk.clock
+        self._sock = sock
+        self._wire = wire
+        self._session = Session(lane.shared.desk, run, self._reply)
+        lane.opened += 1
+        self._log = log.bind(run=run, connection=lane.opened)
+        self._opened = self._heard = self._clock()
+        self._pinged = 0.0
+        self._out = bytearray()
+        self._farewell = b""
+        self._farewell_by = inf
+        self._deadline = inf
+        self._paused = self._draining = self._parted = self._closed = False
+        self._messages = 0
+        # The message that comes in in pieces; what of it waits for room (stalled), or for a turn or a thread (working).
+        self._incoming: Incoming | None = None
+        self._event: tuple[Kind, bytes] | None = None
+        self._event_since = 0.0
+        self._stalled = self._working = False
+        # Whether that waited for long enough: it is taken, and not held if there is no room.
+        self._without = False
+        # When, and at which of an unfinished message's bytes and of the messages, a watch began.
+        self._window: tuple[float, int, int] | None = None
+
+    @_contained
+    def open(self, begun: bytes) -> None:
+        """Begins to read. begun: what came behind the handshake."""
+        self._lane.links.add(self)
+        telemetry.WS_CONNECTIONS.inc()
+        self._log.debug("connected")
+        self._lane.add(self._sock.fileno(), self)
+        if begun:
+            self._received(begun, full=self._budget.full)
+
+    def readable(self) -> None:
+        """Reads once; ends the connection when its peer has. What it raises is for `sink`."""
+        budget = self._budget
+        full = budget.held >= budget.capacity
+        try:
+            data = self._sock.recv(
+                RECEIVE_FULL_BYTES if full and self._is_sparing() else RECEIVE_BYTES
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._received(data, full=full)
+        else:
+            self.drop()
+
+    def _is_sparing(self) -> bool:
+        """Whether what comes next may have to wait where it costs memory."""
+        incoming = self._incoming
+        if incoming is not None and not incoming.is_kept:
+            return False
+        return not self._intake.may_gather(is_first=self._session.is_first)
+
+    def sink(self, error: Exception) -> None:
+        """Ends the connection, for a reason that nobody foresaw."""
+        report(error, self._log)
+        self.drop()
+
+    def drop(self) -> None:
+        """Closes the socket as it is and leaves the session, whose frames go on being delivered."""
+        if self._closed:
+            return
+        self._closed = True
+        lane = self._lane
+        lane.remove(self._sock.fileno())
+        notify_closing(self._sock)
+        self._sock.close()
+        self._session.leave()
+        self._incoming = None
+        self._intake.leave(self)
+        lane.links.discard(self)
+        if not lane.links:
+            lane.on_empty()
+        telemetry.WS_CONNECTIONS.dec()
+        telemetry.WS_CONNECTION_SECONDS.observe(self._clock() - self._opened)
+        close = self._wire.close_rcvd or self._wire.close_sent
+        code = close.code if close else CloseCode.ABNORMAL_CLOSURE
+        telemetry.SOCKET_CLOSES.labels(str(int(code)) if code < 3000 else "other").inc()
+        said = close.reason if close else "no close frame"
+        tell = self._log.warning if code in _COMPLAINTS else self._log.debug
+        tell("closed", code=int(code), reason=said, messages=self._messages)
+
+    def _received(self, data: bytes, *, full: bool) -> None:
+        self._heard = now = self._clock()
+        wire = self._wire
+        # One whole message in one read, as the SDK sends: 0.1 µs in place of the 5 that the wire takes.
+        message = None if full else wire.whole(data)
+        if message is None:
+            wire.feed(data)
+            self._take_events(now)
+            self._say(now)
+        elif not self._take(message, now):
+            self._say(now)
+        elif not self._out and len(self._session.waiting) < 2:
+            return  # nobody is busy with one message
+        if not self._paused and self._is_busy():
+            self._paused = True
+            self._lane.remove(self._sock.fileno())
+
+    def _is_busy(self) -> bool:
+        """Whether nothing should be read for now."""
+        waits = self._stalled or self._working
+        return not self._closed and (waits or bool(self._out) or self._session.crowded)
+
+    def _say(self, now: float) -> None:
+        """Sends what the wire has to say, a close frame not before the replies that are due."""
+        wire = self._wire
+        says = wire.data_to_send()
+        if wire.is_open:
+            if says:
+                self._write(says)
+            if self._draining:
+                self._part_if_answered()
+        elif self._parted:
+            self._end_if_through()
+        elif says:
+            self._farewell += says
+            if wire.close_rcvd is not None:
+                self._farewell_by = now + CLOSE_WITHIN
+            self._part_if_answered()
+
+    def _take_events(self, now: float) -> None:
+        """Takes what the wire has, until it needs more bytes or this connection must wait."""
+        wire = self._wire
+        wire.sparing = self._budget.held >= self._budget.capacity and self._is_sparing()
+        taken = 0
+        while not (self._stalled or self._working):
+            # What waited for room came then: its client's patience counts from there.
+            came = now if self._event is None else self._event_since
+            event, self._event = self._event or wire.next(), None
+            if event is None:
+                break
+            # A ping that came before it is answered before it, whose reply may be at hand at once.
+            if wire.is_open and (pongs := wire.data_to_send()):
+                self._write(pongs)
+            taken += len(event[1])
+            if taken > TURN_BYTES:
+                self._event, self._event_since = event, came
+                self._working = True
+                self._lane.turns.send_nowait(self._worked)
+                break
+            if not self._take_event(*event, came):
+                self._event, self._event_since = event, came
+                self._stalled = True
+                begins = event[0] is Kind.PIECE and not self._intake.has_begun(self)
+                self._intake.wait(self, begins=begins)
+            self._without = False
+        if wire.failed and self._incoming is not None and not self._working:
+            self._incoming = None
+            self._intake.end(self)
+        if self._closed:
+            # By a reply that could not be sent: nobody asks again for what is at hand.
+            self._incoming = None
+            self._intake.leave(self)
+        else:
+            self._count()
+
+    def _count(self) -> None:
+        held = self._wire.held + (0 if self._incoming is None else self._incoming.held)
+        if self._event is not None:
+            held += len(self._event[1])
+        self._intake.count(self, held)
+
+    def _take_event(self, kind: Kind, data: bytes, now: float) -> bool:
+        """False: there is no room for it now."""
+        if kind is Kind.WHOLE:
+            return self._take_whole(data, now)
+        if kind is Kind.BEGIN:
+            self._incoming = self._session.begin(self._wire.declared, now)
+        elif kind is Kind.PIECE:
+            return self._take_piece(data)
+        else:
+            self._end_message()
+        return True
+
+    def _take_whole(self, data: bytes, now: float) -> bool:
+        session = self._session
+        room = self._intake.may_take(is_first=session.is_first)
+        may_wait = not (room or self._without) and session.may_wait(data, now)
+        if may_wait and session.needs_room(data, now):
+            return False
+        self._take(data, now, room=room)
+        return True
+
+    def _take_piece(self, piece: bytes) -> bool:
+        incoming, intake = self._incoming, self._intake
+        assert incoming is not None
+        if incoming.is_kept and piece and not self._has_room(incoming, len(piece)):
+            if incoming.needs_room(piece) and not self._without and incoming.may_wait():
+                return False
+            incoming.shed()
+            intake.end(self)
+        if not incoming.feed(piece):
+            self._judge(incoming, Kind.PIECE)
+        return True
+
+    def _has_room(self, incoming: Incoming, came: int) -> bool:
+        intake = self._intake
+        if intake.has_begun(self):
+            return intake.may_go_on(self, came)
+        if incoming.size + came <= SMALL_BYTES:
+            return intake.may_gather(is_first=self._session.is_first)
+        size = self._wire.declared or came
+        return intake.may_begin(self, size, in_turn=not self._without) and intake.may_go_on(
+            self, came
+        )
+
+    def _end_message(self) -> None:
+        incoming = self._incoming
+        assert incoming is not None
+        # Its records are counted where they go.
+        self._incoming = None
+        self._intake.count(self, self._wire.held)
+        if not incoming.end(self._clock()):
+            self._incoming = incoming
+            self._judge(incoming, Kind.END)
+            return
+        self._messages += 1
+        self._intake.end(self)
+
+    def _judge(self, incoming: Incoming, then: Kind) -> None:
+        """Has a large item looked at in a thread, and goes on where it stopped."""
+        self._working = True
+        self._event = (then, b"")
+        self._spawn(partial(self._work_in_a_thread, incoming))
+
+    async def _work_in_a_thread(self, incoming: Incoming) -> None:
+        await trio.to_thread.run_sync(incoming.judge)
+        self._worked()
+
+    @_contained
+    def _worked(self) -> None:
+        self._working = False
+        if not self._closed:
+            self._continue()
+
+    @_contained
+    def _continue(self) -> None:
+        now = self._clock()
+        self._take_events(now)
+        self._say(now)
+        self._resume_if_possible()
+
+    def go_on(self) -> bool:
+        """There may be room. False: not for this one."""
+        self._stalled = False
+        self._continue()
+        return not self._stalled
+
+    @_contained
+    def go_without(self) -> None:
+        """There was no room for long enough: reads on, whether there is now or not."""
+        self._stalled = False
+        self._without = True
+        self._continue()
+
+    @_contained
+    def evict(self) -> None:
+        """Makes room: goes without what waits here, and closes where there is nothing to go on with."""
+        if self._stalled:
+            self._intake.forget(self)
+            self.go_without()
+            return
+        self._wire.fail(
+            CloseCode.TRY_AGAIN_LATER,
+            f"no room: unfinished messages hold {self._budget.held:,} of {self._budget.capacity:,} bytes (MATYAN_QUEUE_BYTES)",
+        )
+        self._continue()
+
+    def _take(self, message: bytes, now: float, *, room: bool = True) -> bool:
+        """Hands a message to the session; False: it is no text and the connection fails."""
+        self._messages += 1
+        try:
+            self._session.receive(message, now, room=room)
+        except UnicodeDecodeError as error:
+            self._wire.fail(CloseCode.INVALID_DATA, f"not UTF-8 at position {error.start}")
+            return False
+        return True
+
+    def _reply(self, payload: bytes) -> None:
+        if self._parted:
+            return
+        try:
+            self._write(_OK_FRAME if payload is OK else _text_frame(payload))
+            if self._draining or self._farewell:
+                self._part_if_answered()
+            if self._paused:
+                self._resume_if_possible()
+        except Exception as error:  # noqa: BLE001 - this is the shore
+            self.sink(error)
+
+    @_contained
+    def drain(self) -> None:
+        """Says 1001 as soon as the frames at hand are answered.
+
+        A frame that crosses the close frame on the wire is still stored: its client cannot send it again.
+        """
+        self._draining = True
+        self._session.refuse_missing()
+        self._part_if_answered()
+
+    @_contained
+    def force(self) -> None:
+        """The drain's deadline: closes with frames unanswered."""
+        if not self._parted:
+            self._part()
+        self.drop()
+
+    def _part_if_answered(self) -> None:
+        unfinished = self._incoming is not None or self._event is not None
+        if not (self._session.waiting or unfinished or self._parted):
+            self._part()
+
+    def _part(self) -> None:
+        """Sends the close frame; then the sweeper drops what the peer does not end by itself."""
+        if not self._farewell:
+            self._wire.send_close(CloseCode.GOING_AWAY, "the server is shutting down")
+            self._farewell = self._wire.data_to_send()
+        farewell, self._farewell = self._farewell, b""
+        self._parted = True
+        self._deadline = self._clock() + LINGER_SECONDS
+        self._write(farewell)
+
+    @_contained
+    def sweep(self, now: float) -> None:
+        """The deadlines of a connection; called twice a second."""
+        if now >= self._deadline:
+            self.drop()
+        elif self._parted:
+            # A peer that was refused in the middle of a message may still be sending it. asyncio (of Python 3.11) breaks
+            # when the end comes before its buffer is empty, and with it the SDK's sender: so not before it is quiet.
+            if not self._closed and self._wire.failed and now >= self._heard + SWEEP_EVERY:
+                self._end_sending()
+        elif self._farewell:
+            if now >= self._farewell_by:
+                self._part()
+        elif self._paused:
+            return
+        elif self._trickles(now):
+            self._wire.fail(
+                CloseCode.POLICY_VIOLATION,
+                f"a message must end, or bring {RATE_BYTES:,} bytes, in each {RATE_SECONDS:.0f} s",
+            )
+            self._continue()
+        elif self._pinged > self._heard:
+            if now >= self._pinged + PONG_WITHIN and not self._session.waiting:
+                self.drop()
+        elif now >= self._heard + PING_AFTER:
+            self._pinged = now
+            self._wire.send_ping()
+            self._write(self._wire.data_to_send())
+
+    def _trickles(self, now: float) -> bool:
+        """Whether the message that is coming in comes too slowly."""
+        if self._wire.between:
+            self._window = None
+            return False
+        # Pings and empty fragments are no part of it.
+        brought = self._wire.taken + self._wire.held
+        since, came, messages = self._window or (now, brought, self._messages)
+        if messages != self._messages or brought - came >= RATE_BYTES:
+            since, came = now, brought
+        self._window = (since, came, self._messages)
+        return now >= since + RATE_SECONDS
+
+    def _write(self, data: bytes) -> None:
+        if self._closed:
+            return
+        if self._out:
+            self._out += data
+            return
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.drop()
+            return
+        if sent < len(data):
+            self._out += data[sent:]
+            self._spawn(self._write_rest)
+        elif self._parted:
+            self._end_if_through()
+
+    def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Starts a task of this link, contained as its entrances are."""
+
+        async def contained() -> None:
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001 - this is the shore
+                self.sink(error)
+
+        self._lane.spawn(contained)
+
+    async def _write_rest(self) -> None:
+        out = self._out
+        try:
+            with trio.move_on_after(SEND_SECONDS):
+                while out:
+                    await wait_writable(self._sock)
+                    with suppress(BlockingIOError):
+                        del out[: self._sock.send(out)]
+        except (OSError, trio.ClosedResourceError):
+            pass
+        self._written()
+
+    @_contained
+    def _written(self) -> None:
+        if self._out:
+            self.drop()
+            return
+        self._end_if_through()
+        self._resume_if_possible()
+
+    def _end_if_through(self) -> None:
+        """Ends the connection once the farewell is out: at once after both close frames, else `sweep` lingers."""
+        if self._parted and not self._out and self._wire.closed:
+            self.drop()
+
+    def _end_sending(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.drop()
+
+    def _resume_if_possible(self) -> None:
+        if self._paused and not (self._closed or self._is_busy()):
+            self._paused = False
+            self._heard = self._clock()
+            self._window = None
+            self._lane.add(self._sock.fileno(), self)
+
+
+class Lane:
+    """The connections of the ingest lane: their sockets in one epoll, their turns and tasks.
+
+    Args:
+        on_empty: called when the last one has ended.
+    """
+
+    def __init__(self, shared: Shared, on_empty: Callable[[], None]) -> None:
+        self.shared = shared
+        self.on_empty = on_empty
+        self.links: set[Link] = set()
+        self.opened = 0
+        """How many there have been: the last one's number."""
+        # What goes on in the loop's next turns, one of them a turn.
+        self.turns, self._turns = trio.open_memory_channel[Callable[[], None]](inf)
+        self._sockets: dict[int, Link] = {}
+        # Declined by default: a frame of 100 messages costs the training process 120 µs to deflate and this one 14 of
+        # its 100 µs to inflate. Never with context takeover, which keeps 86 KB a connection.
+        self._extensions = (
+            ServerPerMessageDeflateFactory(
+                server_no_context_takeover=True, client_no_context_takeover=True
+            ),
+        ) * shared.settings.ws_deflate
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serves the connections until it is cancelled; then they are closed as they are."""
+        self._epoll = select.epoll()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._read)
+                self._nursery.start_soon(self._take_turns)
+                task_status.started()
+        finally:
+            for link in list(self.links):
+                link.drop()
+            self._epoll.close()
+
+    def spawn(self, task: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(task)
+
+    def add(self, fd: int, link: Link) -> None:
+        """Reads from a socket from now on."""
+        self._sockets[fd] = link
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        if self._sockets.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def drain(self) -> None:
+        """Each connection ends when its frames are answered."""
+        for link in list(self.links):
+            link.drain()
+
+    def force(self) -> None:
+        """The drain's deadline."""
+        for link in list(self.links):
+            link.force()
+
+    def sweep(self, now: float) -> None:
+        """The deadlines of all connections; called each SWEEP_EVERY."""
+        for link in list(self.links):
+            link.sweep(now)
+
+    async def _read(self) -> None:
+        """Calls `readable` of whose socket has something to read."""
+        links, poll = self._sockets, self._epoll.poll
+        producer = self.shared.desk.producer
+        while True:
+            await wait_readable(self._epoll)
+            until = perf_counter() + BURST_SECONDS
+            for fd, _ in poll(0, BURST):
+                # One that was read before it may have ended it.
+                link = links.get(fd)
+                if link is not None:
+                    try:
+                        link.readable()
+                    except Exception as error:  # noqa: BLE001 - this is the shore
+                        link.sink(error)
+                if perf_counter() > until:
+                    break
+            await producer.rest()
+
+    async def _take_turns(self) -> None:
+        async for work in self._turns.clone():
+            work()
+
+    async def open(self, stream: trio.SocketStream, head: Head) -> None:
+        """Answers the handshake; takes the connection, or refuses it."""
+        run = head.path.removeprefix(INGEST_PATH)
+        reason = check_run_id(run)
+        if reason is not None:
+            await refuse(stream, detail(400, f"run id: {reason}"))
+            return
+        if self.shared.draining.is_set():
+            await refuse(stream, detail(503, "this process is shutting down: connect again"))
+            return
+        handshake = ServerProtocol(extensions=self._extensions, logger=_quiet)
+        handshake.receive_data(_handshake(head))
+        events = handshake.events_received()
+        if not events:
+            await refuse(stream, detail(400, "this is no WebSocket handshake"))
+            return
+        request = events[0]
+        assert isinstance(request, Request)
+        handshake.send_response(handshake.accept(request))
+        await send_within(stream, b"".join(handshake.data_to_send()))
+        if handshake.state is not OPEN:
+            await linger(stream)
+            return
+        wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
+        sock = socket.socket(fileno=stream.socket.detach())
+        sock.setblocking(False)
+        Link(self, sock, wire, run).open(head.rest)
+
+
+def _handshake(head: Head) -> bytes:
+    """The head for `websockets`: what its answer depends on, or nothing when it can be no handshake.
+
+    What the answer depends on is ASCII by its grammar; `websockets` writes it into the answer, and fails at other bytes.
+    """
+    fields = [
+        (name, value)
+        for name, value in head.fields
+        if name.lower() in _HANDSHAKE or name.lower().startswith(b"sec-websocket-")
+    ]
+    if head.length != 0 or not all(value.isascii() for _, value in fields):
+        return b"\r\n"
+    lines = [b"GET / HTTP/1.1", *(name + b": " + value for name, value in fields)]
+    return b"\r\n".join((*lines, b"", b""))
+
+
+_HANDSHAKE = frozenset({b"connection", b"upgrade"})

@@ -1,0 +1,65 @@
+"""What the parts of one listener share: the collaborators that they were handed, whether it drains, and how requests are counted.
+
+No sockets and no requests here.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from matyan.blobs.base import Blobs
+from matyan.broker.base import Producer
+from matyan.errors import Unavailable
+from matyan.frontier.intake import Intake
+from matyan.frontier.session import Desk
+from matyan.service import telemetry
+from matyan.service.doors import doors_of
+from matyan.service.health import Health
+from matyan.service.probes import About
+from matyan.settings import Settings
+
+RATE_SECONDS = 30.0
+RATE_BYTES = 120 << 10
+"""In each so many seconds a message or an upload must end or so many bytes of it come: 4 KiB/s, a fifteenth of 0.5 Mbit/s, so
+that as many runs can share such a network. One that trickles holds its bytes no longer than that."""
+
+
+class Shared:
+    """
+    Args:
+        blobs: where artifacts are presigned; an engine that also takes and gives the bytes is served here.
+    """
+
+    def __init__(
+        self, producer: Producer, blobs: Blobs, health: Health, settings: Settings
+    ) -> None:
+        # trio.current_time looks for this clock each time, which costs more than to ask it.
+        clock = trio.lowlevel.current_clock().current_time
+        self.desk = Desk(producer, clock)
+        self.intake = Intake(producer.budget, clock)
+        self.blobs = blobs
+        self.health = health
+        self.settings = settings
+        self.doors = doors_of(settings)
+        self.about = About("frontier", health, settings.metrics_enabled)
+        self.draining = trio.Event()
+        health.add("queue", self._check_queue)
+        health.add_live("producer", producer.fatal)
+        telemetry.QUEUE_CAPACITY.set(producer.budget.capacity)
+
+    async def _check_queue(self) -> None:
+        budget = self.desk.budget
+        if budget.held > 0.8 * budget.capacity:
+            raise Unavailable(
+                f"{budget.held:,} of {budget.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held"
+            )
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+def count_request(method: str, template: str, status: int, seconds: float) -> None:
+    """Counts one HTTP request under the route's template, so that labels stay few."""
+    labels = (method if method in _METHODS else "other", template, f"{status // 100}xx")
+    telemetry.HTTP_REQUESTS.labels(*labels).inc()
+    telemetry.HTTP_SECONDS.labels(*labels).observe(seconds)
