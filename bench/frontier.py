@@ -43,7 +43,7 @@ from bench.machine import (
 from dev.broker import TOPICS, Broker, running
 from dev.environments import reference_frontier
 from matyan import settings
-from matyan.broker.kafka.producer import producer_config
+from matyan.broker.kafka.client import producer_config
 
 TOPIC = "data-ingestion"
 LOADS = (
@@ -115,7 +115,13 @@ def measure(
 def bare(broker: Broker, seconds: float) -> tuple[float, float]:
     """(messages/s in bulk, milliseconds for one at a time) of confluent-kafka alone."""
     given = dataclasses.replace(settings.load(ignore=()), kafka_bootstrap_servers=broker.bootstrap)
-    producer = Producer({**producer_config(given), "queue.buffering.max.messages": 200_000})
+    producer = Producer(
+        {
+            **producer_config(given),
+            "delivery.report.only.error": True,
+            "queue.buffering.max.messages": 200_000,
+        }
+    )
     value, keys = b"x" * 330, [f"bare-{i:05d}".encode() for i in range(32)]
     begun = time.perf_counter()
     sent = 0

@@ -62,8 +62,8 @@ from dev.broker import TOPICS, Broker, running
 from matyan import reader, settings
 from matyan._codec import Columns, compatible_points, format_timestamp, pack, validate
 from matyan.broker.kafka.admin import open_admin
+from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.consumer import BATCH_AGE_S, BATCH_RECORDS, consumer_config
-from matyan.broker.kafka.producer import producer_config
 from matyan.errors import NotFound
 from matyan.settings import Settings
 from matyan.store.rocks import DIRECTORIES, open_database
@@ -76,6 +76,8 @@ PROBE_S = 0.01
 PROBE_STEPS = 100
 """Points of a probe's run; then comes the next one. To show a long one would be work of its own."""
 LINGER_MS = 5
+UNREPORTED = {"delivery.report.only.error": True}
+"""Of librdkafka's properties, for producers that nobody asks what was delivered."""
 READ_S = 0.005
 PACES = {"a tenth": 0.1, "half": 0.5}
 LAYOUTS = ("compatible", "packed")
@@ -141,7 +143,7 @@ def new_topic(broker: Broker, name: str) -> Iterator[Settings]:
 
 def fill(given: Settings, records: int, metrics: int) -> int:
     """Produces about so many records; returns how many."""
-    producer = Producer(producer_config(given))
+    producer = Producer({**producer_config(given), **UNREPORTED})
     runs = [Run(f"run-{i:05d}", metrics) for i in range(RUNS)]
     rounds = max(1, records // RUNS // FRAME)
     for _ in range(rounds):
@@ -314,11 +316,8 @@ def contender(layout: str, workers: int) -> str:
 
 def keep_pace(given: Settings, pace: float, seconds: float, outcome: Connection) -> None:
     """In a process of its own; sends (records/s that it kept, when each probe was acknowledged)."""
-    producer = Producer({**producer_config(given), "linger.ms": LINGER_MS})
-    reporting = {
-        k: v for k, v in producer_config(given).items() if k != "delivery.report.only.error"
-    }
-    probes = Producer(reporting)
+    producer = Producer({**producer_config(given), **UNREPORTED, "linger.ms": LINGER_MS})
+    probes = Producer(producer_config(given))
     runs = [Run(f"run-{i:05d}", 1) for i in range(RUNS)]
     load = [
         (run.key, run.frame())

@@ -148,7 +148,7 @@ async def _check_settings(settings: Settings) -> str:
 
 async def _check_broker(settings: Settings) -> str:
     from matyan.broker.kafka.admin import cluster, open_admin
-    from matyan.broker.kafka.producer import client_config
+    from matyan.broker.kafka.client import client_config
 
     admin = open_admin(client_config(settings))
     try:
@@ -164,7 +164,7 @@ async def _check_broker(settings: Settings) -> str:
 
 async def _check_topics(settings: Settings) -> str:
     from matyan.broker.kafka.admin import open_admin
-    from matyan.broker.kafka.producer import client_config
+    from matyan.broker.kafka.client import client_config
     from matyan.broker.kafka.topics import inspect_topics, topic_names, troubles
 
     admin = open_admin(client_config(settings))

@@ -248,7 +248,7 @@ class GroupOffsets:
             patience_s: how long a broker that loads its groups is waited for.
             topic, group: the ingestion workers' by default.
         """
-        from matyan.broker.kafka.producer import client_config
+        from matyan.broker.kafka.client import client_config
 
         self._patience_s = patience_s
         self.topic = topic or settings.kafka_data_ingestion_topic

@@ -54,7 +54,7 @@ class _KafkaStart:
 
     def __init__(self, settings: Settings, needs: Mapping[str, AclOperation]) -> None:
         """needs: what this service does with each of its topics."""
-        from matyan.broker.kafka.producer import client_config
+        from matyan.broker.kafka.client import client_config
 
         self._admin = open_admin(client_config(settings))
         self._log = log.bind(missing="kafka", brokers=settings.kafka_bootstrap_servers)
@@ -175,7 +175,8 @@ def frontier(settings: Settings) -> int:
 
 async def _frontier(settings: Settings) -> int:
     from matyan.blobs.s3 import S3Blobs
-    from matyan.broker.kafka.producer import open_producer, producer_config
+    from matyan.broker.kafka.client import producer_config
+    from matyan.broker.kafka.producer import open_producer
     from matyan.frontier import edge
 
     topic = settings.kafka_data_ingestion_topic
@@ -272,7 +273,7 @@ def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
 
 async def _ingest(settings: Settings, path: Path, count: int) -> int:
     from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
-    from matyan.broker.kafka.producer import KafkaOutbox
+    from matyan.broker.kafka.outbox import KafkaOutbox
     from matyan.folder.folder import open_folder
     from matyan.folder.kafka_folder import KafkaFolder
     from matyan.workers.ingest import IngestWorker
@@ -336,7 +337,7 @@ async def _guard_store(
     Raises:
         ConfigurationError: there is one.
     """
-    from matyan.broker.kafka.producer import client_config
+    from matyan.broker.kafka.client import client_config
 
     topic = settings.kafka_data_ingestion_topic
     group = Group(client_config(settings), claimant.group)
@@ -370,7 +371,7 @@ def control_worker(settings: Settings) -> int:
 async def _control(settings: Settings) -> int:
     from matyan.blobs.s3 import S3Blobs
     from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
-    from matyan.broker.kafka.producer import KafkaOutbox
+    from matyan.broker.kafka.outbox import KafkaOutbox
     from matyan.workers.control import ControlWorker
 
     topic = settings.kafka_control_events_topic

@@ -26,7 +26,7 @@ from matyan.settings import Settings
 
 
 def _admin(settings: Settings) -> AdminClient:
-    from matyan.broker.kafka.producer import client_config
+    from matyan.broker.kafka.client import client_config
 
     return open_admin(client_config(settings))
 

@@ -109,7 +109,8 @@ async def _effect(is_there: Callable[[], Awaitable[bool]], otherwise: str) -> No
 
 
 async def _produce(settings: Settings, hand_over: Callable[[Producer], Awaitable[None]]) -> None:
-    from matyan.broker.kafka.producer import open_producer, producer_config
+    from matyan.broker.kafka.client import producer_config
+    from matyan.broker.kafka.producer import open_producer
 
     topic = settings.kafka_data_ingestion_topic
     async with open_producer(producer_config(settings), topic, settings.queue_bytes) as producer:

@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from matyan.broker.base import Batch, Consumer, Partition, Producer
+from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
-from matyan.broker.kafka.producer import open_producer, producer_config
+from matyan.broker.kafka.producer import open_producer
 from matyan.broker.local import LocalBroker
 from matyan.errors import QueueFull
 from matyan.keys import Keys

@@ -17,7 +17,7 @@ from typing import Any
 
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.kafka import consumer as kafka_consumer
-from matyan.broker.kafka import producer
+from matyan.broker.kafka import outbox
 from matyan.cli.main import main
 from matyan.settings import Settings
 from matyan.workers import ingest
@@ -37,7 +37,7 @@ def die(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DiesAfterAnnouncing(producer.KafkaOutbox):
+class DiesAfterAnnouncing(outbox.KafkaOutbox):
     async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
         await super().before(events, dead)
         if events:
@@ -61,7 +61,7 @@ if __name__ == "__main__":
         case "dies-when-revoked":
             kafka_consumer._Member._on_revoke = die
         case "dies-after-announcing":
-            producer.KafkaOutbox = DiesAfterAnnouncing
+            outbox.KafkaOutbox = DiesAfterAnnouncing
         case promise:
             sys.exit(f"no promise of that name: {promise}")
     sys.argv[:] = ["matyan", "ingest-worker", *sys.argv[2:]]

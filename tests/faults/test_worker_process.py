@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
 from matyan.broker.kafka.admin import Group, describe_topic
-from matyan.broker.kafka.producer import client_config
+from matyan.broker.kafka.client import client_config
 from matyan.errors import Unavailable
 from matyan.folder.folder import open_folder
 from matyan.keys import Keys, pack_value

@@ -20,7 +20,7 @@ from confluent_kafka import Message
 from matyan.broker.kafka import consumer as kafka_consumer
 from matyan.broker.kafka.admin import describe_topic, open_admin
 from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
-from matyan.broker.kafka.producer import KafkaOutbox
+from matyan.broker.kafka.outbox import KafkaOutbox
 from matyan.errors import Unavailable
 from matyan.keys import Keys, range_of, unpack_value
 from matyan.rules.records import Rules

@@ -9,7 +9,8 @@ from itertools import count
 
 import trio
 
-from matyan.broker.kafka.producer import KafkaProducer, open_producer, producer_config
+from matyan.broker.kafka.client import producer_config
+from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.keys import Keys
 from matyan.rules.sequences import Layout, Sequences
 from matyan.settings import Settings

@@ -21,9 +21,11 @@ from matyan.broker.base import ControlEvent, DeadLetter, Partition
 from matyan.broker.kafka import admin as kafka_admin
 from matyan.broker.kafka import consumer as kafka_consumer
 from matyan.broker.kafka.admin import Group, Place
+from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
 from matyan.broker.kafka.letters import open_letters
-from matyan.broker.kafka.producer import KafkaOutbox, open_producer, producer_config
+from matyan.broker.kafka.outbox import KafkaOutbox
+from matyan.broker.kafka.producer import open_producer
 from matyan.errors import OffsetConflict, Unavailable
 from matyan.settings import Settings
 from tests.kafka.topics import create_topic, read_topic, until

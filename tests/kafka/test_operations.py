@@ -31,7 +31,7 @@ from dev.broker import Broker
 from dev.process import free_ports
 from dev.s3 import S3
 from matyan.broker.base import DeadLetter
-from matyan.broker.kafka.producer import KafkaOutbox
+from matyan.broker.kafka.outbox import KafkaOutbox
 from matyan.settings import Settings, load
 from matyan.store.open import DATABASE
 from tests.blobs_s3 import s3_environment

@@ -10,7 +10,8 @@ import trio
 from confluent_kafka.admin import AdminClient, NewPartitions
 
 from dev.broker import Broker
-from matyan.broker.kafka.producer import KafkaProducer, open_producer, producer_config
+from matyan.broker.kafka.client import producer_config
+from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.rules.sequences import Layout, Sequences
 from matyan.settings import Settings
 from matyan.store.base import Snapshot

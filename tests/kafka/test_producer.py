@@ -10,7 +10,8 @@ import trio
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from dev.broker import Broker
-from matyan.broker.kafka.producer import KafkaProducer, open_producer, producer_config
+from matyan.broker.kafka.client import producer_config
+from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.errors import QueueFull, Unavailable
 from matyan.settings import Settings, load
 from tests.kafka.topics import read_topic, until

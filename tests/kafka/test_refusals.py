@@ -9,7 +9,8 @@ import trio
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
-from matyan.broker.kafka.producer import KafkaProducer, open_producer, producer_config
+from matyan.broker.kafka.client import producer_config
+from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.errors import RecordsRefused, Unavailable
 from matyan.settings import load
 from tests.kafka.rules import TOPIC, WRITE, allow, deny, guarded_environment

@@ -25,6 +25,7 @@ from confluent_kafka.admin import (
     OffsetSpec,
 )
 
+from matyan.broker.kafka.client import connection
 from matyan.errors import Unavailable
 
 NETWORK_S = 10.0
@@ -53,28 +54,12 @@ class Place:
     """The id of the store that stands there; None: none, as of an older version."""
 
 
-_SHARED = frozenset(
-    {
-        "bootstrap.servers",
-        "client.id",
-        "logger",
-        "reconnect.backoff.max.ms",
-        "sasl.mechanism",
-        "sasl.password",
-        "sasl.username",
-        "security.protocol",
-        "ssl.ca.location",
-        "socket.keepalive.enable",
-    }
-)
-
-
 class Admin(AdminClient):
     """An admin client that remembers why it does not reach its brokers."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._heard: dict[int, str] = {}
-        told: dict[str, Any] = {**_connection(config), "error_cb": self._hear}
+        told: dict[str, Any] = {**connection(config), "error_cb": self._hear}
         super().__init__(told)
 
     def _hear(self, error: KafkaError) -> None:
@@ -125,10 +110,6 @@ def open_admin(config: Mapping[str, Any]) -> Admin:
 def _away(admin: AdminClient, error: KafkaException) -> str:
     why = admin.why_away() if isinstance(admin, Admin) else None
     return f"Kafka does not answer: {why or error.args[0].str()}"
-
-
-def _connection(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name in _SHARED}
 
 
 def cluster(admin: AdminClient) -> ClusterMetadata:
@@ -229,7 +210,7 @@ class Group:
         self.name = name
         self.admin = open_admin(config)
         self._outsider = Consumer(
-            {**_connection(config), "group.id": name, "enable.auto.commit": False}
+            {**connection(config), "group.id": name, "enable.auto.commit": False}
         )
 
     def places(self, topic: str, partitions: Iterable[int]) -> dict[int, Place]:

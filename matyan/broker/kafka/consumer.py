@@ -28,7 +28,7 @@ from matyan.broker.kafka.admin import (
     describe_topic_soon,
     metadata,
 )
-from matyan.broker.kafka.producer import METADATA_MS, PollingThread, client_config
+from matyan.broker.kafka.client import METADATA_MS, PollingThread, client_config
 from matyan.broker.kafka.start import Claimant, where_to_start
 from matyan.errors import Unavailable
 from matyan.service import telemetry

@@ -1,8 +1,8 @@
-"""The dead-letter topics: what stands in them, and sending it to where it came from again.
+"""The dead-letter topics: what a letter looks like in them, what stands there, and sending it to where it came from again.
 
 What was sent again is remembered by the consumer group `matyan-dlq`: a partition's committed offset says that all
 below it was sent, the commit's metadata names what was sent beyond. A commit follows the delivery, so a crash between
-them sends up to `_BATCH` letters a second time. Rejected: one transaction over both, since a replay that dies in it
+them sends up to `_BATCH_LETTERS` letters a second time. Rejected: one transaction over both, since a replay that dies in it
 holds back the consumers of the ingestion's partitions until its timeout; deleting what was sent, which can only take
 away a topic's beginning. Blocking calls, of one thread.
 """
@@ -19,21 +19,24 @@ from typing import Any, cast
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from matyan import __version__
 from matyan.broker.base import DeadLetter, StandingLetter
-from matyan.broker.kafka.admin import answered
-from matyan.broker.kafka.producer import CUT, MOST_MESSAGE_BYTES, client_config, producer_config
+from matyan.broker.kafka.admin import NETWORK_S, answered
+from matyan.broker.kafka.client import MOST_MESSAGE_BYTES, client_config, producer_config
 from matyan.errors import MatyanError, NotFound, Unavailable
 from matyan.settings import Settings
 
 GROUP = "matyan-dlq"
 
-_NETWORK_S = 10.0
+CUT = "cut"
+"""The header of a dead letter that holds only the beginning of its record: the whole record's length."""
+
 _DELIVERY_S = 30.0
-_BATCH = 100
+_BATCH_LETTERS = 100
 _METADATA_BYTES = 2_000
+"""A broker takes 4,096 (its offset.metadata.max.bytes); the rest is for a batch of which every other letter is refused."""
 # Kafka counts partitions in 32 bits and offsets in 64; str.isdigit takes more than int does.
 _ID = re.compile(r"(.+)/([0-9]{1,9})/([0-9]{1,19})")
-"""A broker takes 4,096 (its offset.metadata.max.bytes); the rest is for a batch of which every other letter is refused."""
 
 _QUIET = {"log_level": 2}
 """What is wrong comes out as one sentence of ours."""
@@ -104,7 +107,7 @@ class KafkaLetters:
         if ids is None:
             for tp, letters in self._unsent():
                 sent = self._sent(tp)
-                while batch := [*islice(letters, _BATCH)]:
+                while batch := [*islice(letters, _BATCH_LETTERS)]:
                     yield from self._send(producer, tp, sent, batch)
             return
         for id in ids:
@@ -118,7 +121,7 @@ class KafkaLetters:
     # --- reading ---------------------------------------------------------------------------------
 
     def _unsent(self) -> Iterator[tuple[TopicPartition, Iterator[StandingLetter[str]]]]:
-        known = self._consumer.list_topics(timeout=_NETWORK_S).topics
+        known = self._consumer.list_topics(timeout=NETWORK_S).topics
         for topic in self._origins:
             if topic not in known:
                 raise Unavailable(f"Kafka has no topic {topic}: `matyan topics create` makes it")
@@ -134,9 +137,9 @@ class KafkaLetters:
         offset = low if first is None else max(first, low)
         self._consumer.assign([TopicPartition(tp.topic, tp.partition, offset)])
         while offset < high:
-            message = self._consumer.poll(_NETWORK_S)
+            message = self._consumer.poll(NETWORK_S)
             if message is None:
-                raise Unavailable(f"Kafka gave nothing of {tp.topic} for {_NETWORK_S:g} s")
+                raise Unavailable(f"Kafka gave nothing of {tp.topic} for {NETWORK_S:g} s")
             error = message.error()
             if error is None:
                 offset = (message.offset() or 0) + 1
@@ -147,7 +150,7 @@ class KafkaLetters:
                 raise KafkaException(error)
 
     def _bounds(self, tp: TopicPartition) -> tuple[int, int]:
-        bounds = self._consumer.get_watermark_offsets(tp, timeout=_NETWORK_S, cached=False)
+        bounds = self._consumer.get_watermark_offsets(tp, timeout=NETWORK_S, cached=False)
         if bounds is None:
             raise Unavailable(f"Kafka does not say where {tp.topic} begins and ends")
         return bounds
@@ -163,7 +166,7 @@ class KafkaLetters:
 
     def _find(self, id: str) -> StandingLetter[str]:
         tp = self._place(id)
-        known = self._consumer.list_topics(tp.topic, timeout=_NETWORK_S).topics[tp.topic]
+        known = self._consumer.list_topics(tp.topic, timeout=NETWORK_S).topics[tp.topic]
         if tp.partition in known.partitions:
             found = next(self._read(tp, tp.offset), None)
             if found is not None and found.offset == tp.offset:
@@ -221,7 +224,7 @@ class KafkaLetters:
 
     def _sent(self, tp: TopicPartition) -> _Sent:
         place = TopicPartition(tp.topic, tp.partition)
-        (committed,) = answered(self._consumer.committed([place], timeout=_NETWORK_S))
+        (committed,) = answered(self._consumer.committed([place], timeout=NETWORK_S))
         return _Sent.of(committed)
 
 
@@ -240,7 +243,6 @@ def _open_producer(settings: Settings) -> Producer:
         "delivery.timeout.ms": int(_DELIVERY_S * 1000),
         "message.max.bytes": MOST_MESSAGE_BYTES,
     }
-    del config["delivery.report.only.error"]
     return Producer(config)
 
 
@@ -310,8 +312,22 @@ def _ranges(offsets: Iterable[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in rows)
 
 
+def letter_headers(letter: DeadLetter, moment: float) -> list[tuple[str, str | bytes | None]]:
+    """The headers of a dead letter (contract, section 3). moment: epoch seconds."""
+    fields = {
+        "topic": letter.topic,
+        "partition": letter.partition,
+        "offset": letter.offset,
+        "error_class": letter.error_class,
+        "error_text": letter.error_text,
+        "version": __version__,
+        "time": moment,
+    }
+    return [(name, str(field).encode()) for name, field in fields.items()]
+
+
 def _letter_of(message: Message[bytes, bytes], origin: str) -> StandingLetter[str]:
-    """The inverse of `letter_headers` (kafka.py). A header that another program left out is None or empty.
+    """The inverse of `letter_headers`. A header that another program left out is None or empty.
 
     origin: the topic that this dead-letter topic belongs to.
     """

@@ -1,46 +1,35 @@
-"""Kafka's producing side: frames of records to a topic, and a worker's side effects.
+"""Kafka's producing side: frames of records to a topic.
 
 librdkafka (by confluent-kafka) batches, retries and keeps the order; this file translates its thread, its
-delivery reports and its fatal errors into the words of `base.py`. No consumer (`consumer.py`), no topic
-administration (`admin.py`), no store and no rules.
+delivery reports and its fatal errors into the words of `broker/base.py`. What a worker sends beside its transaction is
+`outbox.py`'s. No store and no rules.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import ssl
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
 
-from matyan import __version__
-from matyan.broker.base import ControlEvent, DeadLetter, DeliveryCallback
+from matyan.broker.base import DeliveryCallback
 from matyan.broker.budget import Budget
-from matyan.errors import ConfigurationError, RecordsRefused, Unavailable
+from matyan.broker.kafka.client import LIBRDKAFKA_LOGGER, TOO_LARGE, PollingThread
+from matyan.errors import RecordsRefused, Unavailable
 from matyan.service.logs import get_logger
-from matyan.settings import Settings
-from matyan.store.base import Transaction
 
 log = get_logger()
 
 RECORD_OVERHEAD = 128
 """Bytes that a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""
-
-MOST_MESSAGE_BYTES = 1_000_000_000
-"""librdkafka's own most: how large a message may be is the topic's to say."""
-CUT = "cut"
-"""The header of a dead letter that holds only the beginning of its record: the whole record's length."""
 
 _POLL_S = 0.2
 GATHER_S = 0.001
@@ -63,82 +52,8 @@ _RED_AFTER = 3
 """Producers that failed one after another, none of which delivered anything: that is more than a restart mends."""
 
 
-METADATA_MS = 5_000
-"""How soon every client sees that partitions were added: until then two frontiers would send one run to two of them."""
-
-_LIBRDKAFKA = "matyan.librdkafka"
-
-
 def _is_news(record: logging.LogRecord) -> bool:
     return "enable.gapless.guarantee is experimental" not in record.getMessage()
-
-
-def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
-    """librdkafka's properties that every client of this project shares.
-
-    Raises:
-        ConfigurationError: MATYAN_KAFKA_CA_FILE cannot be used.
-    """
-    _check_certificates(settings.kafka_ca_file)
-    given = {
-        "security.protocol": settings.kafka_security_protocol,
-        "sasl.mechanism": settings.kafka_sasl_mechanism,
-        "sasl.username": settings.kafka_sasl_username,
-        "ssl.ca.location": settings.kafka_ca_file,
-        "sasl.password": settings.kafka_sasl_password.reveal(),
-    }
-    return {
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
-        "client.id": "matyan",
-        # The default waits up to 10 s before it looks for a broker that came back; a held-back reply waits as long.
-        "reconnect.backoff.max.ms": 1_000,
-        "socket.keepalive.enable": True,
-        "logger": logging.getLogger(_LIBRDKAFKA),
-        **{name: value for name, value in given.items() if value},
-        **extra,
-    }
-
-
-def _check_certificates(path: str) -> None:
-    """librdkafka says what is wrong with them in OpenSSL's words, and without TLS nothing."""
-    if not path or Path(path).is_dir():  # of files with hashes for names: librdkafka takes one, too
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        why = "holds no certificate"
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})"
-    else:
-        return
-    raise ConfigurationError(
-        f"MATYAN_KAFKA_CA_FILE={path!r} {why}: expected a file with certificates in PEM"
-    )
-
-
-def producer_config(settings: Settings) -> dict[str, Any]:
-    """The one setting for every load.
-
-    librdkafka never lingers: linger.ms=0.5 costs a lonely frame 1.1 ms. What there is to linger for, `KafkaProducer`
-    gathers itself. lz4 makes the broker's share of a core smaller by a third.
-    """
-    return client_config(
-        settings,
-        **{
-            "acks": "all",
-            "enable.idempotence": True,
-            # Java's partitioner: a run must land where the reference's producers put it.
-            "partitioner": "murmur2_random",
-            "compression.type": "lz4",
-            "linger.ms": 0,
-            "topic.metadata.refresh.interval.ms": METADATA_MS,
-            "delivery.timeout.ms": max(1, int(settings.delivery_timeout_s * 1000)),
-            # The budget of bytes is ours (MATYAN_QUEUE_BYTES), so that a frame is taken whole or not at all.
-            "queue.buffering.max.messages": 0,
-            "queue.buffering.max.kbytes": 2_147_483_647,
-            "delivery.report.only.error": True,
-        },
-    )
 
 
 _REFUSALS = frozenset(
@@ -156,38 +71,6 @@ _REFUSALS = frozenset(
 )
 """Neither the records nor the client are at fault, and librdkafka gives up at once (on a topic: after 30 s). A person can
 mend these: so they are an outage."""
-_TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
-"""What every record of a batch is told when the batch is larger than the topic's max.message.bytes."""
-
-
-class PollingThread:
-    """A thread of its own for a polling loop (trio's limiter is for work that ends)."""
-
-    def __init__(self, loop: Callable[[], None], name: str) -> None:
-        self._loop = loop
-        self._token = trio.lowlevel.current_trio_token()
-        self._ended = trio.Event()
-        self._error: BaseException | None = None
-        threading.Thread(target=self._run, name=name, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._loop()
-        except BaseException as error:
-            self._error = error
-            raise
-        finally:
-            # Suppressed: the loop that would be told has ended.
-            with suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._ended.set)
-
-    def crashed(self) -> str | None:
-        """What ended the loop that should go on, or None."""
-        return None if self._error is None else f"the polling thread ended: {self._error!r}"
-
-    async def join(self) -> None:
-        with trio.CancelScope(shield=True):
-            await self._ended.wait()
 
 
 def _size_of(values: Sequence[bytes]) -> int:
@@ -264,9 +147,9 @@ class _Frame:
 
     def set_aside_too_large(self) -> bool:
         """After each record went alone; whether there were any."""
-        large = {value for error, value in self.failed if error.code() in _TOO_LARGE}
+        large = {value for error, value in self.failed if error.code() in TOO_LARGE}
         self.refused |= large
-        self.failed = [one for one in self.failed if one[0].code() not in _TOO_LARGE]
+        self.failed = [one for one in self.failed if one[0].code() not in TOO_LARGE]
         return bool(large)
 
     def undelivered(self) -> list[bytes]:
@@ -319,10 +202,11 @@ class KafkaProducer:
     def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
         # A batch that the broker refuses ends the client, so that nothing which came later overtakes it: all goes to the
         # next client in its order. That this guarantee is experimental is no news to who runs this.
-        logging.getLogger(_LIBRDKAFKA).addFilter(_is_news)
+        logging.getLogger(LIBRDKAFKA_LOGGER).addFilter(_is_news)
         self._config = {
             **config,
             "enable.gapless.guarantee": True,
+            "delivery.report.only.error": True,  # what `_Report` is made for
             "error_cb": self._on_error,
         }
         self._topic = topic
@@ -511,7 +395,7 @@ class KafkaProducer:
         errors = {error.code(): error for error, _ in frame.failed}
         if KafkaError._MSG_TIMED_OUT in errors:
             return False  # by its age
-        if not _TOO_LARGE.isdisjoint(errors):
+        if not TOO_LARGE.isdisjoint(errors):
             self._will_be_apart = True
         elif refusals := _REFUSALS.intersection(errors):
             self._refuse(errors[min(refusals)])
@@ -651,143 +535,3 @@ async def open_producer(
         yield producer
     finally:
         await producer.aclose()
-
-
-class KafkaOutbox:
-    """An `Outbox` (base.py): events and dead letters are delivered before the transaction that they belong to."""
-
-    def __init__(self, settings: Settings) -> None:
-        # Shorter than a frame's: a worker that waits here tries again by itself, and is paused meanwhile.
-        self._config = {
-            **producer_config(settings),
-            "delivery.timeout.ms": 30_000,
-            # The client's own limit is below a topic's default: whatever stands in a topic must fit a letter.
-            "message.max.bytes": MOST_MESSAGE_BYTES,
-        }
-        del self._config["delivery.report.only.error"]
-        self._control_topic = settings.kafka_control_events_topic
-        self._rd: RdProducer | None = None
-        self._lock = threading.Lock()
-
-    async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
-        if events or dead:
-            # Given up when the worker ends: what it would have told is repeated with its transaction.
-            await trio.to_thread.run_sync(self._deliver, events, dead, abandon_on_cancel=True)
-
-    def within(
-        self,
-        tr: Transaction,
-        events: Sequence[ControlEvent],
-        dead: Sequence[DeadLetter],
-        offsets: Sequence[int] = (),
-    ) -> None:
-        """Nothing to do: `before` has delivered them."""
-
-    async def bury(self, dead: Sequence[DeadLetter]) -> None:
-        """Delivers dead letters. Raises Unavailable: try again."""
-        await self.before([], dead)
-
-    def _deliver(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
-        moment = time.time()
-        with self._lock:
-            too_large = self._send(
-                [_Message(self._control_topic, event.to_bytes(), None, []) for event in events]
-                + [_letter(letter, moment, len(letter.value)) for letter in dead]
-            )
-            for message in too_large:
-                assert message.letter is not None
-                self._send_cut(message.letter, moment)
-
-    def _send_cut(self, letter: DeadLetter, moment: float) -> None:
-        """The dead-letter topic takes less than the record's own topic holds: its beginning has to do."""
-        place = {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset}
-        size = len(letter.value)  # alone it may fit: the batch that it was in was too large too
-        while self._send([_letter(letter, moment, size)]):
-            if not size:
-                # The partition goes on all the same: the record itself stands in its topic.
-                log.error(
-                    "the dead-letter topic takes no letter of a record, not even an empty one: raise its max.message.bytes",
-                    **place,
-                )
-                return
-            size //= 2
-        if size < len(letter.value):
-            log.error(
-                "a dead letter was cut: the dead-letter topic takes less than the record's topic does; raise its max.message.bytes",
-                **place,
-                bytes=len(letter.value),
-                kept=size,
-            )
-
-    def _send(self, messages: Sequence[_Message]) -> list[_Message]:
-        """Delivers these; returns dead letters that the topic does not take for their size.
-
-        Raises:
-            Unavailable: some others were not taken.
-        """
-        too_large: list[_Message] = []
-        failed: list[str] = []
-
-        def report(
-            message: _Message, error: KafkaError | None, delivered: Message[bytes, bytes]
-        ) -> None:
-            if error is None:
-                return
-            if message.letter is not None and error.code() in _TOO_LARGE:
-                too_large.append(message)
-            else:
-                failed.append(error.str())
-
-        try:
-            rd = self._rd = self._rd or RdProducer(self._config)
-            for message in messages:
-                rd.produce(
-                    message.topic,
-                    message.value,
-                    message.key,
-                    headers=message.headers,
-                    on_delivery=partial(report, message),
-                )
-            left = rd.flush(31)
-        except KafkaException as error:
-            # A fatal error: the next attempt makes another client.
-            self._rd = None
-            raise Unavailable(f"Kafka did not take an event: {error.args[0].str()}") from error
-        if failed or left:
-            raise Unavailable(
-                f"Kafka did not take {len(failed) + left} events or dead letters: {', '.join(set(failed))}"
-            )
-        return too_large
-
-
-@dataclass(frozen=True, slots=True)
-class _Message:
-    topic: str
-    value: bytes
-    key: bytes | None
-    headers: list[tuple[str, str | bytes | None]]
-    letter: DeadLetter | None = None
-
-
-def _letter(letter: DeadLetter, moment: float, size: int) -> _Message:
-    """A dead letter with the first `size` bytes of its record."""
-    headers = letter_headers(letter, moment)
-    if size < len(letter.value):
-        headers.append((CUT, str(len(letter.value)).encode()))
-    # Without room for a record its key may be what fills the letter.
-    key = letter.key if size or not letter.value else None
-    return _Message(f"{letter.topic}-dlq", letter.value[:size], key, headers, letter)
-
-
-def letter_headers(letter: DeadLetter, moment: float) -> list[tuple[str, str | bytes | None]]:
-    """The headers of a dead letter (contract, section 3). moment: epoch seconds."""
-    fields = {
-        "topic": letter.topic,
-        "partition": letter.partition,
-        "offset": letter.offset,
-        "error_class": letter.error_class,
-        "error_text": letter.error_text,
-        "version": __version__,
-        "time": moment,
-    }
-    return [(name, str(field).encode()) for name, field in fields.items()]

@@ -1,0 +1,150 @@
+"""What every Kafka client of this project shares: librdkafka's properties, and the thread that polls it.
+
+What one client alone needs stands with that client.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+from confluent_kafka import KafkaError
+
+from matyan.errors import ConfigurationError
+from matyan.settings import Settings
+
+METADATA_MS = 5_000
+"""How soon every client sees that partitions were added: until then two frontiers would send one run to two of them."""
+
+MOST_MESSAGE_BYTES = 1_000_000_000
+"""librdkafka's own most: how large a message may be is the topic's to say."""
+
+TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
+"""What every record of a batch is told when the batch is larger than the topic's max.message.bytes."""
+
+LIBRDKAFKA_LOGGER = "matyan.librdkafka"
+"""The name of the logger that gets librdkafka's own lines."""
+
+
+def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
+    """librdkafka's properties that every client of this project shares, with the `extra` ones of this client.
+
+    Raises:
+        ConfigurationError: MATYAN_KAFKA_CA_FILE cannot be used.
+    """
+    _check_certificates(settings.kafka_ca_file)
+    given = {
+        "security.protocol": settings.kafka_security_protocol,
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "ssl.ca.location": settings.kafka_ca_file,
+        "sasl.password": settings.kafka_sasl_password.reveal(),
+    }
+    return {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "client.id": "matyan",
+        # The default waits up to 10 s before it looks for a broker that came back; a held-back reply waits as long.
+        "reconnect.backoff.max.ms": 1_000,
+        "socket.keepalive.enable": True,
+        "logger": logging.getLogger(LIBRDKAFKA_LOGGER),
+        **{name: value for name, value in given.items() if value},
+        **extra,
+    }
+
+
+def _check_certificates(path: str) -> None:
+    """librdkafka says what is wrong with them in OpenSSL's words, and without TLS nothing."""
+    if not path or Path(path).is_dir():  # of files with hashes for names: librdkafka takes one, too
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        why = "holds no certificate"
+    except OSError as error:
+        why = f"cannot be read ({error.strerror})"
+    else:
+        return
+    raise ConfigurationError(
+        f"MATYAN_KAFKA_CA_FILE={path!r} {why}: expected a file with certificates in PEM"
+    )
+
+
+def producer_config(settings: Settings) -> dict[str, Any]:
+    """The properties of every client that produces.
+
+    One configuration for every load: librdkafka never lingers, since linger.ms=0.5 costs a frame that comes alone
+    1.1 ms; `KafkaProducer` gathers frames itself. lz4 takes a third off the broker's share of a core.
+    """
+    return client_config(
+        settings,
+        **{
+            "acks": "all",
+            "enable.idempotence": True,
+            # Java's partitioner: a run must land where the reference's producers put it.
+            "partitioner": "murmur2_random",
+            "compression.type": "lz4",
+            "linger.ms": 0,
+            "topic.metadata.refresh.interval.ms": METADATA_MS,
+            "delivery.timeout.ms": max(1, int(settings.delivery_timeout_s * 1000)),
+            # The budget of bytes is ours (MATYAN_QUEUE_BYTES), so that a frame is taken whole or not at all.
+            "queue.buffering.max.messages": 0,
+            "queue.buffering.max.kbytes": 2_147_483_647,
+        },
+    )
+
+
+_CONNECTION = frozenset(
+    {
+        "bootstrap.servers",
+        "client.id",
+        "logger",
+        "reconnect.backoff.max.ms",
+        "sasl.mechanism",
+        "sasl.password",
+        "sasl.username",
+        "security.protocol",
+        "ssl.ca.location",
+        "socket.keepalive.enable",
+    }
+)
+
+
+def connection(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a client's properties those that say how to reach the brokers."""
+    return {name: value for name, value in config.items() if name in _CONNECTION}
+
+
+class PollingThread:
+    """A thread of its own for a polling loop (trio's limiter is for work that ends)."""
+
+    def __init__(self, loop: Callable[[], None], name: str) -> None:
+        self._loop = loop
+        self._token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:
+            self._error = error
+            raise
+        finally:
+            # Suppressed: the loop that would be told has ended.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._ended.set)
+
+    def crashed(self) -> str | None:
+        """What ended the loop that should go on, or None."""
+        return None if self._error is None else f"the polling thread ended: {self._error!r}"
+
+    async def join(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
