@@ -7,7 +7,6 @@ committed to Kafka follow behind. No retry of an engine, no rules, no store.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -19,17 +18,12 @@ from typing import Any
 import trio
 from confluent_kafka import Consumer as RdConsumer
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import OffsetSpec
 
 from matyan.broker.base import Batch, Partition
-from matyan.broker.kafka.admin import (
-    Group,
-    describe_topic,
-    describe_topic_soon,
-    metadata,
-)
+from matyan.broker.kafka.admin import Group, describe_topic, metadata
 from matyan.broker.kafka.client import METADATA_MS, PollingThread, client_config
 from matyan.broker.kafka.start import Claimant, where_to_start
+from matyan.broker.kafka.watch import EndsWatch, GroupWatch, TopicWatch
 from matyan.errors import Unavailable
 from matyan.service import telemetry
 from matyan.service.logs import get_logger
@@ -65,11 +59,6 @@ _COMMIT_AGAIN_S = 3.0
 """A commit that a rebalance or a coordinator refused is told to nobody who waits for it, and on an idle partition no other
 follows: so the last one is repeated."""
 _LAG_S = 1.0
-_ENDS_S = 3.0
-_WATCH_S = 5.0
-"""How often the topic's id is asked for, and the members of a group that is not whole."""
-_GROUP_S = 1.0
-"""How long the thread waits for these: records wait with it, rebalances can."""
 _SILENCE_S = 0.05
 """Records that come after such a silence can be another topic's of the same name: librdkafka reads on at its old
 offset and tells nobody. Its fetches fail in between, and it waits 100 ms after each; deleting and creating a topic
@@ -186,14 +175,9 @@ class _Member:
         self.took = threading.Event()
         self._renewed: dict[int, _Partition] = {}
         """Former ownerships of partitions that are assigned, and announced anew once these are left."""
-        self._asked: Any = None
-        self._next_topic_check = time.monotonic() + _WATCH_S
-        self._ends: dict[TopicPartition, Any] = {}
-        self._next_ends = 0.0
-        self._partition_count = 0
-        self._next_group_check = math.inf
-        """From each assignment on, until all partitions have an owner."""
-        self._unowned: set[int] = set()
+        self._topic_watch = TopicWatch(self.admin, topic)
+        self._ends_watch = EndsWatch(self.admin)
+        self._group_watch = GroupWatch(self.group, topic)
         self.forbidden: str | None = None
         """Read by whoever wants to know why nothing comes."""
         self._thread = PollingThread(self._poll_forever, f"kafka-{topic}")
@@ -238,7 +222,7 @@ class _Member:
 
     def check_topic(self) -> None:
         """Its id has changed: the thread looks at all of its partitions."""
-        self._next_topic_check = 0.0
+        self._topic_watch.look_soon()
 
     async def aclose(self) -> None:
         """Leaves the group. A broker that does not answer is not waited for longer than 10 s."""
@@ -263,9 +247,7 @@ class _Member:
                     self._distribute(messages)
                 for part in list(self._parts.values()):
                     part.reconcile(self.rd)
-                self._watch_topic()
-                self._watch_ends()
-                self._watch_group()
+                self._watch()
                 self._announce_renewed()
         finally:
             self.rd.close()
@@ -319,7 +301,7 @@ class _Member:
     def _on_assign(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         telemetry.REBALANCES.labels("assigned").inc()
         self.forbidden = None
-        self._next_group_check = time.monotonic() + _WATCH_S
+        self._group_watch.assigned()
         self._tell("partitions are assigned", partitions)
         self._assign(rd, partitions)
         self._announce(tp.partition for tp in partitions)
@@ -394,62 +376,19 @@ class _Member:
             del self._renewed[number]
         self._announce(left)
 
-    def _watch_topic(self) -> None:
-        """A topic that was deleted and created again has another id, and its offsets mean something else."""
-        if self._asked is not None:
-            if not self._asked.done():
-                return
-            asked, self._asked = self._asked, None
-            if asked.exception() is None:
-                self._partition_count = len(asked.result().partitions)
-                found = str(asked.result().topic_id)
-                # Each one's id: some may have been looked up after the change, and some not yet.
-                former = [part for part in self._parts.values() if part.topic_id not in ("", found)]
-                if former:
-                    log.error("the topic was created again", topic=self.topic, topic_id=found)
-                    self._renew(former)
-        elif time.monotonic() >= self._next_topic_check:
-            self._next_topic_check = time.monotonic() + _WATCH_S
-            self._asked = describe_topic_soon(self.admin, self.topic)
-
-    def _watch_ends(self) -> None:
-        """Where each partition ends: a fetch tells it too, but a partition that stands still is not fetched."""
-        if any(not soon.done() for soon in self._ends.values()):
-            return
-        for tp, soon in self._ends.items():
-            part = self._parts.get(tp.partition)
-            if part is not None and soon.exception() is None:
-                part.end = max(part.end, soon.result().offset)
-        self._ends = {}
-        if time.monotonic() >= self._next_ends and self._parts:
-            self._next_ends = time.monotonic() + _ENDS_S
-            wanted = {part.tp: OffsetSpec.latest() for part in self._parts.values()}
-            self._ends = self.admin.list_offsets(wanted, request_timeout=_GROUP_S)
-
-    def _watch_group(self) -> None:
-        """Static members that are killed between the two rounds of a cooperative rebalance come back without a round:
-        what was to change hands belongs to nobody, and the group is stable.
-
-        Then one of them, which has the least to lose, leaves and joins anew.
-        """
-        if time.monotonic() < self._next_group_check or not self._partition_count:
-            return
-        self._next_group_check = time.monotonic() + _WATCH_S
-        try:
-            owners = self.group.owners(self.topic, _GROUP_S)
-        except Unavailable as error:
-            log.info("waits to see the members of the group", topic=self.topic, reason=str(error))
-            return
-        if owners is None:
-            return
-        unowned = set(range(self._partition_count)).difference(*owners.values())
-        # It stands so for a moment in each rebalance, too: so it is looked at twice.
-        is_so_still, self._unowned = bool(unowned & self._unowned), unowned
-        if not unowned:
-            self._next_group_check = math.inf
-        elif is_so_still and self.rd.memberid() == min(
-            owners, key=lambda member: (len(owners[member]), member), default=None
-        ):
+    def _watch(self) -> None:
+        if (topic_id := self._topic_watch.look()) is not None:
+            # Each one's id: some may have been looked up after the change, and some not yet.
+            former = [part for part in self._parts.values() if part.topic_id not in ("", topic_id)]
+            if former:
+                log.error("the topic was created again", topic=self.topic, topic_id=topic_id)
+                self._renew(former)
+        ends = self._ends_watch.look(part.tp for part in self._parts.values())
+        for number, end in ends.items():
+            if (part := self._parts.get(number)) is not None:
+                part.end = max(part.end, end)
+        unowned = self._group_watch.look(self._topic_watch.partition_count, self.rd.memberid)
+        if unowned:
             log.warning(
                 "joins the group anew: partitions have no owner",
                 topic=self.topic,
