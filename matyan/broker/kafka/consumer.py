@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from matyan.broker.base import Batch, Partition
 from matyan.broker.kafka.admin import Group, describe_topic, metadata
 from matyan.broker.kafka.client import METADATA_MS, PollingThread, client_config
-from matyan.broker.kafka.start import Claimant, where_to_start
+from matyan.broker.kafka.start import Claimant, takes_over, where_committed, where_to_start
 from matyan.broker.kafka.watch import EndsWatch, GroupWatch, TopicWatch
 from matyan.errors import Unavailable
 from matyan.service import telemetry
@@ -517,19 +517,17 @@ class _Partition:
             raise Unavailable(f"the topic {self.topic} was created again")
         found = place[self.partition]
         if not self._member.offsets_are_stored:
-            committed = found.low if found.committed is None else found.committed
-            return min(max(committed, found.low), found.high), True
+            return where_committed(found), True
         offset = where_to_start(self.topic, self.partition, stored, found, self._member.claimant)
-        if stored is None and found.committed is not None and not found.is_ours:
+        is_taken_over = takes_over(stored, found)
+        if is_taken_over:
             log.info(
                 "takes over from a committed offset",
                 topic=self.topic,
                 partition=self.partition,
                 offset=offset,
             )
-            # Under our name it would say that the store has what stands before it.
-            return offset, False
-        return offset, True
+        return offset, not is_taken_over
 
     # --- in the polling thread -----------------------------------------------------------------------
 

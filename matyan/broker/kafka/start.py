@@ -53,19 +53,21 @@ def where_to_start(
 ) -> int:
     """The offset at which the worker of a store begins with a partition.
 
+    stored: the store's own offset; None: it has none of this partition.
+
     Raises:
         OffsetConflict: only a person can say what is right.
         ConfigurationError: it is another store's.
     """
     require_own(topic, {partition: found.store}, claimant)
-    low, high, committed, is_ours = found.low, found.high, found.committed, found.is_ours
+    low, high, committed = found.low, found.high, found.committed
     place = f"{topic} [{partition}]"
 
     def reset(to: str) -> str:
         return claimant.reset(f"--partition {partition}", to)
 
     if stored is None:
-        if committed is None or is_ours:
+        if committed is None or not takes_over(stored, found):
             # Ours without a stored offset: this store has never seen the topic, so it gets all of it.
             return low
         if not low <= committed <= high:
@@ -85,10 +87,25 @@ def where_to_start(
             f"{place}: the stored offset is {stored}, but the topic begins at {low}: its retention removed "
             f"{low - stored} records before they were stored; {reset('start')} accepts that"
         )
-    if committed is not None and committed > stored and not is_ours:
+    if committed is not None and committed > stored and not found.is_ours:
         raise OffsetConflict(
             f"{place}: another program of the group {claimant.group} committed {committed}, beyond the stored "
             f"offset {stored}: stop it; then {reset('stored')} applies those records here too, "
             "and `--to committed` skips them"
         )
     return stored
+
+
+def takes_over(stored: int | None, found: Place) -> bool:
+    """Whether the store has no offset of its own and goes on from the one that another program committed.
+
+    Until something is stored, Kafka may not be told that offset as ours: it would say that the store has what stands
+    before it.
+    """
+    return stored is None and found.committed is not None and not found.is_ours
+
+
+def where_committed(found: Place) -> int:
+    """Where a worker begins that stores no offset (the control worker): as near to the committed one as the topic allows."""
+    committed = found.low if found.committed is None else found.committed
+    return min(max(committed, found.low), found.high)
