@@ -17,7 +17,7 @@ class Budget:
         capacity: bytes.
     """
 
-    __slots__ = ("_refused", "_rooms", "capacity", "held", "parked")
+    __slots__ = ("_refused", "_rooms", "capacity", "held", "parked", "queued")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -26,6 +26,8 @@ class Budget:
         calls `tell_room` as soon as its own state is in order. An attribute and no method, since each frame does both."""
         self.parked = 0
         """Of these, the bytes that only wait to be queued: they are not in each other's way."""
+        self.queued = 0
+        """Of these, the bytes of the frames in the producer's queue."""
         self._rooms: list[Callable[[], None]] = []
         self._refused = False
 
@@ -34,8 +36,8 @@ class Budget:
         """Whether nobody should begin to hold more."""
         return self.held >= self.capacity
 
-    def queue(self, size: int, queued: int) -> None:
-        """Counts a frame of so many bytes in a queue that has `queued` of them.
+    def queue(self, size: int) -> None:
+        """Counts a frame of so many bytes that enters the queue.
 
         One that would be alone there is always taken: where it is larger than the budget it could never be, and what is
         held elsewhere waits for nothing but to be queued itself.
@@ -43,12 +45,18 @@ class Budget:
         Raises:
             QueueFull: there is no room. When there is, `on_room` tells.
         """
-        if queued and self.held - self.parked + size > self.capacity:
+        if self.queued and self.held - self.parked + size > self.capacity:
             self._refused = True
             raise QueueFull(
                 f"{self.held:,} of {self.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held already, and {size:,} more do not fit"
             )
         self.held += size
+        self.queued += size
+
+    def settle(self, size: int) -> None:
+        """Counts a frame of so many bytes that leaves the queue; `tell_room` is to follow, as with `held`."""
+        self.held -= size
+        self.queued -= size
 
     def park(self, size: int) -> None:
         """Counts bytes that are there and wait to be queued; negative: they wait no more."""

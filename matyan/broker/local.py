@@ -115,7 +115,6 @@ class _Log:
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
-        self._queued_bytes = 0
         self._given: deque[_Frame] = deque()
         self._waiting: deque[_Frame] = deque()
         # The offset of the first record in `_given` (else in `_waiting`), and of the first in `_waiting`.
@@ -138,8 +137,7 @@ class _Log:
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         size = sum(map(len, values))
-        self.budget.queue(size, self._queued_bytes)
-        self._queued_bytes += size
+        self.budget.queue(size)
         self._waiting_bytes += size
         self._waiting.append((key, values, on_done, size))
         self._stranger = key not in self._absent
@@ -186,7 +184,7 @@ class _Log:
 
     @property
     def queued_bytes(self) -> int:
-        return self._queued_bytes
+        return self.budget.queued
 
     def fatal(self) -> str | None:
         return None
@@ -260,8 +258,7 @@ class _Log:
             absent.add(key)
             # All is in order before the call: it may produce, and what it raises must not make it be called again.
             self._head = head = end
-            self._queued_bytes -= size
-            budget.held -= size
+            budget.settle(size)
             on_done(self._verdict(key, end) if self._deleted else None)
         if not given:
             self._deleted.clear()

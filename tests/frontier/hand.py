@@ -13,13 +13,14 @@ from matyan.broker.budget import Budget
 class HandProducer:
     def __init__(self, capacity_bytes: int = 1 << 20) -> None:
         self.budget = Budget(capacity_bytes)
+        # As if something were queued: with a budget of a few bytes a test can see a queue that is full.
+        self.budget.queued = 1
         self.frames: list[tuple[bytes, list[bytes], DeliveryCallback]] = []
         """Handed over and not delivered."""
         self.delivered: list[bytes] = []
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
-        # As if something were queued: with a budget of a few bytes a test can see a queue that is full.
-        self.budget.queue(sum(map(len, values)), queued=1)
+        self.budget.queue(sum(map(len, values)))
         self.frames.append((key, list(values), on_done))
 
     async def rest(self) -> None:
@@ -43,6 +44,6 @@ class HandProducer:
             _, values, on_done = self.frames.pop(0)
             if error is None:
                 self.delivered += values
-            self.budget.held -= sum(map(len, values))
+            self.budget.settle(sum(map(len, values)))
             on_done(error)
         self.budget.tell_room()

@@ -214,7 +214,6 @@ class KafkaProducer:
         self._token = trio.lowlevel.current_trio_token()
         self._rd = RdProducer(self._config)
         self._done: deque[_Frame] = deque()
-        self._queued = 0
         self._frames = 0
         self._records = 0
         self._number = 0
@@ -249,10 +248,9 @@ class KafkaProducer:
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         size = _size_of(values)
-        self.budget.queue(size, self._queued)
+        self.budget.queue(size)
         self._number += 1
         frame = _Frame(self._number, key, values, size, on_done)
-        self._queued += size
         self._frames += 1
         self._records += len(values)
         self._gathered.append(frame)
@@ -267,7 +265,7 @@ class KafkaProducer:
 
     @property
     def queued_bytes(self) -> int:
-        return self._queued
+        return self.budget.queued
 
     def fatal(self) -> str | None:
         if self._fruitless >= _RED_AFTER:
@@ -369,8 +367,7 @@ class KafkaProducer:
         self.budget.tell_room()
 
     def _settle(self, frame: _Frame, error: Exception | None) -> None:
-        self._queued -= frame.size
-        self.budget.held -= frame.size
+        self.budget.settle(frame.size)
         self._frames -= 1
         self._records -= len(frame.values)
         frame.on_done(error)
