@@ -101,10 +101,14 @@ class Matching:
         return raw
 
 
+DEAD_LETTERS_SUFFIX = "-dlq"
+"""What the name of a topic's dead-letter topic ends with (contract, section 3)."""
+_TOPIC_CHARACTERS = 249 - len(DEAD_LETTERS_SUFFIX)
+
 topic = Matching(
-    # Kafka's own rule (its class Topic), less what "-dlq" takes.
-    r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,245}",
-    "a topic's name: 1 to 245 of A-Z, a-z, 0-9, dot, _ and -",
+    # Kafka's own rule (its class Topic), less what the suffix takes.
+    rf"(?!\.{{1,2}}$)[A-Za-z0-9._-]{{1,{_TOPIC_CHARACTERS}}}",
+    f"a topic's name: 1 to {_TOPIC_CHARACTERS} of A-Z, a-z, 0-9, dot, _ and -",
 )
 instance = Matching(
     r"|(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}",

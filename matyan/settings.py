@@ -306,15 +306,20 @@ class Settings:
 
     def _refuse_one_name_for_two(self) -> None:
         topics = (self.kafka_data_ingestion_topic, self.kafka_control_events_topic)
-        if len({*topics, *(f"{topic}-dlq" for topic in topics)}) < 4:
+        if len({*topics, *map(dead_letter_topic, topics)}) < 4:
             raise ConfigurationError(
                 f"KAFKA_DATA_INGESTION_TOPIC={topics[0]} and KAFKA_CONTROL_EVENTS_TOPIC={topics[1]}: expected two topics, "
-                "neither of which is the other's for dead letters (NAME-dlq)"
+                f"neither of which is the other's for dead letters ({dead_letter_topic('NAME')})"
             )
         if self.ingestion_group == self.control_group:
             raise ConfigurationError(
                 f"MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP are both {self.control_group!r}: expected two groups"
             )
+
+
+def dead_letter_topic(topic: str) -> str:
+    """The name of the topic that holds the dead letters of `topic`."""
+    return topic + parsing.DEAD_LETTERS_SUFFIX
 
 
 def is_secret(row: Field[Any]) -> bool:

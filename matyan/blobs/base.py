@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+URL_PATH = "/api/v1/rest/artifacts/blob/"
+"""Of the signed URLs that a process serves itself; the run and the blob's path follow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Upload:

@@ -31,15 +31,13 @@ import msgpack
 import trio
 
 from matyan._codec import check_run_id
-from matyan.blobs.base import Upload
+from matyan.blobs.base import URL_PATH, Upload
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.service import private
 
-URL_PATH = "/api/v1/rest/artifacts/blob/"
-
 _MAGIC = b"matyanb1"
 _TEMPORARY = "~tmp"  # no run has this name: "~" is not in the alphabet of run ids
-_PIECE = 1 << 20
+_PIECE_BYTES = 1 << 20
 """Bytes that one hop to a thread writes or reads."""
 
 
@@ -166,7 +164,7 @@ class FolderBlobs:
                             f"A blob may have {max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)."
                         )
                     piece += chunk
-                    if len(piece) >= _PIECE:
+                    if len(piece) >= _PIECE_BYTES:
                         await trio.to_thread.run_sync(file.write, piece)
                         piece = bytearray()
                 await trio.to_thread.run_sync(self._finish, file, piece, target)
@@ -333,7 +331,7 @@ class BlobReader:
         return self
 
     async def __anext__(self) -> bytes:
-        if piece := await trio.to_thread.run_sync(self._file.read, _PIECE):
+        if piece := await trio.to_thread.run_sync(self._file.read, _PIECE_BYTES):
             return piece
         await self.aclose()
         raise StopAsyncIteration

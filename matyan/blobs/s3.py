@@ -25,7 +25,7 @@ from matyan.settings import Settings
 
 T = TypeVar("T")
 
-_PIECE = 1 << 20
+_PIECE_BYTES = 1 << 20
 _CONNECT_S = 5.0
 _READ_S = 20.0
 """In which an answer must come. A deletion that takes longer goes on in the server, and the next attempt finds less."""
@@ -163,7 +163,7 @@ class S3Blobs:
                 found = self._client.get_object(Bucket=self._bucket, Key=f"{run}/{path}")
             except self._client.exceptions.NoSuchKey:
                 raise NotFound(f"{self._where}: there is no artifact {path} of run {run}") from None
-            yield from found["Body"].iter_chunks(_PIECE)
+            yield from found["Body"].iter_chunks(_PIECE_BYTES)
 
     # --- for `matyan doctor` -----------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from matyan.service.listeners import open_port
 from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, calm_collector, run_service
 from matyan.service.terminal import announce
-from matyan.settings import Settings, read_environment, unknown_names
+from matyan.settings import Settings, dead_letter_topic, read_environment, unknown_names
 
 if TYPE_CHECKING:
     from matyan.blobs.s3 import S3Blobs
@@ -284,7 +284,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
         settings,
         {
             topic: AclOperation.READ,
-            f"{topic}-dlq": AclOperation.WRITE,
+            dead_letter_topic(topic): AclOperation.WRITE,
             settings.kafka_control_events_topic: AclOperation.WRITE,
         },
     )
@@ -375,7 +375,9 @@ async def _control(settings: Settings) -> int:
     from matyan.workers.control import ControlWorker
 
     topic = settings.kafka_control_events_topic
-    start = _KafkaStart(settings, {topic: AclOperation.READ, f"{topic}-dlq": AclOperation.WRITE})
+    start = _KafkaStart(
+        settings, {topic: AclOperation.READ, dead_letter_topic(topic): AclOperation.WRITE}
+    )
     consumer = KafkaConsumer(
         consumer_config(settings, settings.control_group), topic, offsets_are_stored=False
     )

@@ -14,11 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 import trio
 
 from matyan._codec import check_artifact_path, check_run_id
+from matyan.blobs.base import URL_PATH
 from matyan.errors import NotFound, Unavailable
 from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS, count_request
 from matyan.service.descriptors import for_uploads
 
-PATH = "/api/v1/rest/artifacts/blob/"
 TURN_WITHIN = 60.0
 """Seconds that an upload waits for its turn, unread, while as many as may be are under way."""
 
@@ -67,7 +67,7 @@ class Transfer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         blobs = self._blobs
-        if blobs is None or scope["type"] != "http" or not scope["path"].startswith(PATH):
+        if blobs is None or scope["type"] != "http" or not scope["path"].startswith(URL_PATH):
             await self._inner(scope, receive, send)
             return
         begun = trio.current_time()
@@ -81,12 +81,12 @@ class Transfer:
                 # The rest of the body is not read: over HTTP/1 that ends the connection, and the client must know.
                 close = [(b"connection", b"close")] * scope["http_version"].startswith("1")
                 await _answer(send, status, body, close)
-        count_request(method, PATH + "<run>/<path>", status, trio.current_time() - begun)
+        count_request(method, URL_PATH + "<run>/<path>", status, trio.current_time() - begun)
 
     async def _transfer(
         self, blobs: ServedBlobs, method: str, scope: Scope, receive: Receive, send: Send
     ) -> int:
-        run, _, path = scope["path"].removeprefix(PATH).partition("/")
+        run, _, path = scope["path"].removeprefix(URL_PATH).partition("/")
         reason = check_run_id(run) or check_artifact_path(run, path)
         if reason is not None:
             raise _Refused(400, reason)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from matyan.blobs.base import Blobs, Upload
-from matyan.blobs.folder import URL_PATH, FolderBlobs
+from matyan.blobs.base import URL_PATH, Blobs, Upload
+from matyan.blobs.folder import FolderBlobs
 from matyan.blobs.s3 import S3Blobs
 from matyan.errors import NotFound
 from tests.blobs_s3 import Bucket, bucket

@@ -24,7 +24,7 @@ from matyan.broker.base import DeadLetter, StandingLetter
 from matyan.broker.kafka.admin import NETWORK_S, answered
 from matyan.broker.kafka.client import MOST_MESSAGE_BYTES, client_config, producer_config
 from matyan.errors import MatyanError, NotFound, Unavailable
-from matyan.settings import Settings
+from matyan.settings import Settings, dead_letter_topic
 
 GROUP = "matyan-dlq"
 
@@ -74,7 +74,7 @@ class KafkaLetters:
 
     def __init__(self, settings: Settings, consumer: Consumer) -> None:
         origins = (settings.kafka_data_ingestion_topic, settings.kafka_control_events_topic)
-        self._origins = {f"{name}-dlq": name for name in origins}
+        self._origins = {dead_letter_topic(name): name for name in origins}
         self._settings = settings
         self._consumer = consumer
 

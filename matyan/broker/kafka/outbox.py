@@ -20,7 +20,7 @@ from matyan.broker.kafka.client import MOST_MESSAGE_BYTES, TOO_LARGE, producer_c
 from matyan.broker.kafka.letters import CUT, letter_headers
 from matyan.errors import Unavailable
 from matyan.service.logs import get_logger
-from matyan.settings import Settings
+from matyan.settings import Settings, dead_letter_topic
 from matyan.store.base import Transaction
 
 log = get_logger()
@@ -148,4 +148,4 @@ def _letter(letter: DeadLetter, moment: float, size: int) -> _Message:
         headers.append((CUT, str(len(letter.value)).encode()))
     # Without room for a record its key may be what fills the letter.
     key = letter.key if size or not letter.value else None
-    return _Message(f"{letter.topic}-dlq", letter.value[:size], key, headers, letter)
+    return _Message(dead_letter_topic(letter.topic), letter.value[:size], key, headers, letter)

@@ -23,7 +23,7 @@ from confluent_kafka.admin import (
 
 from matyan.broker.kafka.admin import NETWORK_S, Forbidden, cluster, result
 from matyan.errors import Unavailable
-from matyan.settings import Settings
+from matyan.settings import Settings, dead_letter_topic
 
 NEEDED_MESSAGE_BYTES = 1_000_000
 """What a topic's max.message.bytes must admit: a record of 900 KiB (contract, section 6) with its key, a dead letter's
@@ -151,7 +151,12 @@ def troubles(topics: Sequence[Topic]) -> list[str]:
 def topic_names(settings: Settings, partitions: int = 6) -> dict[str, int]:
     """The topics of a deployment and how many partitions each gets; `partitions`: of the records'."""
     ingest, control = settings.kafka_data_ingestion_topic, settings.kafka_control_events_topic
-    return {ingest: partitions, control: 1, f"{ingest}-dlq": 1, f"{control}-dlq": 1}
+    return {
+        ingest: partitions,
+        control: 1,
+        dead_letter_topic(ingest): 1,
+        dead_letter_topic(control): 1,
+    }
 
 
 def require_topics(admin: AdminClient, names: Iterable[str]) -> None:
