@@ -3,6 +3,9 @@
 No validation and no rules here. Engines: `local.py` (in the process), `kafka.py` (a deployment).
 The words are Kafka's: a *stored* offset is the one in the store's transaction, a *committed* offset
 is the consumer group's, for lag displays only.
+
+In all engines a task waits for a state in one way: `while not STATE: await LOT.park()`, and whoever changes the state
+unparks them. A trio.Event is for what happens once.
 """
 
 from __future__ import annotations

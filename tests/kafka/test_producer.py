@@ -280,3 +280,23 @@ async def test_a_frame_that_is_handed_over_in_part_goes_on_with_the_next_client(
         assert producer._rd is not first
     assert replies.all == [(0, None), (1, None)]
     assert [message.value() for message in read_topic(broker, topic)] == [*values, b"behind"]
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is(settings: Settings) -> None:
+    with pytest.raises(QueueFull, match=r"^mine$"):
+        async with open_producer(producer_config(settings), "data-ingestion", CAPACITY):
+            raise QueueFull("mine")
+
+
+async def test_an_error_of_its_task_ends_the_block(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is the caller's to handle: it does not end trio's whole run as an internal error."""
+
+    async def keep_no_time(producer: KafkaProducer) -> None:
+        raise ArithmeticError("no time")
+
+    monkeypatch.setattr(KafkaProducer, "keep_time", keep_no_time)
+    with trio.fail_after(30), pytest.raises(ArithmeticError, match="no time"):
+        async with open_producer(producer_config(settings), "data-ingestion", CAPACITY):
+            await trio.sleep_forever()

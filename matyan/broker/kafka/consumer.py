@@ -159,7 +159,7 @@ class _Member:
         self.offsets_are_stored = offsets_are_stored
         self.claimant = claimant
         self._drain_s = drain_s
-        self._token = trio.lowlevel.current_trio_token()
+        self.token = trio.lowlevel.current_trio_token()
         self._send, self._receive = trio.open_memory_channel[_Partition](10_000)
         self._stopping = threading.Event()
         self.rd = RdConsumer(config)
@@ -251,7 +251,7 @@ class _Member:
                 self._announce_renewed()
         finally:
             self.rd.close()
-            self._token.run_sync_soon(self._send.close)
+            self.token.run_sync_soon(self._send.close)
 
     def _join(self) -> None:
         self.rd.subscribe(
@@ -279,7 +279,7 @@ class _Member:
             part = self._parts.get(number) if number is not None else None
             if part is not None:
                 part.put(list(run))
-        self._token.run_sync_soon(self._wake, idempotent=True)
+        self.token.run_sync_soon(self._wake, idempotent=True)
 
     def _on_error(self, message: Message[bytes, bytes]) -> None:
         error = message.error()
@@ -320,7 +320,7 @@ class _Member:
         for number in numbers:
             part = _Partition(self, number)
             self._parts[number] = part
-            self._token.run_sync_soon(self._send.send_nowait, part)
+            self.token.run_sync_soon(self._send.send_nowait, part)
 
     def _on_revoke(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         """Answers when each owner has left its partition, or at the deadline: being late is harmless, since the
@@ -355,7 +355,7 @@ class _Member:
         for part in parts:
             with suppress(KeyError):  # none was shown yet
                 telemetry.LAG.remove(self.topic, str(part.partition))
-            self._token.run_sync_soon(part.leave)
+            self.token.run_sync_soon(part.leave)
         return parts
 
     def _renew(self, parts: list[_Partition]) -> None:
@@ -414,6 +414,7 @@ class _Partition:
         self.tp = TopicPartition(member.topic, number)
         self.revoked = trio.Event()
         self.arrival = trio.lowlevel.ParkingLot()
+        """Of the task: woken when records came, when the partition was placed, and when it is to be left."""
         self.is_left = threading.Event()
         self.is_left.set()
         self._member = member
@@ -427,7 +428,6 @@ class _Partition:
         self._seek_to: int | None = None
         self._held_back = False
         self._done: int | None = None
-        self._placed = trio.Event()
         self._place_error: KafkaException | None = None
         # The thread's.
         self._started = False
@@ -446,12 +446,11 @@ class _Partition:
         offset, may_tell = await trio.to_thread.run_sync(
             self._locate, stored, abandon_on_cancel=True
         )
-        self._placed = trio.Event()
         self._place_error = None
-        if not self.revoked.is_set():
-            # Nobody would answer for a partition that was revoked while it was located.
-            self._seek_to = offset
-            await self._placed.wait()
+        self._seek_to = offset
+        # Nobody answers for a partition that is revoked, and it may have been while it was located.
+        while self._seek_to is not None and not self.revoked.is_set():
+            await self.arrival.park()
         if self.revoked.is_set():
             raise Unavailable(f"{self.topic} [{self.partition}] was revoked")
         if self._place_error is not None:
@@ -499,7 +498,6 @@ class _Partition:
     def leave(self) -> None:
         self.revoked.set()
         self.arrival.unpark_all()
-        self._placed.set()
 
     # --- in a worker thread: where to start --------------------------------------------------------
 
@@ -601,7 +599,7 @@ class _Partition:
             self._went = self._came
             self._started = True
         self._seek_to = None
-        self._member._token.run_sync_soon(self._placed.set)
+        self._member.token.run_sync_soon(self.arrival.unpark_all)
 
     def commit(self, rd: RdConsumer) -> None:
         """Tells Kafka how far the store is, also once more: what was sent before may have been refused.

@@ -217,14 +217,14 @@ class KafkaProducer:
         self._frames = 0
         self._records = 0
         self._number = 0
-        self._progress = trio.Event()
+        self._progress = trio.lowlevel.ParkingLot()
         self._in_flight = 0
         # The first of them may have been handed over in part.
         self._gathered: deque[_Frame] = deque()
         self._gathered_bytes = 0
         # Whether more of it goes in the loop's next turn.
         self._continues = False
-        self._holds = trio.Event()
+        self._holding = trio.lowlevel.ParkingLot()
         # Set while a failed client drains; what comes in meanwhile is gathered.
         self._replacing = False
         self._failed: list[_Frame] = []
@@ -240,9 +240,6 @@ class KafkaProducer:
         """When this client is replaced though it has not failed, in monotonic seconds; the polling thread looks at it."""
         self._stopping = threading.Event()
         self._thread = PollingThread(self._poll_forever, "kafka-producer")
-        # A system task, since a nursery around the caller's body would wrap its errors into groups.
-        self._clock = trio.CancelScope()
-        trio.lowlevel.spawn_system_task(self._keep_time)
 
     # --- the interface, in the trio thread -------------------------------------------------------
 
@@ -257,8 +254,8 @@ class KafkaProducer:
         self._gathered_bytes += size
         if not self._in_flight or self._gathered_bytes >= GATHER_BYTES:
             self._hand_over()
-        else:
-            self._holds.set()
+        elif self._holding:
+            self._holding.unpark_all()
 
     async def rest(self) -> None:
         """Nothing is gained by reading later: what waits here waits for the network only."""
@@ -280,15 +277,13 @@ class KafkaProducer:
 
     async def aclose(self) -> None:
         """Ends the thread. What is not delivered by now is dropped: flush first."""
-        self._clock.cancel()
         self._stopping.set()
         await self._thread.join()
 
     async def flush(self, deadline: float) -> int:
         with trio.move_on_at(deadline):
             while self._frames:
-                self._progress = trio.Event()
-                await self._progress.wait()
+                await self._progress.park()
         return self._records
 
     # --- frames out and reports in ---------------------------------------------------------------
@@ -331,17 +326,15 @@ class KafkaProducer:
         if taken != len(messages) or self._done:
             self._token.run_sync_soon(self._finish, idempotent=True)
 
-    async def _keep_time(self) -> None:
-        """Hands over what was held through a whole GATHER_S; turns only while something is held."""
-        with self._clock:
-            while True:
-                await self._holds.wait()
-                while self._gathered:
-                    oldest = self._gathered[0]
-                    await trio.sleep(_POLL_S if self._replacing else GATHER_S)
-                    if self._gathered and self._gathered[0] is oldest:
-                        self._hand_over()
-                self._holds = trio.Event()
+    async def keep_time(self) -> None:
+        """Hands over what was held through a whole GATHER_S; turns only while something is held. For a task of its own."""
+        while True:
+            while not self._gathered:
+                await self._holding.park()
+            oldest = self._gathered[0]
+            await trio.sleep(_POLL_S if self._replacing else GATHER_S)
+            if self._gathered and self._gathered[0] is oldest:
+                self._hand_over()
 
     def _finish(self) -> None:
         """Once per poll: every frame whose reports are in."""
@@ -362,7 +355,7 @@ class KafkaProducer:
             else:
                 error, _ = frame.failed[0]
                 self._give_up(frame, error.str())
-        self._progress.set()
+        self._progress.unpark_all()
         self._hand_over()
         self.budget.tell_room()
 
@@ -470,7 +463,7 @@ class KafkaProducer:
         # Whoever was told that its frame is given up may have handed over another one.
         self._gathered.extendleft(reversed(kept))
         self._gathered_bytes += sum(frame.size for frame in kept)
-        self._progress.set()
+        self._progress.unpark_all()
         self._replacing = False
         self._hand_over()
         self.budget.tell_room()
@@ -525,10 +518,22 @@ async def open_producer(
 ) -> AsyncIterator[KafkaProducer]:
     """A producer of `topic`; closed on leaving, without a flush.
 
+    What the block raises comes out as it is, not in a group.
+
     config: `producer_config`. capacity_bytes: MATYAN_QUEUE_BYTES.
     """
     producer = KafkaProducer(config, topic, capacity_bytes)
     try:
-        yield producer
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(producer.keep_time)
+            yield producer
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) > 1:
+            raise
+        (error,) = group.exceptions
+    else:
+        return
     finally:
         await producer.aclose()
+    raise error
