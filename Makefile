@@ -51,7 +51,7 @@ lint: setup
 # Python's own allocations are not judged for leaks; PYTHONMALLOC makes each object a malloc, so that its end is seen.
 ASAN := build/asan
 asan: setup
-	rm -rf $(ASAN) && mkdir -p $(ASAN) && cp -r matyan $(ASAN)/ && rm -f $(ASAN)/matyan/*.so
+	rm -rf $(ASAN) && mkdir -p $(ASAN) && cp -r matyan $(ASAN)/ && rm -f $(ASAN)/matyan/*.so $(ASAN)/matyan/_codec.c
 	cp setup.py $(ASAN)/ && cp -r tests dev $(ASAN)/
 	cd $(ASAN) && MATYAN_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd $(ASAN) && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
@@ -66,10 +66,10 @@ bench: setup
 	$(BIN)/python -m bench.worker --rounds 1 --records 300000 --seconds 3 --metrics 1
 	$(BIN)/python -m bench.stalls
 
-# A wheel from this tree must work without it, in an environment of its own.
+# A wheel, built from the source distribution as an installer does it, must work without this tree, in an environment of its own.
 wheel: setup
 	rm -rf dist build/wheel
-	$(BIN)/uv build --quiet --wheel --python $(BIN)/python
+	$(BIN)/uv build --quiet --python $(BIN)/python
 	$(BIN)/uv venv --quiet --python $(BIN)/python build/wheel
 	$(BIN)/uv pip install --quiet --python build/wheel/bin/python dist/*.whl
 	cd build/wheel && bin/matyan --version && bin/matyan up --help && bin/python -c 'import matyan._codec'
