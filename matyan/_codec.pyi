@@ -15,6 +15,7 @@ MAX_HPARAMS_BYTES: int
 MAX_NAME_BYTES: int
 """Of a sequence, a tag or an experiment."""
 MAX_BLOB_KEY_BYTES: int
+MAX_RUN_ID_BYTES: int
 MAX_ITEMS: int
 """Of a frame."""
 MAX_DEPTH: int
@@ -78,8 +79,8 @@ def epoch_number(number: int | float | None) -> int | float | None:
 class NotJSON(ValueError):
     """The frame is not JSON (or not UTF-8, or nested too deep at the top); str() is the reason for the client."""
 
-class Frame:
-    """What came out of one client frame."""
+class Validated:
+    """What `validate` made of one client frame."""
 
     count: int
     """Items in the frame (0 for `[]`)."""
@@ -92,7 +93,7 @@ class Frame:
 
 KINDS: tuple[str, ...]
 
-def validate(frame: bytes | bytearray | memoryview, run: bytes, timestamp: bytes) -> Frame:
+def validate(frame: bytes | bytearray | memoryview, run: bytes, timestamp: bytes) -> Validated:
     """Validates one client frame and envelopes its valid items as broker records.
 
     run: the run id of the URL, already checked. timestamp: ASCII "2026-01-02T03:04:05.678901Z".
@@ -116,7 +117,7 @@ class Validator:
         """There is no more. False: call `judge`, then this again."""
     def judge(self) -> None:
         """Judges the item that waits: up to a second, in which other threads run."""
-    def result(self) -> Frame:
+    def result(self) -> Validated:
         """After `end`; also the records so far. Raises NotJSON as `validate` does."""
 
 def check_run_id(run: str) -> str | None:
@@ -125,7 +126,7 @@ def check_run_id(run: str) -> str | None:
 def check_artifact_path(run: str, path: str) -> str | None:
     """Why this is no artifact path, or None."""
 
-def error_reply(frame: Frame) -> bytes:
+def error_reply(frame: Validated) -> bytes:
     """The reply of a frame with rejected items (contract, section 1), JSON in UTF-8."""
 
 def format_timestamp(epoch_us: int) -> bytes:
@@ -136,7 +137,7 @@ def parse_timestamp(text: bytes | str) -> float:
 
 # --- json: records (workers) -------------------------------------------------------------------
 
-class Points:
+class MetricPoints:
     """Consecutive log_metric records of one sequence of one run in a batch."""
 
     run: str
@@ -171,11 +172,11 @@ class Malformed:
     index: int
     reason: str
 
-def decode_records(values: Sequence[bytes]) -> list[Points | Record | Malformed]:
+def decode_records(values: Sequence[bytes]) -> list[MetricPoints | Record | Malformed]:
     """A batch in the log's order, its points grouped.
 
-    Points of one sequence are gathered into one Points as long as no other record of the same run stands
-    between them: a Points comes before the next Record of its run. Points of different sequences commute.
+    The points of one sequence are gathered into one MetricPoints as long as no other record of the same run stands
+    between them: a MetricPoints comes before the next Record of its run. Those of different sequences commute.
     """
 
 def cut_records(

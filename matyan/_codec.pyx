@@ -1,10 +1,20 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """Pure bytes <-> messages, records, packed keys and points.
 
-Everything about formats lives here; no I/O, no settings, no policy: limits come in as arguments or are
-the contract's constants. One bounds-checked cursor owns pointer arithmetic. Encode stands beside decode,
-one family a file: columns (points in memory), json (frames and records), stream (frames as they arrive), tuples (keys and
-msgpack), chunks (the packed layout), limits (of what is stored), frames (WebSocket).
+All that is known about formats lives here; no I/O, no settings, no policy. A limit is an argument, or the contract's
+(codec/contract.pxi). One family a file, encode beside decode:
+
+- contract: limits and names, each stated once
+- buffer, cursor: writing and reading. One bounds-checked cursor does all the reading of foreign bytes.
+- columns: points in memory; chunks and compatible: points as they are stored, in the two layouts
+- tuples, msgpack: keys and values
+- json, times: what a JSON text holds
+- schema, members, names, limits: which messages there are, and what may stand in them
+- messages, stream: a client's frame -> records, when it is there as a whole and while it arrives
+- records: records -> what a worker applies
+- websocket: the frames of RFC 6455, which are not the client's frames above
+
+Each file may use those that are included before it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

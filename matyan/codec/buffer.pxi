@@ -2,21 +2,21 @@
 # `buffer_*` make room themselves; `put*` write where the caller has reserved room. Nothing foreign is read here.
 
 cdef enum:
-    ON_STACK = 480
-    SLACK = 32  # reserved behind a text for copies of constant length (put_span_of)
+    ON_STACK_BYTES = 480
+    SLACK_BYTES = 32  # reserved behind a text for copies of constant length (put_span_of)
 
 
 cdef struct Buffer:
     uint8_t *data
     Py_ssize_t size
     Py_ssize_t room
-    uint8_t small[ON_STACK]  # so that a key costs no malloc
+    uint8_t small[ON_STACK_BYTES]  # so that a key costs no malloc
 
 
 cdef inline void buffer_open(Buffer *b) noexcept:
     b.data = b.small
     b.size = 0
-    b.room = ON_STACK
+    b.room = ON_STACK_BYTES
 
 
 cdef inline void buffer_close(Buffer *b) noexcept:
@@ -33,7 +33,7 @@ cdef int buffer_resize(Buffer *b, Py_ssize_t room) except -1:
     cdef uint8_t *data
     room = max(room, 1)
     if b.data == b.small:
-        if room <= ON_STACK:
+        if room <= ON_STACK_BYTES:
             return 0
         data = <uint8_t *>malloc(room)
         if data != NULL:

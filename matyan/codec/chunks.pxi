@@ -26,14 +26,11 @@
 # so do all times that were written as text with at most six digits.
 
 cdef enum:
-    CHUNK_ROOM = 1024
     CHUNK_FORMAT = 1
     CHUNK_LEVEL = 3
     CHUNK_ORDERED = 4
     CHUNK_RAW_TIMES = 8
     CHUNK_FRACTIONS = 16
-
-CHUNK_POINTS = CHUNK_ROOM
 
 
 cdef inline uint8_t *put_varint(uint8_t *p, uint64_t number) noexcept:
@@ -238,8 +235,8 @@ def encode_chunk(
     cdef uint8_t *data = &small[0]
     cdef uint8_t *p
     columns.need_steps()
-    if begin < 0 or stop > columns.size or not 1 <= n <= CHUNK_ROOM:
-        raise ValueError(f"a chunk holds 1 to {CHUNK_ROOM} points")
+    if begin < 0 or stop > columns.size or not 1 <= n <= CHUNK_POINTS:
+        raise ValueError(f"a chunk holds 1 to {CHUNK_POINTS} points")
     if not 0 <= level <= CHUNK_LEVEL:
         raise ValueError("a level has two bits")
     # The worst case a point: a run of one for the step (12), 10 for the time, a run for the epoch (12), 8.
@@ -277,7 +274,7 @@ cdef int take_head_of_chunk(Cursor *c, ChunkHead *head) except -1:
         raise ValueError("unknown flags")
     take_varint(c, &head.count)
     take_varint(c, &head.before)
-    if not 1 <= head.count <= CHUNK_ROOM:
+    if not 1 <= head.count <= CHUNK_POINTS:
         raise ValueError(f"{head.count} points")
     return 0
 

@@ -1,8 +1,9 @@
-# Columns: metric points as growing C arrays, the one shape that records, chunks and readers share.
-# It owns its memory; nobody keeps a pointer into it across a call that may grow it.
+# Columns: metric points in memory, as C arrays that grow. Records, chunks and readers all use this one form.
+# A Columns owns its memory, and nobody keeps a pointer into it over a call that may grow it. How points look as bytes
+# stands in chunks.pxi and compatible.pxi.
 
 cdef enum:
-    # Chunks and epoch_mask() hold the two of an epoch, shifted by one.
+    # Chunks and epoch_mask() hold the two flags of an epoch, shifted right by one.
     HAS_STEP = 1
     HAS_EPOCH = 2
     FRACTION = 4  # the epoch's eight bytes are those of a float64; never without HAS_EPOCH
@@ -23,7 +24,7 @@ cdef inline uint8_t epoch_of_double(double number, int64_t *epoch) noexcept:
 
 
 cdef int epoch_of_object(object number, int64_t *epoch) except -1:
-    """The same of None (no flags), an int or a float."""
+    """The same for None (no flags), an int or a float."""
     cdef int flags = HAS_EPOCH
     epoch[0] = 0
     if number is None:
@@ -176,7 +177,7 @@ cdef class Columns:
         cdef Py_ssize_t i
         cdef int64_t following = next_step
         cdef bint none_left = False  # INT64_MAX is taken
-        # First a dry run: a sequence that is full leaves these columns as they were.
+        # The first loop only looks: when the sequence is full, these columns stay as they were.
         for i in range(self.size):
             if not self.flags[i] & HAS_STEP:
                 if none_left:
@@ -256,8 +257,8 @@ cdef class Columns:
         return out
 
     cdef void sort(self, Py_ssize_t *order, Py_ssize_t *spare) noexcept:
-        # A stable natural merge sort of indices: what comes here is mostly a few ascending runs
-        # (chunks, a resumed run that counts from 0 again), and those cost one pass each doubling.
+        # A stable natural merge sort of indices. Its input mostly consists of a few ascending parts (chunks, or a resumed
+        # run that counts from 0 again). A pass merges them in pairs, so n parts take about log2(n) passes.
         cdef int64_t *steps = self.steps
         cdef Py_ssize_t n = self.size
         cdef Py_ssize_t i

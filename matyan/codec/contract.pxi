@@ -8,8 +8,10 @@ cpdef enum:
     MAX_HPARAMS_BYTES = 4000000    # of all that one log_hparams stores
     MAX_NAME_BYTES = 512           # of a sequence, a tag or an experiment
     MAX_BLOB_KEY_BYTES = 1024      # S3's limit
+    MAX_RUN_ID_BYTES = 128
     MAX_ITEMS = 10000              # of a frame
     MAX_DEPTH = 64                 # of JSON
+    CHUNK_POINTS = 1024            # the most that one chunk holds
 
 # The sequences of the run's own logs, in the empty context.
 LINES = "logs"

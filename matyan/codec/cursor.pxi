@@ -1,6 +1,6 @@
 # The cursor: the only code that reads bytes through a pointer, be they a client's, a broker's or a store's.
-# Each function checks the bounds, takes what is there and advances. At the end of the bytes it says so (-1, False, or a
-# ValueError for the binary formats), and the cursor stays where it was. What the bytes mean is the affair of the other files.
+# Each function checks the bounds, takes what is there and advances. At the end of the bytes it says so: by -1, by False, or
+# by a ValueError in the binary formats. What the bytes mean is the affair of the other files.
 #
 # A Cursor and a Span only borrow. Whoever opens a cursor keeps the owner of the bytes (a bytes object, a buffer view, a
 # Buffer that nobody grows meanwhile) alive for as long as this cursor, or a Span that was taken from it, is in use.
@@ -433,10 +433,11 @@ cdef inline void put_span(Buffer *out, const Span *s) noexcept:
 
 
 cdef inline void put_span_of(Buffer *out, const Span *s, const Cursor *c) noexcept:
-    """The same of a span in the cursor's bytes. Room is reserved, SLACK included: a copy of constant length is a few moves."""
+    """The same, for a span in the cursor's bytes. Room is reserved, SLACK_BYTES included, since most spans are copied with
+    that constant length: so the copy is a few instructions, and no call."""
     cdef Py_ssize_t size = s.stop - s.start
-    if size <= SLACK and c.end - s.start >= SLACK:
-        memcpy(out.data + out.size, s.start, SLACK)
+    if size <= SLACK_BYTES and c.end - s.start >= SLACK_BYTES:
+        memcpy(out.data + out.size, s.start, SLACK_BYTES)
         out.size += size
     else:
         put_span(out, s)

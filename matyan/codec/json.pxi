@@ -32,7 +32,7 @@ FLAWS = (
     "",
     "a lone surrogate is not valid Unicode",
     "an integer is outside -2^63 ... 2^64-1",
-    "nested deeper than 64",
+    f"nested deeper than {MAX_DEPTH}",
 )
 
 cdef struct Value:

@@ -1,12 +1,12 @@
-# What of a message's free values cannot be stored: too large a key or value, or a name that the layout keeps for itself
-# (contract, sections 4 and 6). Only sizes and names; what is stored where is keys.py's, trees.py's and indexes.py's affair,
-# and this counts what they write.
+# Which free values of a message cannot be stored: those whose key or value would be too large, or that use a name which
+# the store keeps for itself (contract, sections 4 and 6). Only sizes and names are judged here. What is stored where is
+# the affair of keys.py, trees.py and indexes.py; this file counts the bytes that they write.
 
 cdef enum:
     # A directory's prefix has one byte in RocksDB; FoundationDB's allocator gives two or three.
-    DIRECTORY = 3
-    # The three names and the number of parts in what a reader without parts sees of a large object.
-    STUB = 25
+    DIRECTORY_BYTES = 3
+    # Of a large object in parts, a reader that knows no parts sees a small one. This is its size without the type.
+    STUB_BYTES = 25
 
 RESERVED = frozenset((LEAF, EMPTY_DICT, EMPTY_LIST))
 RESERVED_AT_THE_TOP = RESERVED | {BLOBS}
@@ -24,7 +24,7 @@ set_text(&empty_list_quoted, f'"{EMPTY_LIST}"')
 
 
 cdef Py_ssize_t packed_most(const Value *value) noexcept:
-    """At least as many bytes as msgpack makes of a value, by its tokens: no object is made."""
+    """A number of bytes that msgpack does not exceed for a value. It is counted by tokens, without making objects."""
     cdef Scanner scanner
     cdef Cursor *c = &scanner.text
     cdef Value token
@@ -53,7 +53,7 @@ cdef Py_ssize_t packed_most(const Value *value) noexcept:
 
 
 cdef Py_ssize_t packed_size(const Value *value, Py_ssize_t limit) except -1:
-    """How many bytes msgpack makes of a value; exact when they may be over the limit, else only not too few."""
+    """How many bytes msgpack makes of a value: exact when that may be over the limit, otherwise at least not too few."""
     cdef Py_ssize_t most = packed_most(value)
     return most if most <= limit else len(msgpack_value(loads(value)))
 
@@ -63,7 +63,7 @@ cdef str too_large(str what, Py_ssize_t size):
 
 
 cdef str object_flaw(const Value *value):
-    """Of a custom object that is stored in parts: its type stands in a single value, in front of them."""
+    """What is wrong with a custom object. A large one is stored in parts, but its type in one value, in front of them."""
     cdef Scanner scanner
     cdef Cursor *c = &scanner.text
     cdef Value key, member, type_
@@ -87,7 +87,7 @@ cdef str object_flaw(const Value *value):
         scanner_close(&scanner)
     if type_.shape == ABSENT:
         return None
-    size = packed_size(&type_, MAX_VALUE_BYTES - STUB) + STUB
+    size = packed_size(&type_, MAX_VALUE_BYTES - STUB_BYTES) + STUB_BYTES
     return too_large("value: type", size) if size > MAX_VALUE_BYTES else None
 
 
@@ -100,7 +100,7 @@ cdef inline bint may_be_reserved(const Value *name) noexcept:
 
 
 cdef inline Py_ssize_t text_element(str text) except -1:
-    """The bytes of a text in a key: a code, a 00 at the end, and a zero is two."""
+    """The bytes of a text in a key: its own, a code and a 00 at the end; a zero in it takes two."""
     cdef Cursor c
     cdef Py_ssize_t size
     cursor_open_text(&c, text)
@@ -128,11 +128,12 @@ cdef inline Py_ssize_t leaf_most(Py_ssize_t key, Py_ssize_t size) noexcept:
 
 cdef inline Py_ssize_t index_most(Py_ssize_t name, Py_ssize_t size, Py_ssize_t run) noexcept:
     """The most bytes of its index row and its twin, which it has when it stands directly below `hparams`."""
-    return 2 * (DIRECTORY + 8 + name + max(10, size) + run) + 6 + run
+    return 2 * (DIRECTORY_BYTES + 8 + name + max(10, size) + run) + 6 + run
 
 
 cdef bint hparams_fit(const Value *value, Py_ssize_t run) noexcept:
-    """Whether a log_hparams surely holds no reserved name and no size over its limit, by its tokens: no object is made.
+    """True when a log_hparams holds no reserved name and nothing over its limit. False: perhaps it does; Hparams tells.
+    It is judged by tokens, without making objects.
 
     A text has at least as many bytes in JSON, with its quotes, as in a key.
     """
@@ -141,7 +142,7 @@ cdef bint hparams_fit(const Value *value, Py_ssize_t run) noexcept:
     cdef Value token
     cdef Py_ssize_t base[MAX_DEPTH + 1]  # of the open containers: the bytes of a key up to there
     cdef uint8_t opening[MAX_DEPTH + 1]
-    cdef Py_ssize_t key = DIRECTORY + run + 7
+    cdef Py_ssize_t key = DIRECTORY_BYTES + run + 7
     cdef Py_ssize_t size
     cdef Py_ssize_t name = 0
     cdef Py_ssize_t total = 0
@@ -182,8 +183,8 @@ cdef bint hparams_fit(const Value *value, Py_ssize_t run) noexcept:
 
 
 cdef inline Py_ssize_t step_in(Scanner *scanner, Py_ssize_t base, uint8_t opening, Py_ssize_t *name) noexcept:
-    """At a member or an item: the most that its key has up to there, or -1 when its name may be a reserved one.
-    Leaves the cursor at its value."""
+    """At a member or an item: the most bytes that a key has up to it, or -1 when its name is a reserved one.
+    Leaves the cursor at the value."""
     cdef Value key
     if opening == c'[':
         return base + 5
@@ -196,7 +197,7 @@ cdef inline Py_ssize_t step_in(Scanner *scanner, Py_ssize_t base, uint8_t openin
 
 
 cdef str hparams_flaw(const Value *value, str run):
-    """Of the names and sizes of a log_hparams."""
+    """What is wrong with the names and sizes of a log_hparams."""
     if hparams_fit(value, text_element(run)):
         return None
     return Hparams(run).flaw(loads(value))
@@ -206,7 +207,7 @@ cdef class Hparams:
     """The rows that one log_hparams writes: a leaf each, and of a scalar below `hparams` an index row with its twin."""
     cdef Py_ssize_t run    # bytes of the run id in a key
     cdef Py_ssize_t total  # of the keys and values so far
-    cdef list path         # of what is wrong, the last name first
+    cdef list path         # where the fault is, the last name first
 
     def __cinit__(self, str run):
         self.run = text_element(run)
@@ -216,7 +217,7 @@ cdef class Hparams:
     cdef str flaw(self, dict value):
         cdef str reason = None
         if value:
-            reason = self.members(value, DIRECTORY + self.run + text_element("attrs"), 0, False)
+            reason = self.members(value, DIRECTORY_BYTES + self.run + text_element("attrs"), 0, False)
         if self.total > MAX_HPARAMS_BYTES:
             return (f"value: over {MAX_HPARAMS_BYTES:,} bytes as stored, with its keys and index rows; "
                     f"that is the limit of a log_hparams (4 MB)")
@@ -265,9 +266,9 @@ cdef class Hparams:
         return None if self.total <= MAX_HPARAMS_BYTES else "too many"
 
     cdef int index(self, str name, value) except -1:
-        cdef Py_ssize_t forward = DIRECTORY + text_element("hparam") + text_element(name) + index_element(value) + self.run
+        cdef Py_ssize_t forward = DIRECTORY_BYTES + text_element("hparam") + text_element(name) + index_element(value) + self.run
         cdef Py_ssize_t twin = forward + text_element("_rev") + self.run
         # A longer one is left out of the index.
-        if twin <= MAX_KEY_BYTES + DIRECTORY:
+        if twin <= MAX_KEY_BYTES + DIRECTORY_BYTES:
             self.total += forward + twin
         return 0

@@ -1,17 +1,17 @@
-# Members: the known members of one JSON object after the other, each in a slot of its own.
-# Which ones are known stands in schema.pxi; what they must be, in messages.pxi and records.pxi.
-
-# One kind of object after the other, read from one buffer. Producers repeat themselves: a member's name
-# mostly stands where it stood in the object before, so it costs one comparison, and the first members
-# (type, run id, timestamp) often are the same bytes altogether. A wrong guess costs a look-up, nothing else.
+# Members: the values of the known members of a JSON object, each in its slot. Which members are known stands in
+# schema.pxi; what they must be, in messages.pxi and records.pxi.
+#
+# Producers send many objects that look alike. So each name is first compared with the name that stood in this place in the
+# object before, and the first members (type, run id, timestamp) are compared as one piece of text, their head. Where a
+# guess is wrong, the name is looked up; nothing else depends on it.
 cdef struct Members:
     Value slot[FIELD_ROOM + 1]  # of each field; what is unknown lands in the last
     uint64_t present           # bit n: slot n is not ABSENT
     uint8_t flaw               # of any value, known or not
     int order[ORDER_ROOM]      # the fields as they stood in the object before
     int alike                  # how many members the head has
-    Span head                  # the last object's begin, up to its member number `alike`, or empty;
-                               # whoever scans keeps that object's bytes alive
+    Span head                  # the text of the last object up to its member number `alike`, or empty;
+                               # whoever scans keeps the bytes of that object alive
     Value head_slot[HEAD_ROOM]
     int head_field[HEAD_ROOM]
     Members *inner             # what reads the object `payload`, or NULL
@@ -39,7 +39,7 @@ cdef int look_up(const Value *key) noexcept nogil:
 
 
 cdef inline void forget(Members *m, uint64_t keep) noexcept nogil:
-    """The slots that the object before had filled are ABSENT again."""
+    """Makes the slots ABSENT that the object before has filled, but for those in `keep`."""
     cdef uint64_t stale = m.present & ~keep
     cdef int field = 0
     m.present = keep
@@ -55,13 +55,13 @@ cdef inline void keep_head(Members *m, const Span *head) noexcept nogil:
     m.head = head[0]
     for i in range(m.alike):
         if m.inner != NULL and m.order[i] == PAYLOAD:
-            span_clear(&m.head)  # it is more than its span
+            span_clear(&m.head)  # the payload also fills the slots of `inner`, which are not kept here
         m.head_field[i] = m.order[i]
         m.head_slot[i] = m.slot[m.order[i]]
 
 
 cdef inline int take_head(Scanner *scanner, Members *m, uint64_t *seen) noexcept nogil:
-    """Fills the slots of the first members when they are the bytes that the last head had. Returns how many they are."""
+    """Takes the first members when their text is that of the last head. Returns how many were taken."""
     cdef Cursor here = scanner.text
     cdef Value *value
     cdef int i
@@ -79,7 +79,8 @@ cdef inline int take_head(Scanner *scanner, Members *m, uint64_t *seen) noexcept
 
 
 cdef inline int scan_name(Scanner *scanner, int *expected) noexcept nogil:
-    """At a member's name: its field, and `expected` is that now; -1 when it is no name. Leaves the cursor at its value."""
+    """At a member's name: returns its field, mostly the `expected` one, and expects it from now on; -1 when it is no name.
+    Leaves the cursor at the value."""
     cdef const Field *field = &field_table[expected[0]]
     cdef Value key
     if take_masked(&scanner.text, field.word, field.mask, field.length):

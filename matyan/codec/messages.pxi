@@ -1,14 +1,15 @@
-# Client frames -> broker records: the contract's sections 1, 3 and 6.
-# Which messages there are stands in schema.pxi; what a value is, in json.pxi. Free values and strings are copied as they stand, typed numbers and times are normalised.
+# Client frames -> broker records (contract, sections 1, 3 and 6). Free values and strings are copied as they stand; typed
+# numbers and times are brought into one form. Which messages there are stands in schema.pxi, what a JSON value is in
+# json.pxi, and what the store cannot hold in limits.pxi.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 cdef enum:
-    LARGE_ITEM = 1 << 20  # bytes that are not scanned with the interpreter held
-    RECORD_OVERHEAD = 64     # bytes of an object and its place in a list
-    REJECTED_OVERHEAD = 512  # bytes of a tuple and its reason
+    LARGE_ITEM_BYTES = 1 << 20     # from here on, an item is scanned while other threads run
+    RECORD_OVERHEAD_BYTES = 64     # of a bytes object and its place in a list
+    REJECTED_OVERHEAD_BYTES = 512  # of a tuple and its reason
 
-# What may fill its message, since it is stored in parts; anything else is one stored value.
+# The members that are stored in parts, and so may be as large as a message. Any other member is one stored value.
 IN_PARTS = {
     ("log_custom_object", "value"),
     ("log_terminal_line", "line"),
@@ -18,13 +19,14 @@ IN_PARTS = {
 }
 
 cdef struct Work:
+    # What is kept from one item of a frame to the next.
     Scanner scanner
     Members members
     Minute minute
-    Buffer out            # the record of the item at hand
-    int kind              # of the item at hand; -1: none yet
-    int enveloped         # the kind whose envelope stands in `out`, up to
-    Py_ssize_t envelope   # this byte
+    Buffer out            # the record of the current item
+    int kind              # of the current item; -1: none yet
+    int enveloped         # `out` begins with the envelope of this kind; -1: with none
+    Py_ssize_t envelope   # the size of that envelope
 
 
 cdef void work_open(Work *work) noexcept:
@@ -182,7 +184,7 @@ cdef str kind_flaw(Work *work, str run):
     return None
 
 
-cdef class Frame:
+cdef class Validated:
     cdef readonly Py_ssize_t count
     cdef readonly list records
     cdef readonly list kinds
@@ -195,7 +197,7 @@ cdef class Frame:
         self.rejected = []
 
 
-cdef Py_ssize_t keep_item(Frame result, Work *work, str reason) except -1:
+cdef Py_ssize_t keep_item(Validated result, Work *work, str reason) except -1:
     """What `validate_item` has found; returns the bytes that it takes."""
     cdef bytes record
     cdef Py_ssize_t index = result.count
@@ -204,9 +206,9 @@ cdef Py_ssize_t keep_item(Frame result, Work *work, str reason) except -1:
         record = buffer_value(&work.out)
         result.records.append(record)
         result.kinds.append(work.kind)
-        return PyBytes_GET_SIZE(record) + RECORD_OVERHEAD
+        return PyBytes_GET_SIZE(record) + RECORD_OVERHEAD_BYTES
     result.rejected.append((index, KINDS[work.kind] if work.kind >= 0 else "", reason))
-    return REJECTED_OVERHEAD
+    return REJECTED_OVERHEAD_BYTES
 
 
 class NotJSON(ValueError):
@@ -242,7 +244,7 @@ cdef str named(const Row *row, str reason):
 
 
 cdef str too_large_record(Py_ssize_t size):
-    return f"the record takes {size:,} bytes; the limit of a message is 900 KiB ({MAX_RECORD_BYTES:,})"
+    return f"the record takes {size:,} bytes; the limit of a message is {MAX_RECORD_BYTES // 1024} KiB ({MAX_RECORD_BYTES:,})"
 
 
 cdef str put_payload(Work *work):
@@ -280,10 +282,10 @@ cdef str record_flaw(Work *work, bytes run, Py_ssize_t taken):
         context = &work.members.slot[CONTEXT]
         if (context.shape != OBJECT or context.empty) and is_log_sequence(&work.members.slot[NAME]):
             return "name: belongs to the run's own logs; choose another one, or a context"
-    # First the size: what else is asked costs as much as there is.
+    # The size comes first: the other checks take time in proportion to it.
     if work.out.size > MAX_RECORD_BYTES:
         return too_large_record(work.out.size)
-    # In a short item nothing can be too long.
+    # In an item this short nothing can be over its limit.
     if taken > MAX_KEY_BYTES - 600 or work.kind == BLOB_REF or work.kind == LOG_HPARAMS:
         return kind_flaw(work, run.decode())
     return None
@@ -297,8 +299,8 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
     cdef int scanned
     cdef str reason
     cdef Value other
-    if left(c) > LARGE_ITEM:
-        # Up to a second. What it means is found out when it is known to be small.
+    if left(c) > LARGE_ITEM_BYTES:
+        # This takes up to a second, so the interpreter is let go. What the item means is looked at below, when its size is known.
         with nogil:
             scanned = scan_item(work, &other)
     else:
@@ -320,7 +322,7 @@ cdef str validate_item(Work *work, bytes run, bytes timestamp):
         put_envelope(work, run, timestamp)
     work.out.size = work.envelope
     # What is added to the item's own text: defaults, `.0` and `+00:00`.
-    reserve(&work.out, taken + 256 + SLACK)
+    reserve(&work.out, taken + 256 + SLACK_BYTES)
     reason = put_payload(work)
     return reason if reason is not None else record_flaw(work, run, taken)
 
@@ -344,7 +346,7 @@ cdef str find_kind(Work *work):
     return None
 
 
-cdef int read_frame(Work *work, Frame result, bytes run, bytes timestamp) except -1:
+cdef int read_frame(Work *work, Validated result, bytes run, bytes timestamp) except -1:
     """All items; scanner.error when the frame is no JSON."""
     cdef Scanner *scanner = &work.scanner
     cdef Cursor *c = &scanner.text
@@ -379,7 +381,7 @@ cdef int fail_limit() except -1:
 
 
 def validate(frame, bytes run not None, bytes timestamp not None):
-    cdef Frame result = Frame.__new__(Frame)
+    cdef Validated result = Validated.__new__(Validated)
     cdef Py_buffer view
     cdef Work work
     cdef Scanner *scanner = &work.scanner
@@ -401,7 +403,7 @@ def validate(frame, bytes run not None, bytes timestamp not None):
         work_close(&work)
 
 
-def error_reply(Frame frame):
+def error_reply(Validated frame):
     named = frame.rejected[:20]
     texts = [f"[{index}] {kind + ': ' if kind else ''}{reason}" for index, kind, reason in named]
     if len(frame.rejected) > len(named):

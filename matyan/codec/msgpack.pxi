@@ -85,14 +85,14 @@ cdef int pack_msgpack(Buffer *b, item, int depth) except -1:
     elif isinstance(item, float):
         put_msgpack_double(buffer_take(b, 9), item)
     elif isinstance(item, dict):
-        if depth == 2 * NESTING:
+        if depth == 2 * MAX_NESTING:
             raise ValueError("nested too deep")
         msgpack_head(b, 0x80, 16, 0, 0xDE, len(item))
         for key, value in (<dict>item).items():
             pack_msgpack(b, key, depth + 1)
             pack_msgpack(b, value, depth + 1)
     elif isinstance(item, (list, tuple)):
-        if depth == 2 * NESTING:
+        if depth == 2 * MAX_NESTING:
             raise ValueError("nested too deep")
         msgpack_head(b, 0x90, 16, 0, 0xDC, len(item))
         for value in item:

@@ -1,5 +1,6 @@
-# Broker records -> what a worker applies. Reads what `validate` writes and what the reference's
-# frontier and API server write (other order of members, null for NaN, any ISO 8601 time).
+# Broker records -> what a worker applies: points by their sequence, any other record by itself. Reads what `validate`
+# writes (messages.pxi) and what the reference's frontier and API server write: another order of members, null for NaN,
+# any ISO 8601 time. What a record does to the store is the affair of rules/.
 
 import hashlib as _hashlib
 
@@ -33,7 +34,7 @@ cdef tuple read_context(bytes spelled):
     return found
 
 
-cdef class Points:
+cdef class MetricPoints:
     cdef readonly str run
     cdef readonly str name
     cdef readonly object ctx
@@ -61,22 +62,22 @@ cdef class Malformed:
     cdef readonly str reason
 
 
-cdef class Run:
+cdef class OpenRun:
     """One run in a batch, and its groups that are open."""
     cdef str run
-    cdef dict open  # (name, context's text) -> Points
+    cdef dict open  # (name, context's text) -> MetricPoints
 
 
-# Which group a record belongs to, by the bytes of its name and context: so the two need not become
-# Python objects for each record. A slot is overwritten by the next sequence that falls on it.
-cdef struct Guess:
+# The group of a record, found by the bytes of its name and context, so that these need not become Python objects for
+# each record. There are CACHED_GROUPS slots; the next sequence with the same hash takes the slot over.
+cdef struct CachedGroup:
     Span name
     Span context
-    void *run      # the Reader's `runs` keeps it alive
-    void *points   # the Reader's `out` keeps it alive
+    void *run      # the BatchDecoder's `runs` keeps it alive
+    void *points   # the BatchDecoder's `out` keeps it alive
 
 cdef enum:
-    GUESSES = 256
+    CACHED_GROUPS = 256
 
 
 cdef inline uint64_t text_hash(const Span *s) noexcept nogil:
@@ -84,17 +85,17 @@ cdef inline uint64_t text_hash(const Span *s) noexcept nogil:
     return (last_word(s) ^ <uint64_t>span_size(s)) * <uint64_t>0x9E3779B97F4A7C15
 
 
-cdef class Reader:
+cdef class BatchDecoder:
     cdef object values  # keeps the bytes of every span alive
     cdef list out
-    cdef dict runs      # a run id, its text in the records too -> Run
-    cdef Run run        # the last record's,
+    cdef dict runs      # a run id, its text in the records too -> OpenRun
+    cdef OpenRun run        # the last record's,
     cdef Span run_text  # and how it stands there
     cdef Scanner scanner
     cdef Minute minute
     cdef Members envelope
     cdef Members payload
-    cdef Guess guesses[GUESSES]
+    cdef CachedGroup groups[CACHED_GROUPS]
 
     def __cinit__(self, values):
         self.values = values
@@ -104,7 +105,7 @@ cdef class Reader:
         members_open(&self.payload, 0, NULL)
         members_open(&self.envelope, 3, &self.payload)  # type, run id and timestamp
         scanner_open(&self.scanner)
-        memset(self.guesses, 0, sizeof(self.guesses))
+        memset(self.groups, 0, sizeof(self.groups))
 
     def __dealloc__(self):
         scanner_close(&self.scanner)
@@ -115,7 +116,7 @@ cdef class Reader:
         name = text_of(id)
         self.run = self.runs.get(name)
         if self.run is None:
-            self.run = Run.__new__(Run)
+            self.run = OpenRun.__new__(OpenRun)
             self.run.run = name
             self.run.open = {}
             self.runs[name] = self.run
@@ -151,7 +152,7 @@ cdef class Reader:
 
     cdef str record(self, Py_ssize_t index, double timestamp):
         cdef Record record
-        cdef Points points
+        cdef MetricPoints points
         if self.payload.flaw:
             return "payload: " + FLAWS[self.payload.flaw]
         record = Record.__new__(Record)
@@ -172,7 +173,7 @@ cdef class Reader:
         cdef int64_t step = 0, epoch = 0, micros
         cdef uint8_t flags = 0, mark
         cdef double value, time = timestamp
-        cdef Points points
+        cdef MetricPoints points
         if p[NAME].shape != STRING or p[NAME].flaw:
             return "name: expected a string"
         if NULL_ < p[VALUE].shape <= SPECIAL:
@@ -208,36 +209,36 @@ cdef class Reader:
             points.dtype_text = span_bytes(&dtype.text)
         return None
 
-    cdef Points group(self, Py_ssize_t index, double timestamp):
+    cdef MetricPoints group(self, Py_ssize_t index, double timestamp):
         """The open group of the record's sequence."""
         cdef Span *name = &self.payload.slot[NAME].text
         cdef Span *context = &self.payload.slot[CONTEXT].text
-        cdef Guess *guess
-        cdef Points points
+        cdef CachedGroup *cached
+        cdef MetricPoints points
         if self.payload.slot[CONTEXT].shape != OBJECT or self.payload.slot[CONTEXT].empty:
             span_clear(context)
-        guess = &self.guesses[(text_hash(name) + 3 * text_hash(context)) >> 56]
-        if (guess.run == <void *>self.run and same_text(name, &guess.name)
-                and same_text(context, &guess.context)):
-            points = <Points>guess.points
+        cached = &self.groups[(text_hash(name) + 3 * text_hash(context)) >> 56]
+        if (cached.run == <void *>self.run and same_text(name, &cached.name)
+                and same_text(context, &cached.context)):
+            points = <MetricPoints>cached.points
             if not points.closed:
                 return points
         points = self.find_group(index, timestamp)
-        guess.name = name[0]
-        guess.context = context[0]
-        guess.run = <void *>self.run
-        guess.points = <void *>points
+        cached.name = name[0]
+        cached.context = context[0]
+        cached.run = <void *>self.run
+        cached.points = <void *>points
         return points
 
-    cdef Points find_group(self, Py_ssize_t index, double timestamp):
+    cdef MetricPoints find_group(self, Py_ssize_t index, double timestamp):
         """The same by meaning, whatever the spelling; a new group when none is open."""
         cdef bytes context = span_bytes(&self.payload.slot[CONTEXT].text) or b"{}"
-        cdef Points points
+        cdef MetricPoints points
         name = text_of(&self.payload.slot[NAME])
         text, ctx = read_context(context)
         points = self.run.open.get((name, text))
         if points is None:
-            points = Points.__new__(Points)
+            points = MetricPoints.__new__(MetricPoints)
             points.run = self.run.run
             points.name = name
             points.ctx = ctx
@@ -253,7 +254,7 @@ cdef class Reader:
 
 
 def decode_records(values):
-    cdef Reader reader = Reader(list(values))
+    cdef BatchDecoder reader = BatchDecoder(list(values))
     cdef Malformed malformed
     cdef Py_ssize_t index = 0
     cdef str reason
@@ -271,16 +272,16 @@ def decode_records(values):
 
 # What a record costs a transaction beside its kind's own work, in about microseconds.
 cdef enum:
-    RECORD_WORK = 50
-    DELETION_WORK = 10_000
-    KIND_WITHIN = 160  # bytes from a record's beginning in which its kind stands, whatever the members' order
+    RECORD_WORK_US = 50
+    DELETION_WORK_US = 10_000
+    KIND_WITHIN_BYTES = 160  # bytes from a record's beginning in which its kind stands, whatever the members' order
 
 
 cdef Py_ssize_t work_of(bytes record, Py_ssize_t point_work) noexcept:
     """An estimate: the kind is what is quoted near the beginning, wherever that stands."""
     cdef Cursor c
     cdef Py_ssize_t size = PyBytes_GET_SIZE(record)
-    cursor_over(&c, PyBytes_AS_STRING(record), min(size, KIND_WITHIN))
+    cursor_over(&c, PyBytes_AS_STRING(record), min(size, KIND_WITHIN_BYTES))
     while left(&c) > 13:
         if peek(&c) != c'"':
             advance(&c, 1)
@@ -288,11 +289,11 @@ cdef Py_ssize_t work_of(bytes record, Py_ssize_t point_work) noexcept:
         if stands_here(&c, b'"log_metric"', 12):
             return point_work
         if stands_here(&c, b'"log_hparams"', 13):
-            return RECORD_WORK + size  # a key of its own for each 20 bytes and more
+            return RECORD_WORK_US + size  # a key of its own for each 20 bytes and more
         if stands_here(&c, b'"delete_run"', 12):
-            return DELETION_WORK  # a guess: what it clears is in the store
+            return DELETION_WORK_US  # a guess: what it clears is in the store
         advance(&c, 1)
-    return RECORD_WORK + size // 32
+    return RECORD_WORK_US + size // 32
 
 
 def cut_records(values, Py_ssize_t most_bytes, Py_ssize_t most_records, Py_ssize_t most_work, Py_ssize_t point_work):

@@ -1,5 +1,5 @@
-# The schema of the messages, stated once: SCHEMA, and the same as C tables.
-# What is judged by it stands in messages.pxi.
+# The schema of the messages: SCHEMA, the one place that states it, and C tables that are filled from it.
+# How a message is judged by them stands in messages.pxi.
 
 cdef enum Rule:
     STRING_RULE
@@ -148,7 +148,7 @@ cdef inline bint is_named(const Value *name, const Text *quoted) noexcept nogil:
 
 
 cdef inline void put_text(Buffer *out, const Text *text) noexcept:
-    """Room is reserved, SLACK included."""
+    """Room is reserved, SLACK_BYTES included."""
     memcpy(out.data + out.size, text.data, TEXT_ROOM)  # a constant length is a few moves
     out.size += text.size
 

@@ -1,17 +1,17 @@
-# A client's message judged as it arrives: `Validator` makes of its pieces what `validate` makes of the whole, and holds no
-# more of it than the item that is not complete yet, besides the records.
+# A client's frame judged while it arrives. `Validator` gives the same result for the pieces as `validate` for the whole, and
+# holds only its records and the item that has not arrived completely. What an item means is judged in messages.pxi.
 #
-# An item is mostly complete where it begins, and is judged there and then. Of one that is not, the end is looked for by its
-# brackets and quotes alone, a piece at a time; so each byte is looked at twice at most, whatever the pieces.
+# Most items arrive completely, and are judged at once. For the others, each new piece is searched for the item's end, by
+# brackets and quotes alone. So each byte is read at most twice, however the frame was cut into pieces.
 
 cdef enum:
-    ROOM_KEPT = 64 << 10
+    ROOM_KEPT_BYTES = 64 << 10
 
 cdef enum Phase:
     AT_BEGIN   # nothing but space so far
-    AT_FIRST   # behind the opening bracket
+    AT_FIRST   # behind the opening bracket of an array
     AT_ITEM    # at an item, or at the space before it
-    IN_ITEM    # it is not complete
+    IN_ITEM    # in an item that is not complete
     AT_COMMA   # behind an item of an array
     AT_END     # nothing but space may follow
     FAILED
@@ -33,16 +33,16 @@ cdef inline bint ends_word(int ch) noexcept:
 cdef class Validator:
     cdef Work work
     cdef Buffer text       # what is not judged yet
-    cdef Frame frame
+    cdef Validated frame
     cdef bytes run
     cdef bytes timestamp
     cdef int phase
     cdef bint many         # whether it is an array
     cdef Py_ssize_t at     # where in `text` the phase stands; an item begins there
     cdef Py_ssize_t before # bytes of the message before `text`
-    cdef Py_ssize_t seen   # how far the item at hand was looked at for its end,
-    cdef Py_ssize_t depth  # how deep that is,
-    cdef bint quoted       # and whether within a string
+    cdef Py_ssize_t seen   # how far the current item was searched for its end,
+    cdef Py_ssize_t depth  # how many brackets are open there,
+    cdef bint quoted       # and whether that is within a string
     cdef Py_ssize_t kept   # bytes that the results take
     cdef str error
     cdef readonly bint waits
@@ -51,7 +51,7 @@ cdef class Validator:
     def __cinit__(self, bytes run not None, bytes timestamp not None):
         self.run = run
         self.timestamp = timestamp
-        self.frame = Frame.__new__(Frame)
+        self.frame = Validated.__new__(Validated)
         self.phase = AT_BEGIN
         work_open(&self.work)
         buffer_open(&self.text)
@@ -65,7 +65,7 @@ cdef class Validator:
         if self.phase == FAILED:
             return True
         if self.text.size + size > self.text.room:
-            # By a quarter and not by the double: what is reserved is counted as held.
+            # A quarter more, not twice as much: what is reserved counts as held.
             buffer_resize(&self.text, self.text.size + size + (self.text.size >> 2))
         put(&self.text, PyBytes_AS_STRING(data), size)
         return self.go_on(False)
@@ -118,7 +118,7 @@ cdef class Validator:
                 self.phase = AT_END if ch == c']' else AT_ITEM
             elif self.phase == AT_ITEM:
                 # What begins with a brace is complete when it can be read; a number may go on in the next piece.
-                if ch == c'{' and self.text.size - self.at <= LARGE_ITEM and self.take_item(False):
+                if ch == c'{' and self.text.size - self.at <= LARGE_ITEM_BYTES and self.take_item(False):
                     continue
                 self.phase = IN_ITEM
                 self.seen = self.at
@@ -127,7 +127,7 @@ cdef class Validator:
             elif self.phase == IN_ITEM:
                 if not self.find_end() and not final:
                     break
-                if self.text.size - self.at > LARGE_ITEM:
+                if self.text.size - self.at > LARGE_ITEM_BYTES:
                     self.waits = True
                 else:
                     self.take_item(True)
@@ -144,7 +144,7 @@ cdef class Validator:
         return 0
 
     cdef int finish(self) except -1:
-        """No more bytes come, and what there were are used up."""
+        """No more bytes come."""
         if self.phase == AT_COMMA:
             self.fail_at("expected a comma or the closing bracket", self.at)
         elif self.phase != AT_END:
@@ -152,7 +152,7 @@ cdef class Validator:
         return 0
 
     cdef bint take_item(self, bint complete) except -1:
-        """Judges the item at hand; False: it is no JSON, which is no wonder when it is not `complete`."""
+        """Judges the current item. False: it is no JSON; that is an error only when it is `complete`."""
         cdef Scanner *scanner = &self.work.scanner
         cdef str reason
         scanner.text = place(&self.text, self.at)
@@ -168,7 +168,7 @@ cdef class Validator:
         return True
 
     cdef bint find_end(self) noexcept:
-        """Whether the item at hand is complete, by brackets and quotes; goes on where it stopped."""
+        """Whether the current item is complete, by its brackets and quotes. Goes on where the last search stopped."""
         cdef Cursor c = place(&self.text, self.at)
         cdef int ch = peek(&c)
         cdef bint found
@@ -176,7 +176,7 @@ cdef class Validator:
             c = place(&self.text, self.seen)
             found = self.find_close(&c)
         elif not (is_digit(ch) or ch == c'-') and left(&c) > 9:
-            return True  # longer than any word of JSON: nothing is gained by waiting
+            return True  # it is no value, however it goes on: this is longer than any word of JSON
         else:
             c = place(&self.text, self.seen)
             while left(&c) and not ends_word(peek(&c)):
@@ -222,7 +222,7 @@ cdef class Validator:
         return 0
 
     cdef int settle(self) except -1:
-        """Lets go of what is judged, and counts what is held."""
+        """Drops the bytes that are judged, and counts what is held."""
         cdef Py_ssize_t rest = self.text.size - self.at
         span_clear(&self.work.members.head)  # it points into the text, which is about to move
         if self.at:
@@ -231,9 +231,9 @@ cdef class Validator:
             self.seen -= self.at
             self.at = 0
             self.text.size = rest
-            if rest <= ROOM_KEPT < self.text.room:
+            if rest <= ROOM_KEPT_BYTES < self.text.room:
                 buffer_resize(&self.text, rest)
-        if self.work.out.room > ROOM_KEPT:
+        if self.work.out.room > ROOM_KEPT_BYTES:
             buffer_close(&self.work.out)
             buffer_open(&self.work.out)
             self.work.enveloped = -1

@@ -10,7 +10,7 @@
 # | 21          | double, big endian, so turned that bytes sort like numbers                     |
 # | 26, 27      | false, true                                                                    |
 cdef enum:
-    NESTING = 64  # deeper than any key or value of the contract (JSON depth 64 included)
+    MAX_NESTING = 64  # deeper than any key or value of the contract (JSON depth 64 included)
 
 
 cdef inline int bytes_of(uint64_t magnitude) noexcept:
@@ -109,7 +109,7 @@ cdef int pack_item(Buffer *b, item, int depth) except -1:
         if depth:
             buffer_byte(b, 0xFF)
     elif isinstance(item, (tuple, list)):
-        if depth == NESTING:
+        if depth == MAX_NESTING:
             raise ValueError("a tuple nested too deep for a key")
         buffer_byte(b, 0x05)
         for part in item:
@@ -216,7 +216,7 @@ cdef object unpack_item(Cursor *c, int depth):
             cut_short()
         return None
     if code == 0x05:
-        if depth == NESTING:
+        if depth == MAX_NESTING:
             raise ValueError("nested too deep")
         return unpack_nested(c, depth + 1)
     if code == 0x0B or code == 0x1D:

@@ -18,8 +18,8 @@ from math import inf
 
 from matyan._codec import (
     KINDS,
-    Frame,
     NotJSON,
+    Validated,
     Validator,
     error_reply,
     format_timestamp,
@@ -95,7 +95,7 @@ class Taken:
     )
 
     def __init__(
-        self, session: Session, data: bytes, frame: Frame | None, since: float, now: float
+        self, session: Session, data: bytes, frame: Validated | None, since: float, now: float
     ) -> None:
         self.session = session
         self.frame = frame
@@ -164,7 +164,7 @@ class Taken:
         if self.copy_until == inf:
             self.session.flush()
 
-    def _complaint(self, frame: Frame, error: Exception | None) -> bytes:
+    def _complaint(self, frame: Validated, error: Exception | None) -> bytes:
         """The reply where not all is stored."""
         if isinstance(error, RecordsRefused):
             _reject(frame, error)
@@ -423,7 +423,7 @@ class Session:
         taken.weight = taken.size
         self.waiting_bytes += taken.weight
 
-    def _publish(self, taken: Taken, frame: Frame) -> None:
+    def _publish(self, taken: Taken, frame: Validated) -> None:
         self._add(taken)
         taken.frame = frame
         if frame.rejected:
@@ -574,7 +574,7 @@ def _nobody(reply: bytes) -> None:
 _FIELD = re.compile(r"[a-z0-9_]{1,32}")
 
 
-def _reject(frame: Frame, error: RecordsRefused) -> None:
+def _reject(frame: Validated, error: RecordsRefused) -> None:
     """Names the items whose records the broker did not take, as if the validation had refused them."""
     before = {index for index, _, _ in frame.rejected}
     valid = (index for index in range(frame.count) if index not in before)
@@ -584,7 +584,7 @@ def _reject(frame: Frame, error: RecordsRefused) -> None:
     frame.rejected.sort()
 
 
-def _count_rejected(frame: Frame) -> None:
+def _count_rejected(frame: Validated) -> None:
     # The words of a client are no labels: they are without number.
     for (kind, member), count in Counter(
         (kind, reason.partition(": ")[0]) for _, kind, reason in frame.rejected

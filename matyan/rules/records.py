@@ -15,7 +15,7 @@ from matyan._codec import (
     BLOBS,
     LINES,
     LOG_RECORDS,
-    Points,
+    MetricPoints,
     Record,
     context_id,
     context_text,
@@ -30,7 +30,7 @@ from matyan.rules.limits import Limited
 from matyan.rules.sequences import Sequences
 from matyan.store.base import Transaction
 
-Op = Points | Record
+Op = MetricPoints | Record
 
 ACTIVITY_SECONDS: Final = 60.0
 """The activity row is written again when it is this much older than the run's last record."""
@@ -126,12 +126,12 @@ class Unit:
 
     def applying(self, op: Op) -> Iterable[None]:
         """`apply`, of which most is done at once: what is left pauses wherever others may have a turn."""
-        if isinstance(op, Points):
+        if isinstance(op, MetricPoints):
             self._apply_points(op)
             return ()
         return self._apply_record(op)
 
-    def _apply_points(self, op: Points) -> None:
+    def _apply_points(self, op: MetricPoints) -> None:
         count = len(op.columns)
         if not self._admit(op.run, op.timestamp, op.last_timestamp):
             self._drop(op.run, op.first, count)
@@ -460,5 +460,5 @@ KINDS: Final[dict[str, Callable[[Unit, Record], Iterator[None] | None]]] = {
         delete_run,
     )
 }
-"""Every kind but log_metric, whose records come gathered as Points. One whose work grows with what the record or the
+"""Every kind but log_metric, whose records come gathered as MetricPoints. One whose work grows with what the record or the
 store holds pauses in it."""

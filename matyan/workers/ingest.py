@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
-from matyan._codec import Malformed, Points, Record, cut_records, decode_records
+from matyan._codec import Malformed, MetricPoints, Record, cut_records, decode_records
 from matyan.broker.base import (
     Answering,
     Batch,
@@ -222,7 +222,7 @@ class _Owner:
     ) -> None:
         """One attempt at one transaction. `fatal`: why the batch's only record is a dead letter."""
         began = time.perf_counter()
-        ops: list[Points | Record] = []
+        ops: list[MetricPoints | Record] = []
         events: dict[int, ControlEvent] = {}
         dead: dict[int, DeadLetter] = {}
         if fatal is not None:
@@ -256,12 +256,12 @@ class _Owner:
 
     def _decode(
         self, batch: Batch
-    ) -> tuple[list[Points | Record], dict[int, ControlEvent], dict[int, DeadLetter]]:
+    ) -> tuple[list[MetricPoints | Record], dict[int, ControlEvent], dict[int, DeadLetter]]:
         """What the batch holds: records, the events that follow from them, and what is no record, by offset.
 
         For each attempt anew: applying may fill in the steps of its points.
         """
-        ops: list[Points | Record] = []
+        ops: list[MetricPoints | Record] = []
         events: dict[int, ControlEvent] = {}
         dead: dict[int, DeadLetter] = {}
         for item in decode_records(batch.values):
@@ -292,7 +292,7 @@ class _Owner:
     def _body(
         self,
         rules: Rules,
-        ops: Sequence[Points | Record],
+        ops: Sequence[MetricPoints | Record],
         events: Sequence[ControlEvent],
         dead: Sequence[DeadLetter],
         batch: Batch,
@@ -327,7 +327,7 @@ class _Owner:
     def _count(
         self,
         batch: Batch,
-        ops: Sequence[Points | Record],
+        ops: Sequence[MetricPoints | Record],
         unit: Unit,
         dead: int,
         seconds: float,

@@ -27,7 +27,7 @@ def frame_of(*messages: Any) -> bytes:
     return json.dumps(list(messages)).encode()
 
 
-def validate(frame: bytes, run: str = RUN) -> _codec.Frame:
+def validate(frame: bytes, run: str = RUN) -> _codec.Validated:
     return _codec.validate(frame, run.encode(), STAMP)
 
 

@@ -20,7 +20,7 @@ OBJECT = {"type": "log_custom_object", "name": "n", "value": {}}
 RECORD = {"type": "log_record", "message": "m", "level": 1, "timestamp": 0}
 
 
-def validate(message: dict[str, Any], ensure_ascii: bool = True) -> _codec.Frame:
+def validate(message: dict[str, Any], ensure_ascii: bool = True) -> _codec.Validated:
     return _codec.validate(
         json.dumps(message, ensure_ascii=ensure_ascii).encode(), RUN.encode(), STAMP
     )

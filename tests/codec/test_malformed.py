@@ -91,7 +91,7 @@ INTERESTING = [
 
 
 def judge(frame: bytes) -> None:
-    """A Frame whose items add up, or NotJSON; and NotJSON where Python's json reads nothing."""
+    """What is Validated, whose items add up, or NotJSON; and NotJSON where Python's json reads nothing."""
     try:
         readable = isinstance(json.loads(frame.decode()), object)
     except (ValueError, RecursionError):
@@ -113,8 +113,8 @@ def judge(frame: bytes) -> None:
 def decode(values: list[bytes]) -> None:
     """Each record comes back exactly once, as a point, a record or a malformed one."""
     ops = _codec.decode_records(values)
-    points = sum(len(op.columns) for op in ops if isinstance(op, _codec.Points))
-    others = [op.index for op in ops if not isinstance(op, _codec.Points)]
+    points = sum(len(op.columns) for op in ops if isinstance(op, _codec.MetricPoints))
+    others = [op.index for op in ops if not isinstance(op, _codec.MetricPoints)]
     assert points + len(others) == len(values)
     assert others == sorted(others)
 
@@ -153,8 +153,8 @@ def test_a_record_cut_anywhere_is_malformed() -> None:
         for cut in range(len(record)):
             good, bad, again = RECORDS[0], record[:cut], RECORDS[0]
             ops = _codec.decode_records([good, bad, again])
-            assert [type(op) for op in ops] == [_codec.Points, _codec.Malformed]
-            assert isinstance(ops[0], _codec.Points)
+            assert [type(op) for op in ops] == [_codec.MetricPoints, _codec.Malformed]
+            assert isinstance(ops[0], _codec.MetricPoints)
             assert len(ops[0].columns) == 2
 
 

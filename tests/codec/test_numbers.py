@@ -98,7 +98,7 @@ def points(*records: bytes) -> list[tuple[int | None, float, float, int | float 
     return [
         row
         for op in _codec.decode_records(records)
-        for row in (op.columns.rows() if isinstance(op, _codec.Points) else [])
+        for row in (op.columns.rows() if isinstance(op, _codec.MetricPoints) else [])
     ]
 
 

@@ -38,12 +38,12 @@ def record(run: str, kind: str, payload: dict[str, Any]) -> bytes:
 
 
 def test_a_frame_comes_back_as_points() -> None:
-    """What `validate` writes is read back, one Points a sequence."""
+    """What `validate` writes is read back, one MetricPoints a sequence."""
     message = {"type": "log_metric", "name": "a", "value": 1, "step": 2.0, "epoch": 4}
     message |= {"context": {"s": 1}, "dtype": None, "client_datetime": "2026-01-01T00:00"}
     frame = _codec.validate(json.dumps([message, message | {"value": 2}]).encode(), b"r", STAMP)
     (points,) = _codec.decode_records(frame.records)
-    assert isinstance(points, _codec.Points)
+    assert isinstance(points, _codec.MetricPoints)
     assert (points.run, points.name, points.dtype) == ("r", "a", "float")
     assert points.context == b'{"s": 1}'
     assert points.ctx == _codec.context_id({"s": 1})
@@ -53,7 +53,7 @@ def test_a_frame_comes_back_as_points() -> None:
 def test_null_is_nan_and_no_time_is_the_records_time() -> None:
     """The reference's frontier writes null for NaN."""
     (points,) = _codec.decode_records([metric(value=None, client_datetime=..., step=...)])
-    assert isinstance(points, _codec.Points)
+    assert isinstance(points, _codec.MetricPoints)
     ((step, value, time, epoch),) = points.columns.rows()
     assert (step, epoch) == (None, None)
     assert math.isnan(value)
@@ -73,7 +73,7 @@ def test_a_record_of_its_run_closes_a_group() -> None:
         ]
     )
     assert [
-        (op.run, op.first, len(op.columns)) if isinstance(op, _codec.Points) else op.index
+        (op.run, op.first, len(op.columns)) if isinstance(op, _codec.MetricPoints) else op.index
         for op in ops
     ] == [("a", 0, 2), 1, 3, ("a", 4, 1), 5]
 
@@ -83,7 +83,7 @@ def test_a_sequence_has_one_group_however_it_is_spelled() -> None:
     plain = metric(context={"a": 1, "b": 2}, dtype="int")
     spelled = metric(name="LOSS", context={"b": 2, "a": 1}).replace(b"LOSS", rb"\u006coss")
     (points,) = _codec.decode_records([plain, spelled, plain.replace(b": ", b" :  ")])
-    assert isinstance(points, _codec.Points)
+    assert isinstance(points, _codec.MetricPoints)
     assert len(points.columns) == 3
     assert (points.dtype, points.context) == ("int", b'{"a": 1, "b": 2}')
 
@@ -98,14 +98,14 @@ def test_groups_of_many_sequences_and_runs() -> None:
     )
     got = {}
     for op in ops:
-        assert isinstance(op, _codec.Points)
+        assert isinstance(op, _codec.MetricPoints)
         got[op.run, op.name, op.ctx] = [row[0] for row in op.columns.rows()]
         assert op.first == got[op.run, op.name, op.ctx][0]
     expected: dict[tuple[str, str, int], list[int]] = {}
     for i, (r, n, c) in enumerate(sent):
         expected.setdefault((r, n, context_to_id(c)), []).append(i)
     assert got == expected
-    assert [op.first for op in ops if isinstance(op, _codec.Points)] == sorted(
+    assert [op.first for op in ops if isinstance(op, _codec.MetricPoints)] == sorted(
         s[0] for s in got.values()
     )
 
@@ -115,7 +115,7 @@ def test_context_ids_are_the_references(context: dict[str, Any] | None) -> None:
     """Also when they are worked out from a record's text."""
     assert _codec.context_id(context) == context_to_id(context)
     (points,) = _codec.decode_records([metric(context=context)])
-    assert isinstance(points, _codec.Points)
+    assert isinstance(points, _codec.MetricPoints)
     assert points.ctx == context_to_id(context)
     assert repr(json.loads(points.context)) == repr(context or {})
 
@@ -170,10 +170,10 @@ def test_a_record_is_judged_by_itself(values: list[bytes]) -> None:
     def held(ops: list[Any]) -> list[tuple[Any, ...]]:
         return [
             (op.run, op.name, op.context_text, *row)
-            if isinstance(op, _codec.Points)
+            if isinstance(op, _codec.MetricPoints)
             else (op.reason,)
             for op in ops
-            for row in (op.columns.rows() if isinstance(op, _codec.Points) else [()])
+            for row in (op.columns.rows() if isinstance(op, _codec.MetricPoints) else [()])
         ]
 
     together = held(_codec.decode_records(values))
@@ -183,7 +183,7 @@ def test_a_record_is_judged_by_itself(values: list[bytes]) -> None:
 
 def value_of(text: str) -> float:
     (points,) = _codec.decode_records([metric(value="VALUE").replace(b'"VALUE"', text.encode())])
-    assert isinstance(points, _codec.Points), text
+    assert isinstance(points, _codec.MetricPoints), text
     return points.columns.rows()[0][1]
 
 
@@ -237,7 +237,7 @@ def test_what_is_no_record_says_why(value: bytes, reason: str) -> None:
     """For the dead letters; its neighbours are read."""
     good = metric()
     ops = _codec.decode_records([good, value, good])
-    assert isinstance(ops[0], _codec.Points)
+    assert isinstance(ops[0], _codec.MetricPoints)
     assert isinstance(ops[1], _codec.Malformed)
     assert (ops[1].index, ops[1].reason) == (1, reason)
     assert len(ops[0].columns) == 2

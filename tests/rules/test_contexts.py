@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matyan._codec import Points, context_id, context_text, decode_records
+from matyan._codec import MetricPoints, context_id, context_text, decode_records
 from matyan.keys import Keys
 from matyan.rules import contexts
 from matyan.rules.queries import Queries
@@ -138,7 +138,7 @@ def test_the_text_is_pythons(context: dict[str, Any]) -> None:
     """From a frame's text as from the stored object."""
     text = json.dumps(context, sort_keys=True, separators=(",", ":"))
     (points,) = decode_records([metric("m", 1.0, 0, context=context)])
-    assert isinstance(points, Points)
+    assert isinstance(points, MetricPoints)
     assert points.context_text == context_text(context) == text
     assert context_text(msgpack.unpackb(msgpack.packb(context))) == text
 

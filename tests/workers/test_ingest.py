@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from matyan._codec import Points
+from matyan._codec import MetricPoints
 from matyan.broker.base import Batch
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, InvalidRecord, OffsetConflict, Unavailable
@@ -416,7 +416,7 @@ class Faulty(Rules):
         rules = self
 
         class FaultyUnit(Unit):
-            def _apply_points(self, op: Points) -> None:
+            def _apply_points(self, op: MetricPoints) -> None:
                 if rules.times and 3.0 in [value for _, value, _, _ in op.columns.rows()]:
                     rules.times -= 1
                     raise rules.error()
