@@ -88,9 +88,9 @@ cdef inline uint64_t text_hash(const Span *s) noexcept nogil:
 cdef class BatchDecoder:
     cdef object values  # keeps the bytes of every span alive
     cdef list out
-    cdef dict runs      # a run id, its text in the records too -> OpenRun
-    cdef OpenRun run        # the last record's,
-    cdef Span run_text  # and how it stands there
+    cdef dict runs      # run id -> OpenRun
+    cdef OpenRun run    # the run of the last record,
+    cdef Span run_text  # and its id as that record spells it
     cdef Scanner scanner
     cdef Minute minute
     cdef Members envelope
