@@ -16,19 +16,33 @@ from contextlib import suppress
 from functools import partial, wraps
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
-from websockets.protocol import OPEN
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from matyan._codec import check_run_id
 from matyan.frontier.session import OK, Incoming, Session
 from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS, Shared
+from matyan.frontier.states import (
+    CLOSED,
+    CLOSING,
+    DRAINING,
+    ENDING,
+    HELD_BACK,
+    LIFE_AFTER,
+    NO_ROOM,
+    NO_TURN,
+    ON,
+    OPEN,
+    READING_AFTER,
+    Life,
+    Reading,
+)
 from matyan.frontier.wire import SMALL_BYTES, Kind, Wire
 from matyan.service import telemetry
 from matyan.service.http1 import (
@@ -42,9 +56,6 @@ from matyan.service.http1 import (
 )
 from matyan.service.islands import report
 from matyan.service.logs import get_logger
-
-if TYPE_CHECKING:
-    pass
 
 log = get_logger()
 
@@ -77,6 +88,9 @@ _COMPLAINTS = {
     CloseCode.TRY_AGAIN_LATER,
 }
 """Closes that somebody should look into: a frame of that connection was not taken."""
+
+_GONE = frozenset({CLOSING, CLOSED})
+"""Nothing is answered any more."""
 
 _quiet = logging.getLogger("matyan.websockets")
 _quiet.setLevel(logging.WARNING)
@@ -113,31 +127,26 @@ class Link:
     __slots__ = (
         "_budget",
         "_clock",
-        "_closed",
         "_deadline",
-        "_draining",
         "_event",
         "_event_since",
         "_farewell",
-        "_farewell_by",
         "_heard",
         "_incoming",
         "_intake",
         "_lane",
+        "_life",
         "_log",
         "_messages",
         "_opened",
         "_out",
-        "_parted",
-        "_paused",
         "_pinged",
+        "_reading",
         "_session",
         "_sock",
-        "_stalled",
         "_window",
         "_wire",
         "_without",
-        "_working",
     )
 
     def __init__(self, lane: Lane, sock: socket.socket, wire: Wire, run: str) -> None:
@@ -153,16 +162,16 @@ class Link:
         self._opened = self._heard = self._clock()
         self._pinged = 0.0
         self._out = bytearray()
+        self._life: Life = OPEN
+        self._reading: Reading = HELD_BACK
+        # The close frame that waits for the replies, and when the state it makes is over, whatever the client does.
         self._farewell = b""
-        self._farewell_by = inf
         self._deadline = inf
-        self._paused = self._draining = self._parted = self._closed = False
         self._messages = 0
-        # The message that comes in in pieces; what of it waits for room (stalled), or for a turn or a thread (working).
+        # The message that comes in in pieces; what of it waits for room, for a turn or for a thread.
         self._incoming: Incoming | None = None
         self._event: tuple[Kind, bytes] | None = None
         self._event_since = 0.0
-        self._stalled = self._working = False
         # Whether that waited for long enough: it is taken, and not held if there is no room.
         self._without = False
         # When, and at which of an unfinished message's bytes and of the messages, a watch began.
@@ -174,7 +183,7 @@ class Link:
         self._lane.links.add(self)
         telemetry.WS_CONNECTIONS.inc()
         self._log.debug("connected")
-        self._lane.add(self._sock.fileno(), self)
+        self._read(ON)
         if begun:
             self._received(begun, full=self._budget.full)
 
@@ -209,9 +218,9 @@ class Link:
 
     def drop(self) -> None:
         """Closes the socket as it is and leaves the session, whose frames go on being delivered."""
-        if self._closed:
+        if self._life is CLOSED:
             return
-        self._closed = True
+        self._become(CLOSED)
         lane = self._lane
         lane.remove(self._sock.fileno())
         notify_closing(self._sock)
@@ -231,6 +240,19 @@ class Link:
         tell = self._log.warning if code in _COMPLAINTS else self._log.debug
         tell("closed", code=int(code), reason=said, messages=self._messages)
 
+    def _become(self, life: Life) -> None:
+        assert life in LIFE_AFTER[self._life], (self._life, life)
+        self._life = life
+
+    def _read(self, reading: Reading) -> None:
+        before = self._reading
+        assert reading in READING_AFTER[before], (before, reading)
+        self._reading = reading
+        if reading is ON:
+            self._lane.add(self._sock.fileno(), self)
+        elif before is ON:
+            self._lane.remove(self._sock.fileno())
+
     def _received(self, data: bytes, *, full: bool) -> None:
         self._heard = now = self._clock()
         wire = self._wire
@@ -244,30 +266,27 @@ class Link:
             self._say(now)
         elif not self._out and len(self._session.waiting) < 2:
             return  # nobody is busy with one message
-        if not self._paused and self._is_busy():
-            self._paused = True
-            self._lane.remove(self._sock.fileno())
-
-    def _is_busy(self) -> bool:
-        """Whether nothing should be read for now."""
-        waits = self._stalled or self._working
-        return not self._closed and (waits or bool(self._out) or self._session.crowded)
+        if self._reading is ON and (self._out or self._session.crowded):
+            self._read(HELD_BACK)
 
     def _say(self, now: float) -> None:
         """Sends what the wire has to say, a close frame not before the replies that are due."""
+        if self._life is CLOSED:
+            return
         wire = self._wire
         says = wire.data_to_send()
         if wire.is_open:
             if says:
                 self._write(says)
-            if self._draining:
+            if self._life is DRAINING:
                 self._part_if_answered()
-        elif self._parted:
+        elif self._life is CLOSING:
             self._end_if_through()
         elif says:
-            self._farewell += says
+            self._become(ENDING)
+            self._farewell = says
             if wire.close_rcvd is not None:
-                self._farewell_by = now + CLOSE_WITHIN
+                self._deadline = now + CLOSE_WITHIN
             self._part_if_answered()
 
     def _take_events(self, now: float) -> None:
@@ -275,7 +294,7 @@ class Link:
         wire = self._wire
         wire.sparing = self._budget.held >= self._budget.capacity and self._is_sparing()
         taken = 0
-        while not (self._stalled or self._working):
+        while self._reading is ON or self._reading is HELD_BACK:
             # What waited for room came then: its client's patience counts from there.
             came = now if self._event is None else self._event_since
             event, self._event = self._event or wire.next(), None
@@ -287,19 +306,19 @@ class Link:
             taken += len(event[1])
             if taken > TURN_BYTES:
                 self._event, self._event_since = event, came
-                self._working = True
+                self._read(NO_TURN)
                 self._lane.turns.send_nowait(self._worked)
                 break
             if not self._take_event(*event, came):
                 self._event, self._event_since = event, came
-                self._stalled = True
+                self._read(NO_ROOM)
                 begins = event[0] is Kind.PIECE and not self._intake.has_begun(self)
                 self._intake.wait(self, begins=begins)
             self._without = False
-        if wire.failed and self._incoming is not None and not self._working:
+        if wire.failed and self._incoming is not None and self._reading is not NO_TURN:
             self._incoming = None
             self._intake.end(self)
-        if self._closed:
+        if self._life is CLOSED:
             # By a reply that could not be sent: nobody asks again for what is at hand.
             self._incoming = None
             self._intake.leave(self)
@@ -371,7 +390,7 @@ class Link:
 
     def _judge(self, incoming: Incoming, then: Kind) -> None:
         """Has a large item looked at in a thread, and goes on where it stopped."""
-        self._working = True
+        self._read(NO_TURN)
         self._event = (then, b"")
         self._spawn(partial(self._work_in_a_thread, incoming))
 
@@ -381,8 +400,8 @@ class Link:
 
     @_contained
     def _worked(self) -> None:
-        self._working = False
-        if not self._closed:
+        self._read(HELD_BACK)
+        if self._life is not CLOSED:
             self._continue()
 
     @_contained
@@ -394,21 +413,21 @@ class Link:
 
     def go_on(self) -> bool:
         """There may be room. False: not for this one."""
-        self._stalled = False
+        self._read(HELD_BACK)
         self._continue()
-        return not self._stalled
+        return self._reading is not NO_ROOM
 
     @_contained
     def go_without(self) -> None:
         """There was no room for long enough: reads on, whether there is now or not."""
-        self._stalled = False
+        self._read(HELD_BACK)
         self._without = True
         self._continue()
 
     @_contained
     def evict(self) -> None:
         """Makes room: goes without what waits here, and closes where there is nothing to go on with."""
-        if self._stalled:
+        if self._reading is NO_ROOM:
             self._intake.forget(self)
             self.go_without()
             return
@@ -429,13 +448,14 @@ class Link:
         return True
 
     def _reply(self, payload: bytes) -> None:
-        if self._parted:
+        life = self._life
+        if life is CLOSING:
             return
         try:
             self._write(_OK_FRAME if payload is OK else _text_frame(payload))
-            if self._draining or self._farewell:
+            if life is not OPEN:
                 self._part_if_answered()
-            if self._paused:
+            if self._reading is HELD_BACK:
                 self._resume_if_possible()
         except Exception as error:  # noqa: BLE001 - this is the shore
             self.sink(error)
@@ -446,20 +466,21 @@ class Link:
 
         A frame that crosses the close frame on the wire is still stored: its client cannot send it again.
         """
-        self._draining = True
+        if self._life is OPEN:
+            self._become(DRAINING)
         self._session.refuse_missing()
         self._part_if_answered()
 
     @_contained
     def force(self) -> None:
         """The drain's deadline: closes with frames unanswered."""
-        if not self._parted:
+        if self._life not in _GONE:
             self._part()
         self.drop()
 
     def _part_if_answered(self) -> None:
         unfinished = self._incoming is not None or self._event is not None
-        if not (self._session.waiting or unfinished or self._parted):
+        if not (self._session.waiting or unfinished or self._life in _GONE):
             self._part()
 
     def _part(self) -> None:
@@ -468,26 +489,32 @@ class Link:
             self._wire.send_close(CloseCode.GOING_AWAY, "the server is shutting down")
             self._farewell = self._wire.data_to_send()
         farewell, self._farewell = self._farewell, b""
-        self._parted = True
+        self._become(CLOSING)
         self._deadline = self._clock() + LINGER_SECONDS
         self._write(farewell)
 
     @_contained
     def sweep(self, now: float) -> None:
         """The deadlines of a connection; called twice a second."""
+        if self._life is CLOSING:
+            self._sweep_closing(now)
+        elif self._life is ENDING:
+            if now >= self._deadline:
+                self._part()
+        elif self._reading is ON and self._life is not CLOSED:
+            self._watch(now)
+
+    def _sweep_closing(self, now: float) -> None:
         if now >= self._deadline:
             self.drop()
-        elif self._parted:
-            # A peer that was refused in the middle of a message may still be sending it. asyncio (of Python 3.11) breaks
-            # when the end comes before its buffer is empty, and with it the SDK's sender: so not before it is quiet.
-            if not self._closed and self._wire.failed and now >= self._heard + SWEEP_EVERY:
-                self._end_sending()
-        elif self._farewell:
-            if now >= self._farewell_by:
-                self._part()
-        elif self._paused:
-            return
-        elif self._trickles(now):
+        # A peer that was refused in the middle of a message may still be sending it. asyncio (of Python 3.11) breaks
+        # when the end comes before its buffer is empty, and with it the SDK's sender: so not before it is quiet.
+        elif self._wire.failed and now >= self._heard + SWEEP_EVERY:
+            self._end_sending()
+
+    def _watch(self, now: float) -> None:
+        """Closes on a peer that sends its message too slowly, pings one that is silent, drops one that does not answer."""
+        if self._trickles(now):
             self._wire.fail(
                 CloseCode.POLICY_VIOLATION,
                 f"a message must end, or bring {RATE_BYTES:,} bytes, in each {RATE_SECONDS:.0f} s",
@@ -515,7 +542,7 @@ class Link:
         return now >= since + RATE_SECONDS
 
     def _write(self, data: bytes) -> None:
-        if self._closed:
+        if self._life is CLOSED:
             return
         if self._out:
             self._out += data
@@ -530,7 +557,7 @@ class Link:
         if sent < len(data):
             self._out += data[sent:]
             self._spawn(self._write_rest)
-        elif self._parted:
+        elif self._life is CLOSING:
             self._end_if_through()
 
     def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
@@ -566,7 +593,7 @@ class Link:
 
     def _end_if_through(self) -> None:
         """Ends the connection once the farewell is out: at once after both close frames, else `sweep` lingers."""
-        if self._parted and not self._out and self._wire.closed:
+        if self._life is CLOSING and not self._out and self._wire.closed:
             self.drop()
 
     def _end_sending(self) -> None:
@@ -576,11 +603,12 @@ class Link:
             self.drop()
 
     def _resume_if_possible(self) -> None:
-        if self._paused and not (self._closed or self._is_busy()):
-            self._paused = False
+        if self._reading is not HELD_BACK or self._life is CLOSED:
+            return
+        if not (self._out or self._session.crowded):
+            self._read(ON)
             self._heard = self._clock()
             self._window = None
-            self._lane.add(self._sock.fileno(), self)
 
 
 class Lane:
@@ -690,7 +718,7 @@ class Lane:
         assert isinstance(request, Request)
         handshake.send_response(handshake.accept(request))
         await send_within(stream, b"".join(handshake.data_to_send()))
-        if handshake.state is not OPEN:
+        if handshake.state is not State.OPEN:
             await linger(stream)
             return
         wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))

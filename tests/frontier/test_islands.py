@@ -471,7 +471,7 @@ async def test_what_a_link_raises_ends_that_link_alone(
             link._out = cast(Any, 5)
             served.producer.deliver()
         case "sweep":
-            link._deadline = cast(Any, None)
+            link._heard = cast(Any, None)
         case "drain":
             link._farewell = cast(Any, 5)
             link.drain()
