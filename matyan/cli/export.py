@@ -1,16 +1,23 @@
-"""A run's sequences as CSV, JSON lines or Parquet, written as they arrive: memory does not grow with the run.
+"""`matyan export`: a run's sequences as CSV, JSON lines or Parquet, written as they arrive: memory does not grow with the run.
 
-Only formats. Where the blocks come from stands in `reader.py`, where they go in `cli.py`.
+Where the blocks come from stands in `reader.py`, where they go in `output.py`.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO
 
+import click
+
+from matyan import reader
+from matyan.cli.flags import data_option
+from matyan.cli.output import not_for_a_terminal, output_file, output_option
 from matyan.reader import Block
 from matyan.service import json_text
 
@@ -190,3 +197,62 @@ WRITERS: dict[str, Writer] = {
     "jsonl": write_jsonl,
     "parquet": write_parquet,
 }
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("run")
+@data_option
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["csv", "jsonl", "parquet"]),
+    default="csv",
+    show_default=True,
+)
+@output_option("The file to write.")
+def export(run: str, data: Path, format_: str, output: Path | None) -> None:
+    """Write every point, object and log line of a run to a file.
+
+    \b
+    One row a point: name, context, dtype, step, epoch, time (epoch seconds), value.
+      matyan export 3f2a > run.csv
+      matyan export 3f2a --format parquet -o run.parquet
+      matyan export 3f2a --format jsonl | jq 'select(.name == "loss")'
+    """
+    if format_ == "parquet":
+        not_for_a_terminal("Parquet", output)
+    with reader.open(data) as opened:
+        shown = opened.show(run)
+        total = sum(sequence["points"] or 0 for sequence in shown["sequences"])
+        with output_file(output) as out, _progress(opened.blocks(shown["run"]), total) as blocks:
+            WRITERS[format_](blocks, out)
+
+
+@contextmanager
+def _progress(blocks: Iterable[Block], total: int) -> Iterator[Iterable[Block]]:
+    """Counts points past a bar on a terminal's standard error; elsewhere nothing."""
+    if not sys.stderr.isatty():
+        yield blocks
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    with Progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        "points",
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("export", total=total)
+
+        def counted() -> Iterator[Block]:
+            for block in blocks:
+                yield block
+                bar.advance(task, len(block))
+
+        yield counted()

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import trio
 from prometheus_client import Counter, Gauge
 
 from matyan import __version__
 from matyan import settings as settings_
+from matyan.cli.flags import data_option
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
 from matyan.service import logs, private, telemetry
@@ -23,18 +25,30 @@ from matyan.service.terminal import StatusLine, announce
 from matyan.settings import Settings
 
 _STATUS_S = 1.0
-# In a pipe: how often traffic is logged, while there is some.
 _TRAFFIC_S = 60.0
+"""In a pipe: how often traffic is logged, while there is some."""
 
 _log = get_logger()
 
 
-def run(data: Path, host: str, port: int, settings: Settings) -> int:
-    """Runs the tracker until SIGINT or SIGTERM; 0 when everything that was accepted is stored.
+@click.command()
+@data_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=53801, show_default=True, help="0: any free."
+)
+def up(data: Path, host: str, port: int) -> int:
+    """Run the whole tracker on this machine, until Ctrl-C.
 
-    Raises:
-        ConfigurationError: the port, the folder or a setting must be changed.
+    \b
+    Everything is kept in the data folder. The commands that read and write it work meanwhile:
+      matyan up --data runs/ &
+      matyan runs --data runs/
+    \b
+    Reachable from other machines, on another port:
+      matyan up --host 0.0.0.0 --port 8080
     """
+    settings = settings_.load(ignore=settings_.EMBEDDED_IGNORES)
     private.set_umask()
     raise_limit()
     line = logs.configure(settings.log_level)

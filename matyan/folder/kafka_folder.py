@@ -6,6 +6,7 @@ What is written to such a folder goes through Kafka, so that what follows from i
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 import trio
@@ -15,7 +16,6 @@ from matyan.errors import ConfigurationError, MatyanError, Unavailable
 from matyan.folder.folder import DataFolder, delete_by_record, finish_by_record, while_answering
 from matyan.rules import runs
 from matyan.service.supervise import Task
-from matyan.settings import Settings
 from matyan.store.open import name_of
 
 _EFFECT_S: Final = 60.0
@@ -23,15 +23,19 @@ _EFFECT_S: Final = 60.0
 _POLL_S: Final = 0.02
 
 
+OpenProducer = Callable[[], AbstractAsyncContextManager[Producer]]
+
+
 class KafkaFolder:
     """
     Args:
-        settings: of the worker that runs in this process; None: none runs, and the folder can only be read.
+        open_producer: a producer to the topic that feeds the folder's worker, which runs in this process; None: none runs,
+            and the folder can only be read.
     """
 
-    def __init__(self, folder: DataFolder, settings: Settings | None) -> None:
+    def __init__(self, folder: DataFolder, open_producer: OpenProducer | None) -> None:
         self._folder = folder
-        self._settings = settings
+        self._open_producer = open_producer
         self._api = folder.api(
             {
                 "delete": self._delete,
@@ -53,9 +57,10 @@ class KafkaFolder:
 
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run by a record in Kafka, and waits until the worker has applied it."""
-        settings = self._feeder("a deletion")
+        open_producer = self._feeder("a deletion")
         await self._folder.must_exist(run)
-        await _produce(settings, lambda producer: delete_by_record(producer, run))
+        async with open_producer() as producer:
+            await delete_by_record(producer, run)
 
         async def is_gone() -> bool:
             return not await self._folder.store.read(
@@ -68,12 +73,11 @@ class KafkaFolder:
 
     async def _finish(self, *, run: str) -> AsyncIterator[object]:
         """Ends a run by a record in Kafka, and waits until the worker has applied it."""
-        settings = self._feeder("the end of a run")
+        open_producer = self._feeder("the end of a run")
         before = await self._folder.last_heard(run)
         if before.active:
-            await _produce(
-                settings, lambda producer: finish_by_record(producer, run, before.last_record)
-            )
+            async with open_producer() as producer:
+                await finish_by_record(producer, run, before.last_record)
 
             async def has_ended() -> bool:
                 return not (await self._folder.last_heard(run)).active
@@ -84,13 +88,17 @@ class KafkaFolder:
         after = await self._folder.last_heard(run)
         yield {"run": run, "was_active": before.active, "duration": after.duration}
 
-    def _feeder(self, what: str) -> Settings:
-        if self._settings is None:
+    def _feeder(self, what: str) -> OpenProducer:
+        """
+        Raises:
+            ConfigurationError: no worker runs that would apply the record.
+        """
+        if self._open_producer is None:
             raise ConfigurationError(
                 f"the records of {self._folder.path} come from Kafka, and so must {what}: "
                 f"start its worker first, with: matyan ingest-worker --store {name_of(self._folder.path)}"
             )
-        return self._settings
+        return self._open_producer
 
 
 async def _effect(is_there: Callable[[], Awaitable[bool]], otherwise: str) -> None:
@@ -106,15 +114,6 @@ async def _effect(is_there: Callable[[], Awaitable[bool]], otherwise: str) -> No
             await trio.sleep(_POLL_S)
     if waiting.cancelled_caught:
         raise Unavailable(f"{otherwise}, and the worker will come to it")
-
-
-async def _produce(settings: Settings, hand_over: Callable[[Producer], Awaitable[None]]) -> None:
-    from matyan.broker.kafka.client import producer_config
-    from matyan.broker.kafka.producer import open_producer
-
-    topic = settings.kafka_data_ingestion_topic
-    async with open_producer(producer_config(settings), topic, settings.queue_bytes) as producer:
-        await hand_over(producer)
 
 
 async def _no_dead_letters(**arguments: object) -> AsyncIterator[object]:

@@ -11,7 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from matyan.cli.flags import settings_flags, store_option
-from matyan.cli.services import control_worker, frontier, ingest_worker
+from matyan.cli.frontier import frontier
+from matyan.cli.workers import control_worker, ingest_worker
 from matyan.settings import Settings, is_secret
 from tests.tracker import matyan
 

@@ -15,7 +15,7 @@ from tests.tracker import MATYAN, started
 async def test_frontier_imports_no_store() -> None:
     """The frontier's process holds neither a store's engine nor the code that handles blob content on disk."""
     code = (
-        "import sys, matyan.cli.services, matyan.broker.kafka.producer, matyan.blobs.s3, matyan.frontier.edge\n"
+        "import sys, matyan.cli.frontier, matyan.broker.kafka.producer, matyan.blobs.s3, matyan.frontier.edge\n"
         "bad = [m for m in sys.modules if m.startswith(('rocksdict', 'matyan.store.rocks', 'matyan.blobs.folder',"
         " 'matyan.rules.records', 'matyan.workers.ingest', 'fdb'))]\n"
         "assert not bad, bad"
