@@ -186,21 +186,21 @@ def _check_group(settings: Settings) -> bool:
         Unavailable: partitions of it stand still.
     """
     from matyan.broker.kafka.start import Claimant
-    from matyan.cli.offsets import GroupOffsets
+    from matyan.cli.group_offsets import GroupOffsets
 
     kafka = GroupOffsets(settings, patience_s=0)
     try:
-        stands = kafka.committed_stands()
+        rows = kafka.committed()
     except Unavailable:
         return False
-    if found := kafka.conflicts(Claimant(settings.ingestion_group), stands):
+    if found := kafka.conflicts(Claimant(settings.ingestion_group), rows):
         raise Unavailable("; ".join(found))
     return True
 
 
 async def _check_store(settings: Settings, folder: Path) -> str:
     from matyan.broker.kafka.start import Claimant
-    from matyan.cli.offsets import GroupOffsets
+    from matyan.cli.group_offsets import GroupOffsets
     from matyan.keys import Keys
     from matyan.rules.identity import known_store_id
     from matyan.rules.sequences import open_layout
@@ -229,10 +229,10 @@ async def _check_store(settings: Settings, folder: Path) -> str:
         await store.aclose()
     try:
         kafka = await trio.to_thread.run_sync(GroupOffsets, settings, 0.0, abandon_on_cancel=True)
-        stands = await kafka.stands(folder)
+        rows = await kafka.stored(folder)
     except Unavailable:
         return text  # the other checks say why nothing can be compared
-    if found := kafka.conflicts(claimant, stands):
+    if found := kafka.conflicts(claimant, rows):
         raise Unavailable("; ".join(found))
     return text
 
