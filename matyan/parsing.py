@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from typing import Final
 
 
 def text(raw: str) -> str:
@@ -55,7 +56,11 @@ class Whole:
 positive = Whole(1, 10**18, "a number above 0")
 port = Whole(0, 65_535, "a port, 0 to 65535")
 metrics_port = Whole(-(10**18), 65_535, "a port up to 65535; 0 or less turns it off")
-expiry = Whole(1, 7 * 24 * 3600, "a number of seconds above 0, at most 604800 (S3's limit)")
+LONGEST_EXPIRY_S: Final = 7 * 24 * 3600
+"""Signature 4 allows no more of a presigned URL (Amazon S3 API reference)."""
+expiry = Whole(
+    1, LONGEST_EXPIRY_S, f"a number of seconds above 0, at most {LONGEST_EXPIRY_S} (S3's limit)"
+)
 
 
 class Seconds:

@@ -25,9 +25,10 @@ from matyan.folder import client
 from matyan.settings import Settings
 from matyan.store.open import is_data_folder
 
-# Who holds the folder may be starting, on a machine that is busy. Each try costs a thread and a look at the lock.
 _LOCK_WAIT_S = 30.0
-_LOCK_POLL_S = (0.05, 0.5)
+"""Who holds the folder may be starting, on a machine that is busy."""
+_FIRST_POLL_S, _LONGEST_POLL_S = 0.05, 0.5
+"""Each try costs a thread and a look at the lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +215,7 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
             f"or start one with: matyan up --data {folder}"
         )
     deadline = time.monotonic() + _LOCK_WAIT_S
-    pause, longest = _LOCK_POLL_S
+    pause = _FIRST_POLL_S
     with ExitStack() as stack:
         while not client.is_answered(folder):
             # The engines cost a start-up that most readers do not need.
@@ -227,7 +228,7 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(pause)
-                pause = min(2 * pause, longest)
+                pause = min(2 * pause, _LONGEST_POLL_S)
         yield Reader(folder)
 
 

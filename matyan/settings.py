@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 from matyan import parsing
 from matyan.errors import ConfigurationError
+
+DEFAULT_PORT: Final = 53801
 
 
 class Secret:
@@ -183,7 +185,9 @@ class Settings:
         parsing.OneOf("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"),
     )
     host: str = _setting("0.0.0.0", "HOST", "The address to listen on.", parsing.host)
-    port: int = _setting(53801, "PORT", "The port to listen on; 0: any free one.", parsing.port)
+    port: int = _setting(
+        DEFAULT_PORT, "PORT", "The port to listen on; 0: any free one.", parsing.port
+    )
     metrics_enabled: bool = _setting(True, "METRICS_ENABLED", "Serve /metrics/.", parsing.flag)
     metrics_port: int = _setting(
         9090,

@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from matyan.blobs.base import Upload
 from matyan.errors import ConfigurationError, NotFound, Unavailable
+from matyan.parsing import LONGEST_EXPIRY_S
 from matyan.settings import Settings
 
 T = TypeVar("T")
@@ -29,8 +30,6 @@ _PIECE_BYTES = 1 << 20
 _CONNECT_S = 5.0
 _READ_S = 20.0
 """In which an answer must come. A deletion that takes longer goes on in the server, and the next attempt finds less."""
-_MAX_EXPIRY_S = 7 * 24 * 3600
-"""Signature 4 allows no more (Amazon S3 API reference)."""
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What the body of DeleteObjects cannot carry (XML 1.0, Char; a carriage return would come out as a line feed)."""
 
@@ -64,9 +63,9 @@ class S3Blobs:
         if not settings.s3_access_key or not settings.s3_secret_key:
             # Without them botocore would look for some in files and on the network.
             raise ConfigurationError("S3_ACCESS_KEY or S3_SECRET_KEY is empty: set both")
-        if settings.s3_presign_expiry > _MAX_EXPIRY_S:
+        if settings.s3_presign_expiry > LONGEST_EXPIRY_S:
             raise ConfigurationError(
-                f"S3_PRESIGN_EXPIRY={settings.s3_presign_expiry}: S3 allows {_MAX_EXPIRY_S} seconds at most"
+                f"S3_PRESIGN_EXPIRY={settings.s3_presign_expiry}: S3 allows {LONGEST_EXPIRY_S} seconds at most"
             )
         self._bucket = settings.s3_bucket
         self._expiry = settings.s3_presign_expiry

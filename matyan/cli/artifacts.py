@@ -18,7 +18,7 @@ import click
 
 from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import Place, as_json_option, data_option
+from matyan.cli.flags import CheckedPath, as_json_option, data_option
 from matyan.cli.output import not_for_a_terminal, output_file, output_option
 from matyan.errors import ConfigurationError, NotFound
 from matyan.service import terminal
@@ -28,8 +28,7 @@ _NAME_BYTES = 200
 """Of one name below --all DIR; file systems take 255."""
 
 Advance = Callable[[int], None]
-
-
+"""Told of each number of bytes that came."""
 Fetch = Callable[[str, str], Iterator[bytes]]
 """The bytes of run and path."""
 
@@ -42,7 +41,7 @@ Fetch = Callable[[str, str], Iterator[bytes]]
 @click.option(
     "--all",
     "folder",
-    type=Place(file_okay=False),
+    type=CheckedPath(file_okay=False),
     metavar="DIR",
     help="Write every artifact to a file below this folder.",
 )

@@ -13,14 +13,12 @@ import click
 
 from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import data_option, run_filters
+from matyan.cli.flags import data_option, run_filters, yes_option
 from matyan.errors import MatyanError, NotFound
 from matyan.service import terminal
 
-_SHOWN = 10
+_NAMED_RUNS = 10
 """So many of the chosen runs are named in a question."""
-
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def _chosen(
@@ -60,10 +58,10 @@ def _note_begun(begun: dict[str, str]) -> None:
 
 def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
     if len(rows) > 1:
-        for row in rows[:_SHOWN]:
+        for row in rows[:_NAMED_RUNS]:
             terminal.note(f"{row['run']}  {terminal.clean(row['name'] or '')}")
-        if len(rows) > _SHOWN:
-            terminal.note(f"… and {len(rows) - _SHOWN} more")
+        if len(rows) > _NAMED_RUNS:
+            terminal.note(f"… and {len(rows) - _NAMED_RUNS} more")
     if not terminal.ask(f"{verb} {what}?"):
         raise MatyanError(f"nothing was {verb.lower().rstrip('e')}ed")
 
@@ -72,7 +70,7 @@ def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @data_option
 @run_filters
-@_yes
+@yes_option
 def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool) -> None:
     """End runs that are active for ever, since their training was killed.
 
@@ -106,7 +104,7 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
 @data_option
 @run_filters
-@_yes
+@yes_option
 def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool) -> None:
     """Delete runs, with their points, logs and artifacts, for good.
 

@@ -108,7 +108,7 @@ def _variable(row: Field[Any]) -> str:
     return f"[{row.metadata['env']}{f'; default: {default}' if default not in ('', ()) else ''}]"
 
 
-class Place(click.Path):
+class CheckedPath(click.Path):
     """A path that can be looked at, whatever stands there; `inside`: and into, by RocksDB, which knows UTF-8 alone."""
 
     def __init__(self, *, inside: bool = False, **kwargs: Any) -> None:
@@ -143,7 +143,7 @@ def _folder(value: str) -> Path:
         folder = folder_of(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}.") from error
-    return cast("Path", Place(inside=True).convert(folder, None, None))
+    return cast("Path", CheckedPath(inside=True).convert(folder, None, None))
 
 
 def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
@@ -160,7 +160,7 @@ def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
 
 data_option = click.option(
     "--data",
-    type=Place(inside=True),
+    type=CheckedPath(inside=True),
     default=Path(".matyan"),
     show_default=True,
     envvar="MATYAN_DATA",
@@ -214,4 +214,5 @@ def run_filters(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -12,7 +12,7 @@ import click
 import trio
 
 from matyan.cli import views
-from matyan.cli.flags import KAFKA, as_json_option, settings_flags, store_option
+from matyan.cli.flags import KAFKA, as_json_option, settings_flags, store_option, yes_option
 from matyan.cli.group_offsets import GroupOffsets, PartitionOffsets
 from matyan.errors import ConfigurationError, FolderInUse, NotFound
 from matyan.service import terminal
@@ -103,7 +103,7 @@ def _show(rows: Iterable[PartitionOffsets], as_json: bool) -> None:
     help="Only this one; again for more.",
 )
 @click.option("--all-partitions", is_flag=True, help="Every partition of the topic.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @settings_flags(*KAFKA, "ingestion_group")
 def offsets_reset(
     settings: Settings,

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, cast
 
 import click
 
-from matyan.cli.flags import Place
+from matyan.cli.flags import CheckedPath
 from matyan.errors import ConfigurationError
 from matyan.service import terminal
 
@@ -20,7 +20,7 @@ def output_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     return click.option(
         "--output",
         "-o",
-        type=Place(dir_okay=False, allow_dash=True),
+        type=CheckedPath(dir_okay=False, allow_dash=True),
         metavar="FILE",
         help=f"{help} Default, and for -: standard output.",
     )

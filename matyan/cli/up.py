@@ -35,7 +35,11 @@ _log = get_logger()
 @data_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=53801, show_default=True, help="0: any free."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=settings_.DEFAULT_PORT,
+    show_default=True,
+    help="0: any free.",
 )
 def up(data: Path, host: str, port: int) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.

@@ -24,7 +24,7 @@ from matyan.service.doors import doors_of
 from matyan.service.health import Check, Health
 from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, run_service
-from matyan.settings import Settings
+from matyan.settings import Settings, dead_letter_topic
 
 if TYPE_CHECKING:
     from matyan.broker.kafka.consumer import KafkaConsumer
@@ -154,7 +154,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
         settings,
         {
             topic: AclOperation.READ,
-            f"{topic}-dlq": AclOperation.WRITE,
+            dead_letter_topic(topic): AclOperation.WRITE,
             settings.kafka_control_events_topic: AclOperation.WRITE,
         },
     )
@@ -267,7 +267,9 @@ async def _control(settings: Settings) -> int:
     from matyan.workers.control import ControlWorker
 
     topic = settings.kafka_control_events_topic
-    start = KafkaStart(settings, {topic: AclOperation.READ, f"{topic}-dlq": AclOperation.WRITE})
+    start = KafkaStart(
+        settings, {topic: AclOperation.READ, dead_letter_topic(topic): AclOperation.WRITE}
+    )
     consumer = KafkaConsumer(
         consumer_config(settings, settings.control_group), topic, offsets_are_stored=False
     )

@@ -25,7 +25,7 @@ PATIENCE_S: Final = 300.0
 _ROOM_BYTES: Final = 2 << 30
 """Free space that one step of a compaction may need; less when the store is smaller."""
 _MOST_RANGES: Final = 64
-"""More deleted runs than that: everything is compacted at once."""
+"""Of deleted runs; from more on everything is compacted at once."""
 
 _log = get_logger()
 

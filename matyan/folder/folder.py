@@ -32,6 +32,7 @@ from matyan.store.base import FolderStore, Snapshot
 from matyan.store.open import open_store
 
 _LOCK_POLL_S = 0.1
+"""Between two looks at a lock that another process has."""
 _WRITE_S = 60.0
 """How long a command waits for what it asked for; the store may be busy with large batches."""
 _GRACE_S = 2.0

@@ -15,9 +15,7 @@ import outcome
 import trio
 
 from matyan.errors import MatyanError
-from matyan.folder.folder import (
-    open_folder,
-)
+from matyan.folder.folder import open_folder
 from matyan.folder.kafka_folder import KafkaFolder
 from matyan.folder.tracker import Tracker
 from matyan.settings import Settings

@@ -39,16 +39,18 @@ Read = Callable[..., Iterator[object]]
 Write = Callable[..., AsyncIterator[object]]
 """Called with the request's arguments, in the trio thread."""
 
-# Answers are sent when so many bytes have gathered: one crossing between threads each.
 _ANSWER_BYTES = 256 << 10
-# Or so much time has passed: rows that take long come one by one, and a store that must be opened again waits no longer.
-_ANSWER_SECONDS = 0.2
-_MAX_REQUEST = 1 << 20
-_REQUEST_SECONDS = 10
-SEND_SECONDS = 30.0
+"""Answers are sent when so many bytes have gathered: one crossing between threads each."""
+_ANSWER_S = 0.2
+"""Or so much time has passed: rows that take long come one by one, and a store that must be opened again waits no longer."""
+_REQUEST_BYTES = 1 << 20
+"""The longest request, with its header."""
+_REQUEST_S = 10.0
+"""In which a request must be complete."""
+SEND_S = 30.0
 """In which a client must take a piece of its answer. Until it has, its answer holds a snapshot of the store, no thread."""
-# Reads that run at once; the ingestion needs threads too.
 _READS_AT_ONCE = 8
+"""The ingestion needs threads, too."""
 
 _log = get_logger()
 
@@ -118,7 +120,7 @@ class LocalAPI:
 
     async def _answer(self, stream: trio.SocketStream) -> None:
         try:
-            with trio.fail_after(_REQUEST_SECONDS):
+            with trio.fail_after(_REQUEST_S):
                 request = await _receive(stream)
         except trio.TooSlowError:
             return
@@ -194,7 +196,7 @@ def _newer(what: str) -> MatyanError:
 
 
 class _Pieces:
-    """The rows of a read as messages of about `_ANSWER_BYTES`, or of what came in `_ANSWER_SECONDS`."""
+    """The rows of a read as messages of about `_ANSWER_BYTES`, or of what came in `_ANSWER_S`."""
 
     def __init__(self, rows: Iterator[object]) -> None:
         self._rows = rows
@@ -209,7 +211,7 @@ class _Pieces:
         if self._error is not None:
             raise self._error
         packed: list[bytes] = []
-        size, until = 0, time.monotonic() + _ANSWER_SECONDS
+        size, until = 0, time.monotonic() + _ANSWER_S
         try:
             for item in self._rows:
                 packed.append(_packed(item))
@@ -242,7 +244,7 @@ async def _send(stream: trio.SocketStream, data: bytes) -> None:
     Raises:
         trio.BrokenResourceError: the client has gone, or did not take it in time.
     """
-    with trio.move_on_after(SEND_SECONDS) as scope:
+    with trio.move_on_after(SEND_S) as scope:
         try:
             await stream.send_all(data)
         except trio.Cancelled:
@@ -271,7 +273,7 @@ async def _receive(stream: trio.SocketStream) -> dict[str, Any] | None:
         received += piece
         if length is None and len(received) >= 4:
             length = 4 + message_length(bytes(received[:4]))
-            if length > _MAX_REQUEST:
+            if length > _REQUEST_BYTES:
                 raise ValueError("the request is too long")
     request = unpack_message(bytes(received[4:length]))
     if not isinstance(request, dict):

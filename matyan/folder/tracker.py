@@ -34,7 +34,6 @@ from matyan.rules.queries import Row
 from matyan.rules.sequences import Layout
 from matyan.service import private
 from matyan.service.health import Health
-from matyan.service.logs import get_logger
 from matyan.service.supervise import Task
 from matyan.settings import Settings
 from matyan.store.base import Snapshot
@@ -42,16 +41,12 @@ from matyan.store.open import name_of
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
 
-# The embedded mode reads no S3 setting; the SDK presigns right before it uploads.
 _URL_EXPIRY_S = 3600
+"""The embedded mode reads no S3 setting; the SDK presigns right before it uploads."""
 _SECRET_BYTES = 32
 _CONTROL_S = 30.0
+"""How long a deletion waits for the run's blobs to go, too."""
 _POLL_S = 0.02
-_STATUS_S = 1.0
-# In a pipe: how often traffic is logged, while there is some.
-_TRAFFIC_S = 60.0
-
-_log = get_logger()
 
 
 class Tracker:

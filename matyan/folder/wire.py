@@ -18,10 +18,10 @@ import msgpack
 
 SOCKET_NAME = "matyan.sock"
 ITEMS, END, ERROR = 0, 1, 2
-MAX_MESSAGE = 1 << 30
+MESSAGE_BYTES = 1 << 30
 HEADER = struct.Struct(">I")
-# sun_path of Linux holds 108 bytes with the final zero.
-_MAX_SOCKET_PATH = 107
+_SOCKET_PATH_BYTES = 107
+"""sun_path of Linux holds 108 with the final zero."""
 
 
 def pack_message(message: object) -> bytes:
@@ -38,7 +38,7 @@ def unpack_message(body: bytes) -> Any:
 def message_length(header: bytes) -> int:
     """Raises ValueError when this is no header of ours."""
     (length,) = HEADER.unpack(header)
-    if length > MAX_MESSAGE:
+    if length > MESSAGE_BYTES:
         raise ValueError(f"a message of {length} bytes")
     return int(length)
 
@@ -50,7 +50,7 @@ def socket_address(folder: Path) -> Iterator[str]:
     A unix socket's path holds 107 bytes; a longer one is reached through the folder's descriptor.
     """
     direct = str(folder / SOCKET_NAME)
-    if len(os.fsencode(direct)) <= _MAX_SOCKET_PATH:
+    if len(os.fsencode(direct)) <= _SOCKET_PATH_BYTES:
         yield direct
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

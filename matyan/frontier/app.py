@@ -25,7 +25,7 @@ from matyan.frontier.shared import Shared, count_request
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import PIECE_BYTES
 from matyan.service.doors import PRESIGN, Doors, Refusal
-from matyan.service.http1 import SEND_SECONDS, Answer, detail
+from matyan.service.http1 import SEND_S, Answer, detail
 from matyan.service.logs import get_logger
 from matyan.service.probes import PROBES, probe
 
@@ -186,7 +186,7 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
         async def send_replies() -> None:
             nonlocal moved, unsent
             async for payload in replies:
-                with trio.fail_after(SEND_SECONDS):
+                with trio.fail_after(SEND_S):
                     await websocket.send(payload.decode())
                 unsent -= 1
                 moved.set()

@@ -46,8 +46,8 @@ from matyan.frontier.states import (
 from matyan.frontier.wire import SMALL_BYTES, Kind, Wire
 from matyan.service import telemetry
 from matyan.service.http1 import (
-    LINGER_SECONDS,
-    SEND_SECONDS,
+    LINGER_S,
+    SEND_S,
     Head,
     detail,
     linger,
@@ -490,7 +490,7 @@ class Link:
             self._farewell = self._wire.data_to_send()
         farewell, self._farewell = self._farewell, b""
         self._become(CLOSING)
-        self._deadline = self._clock() + LINGER_SECONDS
+        self._deadline = self._clock() + LINGER_S
         self._write(farewell)
 
     @_contained
@@ -574,7 +574,7 @@ class Link:
     async def _write_rest(self) -> None:
         out = self._out
         try:
-            with trio.move_on_after(SEND_SECONDS):
+            with trio.move_on_after(SEND_S):
                 while out:
                     await wait_writable(self._sock)
                     with suppress(BlockingIOError):

@@ -19,7 +19,7 @@ from hypercorn.utils import wrap_app
 
 from matyan.frontier.app import create_app
 from matyan.frontier.shared import Shared
-from matyan.service.http1 import LINGER_SECONDS, BadRequest, Chunked, Head, Sized, send_within
+from matyan.service.http1 import LINGER_S, BadRequest, Chunked, Head, Sized, send_within
 
 
 class Exchange:
@@ -27,7 +27,7 @@ class Exchange:
 
     The edge keeps the connection and says where each request ends, so that Hypercorn never reads a head that our
     parser has not read, and never decides how long a connection may idle. Its sends are shielded and have no
-    deadline: here a send ends after SEND_SECONDS.
+    deadline: here a send ends after SEND_S.
     """
 
     def __init__(self, stream: trio.SocketStream, head: Head) -> None:
@@ -83,7 +83,7 @@ class Exchange:
         self.reusable = reusable
         self._over.set()
         self._reading.cancel()
-        self.limit.deadline = trio.current_time() + LINGER_SECONDS
+        self.limit.deadline = trio.current_time() + LINGER_S
 
 
 class OneRequest(TCPServer):

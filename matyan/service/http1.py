@@ -17,13 +17,13 @@ import trio
 
 HEAD_BYTES = 16 << 10
 """What a request's head may hold: nginx allows 8 KiB a line, node 16 KiB in all."""
-HEAD_SECONDS = 10.0
+HEAD_S = 10.0
 """In which a head must be complete once it has begun, and for which a new connection may say nothing."""
-KEEP_ALIVE_SECONDS = 60.0
+KEEP_ALIVE_S = 60.0
 """For which a connection may say nothing after an answer."""
-SEND_SECONDS = 30.0
+SEND_S = 30.0
 """In which a peer must take what it is sent."""
-LINGER_SECONDS = 2.0
+LINGER_S = 2.0
 """For which a socket is still read after the last answer."""
 
 
@@ -204,14 +204,14 @@ async def read_head(
         BadRequest: it is not sound, too long, or was not complete in time.
     """
     data, checked = begun, 0
-    deadline = trio.current_time() + (HEAD_SECONDS if first else KEEP_ALIVE_SECONDS)
+    deadline = trio.current_time() + (HEAD_S if first else KEEP_ALIVE_S)
     has_begun = False
     while True:
         if not has_begun:
             data = _EMPTY_LINES.sub(b"", data)
             has_begun = data not in {b"", b"\r"}
             if has_begun:
-                deadline = trio.current_time() + HEAD_SECONDS
+                deadline = trio.current_time() + HEAD_S
         size = data.find(b"\r\n\r\n", max(checked - 3, 0)) + 4
         is_complete = size >= 4
         if (size if is_complete else len(data)) > HEAD_BYTES:
@@ -227,9 +227,7 @@ async def read_head(
         if scope.cancelled_caught:
             if not (first or has_begun):
                 return None
-            raise BadRequest(
-                408, f"the request's head was not complete within {HEAD_SECONDS:.0f} s"
-            )
+            raise BadRequest(408, f"the request's head was not complete within {HEAD_S:.0f} s")
         if not more:
             return None
         data += more
@@ -335,9 +333,9 @@ async def send_within(stream: trio.abc.SendStream, data: bytes) -> None:
     """Sends it all.
 
     Raises:
-        trio.BrokenResourceError: the peer did not take it within SEND_SECONDS.
+        trio.BrokenResourceError: the peer did not take it within SEND_S.
     """
-    with trio.move_on_after(SEND_SECONDS) as scope:
+    with trio.move_on_after(SEND_S) as scope:
         await stream.send_all(data)
     if scope.cancelled_caught:
         raise trio.BrokenResourceError("the peer does not read")
@@ -348,7 +346,7 @@ async def linger(stream: trio.SocketStream) -> None:
 
     A socket that is closed with unread bytes in it sends a reset, which can overtake the last answer.
     """
-    with trio.move_on_after(LINGER_SECONDS):
+    with trio.move_on_after(LINGER_S):
         try:
             await stream.send_eof()
             while await stream.receive_some(HEAD_BYTES):

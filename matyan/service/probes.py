@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib import metadata
+from functools import partial
 from typing import Protocol
 
 import trio
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
+from matyan import __version__
 from matyan.service.doors import Doors
 from matyan.service.http1 import (
     Answer,
@@ -31,11 +31,6 @@ from matyan.service.http1 import (
 )
 from matyan.service.islands import island
 from matyan.service.listeners import open_port
-
-
-@cache
-def program_version() -> str:
-    return metadata.version("matyan-trio")
 
 
 class HealthView(Protocol):
@@ -62,7 +57,7 @@ def _checked(checks: dict[str, str]) -> Answer:
 
 
 def _version(about: About) -> Answer:
-    return json_answer(200, {"version": program_version(), "component": about.component})
+    return json_answer(200, {"version": __version__, "component": about.component})
 
 
 def _metrics(about: About, accept: str) -> Answer:
@@ -111,7 +106,7 @@ _DOCS = """<!doctype html>
 
 
 def _docs(about: About) -> Answer:
-    page = _DOCS.format(component=about.component, version=program_version())
+    page = _DOCS.format(component=about.component, version=__version__)
     return Answer(200, "text/html; charset=utf-8", page.encode())
 
 

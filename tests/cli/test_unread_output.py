@@ -20,7 +20,7 @@ _SEND_S = 1.0
 TRACKER = f"""
 from matyan.cli import main
 from matyan.folder import server
-server.SEND_SECONDS = {_SEND_S}
+server.SEND_S = {_SEND_S}
 main.main()
 """
 COMMAND = """

@@ -235,7 +235,7 @@ async def test_a_reader_that_pauses_holds_up_nobody_and_gets_all(
     """A pager may be left alone for hours: what it leaves waits on its own side, in memory and in a file, and the answer was
     taken long before."""
     monkeypatch.setattr(spool, "PATIENCE_S", patience)
-    monkeypatch.setattr(server, "SEND_SECONDS", 5.0)
+    monkeypatch.setattr(server, "SEND_S", 5.0)
     async with serving(tmp_path) as api:
         paused = Reader(tmp_path).ask("big", count=300)
         first = await trio.to_thread.run_sync(next, paused)
@@ -320,7 +320,7 @@ async def test_many_clients_that_do_not_read_hold_up_nobody(tmp_path) -> None:
 @pytest.mark.usefixtures("unread")
 async def test_a_client_that_does_not_read_is_dropped_after_a_while(tmp_path, monkeypatch) -> None:
     """Its snapshot is let go, so that the store's files can go; it learns that its answer is not whole."""
-    monkeypatch.setattr(server, "SEND_SECONDS", 1.0)
+    monkeypatch.setattr(server, "SEND_S", 1.0)
     async with serving(tmp_path) as api:
         stalled = Reader(tmp_path).ask("big", count=10_000)
         await trio.to_thread.run_sync(next, stalled)

@@ -377,7 +377,7 @@ async def test_a_client_that_closes_gets_its_last_reply_first(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the close frame comes back, and the end of the stream without a wait for more."""
-    monkeypatch.setattr(lane, "LINGER_SECONDS", 3_600.0)
+    monkeypatch.setattr(lane, "LINGER_S", 3_600.0)
     client = await served.link()
     await client.send(tag("a"))
     client.protocol.send_close(1000)
