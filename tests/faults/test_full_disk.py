@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from matyan.folder.wire import pack_message, socket_address
 from tests.faults.load import OK, Client, metric
 from tests.small_disk import small_disk
 from tests.tracker import Tracker, asked, asked_lines, environment, matyan, running
@@ -38,6 +40,14 @@ while not ended.wait(0.01):
     steps += 1
 run.close()
 print(steps)
+"""
+
+# A tracker that never gives up a client which does not take its answer.
+PATIENT_TRACKER = """
+from matyan.cli import main
+from matyan.folder import server
+server.SEND_S = 3600.0
+main.main()
 """
 
 
@@ -168,5 +178,45 @@ def test_a_tracker_stopped_on_a_full_disk_says_what_is_left(small_disk: Path) ->
     told = matyan("runs", "--data", data, check=2)
     assert "is full: free some space" in told.stderr
     filler.unlink()
+    rows = asked_lines("export", "raw", "--format", "jsonl", "--data", data)
+    assert client.ledger.faults(row["value"] for row in rows) == []
+
+
+@contextmanager
+def unread(data: Path, op: str, **arguments: str) -> Iterator[socket.socket]:
+    """A command whose answer has begun and is left in its socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(_SECONDS)
+        with socket_address(data) as address:
+            asking.connect(address)
+        asking.sendall(pack_message({"op": op, **arguments}))
+        assert asking.recv(1)
+        yield asking
+
+
+def test_an_answer_that_nobody_reads_does_not_keep_it_from_going_on(small_disk: Path) -> None:
+    """The old database closes when no snapshot of it is left; who sends the answer would hold one for an hour."""
+    data = small_disk / "data"
+    length, lines = 100_000, 40
+    with running(data, command=(sys.executable, "-c", PATIENT_TRACKER, "up")) as tracker:
+        with connect(f"ws{tracker.url[4:]}/api/v1/ws/runs/talkative") as talking:
+            for step in range(lines):
+                line = {"type": "log_terminal_line", "line": "x" * length, "step": step}
+                talking.send(json.dumps([{**line, "run_id": "talkative"}]))
+                assert json.loads(talking.recv(timeout=_SECONDS)) == OK
+        with unread(data, "logs", run="talkative") as answer:
+            client = Client(tracker.url, "raw", per_frame=100)
+            client.start()
+            wait_for("a first acknowledgement", lambda: bool(client.ledger.acknowledged))
+            filler = fill_up(small_disk)
+            wait_for("not ready", lambda: ready(tracker)[0] == 503)
+            filler.unlink()
+            wait_for("ready again", lambda: ready(tracker)[0] == 200)
+            came = 1
+            while piece := answer.recv(1 << 16):
+                came += len(piece)
+            assert came < length * lines, "it was not cut short"
+        client.finish()
+        assert tracker.stop() == 0
     rows = asked_lines("export", "raw", "--format", "jsonl", "--data", data)
     assert client.ledger.faults(row["value"] for row in rows) == []
