@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 import matyan
+from tests import ledger
 from tests.cli.test_main import START, in_a_terminal, metric, send, terminal
+from tests.letters import bury
 from tests.tracker import MATYAN, Tracker, asked, environment, running
 
 EVIL = "\x1b]0;owned\x07\x1b[6n\x9b5n \u202egpj\u2066\x08\x00\x7f é損"
@@ -25,8 +28,11 @@ OURS = re.compile(r"\x1b\[[0-9;]*m|\x1b\[[0-2]?K|\x1b\[\?25[lh]|\x1b\[1A|[\r\n\t
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracker]:
     """One run in which everything that a client can name is hostile, and a dead letter of its."""
-    with running(tmp_path_factory.mktemp("evil") / "data") as tracker:
-        top = 2**63 - 1
+    data = tmp_path_factory.mktemp("evil") / "data"
+    with running(data) as tracker:
+        assert tracker.stop() == 0
+    trio.run(bury, data, ledger.metric(EVIL, 1.0, 2**63, run=EVIL))
+    with running(data) as tracker:
         send(
             tracker,
             "evil-1",
@@ -48,11 +54,9 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tracker]:
             }
             | {"step": 0, "epoch": None, "context": {EVIL: EVIL}, "client_datetime": START},
             {"type": "blob_ref", "s3_key": "evil-1/a", "artifact_path": "a", "content_type": EVIL},
-            metric(f"end {EVIL}", top, 1.0),
+            metric("other", 0, 1.0),
+            metric("other", 1, 1.0),
         )
-        # No step is left behind the highest one: a dead letter.
-        with_no_step = {**metric(f"end {EVIL}", 0, 2.0), "step": None}
-        send(tracker, "evil-1", metric("other", 0, 1.0), with_no_step, metric("other", 1, 1.0))
         yield tracker
 
 
