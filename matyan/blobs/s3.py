@@ -27,6 +27,7 @@ from matyan.settings import Settings
 T = TypeVar("T")
 
 _PIECE_BYTES = 1 << 20
+"""Of a blob, read at once."""
 _CONNECT_S = 5.0
 _READ_S = 20.0
 """In which an answer must come. A deletion that takes longer goes on in the server, and the next attempt finds less."""
@@ -46,7 +47,7 @@ _MENDS: Final = {
 
 
 class S3Blobs:
-    """`Blobs` (base.py) in one bucket.
+    """`Blobs` (blobs/base.py) in one bucket.
 
     Args:
         page: keys that one request lists and deletes; 1,000 is the most that S3 takes (Amazon S3 API reference).

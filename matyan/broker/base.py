@@ -1,6 +1,6 @@
 """The broker as the frontier and the workers see it: a topic's partitions of ordered records.
 
-No validation and no rules here. Engines: `local.py` (in the process), `kafka.py` (a deployment).
+No validation and no rules here. Engines: `local.py` (in the process), `kafka/` (a deployment).
 The words are Kafka's: a *stored* offset is the one in the store's transaction, a *committed* offset
 is the consumer group's, for lag displays only.
 
@@ -51,9 +51,9 @@ class Producer(Protocol):
         """
         ...
 
-    async def rest(self) -> None:
-        """Returns when it is worth reading more frames: at once, or a few milliseconds later where those that
-        would be read would wait for each other anyway. A reader's advice, to be followed after each burst."""
+    async def coalesce(self) -> None:
+        """To be awaited after each burst of frames, before more are read. It returns at once; or a few milliseconds
+        later, where single frames would wait for each other anyway and are cheaper to read in one burst."""
         ...
 
     @property

@@ -43,22 +43,24 @@ BATCH_BYTES = 8 << 20
 """Everything that waits is one batch, up to so many bytes of records: one sync acknowledges it all."""
 
 GATHER_S = 0.002
-"""How long after an acknowledgement the next batch waits for those who were just answered: who sends in a loop is back
-at once, and one commit serves them all. A lone client is never held up, nor is whoever was not answered last.
-Rejected: to hold everybody for 2 or 3 ms, which saved a sixth of the CPU of 100 clients that send now and then, and
-took three times as long to answer them."""
+"""How long after an acknowledgement the next batch waits for those who were just answered: who sends in a loop sends again
+at once, and one commit serves them all. A client that is alone never waits, nor does one that was not answered last.
+Rejected: to let everybody wait for 2 or 3 ms, which saved a sixth of the CPU of 100 clients that send now and then,
+and took three times as long to answer them."""
 GATHER_BYTES = 64 << 10
-"""So much is a batch that is worth its sync; nobody is waited for then."""
+"""A batch of this size is worth a sync of its own: it waits for nobody."""
 
-CONTROL_BATCH = 1_000
+CONTROL_BATCH_EVENTS = 1_000
 
-_POLL_S = 0.5
+_RETRY_S = 0.5
+"""How soon a store that is away is asked again for control events."""
 
-_NO_NUMBER = (1 << 63) - 1
+_END_NUMBER = (1 << 63) - 1
+"""The end of a scan: beyond every number that an event or a letter can get."""
 
 
 class LocalBroker:
-    """Made by the composition root; the store is passed to whom reads it."""
+    """Made by the composition root. It has no store: who reads or writes passes one."""
 
     def __init__(self, keys: Keys, capacity_bytes: int) -> None:
         self._keys = keys
@@ -174,9 +176,10 @@ class _Log:
                 offset += len(values)
         return found
 
-    async def rest(self) -> None:
-        """While a batch is being committed for others than those whose frames come in: they wait for its end anyway, and
-        a burst then is cheaper than a wake-up each. No longer than GATHER_S: a store that is away stops no reader."""
+    async def coalesce(self) -> None:
+        """Waits while a batch is being committed for others than those whose frames come in: these wait for its end
+        anyway, and one burst then is cheaper than a wake-up for each. No longer than GATHER_S, so that a store that is
+        away stops no reader."""
         if self._stranger and self._given:
             with trio.move_on_after(GATHER_S):
                 await self._settled.park()
@@ -393,7 +396,7 @@ class _ControlPartition:
                 found = await self._store.read(self._standing(first))
             except Unavailable:
                 # As Kafka's consumer goes on polling while a broker is away.
-                await trio.sleep(_POLL_S)
+                await trio.sleep(_RETRY_S)
                 continue
             if found:
                 numbers = [number for number, _ in found]
@@ -407,7 +410,7 @@ class _ControlPartition:
         make = self._keys.control_event
 
         def body(snap: Snapshot) -> list[tuple[int, bytes]]:
-            pairs = snap.scan(make(first), make(_NO_NUMBER), limit=CONTROL_BATCH)
+            pairs = snap.scan(make(first), make(_END_NUMBER), limit=CONTROL_BATCH_EVENTS)
             return [(_number(make, key), value) for key, value in pairs]
 
         return body
@@ -449,7 +452,7 @@ class _ControlPartition:
 
 def dead_letters(snap: Snapshot, keys: Keys) -> Iterator[StandingLetter[int]]:
     """All that stand in the store, oldest first."""
-    for key, value in snap.scan(keys.dead_letter(0), keys.dead_letter(_NO_NUMBER)):
+    for key, value in snap.scan(keys.dead_letter(0), keys.dead_letter(_END_NUMBER)):
         try:
             number = _number(keys.dead_letter, key)
         except ValueError:
@@ -520,7 +523,7 @@ def _number(make: Callable[[int], bytes], key: bytes) -> int:
 
 def _next_number(tr: Transaction, make: Callable[[int], bytes]) -> int:
     """One after the last that stands, read in the transaction: so a rerun writes the same."""
-    for key, _ in tr.scan(make(0), make(_NO_NUMBER), limit=1, reverse=True):
+    for key, _ in tr.scan(make(0), make(_END_NUMBER), limit=1, reverse=True):
         return _number(make, key) + 1
     return 0
 

@@ -692,7 +692,7 @@ class Lane:
                         link.sink(error)
                 if perf_counter() > until:
                     break
-            await producer.rest()
+            await producer.coalesce()
 
     async def _take_turns(self) -> None:
         async for work in self._turns.clone():

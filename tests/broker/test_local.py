@@ -146,7 +146,7 @@ async def test_a_reader_rests_while_others_are_being_committed(
 
     async def rested() -> float:
         before = trio.current_time()
-        await producer.rest()
+        await producer.coalesce()
         return trio.current_time() - before
 
     async with own(broker.ingest_consumer()) as partition, trio.open_nursery() as nursery:

@@ -23,8 +23,8 @@ class HandProducer:
         self.budget.queue(sum(map(len, values)))
         self.frames.append((key, list(values), on_done))
 
-    async def rest(self) -> None:
-        """It never advises to."""
+    async def coalesce(self) -> None:
+        """It has no reason to."""
 
     @property
     def queued_bytes(self) -> int:

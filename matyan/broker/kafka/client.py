@@ -25,6 +25,9 @@ METADATA_MS = 5_000
 MOST_MESSAGE_BYTES = 1_000_000_000
 """librdkafka's own most: how large a message may be is the topic's to say."""
 
+DELIVERY_S = 30.0
+"""How long a dead letter or an event is tried to be delivered, by whoever can try again later."""
+
 TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 """What every record of a batch is told when the batch is larger than the topic's max.message.bytes."""
 

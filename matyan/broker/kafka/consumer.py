@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import trio
 from confluent_kafka import Consumer as RdConsumer
@@ -55,16 +55,19 @@ that fetches sees up to 1 s later that one is resumed: so for a task that moves,
 _POLL_S = 0.02
 """How long the thread waits for a record before it looks at what the tasks want."""
 _COMMIT_S = 0.2
+"""How often a partition's offset is committed to Kafka, when it has moved."""
 _COMMIT_AGAIN_S = 3.0
-"""A commit that a rebalance or a coordinator refused is told to nobody who waits for it, and on an idle partition no other
-follows: so the last one is repeated."""
+"""How often the last commit is repeated. A rebalance or a coordinator can refuse one, nobody waits for its outcome, and on
+an idle partition no other follows."""
 _LAG_S = 1.0
+"""How often a partition's lag is shown."""
 _SILENCE_S = 0.05
 """Records that come after such a silence can be another topic's of the same name: librdkafka reads on at its old
 offset and tells nobody. Its fetches fail in between, and it waits 100 ms after each; deleting and creating a topic
 takes the broker longer than this too. So before they are handed out the topic's id is asked for: asking for each batch
 would cost a busy partition a tenth of its speed."""
 _CLOSE_S = 10.0
+"""How long a broker that does not answer is waited for when the group is left."""
 
 
 def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
@@ -100,7 +103,7 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
 
 
 class KafkaConsumer:
-    """A `Consumer` (base.py) of one topic.
+    """A `Consumer` (broker/base.py) of one topic.
 
     Args:
         config: `consumer_config`.
@@ -225,7 +228,7 @@ class _Member:
         self._topic_watch.look_soon()
 
     async def aclose(self) -> None:
-        """Leaves the group. A broker that does not answer is not waited for longer than 10 s."""
+        """Leaves the group, within _CLOSE_S."""
         self._stopping.set()
         with trio.move_on_after(_CLOSE_S, shield=True):
             await self._thread.join()
@@ -404,6 +407,19 @@ _FORBIDDEN = frozenset(
 _POSITION_IS_WRONG = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 
 
+class _Chunk(NamedTuple):
+    """Records of one partition that the client gave at once."""
+
+    offsets: Sequence[int]
+    keys: list[bytes | None]
+    values: list[bytes]
+    size: int
+    """Bytes of the messages."""
+    in_doubt_since: float
+    """They may be another topic's of the same name: its id is to be as it was at this time (monotonic seconds) or
+    later. 0: they are not in doubt."""
+
+
 class _Partition:
     """A partition while this member owns it. Tasks and the thread share it; each field says whose it is."""
 
@@ -418,9 +434,7 @@ class _Partition:
         self.is_left = threading.Event()
         self.is_left.set()
         self._member = member
-        self._queue: deque[tuple[Sequence[int], list[bytes | None], list[bytes], int, float]] = (
-            deque()
-        )
+        self._queue: deque[_Chunk] = deque()
         # Bytes that came and that went: each has one writer, the thread and the task.
         self._came = 0
         self._went = 0
@@ -470,17 +484,20 @@ class _Partition:
                 await self.arrival.park()
             if self.revoked.is_set():
                 return
-            offsets, keys, values, size, doubtful = queue.popleft()
-            while queue and size + queue[0][3] <= BATCH_BYTES:
+            offsets, keys, values, size, in_doubt_since = queue.popleft()
+            while queue and size + queue[0].size <= BATCH_BYTES:
                 more = queue.popleft()
-                offsets = _joined(offsets, more[0])
-                keys += more[1]
-                values += more[2]
-                size += more[3]
-                doubtful = max(doubtful, more[4])
+                offsets = _joined(offsets, more.offsets)
+                keys += more.keys
+                values += more.values
+                size += more.size
+                in_doubt_since = max(in_doubt_since, more.in_doubt_since)
             self._went += size
             self._member.took.set()
-            if doubtful and await self._member.topic_id(self, doubtful) != self.topic_id:
+            if (
+                in_doubt_since
+                and await self._member.topic_id(self, in_doubt_since) != self.topic_id
+            ):
                 self._member.check_topic()
                 await self.revoked.wait()
                 return
@@ -544,16 +561,16 @@ class _Partition:
         size = sum(map(len, messages))
         self._came += size
         now = time.monotonic()
-        doubtful = now if now - self._arrived > _SILENCE_S else 0.0
+        in_doubt_since = now if now - self._arrived > _SILENCE_S else 0.0
         self._arrived = now
         # Messages do not wait here: the garbage collector would look at each of them again and again.
         self._queue.append(
-            (
+            _Chunk(
                 _offsets(messages),
                 list(map(Message.key, messages)),
                 [message.value() or b"" for message in messages],
                 size,
-                doubtful,
+                in_doubt_since,
             )
         )
 

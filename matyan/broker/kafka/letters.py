@@ -22,7 +22,12 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from matyan import __version__
 from matyan.broker.base import DeadLetter, StandingLetter
 from matyan.broker.kafka.admin import NETWORK_S, answered
-from matyan.broker.kafka.client import MOST_MESSAGE_BYTES, client_config, producer_config
+from matyan.broker.kafka.client import (
+    DELIVERY_S,
+    MOST_MESSAGE_BYTES,
+    client_config,
+    producer_config,
+)
 from matyan.errors import MatyanError, NotFound, Unavailable
 from matyan.settings import Settings, dead_letter_topic
 
@@ -31,7 +36,6 @@ GROUP = "matyan-dlq"
 CUT = "cut"
 """The header of a dead letter that holds only the beginning of its record: the whole record's length."""
 
-_DELIVERY_S = 30.0
 _BATCH_LETTERS = 100
 _METADATA_BYTES = 2_000
 """A broker takes 4,096 (its offset.metadata.max.bytes); the rest is for a batch of which every other letter is refused."""
@@ -207,7 +211,7 @@ class KafkaLetters:
                 producer.produce(letter.topic, letter.value, letter.key, on_delivery=told)
             except KafkaException as error:  # at once, such as over librdkafka's own limit
                 refused.add(error.args[0].str())
-        producer.flush(_DELIVERY_S + 1)
+        producer.flush(DELIVERY_S + 1)
         for id in places:
             sent.add(offsets[id])
         if places:
@@ -240,7 +244,7 @@ def _open_producer(settings: Settings) -> Producer:
     config = {
         **producer_config(settings),
         **_QUIET,
-        "delivery.timeout.ms": int(_DELIVERY_S * 1000),
+        "delivery.timeout.ms": int(DELIVERY_S * 1000),
         "message.max.bytes": MOST_MESSAGE_BYTES,
     }
     return Producer(config)

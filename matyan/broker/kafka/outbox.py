@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
 
 from matyan.broker.base import ControlEvent, DeadLetter
-from matyan.broker.kafka.client import MOST_MESSAGE_BYTES, TOO_LARGE, producer_config
+from matyan.broker.kafka.client import DELIVERY_S, MOST_MESSAGE_BYTES, TOO_LARGE, producer_config
 from matyan.broker.kafka.letters import CUT, letter_headers
 from matyan.errors import Unavailable
 from matyan.service.logs import get_logger
@@ -27,13 +27,13 @@ log = get_logger()
 
 
 class KafkaOutbox:
-    """An `Outbox` (base.py): events and dead letters are delivered before the transaction that they belong to."""
+    """An `Outbox` (broker/base.py): events and dead letters are delivered before the transaction that they belong to."""
 
     def __init__(self, settings: Settings) -> None:
         # Shorter than a frame's: a worker that waits here tries again by itself, and is paused meanwhile.
         self._config = {
             **producer_config(settings),
-            "delivery.timeout.ms": 30_000,
+            "delivery.timeout.ms": int(DELIVERY_S * 1000),
             # The client's own limit is below a topic's default: whatever stands in a topic must fit a letter.
             "message.max.bytes": MOST_MESSAGE_BYTES,
         }
@@ -120,7 +120,7 @@ class KafkaOutbox:
                     headers=message.headers,
                     on_delivery=partial(report, message),
                 )
-            left = rd.flush(31)
+            left = rd.flush(DELIVERY_S + 1)
         except KafkaException as error:
             # A fatal error: the next attempt makes another client.
             self._rd = None

@@ -28,28 +28,29 @@ from matyan.service.logs import get_logger
 
 log = get_logger()
 
-RECORD_OVERHEAD = 128
-"""Bytes that a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""
+_RECORD_OVERHEAD_BYTES = 128
+"""What a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""
 
 _POLL_S = 0.2
 GATHER_S = 0.001
-"""Frames that are held while others are in flight are handed over after one to two of these, whatever is in flight:
-a partition without a leader must not hold up those of the others."""
+"""Frames that wait while others are in flight are handed over after one to two times this, whatever is in flight:
+a partition without a leader must not delay the other partitions' frames."""
 GATHER_BYTES = 128 << 10
-"""So much, as `_size_of` counts it, fills a request and is not held: a request has each value once."""
+"""Frames of this size together, as `_size_of` counts it, fill a request and do not wait. (A request has each value once,
+`_size_of` counts it twice.)"""
 _TURN_BYTES = 4 << 20
 _TURN_RECORDS = 2_000
-"""So much is handed over before the loop has a turn, counted as the budget does; some 2 ms. A frame has up to 96 MiB, and
-what is gathered while a client is replaced can be the whole budget."""
+"""At most so much is handed over in one turn of the loop, which takes some 2 ms; bytes as the budget counts them. A frame
+can have 96 MiB, and the frames that wait while a client is replaced can be the whole budget."""
 _FATAL_DRAIN_S = 35.0
 """After a fatal error the requests in flight still get their answers; a request's own limit is 30 s."""
 _REFUSED_AGAIN_S = 0.2
 _REFUSED_AGAIN_MOST_S = 2.0
-"""How soon what was refused is tried again: at first, and at last after doubling."""
-_APART_S = 60.0
+"""How soon what was refused is tried again: the first wait, which doubles up to the last one."""
+_UNBATCHED_S = 60.0
 """How long records go one by one, when a batch was too large for the topic."""
-_RED_AFTER = 3
-"""Producers that failed one after another, none of which delivered anything: that is more than a restart mends."""
+_FATAL_AFTER_CLIENTS = 3
+"""So many clients failed one after another and delivered nothing: then another client does not help, and liveness is red."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -75,7 +76,7 @@ mend these: so they are an outage."""
 
 def _size_of(values: Sequence[bytes]) -> int:
     """What they take: each is there twice, in `_Frame.values` and in librdkafka."""
-    return 2 * sum(map(len, values)) + RECORD_OVERHEAD * len(values)
+    return 2 * sum(map(len, values)) + _RECORD_OVERHEAD_BYTES * len(values)
 
 
 class _Frame:
@@ -129,7 +130,7 @@ class _Frame:
         self.report = report if end < len(self.values) else None
         return [{"value": value, "key": key, "callback": report} for value in values]
 
-    def cut(self, most_bytes: int, most_records: int) -> int:
+    def next_end(self, most_bytes: int, most_records: int) -> int:
         """The end of what goes next, within these; one record at least."""
         values, end = self.values, self.sent
         if self.size <= most_bytes and len(values) <= most_records:
@@ -191,7 +192,7 @@ class _Report:
 
 
 class KafkaProducer:
-    """A `Producer` (base.py) of one topic. Made by `open_producer`.
+    """A `Producer` (broker/base.py) of one topic. Made by `open_producer`.
 
     It lingers only while there is something to linger for, as Nagle's algorithm (RFC 896) does: a frame that finds
     nothing in flight goes at once, and what comes in while frames are in flight goes together as soon as the next of
@@ -235,7 +236,7 @@ class KafkaProducer:
         self._refused_at = -math.inf
         self._wait_s = _REFUSED_AGAIN_S
         # Whether each record of the present client goes alone, and of the next one.
-        self._is_apart = self._will_be_apart = False
+        self._is_unbatched = self._will_be_unbatched = False
         self._replace_at = math.inf
         """When this client is replaced though it has not failed, in monotonic seconds; the polling thread looks at it."""
         self._stopping = threading.Event()
@@ -257,15 +258,15 @@ class KafkaProducer:
         elif self._holding:
             self._holding.unpark_all()
 
-    async def rest(self) -> None:
-        """Nothing is gained by reading later: what waits here waits for the network only."""
+    async def coalesce(self) -> None:
+        """Returns at once: what waits here waits for the network only, so nothing is gained by reading later."""
 
     @property
     def queued_bytes(self) -> int:
         return self.budget.queued
 
     def fatal(self) -> str | None:
-        if self._fruitless >= _RED_AFTER:
+        if self._fruitless >= _FATAL_AFTER_CLIENTS:
             return f"{self._fruitless} producers in turn failed and delivered nothing: {self._fatal_error}"
         return self._thread.crashed()
 
@@ -299,7 +300,7 @@ class KafkaProducer:
             frame = gathered[0]
             if not frame.sent:
                 self._in_flight += 1
-            sent = frame.messages(self._done, frame.cut(most_bytes, most_records))
+            sent = frame.messages(self._done, frame.next_end(most_bytes, most_records))
             messages += sent
             most_records -= len(sent)
             if frame.report is not None:
@@ -342,9 +343,9 @@ class KafkaProducer:
         while done:
             frame = done.popleft()
             self._in_flight -= 1
-            if self._is_apart and frame.set_aside_too_large():
+            if self._is_unbatched and frame.set_aside_too_large():
                 # The gap that it leaves ends this client.
-                self._will_be_apart = True
+                self._will_be_unbatched = True
             if not frame.failed:
                 self._fruitless = 0
                 self._refusal = None
@@ -386,7 +387,7 @@ class KafkaProducer:
         if KafkaError._MSG_TIMED_OUT in errors:
             return False  # by its age
         if not TOO_LARGE.isdisjoint(errors):
-            self._will_be_apart = True
+            self._will_be_unbatched = True
         elif refusals := _REFUSALS.intersection(errors):
             self._refuse(errors[min(refusals)])
         elif not self._replacing and self._fatal_error is None and KafkaError._FATAL not in errors:
@@ -416,22 +417,22 @@ class KafkaProducer:
         if self._refusal is not None:
             wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, _REFUSED_AGAIN_MOST_S)
             return wait_s
-        if self._is_apart != self._will_be_apart:
+        if self._is_unbatched != self._will_be_unbatched:
             log.warning(
                 "batches are larger than the topic takes: records go one by one"
-                if self._will_be_apart
+                if self._will_be_unbatched
                 else "batches are tried again",
                 topic=self._topic,
             )
             return 0.0
-        if self._fatal_error is None or self._is_apart:
+        if self._fatal_error is None or self._is_unbatched:
             return 0.0
         self._fruitless += 1
         log.error("the kafka producer failed and is replaced", error=self._fatal_error)
         return 0.0 if self._fruitless == 1 else min(2.0**self._fruitless, 30.0)
 
     def _make_client(self) -> RdProducer:
-        if not self._will_be_apart:
+        if not self._will_be_unbatched:
             return RdProducer(self._config)
         # One that is too large alone is refused for good, and ends this client too: without the guarantee what was refused
         # for another reason in this time could be overtaken by what came later.
@@ -445,8 +446,8 @@ class KafkaProducer:
         """
         self._rd = rd
         self._fatal_error = None
-        self._is_apart, self._will_be_apart = self._will_be_apart, False
-        self._replace_at = time.monotonic() + _APART_S if self._is_apart else math.inf
+        self._is_unbatched, self._will_be_unbatched = self._will_be_unbatched, False
+        self._replace_at = time.monotonic() + _UNBATCHED_S if self._is_unbatched else math.inf
         oldest = time.monotonic() - self._patience_s
         waiting = sorted([*self._failed, *self._gathered], key=lambda frame: frame.number)
         self._failed, self._gathered, self._gathered_bytes = [], deque(), 0

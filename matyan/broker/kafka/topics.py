@@ -35,8 +35,8 @@ _GIVEN_MESSAGE_BYTES = 1_048_588
 
 _POLICY, _DELETE = "cleanup.policy", "delete"
 _SAFE_RETENTION_MS = 3 * 24 * 3_600_000
-_SAFE_REPLICATION = 3
-_SAFE_MIN_INSYNC = 2
+_SAFE_REPLICAS = 3
+_SAFE_IN_SYNC_REPLICAS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Topic:
                 f"min.insync.replicas={self.min_insync_replicas} of {self.replication} replicas: no producer can write "
                 "while one broker is away"
             ]
-        if self.replication >= _SAFE_REPLICATION and self.min_insync_replicas == 1:
+        if self.replication >= _SAFE_REPLICAS and self.min_insync_replicas == 1:
             return [
                 "min.insync.replicas=1: an acknowledged record can stand on one broker alone, and be lost with it; "
                 "`matyan topics create --alter` sets 2"
@@ -318,6 +318,6 @@ def topic_config(replication: int) -> dict[str, int]:
     """The settings of our topics: with three replicas a record is acknowledged when two brokers have it, and one
     broker may be away."""
     config = {"max.message.bytes": _GIVEN_MESSAGE_BYTES}
-    if replication >= _SAFE_REPLICATION:
-        config["min.insync.replicas"] = _SAFE_MIN_INSYNC
+    if replication >= _SAFE_REPLICAS:
+        config["min.insync.replicas"] = _SAFE_IN_SYNC_REPLICAS
     return config
