@@ -1,9 +1,9 @@
 """The broker inside one process: records wait in memory until the store has them, events and dead letters in the store.
 
-No rules here and no retry. The ingest log is memory only, because nothing in it was acknowledged: a frame's callback is
-called when the store has committed it, so what a crash loses its client still has. Control events and dead letters are
-consequences of what *was* committed: so the outbox writes them in the same transaction, and they stay in
-the store until they were handled.
+No rules here and no retry. The ingest log is in memory only, because nothing in it was acknowledged: a frame's callback
+is called when the store has committed the frame, so its client still has whatever a crash loses. Control events and dead
+letters follow from what *was* committed: so the outbox writes them in the same transaction, and they stay in the store
+until they are handled.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ class _Log:
             self._absent.clear()
         else:
             self._absent.discard(key)
-        # The first of a batch starts its clock; those that follow wake nobody until it is due.
+        # The first frame of a batch wakes the consumer, which then waits until the batch is due; of the next ones only
+        # the one that makes it due wakes it.
         if self._arrival and (len(self._waiting) == 1 or self._is_due()):
             self._arrival.unpark_all()
 
@@ -259,7 +260,7 @@ class _Log:
         while given and (end := head + len(given[0][1])) <= next_offset:
             key, _, on_done, size = given.popleft()
             absent.add(key)
-            # All is in order before the call: it may produce, and what it raises must not make it be called again.
+            # All is in order before the call: the callback may produce, and if it raises it must not be called again.
             self._head = head = end
             budget.settle(size)
             on_done(self._verdict(key, end) if self._deleted else None)

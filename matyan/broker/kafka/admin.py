@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -175,10 +175,16 @@ def result(soon: Future[Any], topic: str) -> Any:
         raise Unavailable("Kafka does not answer") from error
 
 
+def no_topics(names: Sequence[str]) -> str:
+    """The sentence about topics that are missing."""
+    them = "it" if len(names) == 1 else "them"
+    return f"Kafka has no topic {', '.join(names)}: `matyan topics create` makes {them}"
+
+
 def _unavailable(error: KafkaException, topic: str) -> Unavailable:
     code, text = error.args[0].code(), error.args[0].str()
     if code in _NO_TOPIC:
-        return Unavailable(f"Kafka has no topic {topic}: `matyan topics create` makes it")
+        return Unavailable(no_topics([topic]))
     if code == KafkaError.UNKNOWN_MEMBER_ID:
         return Unavailable(
             f"Kafka takes no offset of {topic} while the consumer group has members: stop them, and wait for those that "

@@ -1,8 +1,8 @@
 """Kafka's consuming side: a member of a consumer group whose partitions are read by trio tasks.
 
-One thread polls librdkafka without a pause, whatever the tasks do: rebalances are answered, partitions that are too
-far ahead are paused by bytes. Where a partition starts is decided by the stored offset (contract, section 5); offsets
-committed to Kafka follow behind. No retry of an engine, no rules, no store.
+One thread polls librdkafka without a pause, whatever the tasks do: it answers rebalances, and pauses a partition whose
+task is too many bytes behind. The stored offset decides where a partition starts (`start.py`); the offsets that are
+committed to Kafka follow it. No retry of an engine, no rules, no store.
 """
 
 from __future__ import annotations
@@ -33,24 +33,25 @@ log = get_logger()
 
 BATCH_BYTES = 1_000_000
 BATCH_AGE_S = 0.02
-"""How long records are gathered when they come slowly: half of what freshness may take. The broker does it, which
-answers a fetch when FETCH_BYTES are there (compressed: some 3,000 records of log_metric) or after this time: gathering here
-would cost both sides a fetch for each frame."""
+"""How long records are gathered when they come slowly: half of what freshness may take. The broker gathers them: it
+answers a fetch as soon as it has FETCH_BYTES, or after this time. To gather them here would cost both sides a fetch for
+each frame."""
 FETCH_BYTES = 100_000
+"""Compressed: some 3,000 records of log_metric."""
 FETCH_PARTITION_BYTES = 128 << 10
-"""What a fetch brings of each partition, compressed too (some 4,000 records). With the client's default of 1 MiB one
-partition's records are all that may be ahead, while the tasks of the others stand still."""
+"""What a fetch brings of each partition, compressed too (some 4,000 records). With the client's default of 1 MiB the
+records of one partition could be all that waits here, and the tasks of the others would have nothing to do."""
 BATCH_RECORDS = 3_000
-"""At most so many are taken from the client at once: of log_metric records not quite BATCH_BYTES."""
+"""At most so many are taken from the client at once; of log_metric they are a little less than BATCH_BYTES."""
 
 AHEAD_BYTES = 8 << 20
-"""When so much waits for the tasks of all partitions, no more is taken until they have taken some: what the client has
-fetched stays where it is."""
+"""When so much waits for the tasks of all partitions together, no more is taken from the client until they have taken
+some. What the client has fetched stays with it."""
 PAUSE_BYTES = 16 << 20
 RESUME_BYTES = 2 << 20
-"""A partition that is so far ahead of its task (which then stands still) is paused, and resumed when the task has come
-so near again. A paused partition loses what the client has fetched ahead, and when all are paused the client's thread
-that fetches sees up to 1 s later that one is resumed: so for a task that moves, AHEAD_BYTES comes first."""
+"""A partition is paused when PAUSE_BYTES of it wait for its task, and resumed when only RESUME_BYTES do. That is for a
+task that stands still. For one that moves AHEAD_BYTES comes first, since a pause is dear: the client drops what it has
+fetched of the partition, and when all are paused it notices only up to 1 s later that one is resumed."""
 
 _POLL_S = 0.02
 """How long the thread waits for a record before it looks at what the tasks want."""
@@ -62,10 +63,10 @@ an idle partition no other follows."""
 _LAG_S = 1.0
 """How often a partition's lag is shown."""
 _SILENCE_S = 0.05
-"""Records that come after such a silence can be another topic's of the same name: librdkafka reads on at its old
-offset and tells nobody. Its fetches fail in between, and it waits 100 ms after each; deleting and creating a topic
-takes the broker longer than this too. So before they are handed out the topic's id is asked for: asking for each batch
-would cost a busy partition a tenth of its speed."""
+"""After such a silence the records can be those of another topic of the same name: when a topic is deleted and created
+again, librdkafka reads on at its old offset and tells nobody. This takes longer than the silence, since fetches fail in
+between and the client waits 100 ms after each. So the topic's id is asked for before these records are handed out. To
+ask for each batch would cost a busy partition a tenth of its speed."""
 _CLOSE_S = 10.0
 """How long a broker that does not answer is waited for when the group is left."""
 
@@ -79,18 +80,18 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
             # Partitions that are added are to be shared out within seconds; by default within five minutes.
             "topic.metadata.refresh.interval.ms": METADATA_MS,
             "partition.assignment.strategy": "cooperative-sticky",
-            # Where to start and what is done is ours to say.
+            # Where to start, and how far the store is, is decided here and not by librdkafka.
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
-            # A paused partition drops what is fetched ahead, so little is; and a queue that was full is filled
-            # again at once instead of after a second.
+            # Little is fetched ahead, since a paused partition drops it; and a queue that was full is filled again at
+            # once instead of after a second.
             "queued.max.messages.kbytes": 4_096,
-            # A member hears of a rebalance with its heartbeat, and a cooperative one takes two: partitions that change
-            # hands would stand still for up to 3 s each time.
+            # A member hears of a rebalance with its heartbeat, and a cooperative rebalance takes two of them. With the
+            # default of 3 s, partitions that change hands would stand still so long each time.
             "heartbeat.interval.ms": 1_000,
             "fetch.queue.backoff.ms": 10,
-            # A partition that is resumed or placed waits for the request that is under way, too, which asks for others.
+            # A partition that is resumed or sought waits for the request under way, too, which asks for the others.
             "fetch.wait.max.ms": round(1e3 * BATCH_AGE_S),
             "fetch.min.bytes": FETCH_BYTES,
             "fetch.message.max.bytes": FETCH_PARTITION_BYTES,
@@ -166,7 +167,7 @@ class _Member:
         self._send, self._receive = trio.open_memory_channel[_Partition](10_000)
         self._stopping = threading.Event()
         self.rd = RdConsumer(config)
-        # By another client: confluent-kafka's Consumer does not answer a second thread while one is in consume().
+        # A client of its own: confluent-kafka's Consumer does not answer a second thread while one is in consume().
         self.group = Group(config, config["group.id"])
         self.admin = self.group.admin
         # Whose turn it is to ask for the topic's id, when that was asked last, and the answer.
@@ -326,8 +327,8 @@ class _Member:
             self.token.run_sync_soon(self._send.send_nowait, part)
 
     def _on_revoke(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
-        """Answers when each owner has left its partition, or at the deadline: being late is harmless, since the
-        stored offset fences it."""
+        """Answers when each owner has left its partition, or at the deadline. An owner that is late does no harm, since
+        the stored offset fences it."""
         telemetry.REBALANCES.labels("revoked").inc()
         self._tell("partitions are given back", partitions)
         parts = self._leave(partitions)
@@ -368,7 +369,7 @@ class _Member:
         """
         tps = [part.tp for part in parts]
         self._leave(tps)
-        # Assigned anew, since a seek does not bring a partition back that has failed on its position.
+        # Assigned anew: a partition whose position was wrong does not read on after a seek.
         self.rd.incremental_unassign(tps)
         self._assign(self.rd, tps)
         self._renewed.update((part.partition, part) for part in parts)
@@ -470,8 +471,8 @@ class _Partition:
         if self._place_error is not None:
             raise Unavailable(str(self._place_error)) from self._place_error
         if may_tell:
-            # Its last owner may have died before it told Kafka, and where nothing comes any more nobody else would. And
-            # another store's worker is to find the id of this one there.
+            # It is committed at once: the last owner may have died before it did so, and where no record comes any more
+            # nobody else would. And the worker of another store is to find the id of this store there.
             self._done = offset
         return offset
 

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from matyan import __version__
 from matyan.broker.base import DeadLetter, StandingLetter
-from matyan.broker.kafka.admin import NETWORK_S, answered
+from matyan.broker.kafka.admin import NETWORK_S, answered, no_topics
 from matyan.broker.kafka.client import (
     DELIVERY_S,
     MOST_MESSAGE_BYTES,
@@ -128,7 +128,7 @@ class KafkaLetters:
         known = self._consumer.list_topics(timeout=NETWORK_S).topics
         for topic in self._origins:
             if topic not in known:
-                raise Unavailable(f"Kafka has no topic {topic}: `matyan topics create` makes it")
+                raise Unavailable(no_topics([topic]))
             for number in sorted(known[topic].partitions):
                 tp = TopicPartition(topic, number)
                 sent = self._sent(tp)

@@ -34,7 +34,7 @@ class KafkaOutbox:
         self._config = {
             **producer_config(settings),
             "delivery.timeout.ms": int(DELIVERY_S * 1000),
-            # The client's own limit is below a topic's default: whatever stands in a topic must fit a letter.
+            # The client's own limit is below a topic's default, and every record that stands in a topic must fit a letter.
             "message.max.bytes": MOST_MESSAGE_BYTES,
         }
         self._control_topic = settings.kafka_control_events_topic
@@ -43,7 +43,7 @@ class KafkaOutbox:
 
     async def before(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
         if events or dead:
-            # Given up when the worker ends: what it would have told is repeated with its transaction.
+            # Abandoned when the worker ends: the events and letters are sent again with the transaction's next attempt.
             await trio.to_thread.run_sync(self._deliver, events, dead, abandon_on_cancel=True)
 
     def within(
@@ -71,9 +71,11 @@ class KafkaOutbox:
                 self._send_cut(message.letter, moment)
 
     def _send_cut(self, letter: DeadLetter, moment: float) -> None:
-        """The dead-letter topic takes less than the record's own topic holds: its beginning has to do."""
+        """Sends the beginning of a record that is larger than the dead-letter topic takes."""
         place = {"topic": letter.topic, "partition": letter.partition, "offset": letter.offset}
-        size = len(letter.value)  # alone it may fit: the batch that it was in was too large too
+        size = len(
+            letter.value
+        )  # whole at first: alone it may fit, when only its batch was too large
         while self._send([_letter(letter, moment, size)]):
             if not size:
                 # The partition goes on all the same: the record itself stands in its topic.

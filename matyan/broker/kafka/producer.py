@@ -194,15 +194,15 @@ class _Report:
 class KafkaProducer:
     """A `Producer` (broker/base.py) of one topic. Made by `open_producer`.
 
-    It lingers only while there is something to linger for, as Nagle's algorithm (RFC 896) does: a frame that finds
-    nothing in flight goes at once, and what comes in while frames are in flight goes together as soon as the next of
-    them is delivered. So a lonely frame never waits, and a busy producer sends few requests: librdkafka's
-    own linger.ms makes every frame wait, and without it each of many small frames is a request of its own.
+    It gathers frames as Nagle's algorithm (RFC 896) gathers bytes: a frame that finds nothing in flight goes at once, and
+    those that come while frames are in flight go together, as soon as the next of these is delivered. So a frame that
+    comes alone never waits, and a busy producer sends few requests. librdkafka's own linger.ms would make every frame
+    wait; without it, and without this, each of many small frames would be a request of its own.
     """
 
     def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
-        # A batch that the broker refuses ends the client, so that nothing which came later overtakes it: all goes to the
-        # next client in its order. That this guarantee is experimental is no news to who runs this.
+        # With this guarantee a batch that the broker refuses ends the client, so that no later one overtakes it; all go
+        # to the next client, in order. librdkafka says at each start that the guarantee is experimental: not logged.
         logging.getLogger(LIBRDKAFKA_LOGGER).addFilter(_is_news)
         self._config = {
             **config,
@@ -220,25 +220,27 @@ class KafkaProducer:
         self._number = 0
         self._progress = trio.lowlevel.ParkingLot()
         self._in_flight = 0
-        # The first of them may have been handed over in part.
+        # Frames that wait to be handed over; of the first of them a part may have been.
         self._gathered: deque[_Frame] = deque()
         self._gathered_bytes = 0
-        # Whether more of it goes in the loop's next turn.
+        # Whether the next turn of the loop hands over more of them.
         self._continues = False
+        # Where `keep_time` waits while no frame is gathered.
         self._holding = trio.lowlevel.ParkingLot()
-        # Set while a failed client drains; what comes in meanwhile is gathered.
+        # Set while a failed client drains; frames that come meanwhile are gathered.
         self._replacing = False
         self._failed: list[_Frame] = []
         self._fatal_error: str | None = None
+        # Clients in a row that failed and had delivered nothing.
         self._fruitless = 0
         self._patience_s = config["delivery.timeout.ms"] / 1000
         self._refusal: str | None = None
         self._refused_at = -math.inf
         self._wait_s = _REFUSED_AGAIN_S
-        # Whether each record of the present client goes alone, and of the next one.
+        # Whether the present client, and the next one, sends each record alone.
         self._is_unbatched = self._will_be_unbatched = False
         self._replace_at = math.inf
-        """When this client is replaced though it has not failed, in monotonic seconds; the polling thread looks at it."""
+        """When the polling thread replaces this client though it has not failed; monotonic seconds."""
         self._stopping = threading.Event()
         self._thread = PollingThread(self._poll_forever, "kafka-producer")
 
@@ -392,7 +394,7 @@ class KafkaProducer:
             self._refuse(errors[min(refusals)])
         elif not self._replacing and self._fatal_error is None and KafkaError._FATAL not in errors:
             return False
-        # One that was refused as fatal at once will be replaced by the polling thread, which is about to hear of it.
+        # After a fatal error the polling thread replaces the client by itself, as soon as it hears of it.
         self._replacing = True
         if KafkaError._FATAL not in errors:
             self._replace_at = 0.0
@@ -434,15 +436,15 @@ class KafkaProducer:
     def _make_client(self) -> RdProducer:
         if not self._will_be_unbatched:
             return RdProducer(self._config)
-        # One that is too large alone is refused for good, and ends this client too: without the guarantee what was refused
-        # for another reason in this time could be overtaken by what came later.
+        # A record that is too large alone is refused for good, and ends this client too. The guarantee stays on all the
+        # same: without it a record that was refused for another reason could be overtaken by later ones.
         return RdProducer({**self._config, "batch.num.messages": 1})
 
     def _take_over(self, rd: RdProducer) -> None:
         """The frames that the old client did not deliver go to the new one, in the order in which they came.
 
-        Of each only the records that failed: what is delivered stands in the log already. A record whose request
-        got no answer before the purge may stand there too and comes a second time; better that than losing it.
+        Of each frame only the records that failed: the others stand in the log already. A record whose request got no
+        answer before the purge may stand there too, and then comes a second time, which is better than to lose it.
         """
         self._rd = rd
         self._fatal_error = None
@@ -491,7 +493,7 @@ class KafkaProducer:
         trio.from_thread.run_sync(self._hold, trio_token=self._token)
         deadline = time.monotonic() + _FATAL_DRAIN_S
         while len(self._rd) and time.monotonic() < deadline and not self._stopping.is_set():
-            # Each time: an answer can put records of a request back into the queue, which nobody sends any more.
+            # In every round: an answer can put records of a request back into the queue, and nobody sends that any more.
             self._rd.purge(in_flight=False)
             self._serve(_POLL_S)
         self._rd.purge()

@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from matyan.broker.kafka.admin import NETWORK_S, Forbidden, cluster, result
+from matyan.broker.kafka.admin import NETWORK_S, Forbidden, cluster, no_topics, result
 from matyan.errors import Unavailable
 from matyan.settings import Settings, dead_letter_topic
 
@@ -60,7 +60,7 @@ class Topic:
     def trouble(self) -> list[str]:
         """Why our records cannot go through it, with what mends that."""
         if not self.partitions:
-            return [_missing([self.name])]
+            return [no_topics([self.name])]
         found = []
         if (size := self.max_message_bytes) is not None and size < NEEDED_MESSAGE_BYTES:
             found.append(
@@ -124,11 +124,6 @@ class Topic:
         return []
 
 
-def _missing(names: Sequence[str]) -> str:
-    them = "it" if len(names) == 1 else "them"
-    return f"Kafka has no topic {', '.join(names)}: `matyan topics create` makes {them}"
-
-
 def about_order(topic: Topic) -> str:
     """What more partitions do to the order of a run."""
     return (
@@ -142,7 +137,7 @@ def about_order(topic: Topic) -> str:
 def troubles(topics: Sequence[Topic]) -> list[str]:
     """What is wrong with any of them, the missing ones in one sentence."""
     missing = [topic.name for topic in topics if not topic.partitions]
-    found = [_missing(missing)] if missing else []
+    found = [no_topics(missing)] if missing else []
     return found + [
         sentence for topic in topics if topic.partitions for sentence in topic.trouble()
     ]
