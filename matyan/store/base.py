@@ -1,7 +1,7 @@
 """The store as the rules see it: ordered byte keys and transactions.
 
 No key layout and no msgpack here; no batching and no retry of a caller's work but the engine's own
-conflict loop. Engines: `rocks.py` (one machine).
+conflict loop. Engines: `rocks` (one machine).
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ import trio
 
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import Snapshot, Transaction
-from matyan.store.rocks import RocksStore, _options, _write_options, open_rocks
+from matyan.store.rocks import RocksStore, open_rocks
+from matyan.store.rocks.store import _options, _write_options
 from tests.small_disk import SIZE, small_disk
 
 __all__ = ["small_disk"]

@@ -19,9 +19,9 @@ from matyan.broker.local import LocalBroker
 from matyan.keys import Keys
 from matyan.rules.records import Rules
 from matyan.rules.sequences import Layout, Sequences
-from matyan.store import rocks
 from matyan.store.base import Transaction
 from matyan.store.rocks import RocksStore, open_rocks
+from matyan.store.rocks import store as rocks
 from matyan.workers.ingest import MOST_WORK, IngestWorker
 from tests.ledger import metric, record
 
