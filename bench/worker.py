@@ -66,7 +66,8 @@ from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.consumer import BATCH_AGE_S, BATCH_RECORDS, consumer_config
 from matyan.errors import NotFound
 from matyan.settings import Settings
-from matyan.store.rocks.store import DIRECTORIES, open_database
+from matyan.store.rocks.database import open_database
+from matyan.store.rocks.store import DIRECTORIES
 
 RUNS = 96
 FRAME = 100

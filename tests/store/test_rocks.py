@@ -21,7 +21,7 @@ import trio
 from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import Snapshot, Transaction
 from matyan.store.rocks import RocksStore, open_rocks
-from matyan.store.rocks.store import _options, _write_options
+from matyan.store.rocks.database import database_options, write_options
 from tests.small_disk import SIZE, small_disk
 
 __all__ = ["small_disk"]
@@ -454,14 +454,14 @@ async def test_disk_bytes_shrink_when_it_is_compacted(tmp_path: Path) -> None:
 
 async def test_writers_wait_for_a_late_compaction_without_an_error(tmp_path: Path) -> None:
     """Where RocksDB would put the trio thread to sleep, the transaction waits and runs again."""
-    options = _options(rocksdict.DBRecoveryMode.point_in_time())
+    options = database_options(rocksdict.DBRecoveryMode.point_in_time())
     options.set_write_buffer_size(64 * 1024)
     options.set_max_write_buffer_number(2)
     options.set_level_zero_file_num_compaction_trigger(2)
     options.set_level_zero_slowdown_writes_trigger(2)
     options.set_level_zero_stop_writes_trigger(3)
     database = rocksdict.Rdict(str(tmp_path / "store"), options)
-    database.set_write_options(_write_options())
+    database.set_write_options(write_options())
     runs = 0
 
     def body(number: int, tr: Transaction) -> None:

@@ -21,7 +21,8 @@ from matyan.rules.records import Rules
 from matyan.rules.sequences import Layout, Sequences
 from matyan.store.base import Transaction
 from matyan.store.rocks import RocksStore, open_rocks
-from matyan.store.rocks import store as rocks
+from matyan.store.rocks import store as rocks_store
+from matyan.store.rocks.transaction import RocksTransaction
 from matyan.workers.ingest import MOST_WORK, IngestWorker
 from tests.ledger import metric, record
 
@@ -62,7 +63,7 @@ class Turns:
         self._since = 0
         counter = self
 
-        class Counting(rocks._RocksTransaction):
+        class Counting(RocksTransaction):
             __slots__ = ()
 
             def __init__(self, *args: Any) -> None:
@@ -80,8 +81,8 @@ class Turns:
 
                 self.set, self.update = counted_set, counted_update
 
-        monkeypatch.setattr(rocks, "_RocksTransaction", Counting)
-        monkeypatch.setattr(rocks, "_TURN_S", 0.0)
+        monkeypatch.setattr(rocks_store, "RocksTransaction", Counting)
+        monkeypatch.setattr(rocks_store, "_TURN_S", 0.0)
 
     def note(self, writes: int) -> None:
         self._since += writes
@@ -180,7 +181,7 @@ async def test_ranges_cleared_between_writes_cost_n_log_n(tmp_path: Path, order:
     }[order]
 
     def compared(n: int) -> int:
-        transaction = rocks._RocksTransaction(store._database, tmp_path)
+        transaction = RocksTransaction(store._database, tmp_path)
         Compared.count = 0
         for i in numbers(n):
             begin = b"%08d" % i
