@@ -1,7 +1,7 @@
 """The ingestion worker: each batch of a partition becomes one transaction that also moves the stored offset.
 
 Decides what happens when that does not work: back off, start over behind another owner, bisect, dead letter.
-What a record does is `records.py`'s; when a batch is full is the consumer's.
+What a record does is `rules/records.py`'s; when a batch is full is the consumer's.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from matyan._codec import Malformed, MetricPoints, Record, cut_records, decode_records
 from matyan.broker.base import (
@@ -51,8 +51,6 @@ class IngestWorker(Holder):
             may have written, since what rules remember holds for a sole writer only.
         max_bytes, max_records: the most that one transaction takes of a batch; None: a batch is never split.
         on_deletion: called after a transaction that deleted a run.
-        use_stored_offset: False only to show that the tests of exactly once fail without it.
-        lose_records_by_acknowledging_before_the_commit: True only to show that the tests of durability fail then.
     """
 
     def __init__(
@@ -66,8 +64,6 @@ class IngestWorker(Holder):
         max_bytes: int | None = None,
         max_records: int | None = None,
         on_deletion: Callable[[], None] | None = None,
-        use_stored_offset: bool = True,
-        lose_records_by_acknowledging_before_the_commit: bool = False,
     ) -> None:
         super().__init__(consumer, "ingest", self._ingest)
         self.store = store
@@ -77,36 +73,51 @@ class IngestWorker(Holder):
         self.max_bytes = max_bytes
         self.max_records = max_records
         self.on_deletion = on_deletion
-        self.use_stored_offset = use_stored_offset
-        self.acknowledges_early = lose_records_by_acknowledging_before_the_commit
 
     async def _ingest(self, tenure: Tenure) -> None:
-        owner = _Owner(self, tenure)
+        ingestion = self.ingestion(tenure)
         while True:
-            await owner.start()
+            await ingestion.start()
             async for batch in tenure.batches():
-                if not await owner.take(batch):
+                if not await ingestion.take(batch):
                     break
             else:
                 return
 
+    def ingestion(self, tenure: Tenure) -> Ingestion:
+        """What applies the records of one partition as long as it is this worker's."""
+        return Ingestion(self, tenure)
 
-class _Owner:
+
+class Contents(NamedTuple):
+    """What a batch holds: records, the events that follow from them, and what is no record; the latter two by offset."""
+
+    ops: list[MetricPoints | Record]
+    events: dict[int, ControlEvent]
+    dead: dict[int, DeadLetter]
+
+
+class Ingestion:
     """The ingestion of one partition: what it believes to be stored, and the rules that hold as long as it is."""
 
     def __init__(self, worker: IngestWorker, tenure: Tenure) -> None:
         self._worker = worker
         self._tenure = tenure
-        self._partition: Partition = tenure.partition
-        self._offset_key = worker.keys.ingest(self._partition.topic_id, self._partition.partition)
-        self._name = f"{self._partition.topic_id}/{self._partition.partition}"
-        self._dropped_key = worker.keys.dropped(self._partition.topic_id, self._partition.partition)
+        self.partition: Partition = tenure.partition
+        self._offset_key = worker.keys.ingest(self.partition.topic_id, self.partition.partition)
+        self._name = f"{self.partition.topic_id}/{self.partition.partition}"
+        self._dropped_key = worker.keys.dropped(self.partition.topic_id, self.partition.partition)
         self._stored: int | None = None
         self._stored_row: bytes | None = None
         """The same as it stands in the store."""
+        # Of the batch at hand.
+        self._announced: set[int] = set()
+        """Offsets whose event or dead letter is out."""
+        self._fatal: dict[int, Bug | InvalidRecord] = {}
+        """Why records are dead letters, by offset."""
         self._rules = worker.make_rules()
         self._log = get_logger().bind(
-            service="ingest", topic=self._partition.topic, partition=self._partition.partition
+            service="ingest", topic=self.partition.topic, partition=self.partition.partition
         )
         self._dropped = DroppedLog(self._log)
 
@@ -115,7 +126,7 @@ class _Owner:
         while True:
             await self._look()
             try:
-                await self._tenure.retrying(lambda: self._partition.start(self._stored))
+                await self._tenure.retrying(lambda: self.partition.start(self._stored))
             except OffsetConflict as error:
                 telemetry.INGEST_ERRORS.labels("OffsetConflict").inc()
                 await self._tenure.stand_still(str(error))
@@ -126,19 +137,29 @@ class _Owner:
     async def _look(self) -> None:
         """Reads the stored offset and forgets what was remembered under another one."""
         self._rules = self._worker.make_rules()
-        row = await self._tenure.retrying(lambda: self._worker.store.read(self._read_offset))
+        row = await self._tenure.retrying(lambda: self._worker.store.read(self.read_offset))
         self._stored_row = row
         self._stored = None if row is None else int(unpack_value(row))
 
-    def _read_offset(self, snap: Snapshot) -> bytes | None:
-        return snap.get(self._offset_key) if self._worker.use_stored_offset else None
+    def read_offset(self, snap: Snapshot) -> bytes | None:
+        """The row of the stored offset."""
+        return snap.get(self._offset_key)
+
+    def write_offset(self, tr: Transaction, row: bytes) -> None:
+        """Moves the stored offset, in the transaction that applies the records below it."""
+        tr.set(self._offset_key, row)
+
+    def remember_offset(self, offset: int, row: bytes) -> None:
+        """The transaction is durable."""
+        self._stored, self._stored_row = offset, row
 
     async def take(self, batch: Batch) -> bool:
         """Applies a batch; False: the stored offset was moved elsewhere, start again."""
         telemetry.INGEST_CONSUMED.inc(len(batch))
-        announced: set[int] = set()
+        self._announced.clear()
+        self._fatal.clear()
         for piece in self._split(batch):
-            if not await self._apply(piece, announced):
+            if not await self._apply(piece):
                 return False
         return True
 
@@ -159,19 +180,18 @@ class _Owner:
             yield _slice(batch, begin, end)
             begin = end
 
-    async def _apply(self, batch: Batch, announced: set[int]) -> bool:
-        """Applies what is not stored yet of `batch`; `announced`: offsets whose event or dead letter is out."""
+    async def _apply(self, batch: Batch) -> bool:
+        """Applies what is not stored yet of `batch`; False: the stored offset was moved elsewhere."""
         bugs = 0
-        fatal: Bug | InvalidRecord | None = None
         while True:
             batch = self._unstored(batch)
             if not batch.values:
-                self._partition.committed(batch.next_offset)
+                self.partition.committed(batch.next_offset)
                 return True
             refused: Bug | InvalidRecord
             try:
                 # Bound now: the name is rebound before the loop comes round.
-                attempt = partial(self._commit, batch, announced, fatal)
+                attempt = partial(self._commit, batch)
                 await self._tenure.retrying(attempt)
             except Fenced as error:
                 telemetry.INGEST_ERRORS.labels("Fenced").inc()
@@ -182,14 +202,14 @@ class _Owner:
                     return False
                 continue
             except _TooManySequences:
-                return await self._halve(batch, announced)
+                return await self._halve(batch)
             except (InvalidRecord, Bug) as error:
                 refused = error
             else:
                 return True
             telemetry.INGEST_ERRORS.labels(class_of(refused)).inc()
             if len(batch) > 1:
-                return await self._halve(batch, announced)
+                return await self._halve(batch)
             if isinstance(refused, Bug):
                 bugs += 1
                 self._log.error(
@@ -202,12 +222,12 @@ class _Owner:
                 )
                 if bugs == 1:
                     continue
-            fatal = refused
+            self._fatal[batch.offsets[0]] = refused
 
-    async def _halve(self, batch: Batch, announced: set[int]) -> bool:
+    async def _halve(self, batch: Batch) -> bool:
         middle = len(batch) // 2
-        return await self._apply(_slice(batch, 0, middle), announced) and await self._apply(
-            _slice(batch, middle, len(batch)), announced
+        return await self._apply(_slice(batch, 0, middle)) and await self._apply(
+            _slice(batch, middle, len(batch))
         )
 
     def _unstored(self, batch: Batch) -> Batch:
@@ -217,53 +237,31 @@ class _Owner:
         telemetry.SKIPPED.labels("stored_offset").inc(below)
         return _slice(batch, below, len(batch))
 
-    async def _commit(
-        self, batch: Batch, announced: set[int], fatal: Bug | InvalidRecord | None
-    ) -> None:
-        """One attempt at one transaction. `fatal`: why the batch's only record is a dead letter."""
+    async def _commit(self, batch: Batch) -> None:
+        """One attempt at one transaction."""
         began = time.perf_counter()
-        ops: list[MetricPoints | Record] = []
-        events: dict[int, ControlEvent] = {}
-        dead: dict[int, DeadLetter] = {}
-        if fatal is not None:
-            dead[batch.offsets[0]] = self._tenure.letter(batch, 0, class_of(fatal), str(fatal))
-        else:
-            with BlamingTheRecord():
-                ops, events, dead = self._decode(batch)
-        if len(ops) > MOST_OPS and len(batch) > 1:
+        with BlamingTheRecord():
+            contents = self._decode(batch)
+        if len(contents.ops) > MOST_OPS and len(batch) > 1:
             raise _TooManySequences
-        if (events or dead) and not announced.issuperset(events.keys() | dead.keys()):
-            await self._worker.outbox.before(
-                [event for offset, event in events.items() if offset not in announced],
-                [letter for offset, letter in dead.items() if offset not in announced],
-            )
-            announced.update(events, dead)
-        if self._worker.acknowledges_early:
-            self._partition.committed(batch.next_offset)
-        rules = self._rules
-        row = pack_value(batch.next_offset)
-        body = partial(self._body, rules, ops, [*events.values()], [*dead.values()], batch, row)
+        if contents.events or contents.dead:
+            await self._announce(contents)
         handed_over = time.perf_counter()
-        unit = await self._worker.store.transact_in_turns(body)
+        unit = await self.transact(batch, contents)
         committed = time.perf_counter()
-        if events or dead:
-            self._tell([*events.values()], [*dead.values()])
-        if self._worker.use_stored_offset:
-            self._stored, self._stored_row = batch.next_offset, row
-        rules.committed(unit)
-        self._partition.committed(batch.next_offset)
-        self._count(batch, ops, unit, len(dead), committed - began, committed - handed_over)
+        self._rules.committed(unit)
+        if contents.events or contents.dead:
+            self._tell(contents)
+        self.partition.committed(batch.next_offset)
+        self._count(batch, contents, unit, committed - began, committed - handed_over)
 
-    def _decode(
-        self, batch: Batch
-    ) -> tuple[list[MetricPoints | Record], dict[int, ControlEvent], dict[int, DeadLetter]]:
-        """What the batch holds: records, the events that follow from them, and what is no record, by offset.
-
-        For each attempt anew: applying may fill in the steps of its points.
-        """
-        ops: list[MetricPoints | Record] = []
-        events: dict[int, ControlEvent] = {}
-        dead: dict[int, DeadLetter] = {}
+    def _decode(self, batch: Batch) -> Contents:
+        """For each attempt anew: applying may fill in the steps of its points."""
+        contents = Contents([], {}, {})
+        ops, events, dead = contents
+        if self._fatal and len(batch) == 1 and (why := self._fatal.get(batch.offsets[0])):
+            dead[batch.offsets[0]] = self._tenure.letter(batch, 0, class_of(why), str(why))
+            return contents
         for item in decode_records(batch.values):
             if isinstance(item, Malformed):
                 offset = batch.offsets[item.index]
@@ -272,47 +270,58 @@ class _Owner:
             ops.append(item)
             if isinstance(item, Record) and (event := event_of(item)) is not None:
                 events[batch.offsets[item.index]] = event
-        return ops, events, dead
+        return contents
 
-    def _tell(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
+    async def _announce(self, contents: Contents) -> None:
+        """What must be out before the commit; of what one attempt has announced, the next says nothing."""
+        announced = self._announced
+        if not announced.issuperset(contents.events.keys() | contents.dead.keys()):
+            await self._worker.outbox.before(
+                [event for offset, event in contents.events.items() if offset not in announced],
+                [letter for offset, letter in contents.dead.items() if offset not in announced],
+            )
+            announced.update(contents.events, contents.dead)
+
+    async def transact(self, batch: Batch, contents: Contents) -> Unit:
+        """Commits the batch with its offset; returns when both are durable."""
+        row = pack_value(batch.next_offset)
+        body = partial(self._body, batch, contents, row)
+        unit = await self._worker.store.transact_in_turns(body)
+        self.remember_offset(batch.next_offset, row)
+        return unit
+
+    def _tell(self, contents: Contents) -> None:
         """A line a batch for its dead letters: a producer of nonsense can bring millions."""
-        for event in events:
+        for event in contents.events.values():
             if event.type == "run_deleted":
                 self._log.info("a run was deleted", run=event.payload["run_id"])
-        if dead:
-            first = dead[0]
+        if contents.dead:
+            first = next(iter(contents.dead.values()))
             self._log.error(
                 "records went to the dead letters",
-                records=len(dead),
+                records=len(contents.dead),
                 offset=first.offset,
                 error_class=first.error_class,
                 reason=first.error_text,
             )
 
     def _body(
-        self,
-        rules: Rules,
-        ops: Sequence[MetricPoints | Record],
-        events: Sequence[ControlEvent],
-        dead: Sequence[DeadLetter],
-        batch: Batch,
-        row: bytes,
-        tr: Transaction,
+        self, batch: Batch, contents: Contents, row: bytes, tr: Transaction
     ) -> Generator[None, None, Unit]:
-        if self._read_offset(tr) != self._stored_row:
+        if self.read_offset(tr) != self._stored_row:
             raise Fenced(
                 "the stored offset has moved: another owner, or a commit of unknown outcome"
             )
-        unit = rules.begin(tr, self._name)
+        unit = self._rules.begin(tr, self._name)
         with BlamingTheRecord():
-            for op in ops:
+            for op in contents.ops:
                 yield from unit.applying(op)
                 yield
         if unit.dropped:
             self._note_dropped(tr, unit, batch)
+        events, dead = [*contents.events.values()], [*contents.dead.values()]
         self._worker.outbox.within(tr, events, dead, batch.offsets)
-        if self._worker.use_stored_offset:
-            tr.set(self._offset_key, row)
+        self.write_offset(tr, row)
         return unit
 
     def _note_dropped(self, tr: Transaction, unit: Unit, batch: Batch) -> None:
@@ -320,16 +329,15 @@ class _Owner:
         total = unit.dropped + (0 if before is None else int(unpack_value(before)))
         tr.set(self._dropped_key, pack_value(total))
         # Before the commit, whose outcome may become known by the stored offset alone; what a deleted run loses stays so.
-        if isinstance(self._partition, Answering):
+        if isinstance(self.partition, Answering):
             for run, dropped in unit.deleted.items():
-                self._partition.dropped(run, batch.offsets[dropped.first])
+                self.partition.dropped(run, batch.offsets[dropped.first])
 
     def _count(
         self,
         batch: Batch,
-        ops: Sequence[MetricPoints | Record],
+        contents: Contents,
         unit: Unit,
-        dead: int,
         seconds: float,
         commit_seconds: float,
     ) -> None:
@@ -337,8 +345,9 @@ class _Owner:
         telemetry.INGEST_TXN_BYTES.observe(sum(map(len, batch.values)))
         telemetry.INGEST_BATCH_SECONDS.observe(seconds)
         telemetry.COMMIT_SECONDS.observe(commit_seconds)
-        if ops:
-            telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - ops[0].timestamp))
+        if contents.ops:
+            first = contents.ops[0].timestamp
+            telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - first))
         for kind, count in unit.applied.items():
             telemetry.INGEST_PROCESSED_OF(kind).inc(count)
         if self._worker.on_deletion is not None and "delete_run" in unit.applied:
@@ -347,8 +356,8 @@ class _Owner:
             telemetry.SKIPPED.labels("tombstone").inc(unit.dropped)
             for run, dropped in unit.deleted.items():
                 self._dropped.tell(run, dropped.records, time.monotonic())
-        if dead:
-            telemetry.DEAD_LETTERS.labels(self._partition.topic).inc(dead)
+        if contents.dead:
+            telemetry.DEAD_LETTERS.labels(self.partition.topic).inc(len(contents.dead))
 
 
 def _slice(batch: Batch, begin: int, end: int) -> Batch:

@@ -21,7 +21,7 @@ from matyan.folder import tracker
 from matyan.frontier import edge
 from matyan.store import rocks
 from matyan.store.rocks import open_rocks
-from matyan.workers.ingest import IngestWorker
+from tests.broken_ingestion import AcknowledgesEarly
 
 
 class DiesAfterReplay(LocalBroker):
@@ -67,9 +67,7 @@ if __name__ == "__main__":
         case "no-sync":
             rocks.open_rocks = partial(open_rocks, sync=False)
         case "acknowledge-early":
-            tracker.IngestWorker = partial(
-                IngestWorker, lose_records_by_acknowledging_before_the_commit=True
-            )
+            tracker.IngestWorker = AcknowledgesEarly
         case "die-before-replay":
             tracker.LocalBroker = DiesBeforeReplay
         case "die-after-replay":

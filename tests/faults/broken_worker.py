@@ -21,6 +21,7 @@ from matyan.broker.kafka import outbox
 from matyan.cli.main import main
 from matyan.settings import Settings
 from matyan.workers import ingest
+from tests.broken_ingestion import IgnoresStoredOffset
 
 
 def broken_worker(promise: str = "none") -> tuple[str, ...]:
@@ -55,7 +56,7 @@ if __name__ == "__main__":
             kafka_consumer.KafkaConsumer = from_kafka
         case "redelivered-without-stored-offset":
             kafka_consumer.KafkaConsumer = from_kafka
-            ingest.IngestWorker = partial(ingest.IngestWorker, use_stored_offset=False)
+            ingest.IngestWorker = IgnoresStoredOffset
         case "dies-after-the-commit":
             kafka_consumer._Partition.committed = die
         case "dies-when-revoked":

@@ -132,7 +132,7 @@ class Crew:
         layout: Layout,
         nursery: trio.Nursery,
         consumer: dict[str, Any],
-        worker: dict[str, Any],
+        worker: Callable[..., IngestWorker],
     ) -> None:
         self.members: dict[str, Member] = {}
         self.store = store
@@ -156,13 +156,12 @@ class Crew:
         polling = _Client.gates[config["client.id"]] = threading.Event()
         polling.set()
         door = Door(self.store)
-        worker = IngestWorker(
+        worker = self._worker(
             KafkaConsumer(config, self.topic, **self._consumer),
             door,
             self.keys,
             lambda: Rules(self.keys, Sequences(self.keys, self._layout)),
             KafkaOutbox(self._settings),
-            **self._worker,
         )
         member = self.members[name] = Member(worker, door, polling)
         await self._nursery.start(member.run)
@@ -237,11 +236,11 @@ async def open_crew(
     *,
     layout: Layout = "packed",
     consumer: dict[str, Any] | None = None,
-    **worker: Any,
+    worker: Callable[..., IngestWorker] = IngestWorker,
 ) -> AsyncIterator[Crew]:
     """A crew without members on the store in `folder`; those that run at the end are stopped.
 
-    consumer: what `KafkaConsumer` is given besides. worker: what `IngestWorker` is given besides.
+    consumer: what `KafkaConsumer` is given besides. worker: the class of its workers.
     """
     store = open_rocks(folder)
     kafka_consumer.RdConsumer, client = _Client, kafka_consumer.RdConsumer

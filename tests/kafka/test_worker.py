@@ -21,6 +21,7 @@ from matyan.rules import records
 from matyan.rules.runs import exists, is_deleted
 from matyan.service import telemetry
 from matyan.settings import Settings
+from tests.broken_ingestion import IgnoresStoredOffset
 from tests.kafka.crew import SESSION_S, Crew, open_crew
 from tests.kafka.load import Load, open_load
 from tests.kafka.topics import create_topic, read_topic, until
@@ -116,7 +117,7 @@ async def test_a_zombie_without_the_stored_offset_is_caught(
     topic = make_topic(6)
     trusting = {"offsets_are_stored": False}
     async with (
-        open_crew(settings, topic, tmp_path, consumer=trusting, use_stored_offset=False) as crew,
+        open_crew(settings, topic, tmp_path, consumer=trusting, worker=IgnoresStoredOffset) as crew,
         open_load(settings, topic) as load,
     ):
         await freeze_and_resume(crew, load)

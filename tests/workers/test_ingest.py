@@ -22,6 +22,7 @@ from matyan.service import telemetry
 from matyan.store.base import Snapshot, Transaction
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
+from tests.broken_ingestion import AcknowledgesEarly, IgnoresStoredOffset
 from tests.ledger import Ledger, metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
 from tests.memory_store import MemoryStore, exhaust
@@ -88,8 +89,13 @@ class Scene:
         self.engine = Engine(self.ledger.store)
         self.outbox = MemoryOutbox()
 
-    def worker(self, consumer: MemoryConsumer, **options: Any) -> IngestWorker:
-        return IngestWorker(
+    def worker(
+        self,
+        consumer: MemoryConsumer,
+        kind: type[IngestWorker] = IngestWorker,
+        **options: Any,
+    ) -> IngestWorker:
+        return kind(
             consumer, self.engine, self.ledger.keys, self.ledger.make_rules, self.outbox, **options
         )
 
@@ -175,8 +181,8 @@ async def test_records_below_the_stored_offset_are_skipped_and_counted(
 async def test_without_the_stored_offset_a_redelivery_stands_twice() -> None:
     """The negative control: what the tests above would see if the stored offset did not work."""
     scene = Scene(*points(0, 5))
-    await scene.work(use_stored_offset=False)
-    await scene.work(MemoryConsumer(scene.log, deliver_from=0), use_stored_offset=False)
+    await scene.work(kind=IgnoresStoredOffset)
+    await scene.work(MemoryConsumer(scene.log, deliver_from=0), kind=IgnoresStoredOffset)
     assert scene.stored is None
     assert len(scene.values()) == 10
 
@@ -576,7 +582,7 @@ async def test_acknowledging_before_the_commit_loses_records() -> None:
     consumer = MemoryConsumer(scene.log)
     acknowledged: list[int] = []
     scene.engine.before_next = lambda: acknowledged.extend(consumer.held.acknowledged)
-    await scene.work(consumer, lose_records_by_acknowledging_before_the_commit=True)
+    await scene.work(consumer, kind=AcknowledgesEarly)
     assert acknowledged == [5]
 
 
