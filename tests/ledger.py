@@ -11,6 +11,7 @@ from matyan._codec import Malformed, context_text, decode_records, unpack
 from matyan.keys import Keys, unpack_value
 from matyan.rules import contexts, entities, runs, trees
 from matyan.rules.records import Rules, Unit
+from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Growth, Layout, SequenceInfo, Sequences
 from tests.memory_store import MemoryStore
 
@@ -79,8 +80,11 @@ class Ledger:
 
     # --- what a reader sees ---
 
+    def rows(self, snap: Any, run: str) -> RunRows[Any]:
+        return RunRows(snap, self.keys, run)
+
     def meta(self, run: str = "r") -> dict[str, Any]:
-        return self.store.look(lambda snap: runs.read_meta(snap, self.keys, run))
+        return self.store.look(lambda snap: runs.read_meta(self.rows(snap, run)))
 
     def attrs(self, run: str = "r") -> Any:
         found = self.store.look(lambda snap: trees.read(snap, self.keys.attrs(run)))
@@ -97,10 +101,10 @@ class Ledger:
         return forward
 
     def tags(self, run: str = "r") -> list[str]:
-        return self.store.look(lambda snap: entities.tags_of(snap, self.keys, run))
+        return self.store.look(lambda snap: entities.tags_of(self.rows(snap, run)))
 
     def experiment(self, run: str = "r") -> str | None:
-        return self.store.look(lambda snap: entities.experiment_of(snap, self.keys, run))
+        return self.store.look(lambda snap: entities.experiment_of(self.rows(snap, run)))
 
     def system(self, *beginning: str) -> dict[tuple[Any, ...], Any]:
         """System rows whose tuple begins so."""
@@ -165,4 +169,4 @@ class Ledger:
         return self.store.look(lambda snap: list(sequences.sequences(snap, run)))
 
     def contexts(self, run: str = "r") -> dict[int, Any]:
-        return self.store.look(lambda snap: contexts.read(snap, self.keys, run))
+        return self.store.look(lambda snap: contexts.read(self.rows(snap, run)))

@@ -26,6 +26,7 @@ from matyan.rules import runs
 from matyan.rules.identity import feeders, store_id
 from matyan.rules.queries import Queries
 from matyan.rules.records import Rules
+from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Layout, Sequences, open_layout
 from matyan.service import private
 from matyan.store.base import FolderStore, Snapshot
@@ -99,9 +100,11 @@ class DataFolder:
         """
 
         def body(snap: Snapshot) -> LastHeard:
-            meta = runs.read_meta(snap, self.keys, self.queries.exact(snap, run))
-            activity = runs.get_activity(snap, self.keys, run)
-            return LastHeard(bool(meta.get("active")), meta.get("duration"), activity)
+            rows = RunRows(snap, self.keys, self.queries.exact(snap, run))
+            meta = runs.read_meta(rows)
+            return LastHeard(
+                bool(meta.get("active")), meta.get("duration"), runs.get_activity(rows)
+            )
 
         return await self.store.read(body)
 

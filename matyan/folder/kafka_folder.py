@@ -15,6 +15,7 @@ from matyan.broker.base import Producer
 from matyan.errors import ConfigurationError, MatyanError, Unavailable
 from matyan.folder.folder import DataFolder, delete_by_record, finish_by_record, while_answering
 from matyan.rules import runs
+from matyan.rules.rows import RunRows
 from matyan.service.supervise import Task
 from matyan.store.open import name_of
 
@@ -65,7 +66,7 @@ class KafkaFolder:
 
         async def is_gone() -> bool:
             return not await self._folder.store.read(
-                lambda snap: runs.exists(snap, self._folder.keys, run)
+                lambda snap: runs.exists(RunRows(snap, self._folder.keys, run))
             )
 
         await _effect(is_gone, f"run {run} stands still: Kafka has the record that deletes it")

@@ -31,6 +31,7 @@ from matyan.folder.letters import Letters
 from matyan.keys import range_of
 from matyan.rules import runs
 from matyan.rules.queries import Row
+from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Layout
 from matyan.service import private
 from matyan.service.health import Health
@@ -114,7 +115,7 @@ class Tracker:
         await self.store.read(lambda snap: snap.get(self.keys.layout()))
 
     async def _is_deleted(self, run: str) -> bool:
-        return await self.store.read(lambda snap: runs.is_deleted(snap, self.keys, run))
+        return await self.store.read(lambda snap: runs.is_deleted(RunRows(snap, self.keys, run)))
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         await self.store.transact(lambda tr: self._outbox.within(tr, [], letters))

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from matyan import readable
 from matyan._codec import context_text
-from matyan.keys import Keys, range_of, unpack_value
+from matyan.keys import range_of, unpack_value
 from matyan.rules import trees
+from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
 EMPTY: Final = 0
@@ -23,9 +24,7 @@ _IDS = 1 << 32
 _ENTRY_BYTES = 200  # what a remembered id takes beside its text
 
 
-def find_or_create(
-    tr: Transaction, keys: Keys, run: str, text: str, first: int, context: object
-) -> int:
+def find_or_create(rows: RunRows[Transaction], text: str, first: int, context: object) -> int:
     """The id of `context`; a new one is stored under the next id that is free in its run.
 
     Args:
@@ -35,6 +34,7 @@ def find_or_create(
     Raises:
         InvalidRecord: it is too large to be stored.
     """
+    tr, keys, run = rows
     # 0 belongs to the empty context alone: the search goes round it.
     ctx = EMPTY if text == "{}" else first or 1
     while (packed := tr.get(keys.context(run, ctx))) is not None:
@@ -53,11 +53,11 @@ def _text_of(packed: bytes) -> str | None:
         return None
 
 
-def read(snap: Snapshot, keys: Keys, run: str) -> dict[int, Any]:
+def read(rows: RunRows[Snapshot]) -> dict[int, Any]:
     """The contexts of a run by their ids."""
-    prefix = keys.contexts_prefix(run)
+    prefix = rows.keys.contexts_prefix(rows.run)
     stored = {}
-    for key, packed in snap.scan(*range_of(prefix)):
+    for key, packed in rows.tr.scan(*range_of(prefix)):
         if found := readable.elements(key, len(prefix), int):
             context = readable.value(packed)
             stored[found[0]] = context if isinstance(context, dict) else stand_in(found[0])

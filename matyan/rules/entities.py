@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 from matyan import readable
 from matyan.keys import Keys, pack_value, range_of
 from matyan.rules import indexes, trees
+from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
 # Ours and never to change: the uuid of a new experiment or tag is its name's under this namespace, so
@@ -81,12 +82,12 @@ class Names:
 
     def experiment_of(self, run: str) -> str | None:
         """The name of the run's experiment."""
-        uuid = _experiment_uuid(self._snap, self._keys, run)
+        uuid = _experiment_uuid(RunRows(self._snap, self._keys, run))
         return None if uuid is None else self._name(self._keys.experiment(uuid, "name"))
 
     def tags_of(self, run: str) -> list[str]:
         """The names of the run's tags, sorted."""
-        uuids = _tag_uuids(self._snap, self._keys, run)
+        uuids = _tag_uuids(RunRows(self._snap, self._keys, run))
         names = (self._name(self._keys.tag(uuid, "name")) for uuid in uuids)
         return sorted(name for name in names if name is not None)
 
@@ -96,79 +97,84 @@ class Names:
         return self._names[key]
 
 
-def experiment_of(snap: Snapshot, keys: Keys, run: str) -> str | None:
+def experiment_of(rows: RunRows[Snapshot]) -> str | None:
     """The name of the run's experiment."""
-    return Names(snap, keys).experiment_of(run)
+    return Names(rows.tr, rows.keys).experiment_of(rows.run)
 
 
-def _experiment_uuid(snap: Snapshot, keys: Keys, run: str) -> str | None:
-    return readable.text(snap.get(keys.experiment_of_run(run)))
+def _experiment_uuid(rows: RunRows[Snapshot]) -> str | None:
+    return readable.text(rows.tr.get(rows.keys.experiment_of_run(rows.run)))
 
 
-def set_experiment(tr: Transaction, keys: Keys, run: str, name: str, now: float) -> str:
+def set_experiment(rows: RunRows[Transaction], name: str, now: float) -> str:
     """Moves the run into the experiment `name`, made when it is new; returns its uuid."""
+    tr, keys, run = rows
     uuid = _find_or_create(tr, keys, _EXPERIMENTS, name, now)
-    if _experiment_uuid(tr, keys, run) != uuid:
-        leave_experiment(tr, keys, run)
+    if _experiment_uuid(rows) != uuid:
+        leave_experiment(rows)
         tr.set(keys.experiment_of_run(run), pack_value(uuid))
         tr.set(keys.experiment_run(uuid, run), _TRUE)
-        indexes.put(tr, keys, run, "experiment", name)
+        indexes.put(rows, "experiment", name)
         _count(tr, keys, _EXPERIMENTS, uuid, 1)
     return uuid
 
 
-def leave_experiment(tr: Transaction, keys: Keys, run: str) -> None:
-    uuid = _experiment_uuid(tr, keys, run)
+def leave_experiment(rows: RunRows[Transaction]) -> None:
+    tr, keys, run = rows
+    uuid = _experiment_uuid(rows)
     if uuid is not None:
         tr.clear(keys.experiment_of_run(run))
         tr.clear(keys.experiment_run(uuid, run))
-        indexes.drop_all(tr, keys, run, "experiment")
+        indexes.drop_all(rows, "experiment")
         _count(tr, keys, _EXPERIMENTS, uuid, -1)
 
 
 # --- tags -----------------------------------------------------------------------------------------
 
 
-def tags_of(snap: Snapshot, keys: Keys, run: str) -> list[str]:
+def tags_of(rows: RunRows[Snapshot]) -> list[str]:
     """The names of the run's tags, sorted."""
-    return Names(snap, keys).tags_of(run)
+    return Names(rows.tr, rows.keys).tags_of(rows.run)
 
 
-def _tag_uuids(snap: Snapshot, keys: Keys, run: str) -> Iterator[str]:
-    prefix = keys.tag_of_run(run)
-    for key, _ in snap.scan(*range_of(prefix)):
+def _tag_uuids(rows: RunRows[Snapshot]) -> Iterator[str]:
+    prefix = rows.keys.tag_of_run(rows.run)
+    for key, _ in rows.tr.scan(*range_of(prefix)):
         if found := readable.elements(key, len(prefix), str):
             yield found[0]
 
 
-def add_tag(tr: Transaction, keys: Keys, run: str, name: str, now: float) -> None:
+def add_tag(rows: RunRows[Transaction], name: str, now: float) -> None:
+    tr, keys, run = rows
     uuid = _find_or_create(tr, keys, _TAGS, name, now)
     if tr.get(keys.tag_of_run(run, uuid)) is None:
         tr.set(keys.run_tag(run, uuid), _TRUE)
         tr.set(keys.tag_of_run(run, uuid), _TRUE)
         tr.set(keys.tag_run(uuid, run), _TRUE)
-        indexes.put(tr, keys, run, "tag", name)
+        indexes.put(rows, "tag", name)
         _count(tr, keys, _TAGS, uuid, 1)
 
 
-def remove_tag(tr: Transaction, keys: Keys, run: str, name: str) -> None:
+def remove_tag(rows: RunRows[Transaction], name: str) -> None:
+    tr, keys, run = rows
     uuid = _find(tr, keys, _TAGS, name)
     if uuid is not None and tr.get(keys.tag_of_run(run, uuid)) is not None:
-        indexes.drop(tr, keys, run, "tag", name)
-        _detach(tr, keys, run, uuid)
+        indexes.drop(rows, "tag", name)
+        _detach(rows, uuid)
 
 
-def _detach(tr: Transaction, keys: Keys, run: str, uuid: str) -> None:
+def _detach(rows: RunRows[Transaction], uuid: str) -> None:
+    tr, keys, run = rows
     tr.clear(keys.run_tag(run, uuid))
     tr.clear(keys.tag_of_run(run, uuid))
     tr.clear(keys.tag_run(uuid, run))
     _count(tr, keys, _TAGS, uuid, -1)
 
 
-def forgetting_run(tr: Transaction, keys: Keys, run: str) -> Iterator[None]:
+def forgetting_run(rows: RunRows[Transaction]) -> Iterator[None]:
     """The run is being deleted: takes it out of its experiment and off its tags; with a pause wherever others may have
     a turn."""
-    leave_experiment(tr, keys, run)
-    for uuid in list(_tag_uuids(tr, keys, run)):
-        _detach(tr, keys, run, uuid)
+    leave_experiment(rows)
+    for uuid in list(_tag_uuids(rows)):
+        _detach(rows, uuid)
         yield

@@ -10,35 +10,40 @@ from collections.abc import Iterator
 
 from matyan._codec import MAX_KEY_BYTES
 from matyan.keys import Keys, range_of, unpack
+from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
 
-def put(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:
-    """Adds `run` under `fact`, such as ("tag", name)."""
+def put(rows: RunRows[Transaction], *fact: object) -> None:
+    """Adds the run under `fact`, such as ("tag", name)."""
+    tr, keys, run = rows
     forward, twin = keys.index(*fact, run), keys.reverse_index(run, *fact, run)
     tr.set(forward, b"")
     tr.set(twin, b"")
 
 
-def fits(keys: Keys, run: str, *fact: object) -> bool:
+def fits(rows: RunRows[Snapshot], *fact: object) -> bool:
     """Whether the rows of `fact` stay below the limit of a key (a hparam may be a long text)."""
+    _, keys, run = rows
     return len(keys.reverse_index(run, *fact, run)) <= MAX_KEY_BYTES
 
 
-def drop(tr: Transaction, keys: Keys, run: str, *fact: object) -> None:
-    """Removes `run` from under `fact`; missing rows are fine."""
+def drop(rows: RunRows[Transaction], *fact: object) -> None:
+    """Removes the run from under `fact`; missing rows are fine."""
+    tr, keys, run = rows
     tr.clear(keys.index(*fact, run))
     tr.clear(keys.reverse_index(run, *fact, run))
 
 
-def drop_all(tr: Transaction, keys: Keys, run: str, *beginning: object) -> None:
-    """Removes `run` from under every fact that begins so: ("hparam",), or () for all that there is."""
-    for _ in dropping_all(tr, keys, run, *beginning):
+def drop_all(rows: RunRows[Transaction], *beginning: object) -> None:
+    """Removes the run from under every fact that begins so: ("hparam",), or () for all that there is."""
+    for _ in dropping_all(rows, *beginning):
         pass
 
 
-def dropping_all(tr: Transaction, keys: Keys, run: str, *beginning: object) -> Iterator[None]:
+def dropping_all(rows: RunRows[Transaction], *beginning: object) -> Iterator[None]:
     """`drop_all`, with a pause wherever others may have a turn."""
+    tr, keys, run = rows
     begin, end = range_of(keys.reverse_index(run, *beginning))
     fact_at = len(keys.reverse_index(run))
     # The twin is the forward key behind ("_rev", run): the tuple layer joins tuples as bytes.

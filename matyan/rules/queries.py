@@ -20,6 +20,7 @@ from matyan._codec import BLOBS, LINES, LOG_RECORDS, context_text, pack
 from matyan.errors import ConfigurationError, NotFound
 from matyan.keys import Keys, range_of, unpack
 from matyan.rules import contexts, entities, runs, trees
+from matyan.rules.rows import RunRows
 from matyan.rules.sequences import SequenceInfo, Sequences
 from matyan.store.base import Snapshot
 
@@ -39,6 +40,9 @@ class Queries:
     def __init__(self, keys: Keys, sequences: Sequences) -> None:
         self._keys = keys
         self._sequences = sequences
+
+    def _rows(self, snap: Snapshot, run: str) -> RunRows[Snapshot]:
+        return RunRows(snap, self._keys, run)
 
     # --- runs ------------------------------------------------------------------------------------
 
@@ -82,7 +86,7 @@ class Queries:
             yield row | self._counts(snap, run) if counts else row
 
     def _heard_before(self, snap: Snapshot, run: str, moment: float) -> bool:
-        last = runs.get_activity(snap, self._keys, run)
+        last = runs.get_activity(self._rows(snap, run))
         return last is not None and last < moment
 
     def find(self, snap: Snapshot, *, runs: list[str]) -> Iterator[Row]:
@@ -92,7 +96,8 @@ class Queries:
             yield self._run_row(snap, run, names)
 
     def _run_row(self, snap: Snapshot, run: str, names: entities.Names) -> Row:
-        meta = runs.read_listed(snap, self._keys, run)
+        rows = self._rows(snap, run)
+        meta = runs.read_listed(rows)
         return {
             "run": run,
             "name": meta.get("name"),
@@ -101,7 +106,7 @@ class Queries:
             "active": meta.get("active"),
             "archived": meta.get("is_archived"),
             "created_at": meta.get("created_at"),
-            "last_record": runs.get_activity(snap, self._keys, run),
+            "last_record": runs.get_activity(rows),
             "duration": meta.get("duration"),
         }
 
@@ -119,7 +124,7 @@ class Queries:
         Raises:
             NotFound: none or several do; the sentence names near ones.
         """
-        if runs.exists(snap, self._keys, run):
+        if runs.exists(self._rows(snap, run)):
             return run
         if run:
             begun = list(itertools.islice(self._beginning(snap, run), 4))
@@ -137,7 +142,7 @@ class Queries:
         Raises:
             NotFound: there is no such run.
         """
-        if not runs.exists(snap, self._keys, run):
+        if not runs.exists(self._rows(snap, run)):
             raise self._no_such(snap, run)
         return run
 
@@ -171,16 +176,17 @@ class Queries:
     def show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
         """One object: run, experiment, last_record, meta, attrs, tags, contexts, sequences; and artifacts, when it has some."""
         run = self.resolve(snap, run)
-        stored = contexts.read(snap, self._keys, run)
+        rows = self._rows(snap, run)
+        stored = contexts.read(rows)
         attrs = trees.read(snap, self._keys.attrs(run))
         blobs = [*_artifacts(attrs.get(BLOBS))] if isinstance(attrs, dict) else []
         yield {
             "run": run,
-            "experiment": entities.experiment_of(snap, self._keys, run),
-            "last_record": runs.get_activity(snap, self._keys, run),
-            "meta": runs.read_meta(snap, self._keys, run),
+            "experiment": entities.experiment_of(rows),
+            "last_record": runs.get_activity(rows),
+            "meta": runs.read_meta(rows),
             "attrs": attrs if isinstance(attrs, dict) else {},
-            "tags": sorted(entities.tags_of(snap, self._keys, run)),
+            "tags": sorted(entities.tags_of(rows)),
             "contexts": list(stored.values()),
             "sequences": [
                 self._shown(snap, run, info, stored)
@@ -262,7 +268,7 @@ class Queries:
         run = self.resolve(snap, run)
         # Compared as texts: for Python {"x": 1} is {"x": True} too, and a NaN is never the same.
         wanted = None if context is None else context_text(context)
-        stored = contexts.read(snap, self._keys, run)
+        stored = contexts.read(self._rows(snap, run))
         damage: ConfigurationError | None = None
         for info in self._sequences.sequences(snap, run):
             here = stored.get(info.ctx) or contexts.stand_in(info.ctx)

@@ -27,12 +27,13 @@ from matyan.errors import InvalidRecord
 from matyan.keys import Keys
 from matyan.rules import contexts, entities, indexes, runs, trees
 from matyan.rules.limits import Limited
-from matyan.rules.sequences import Sequences
+from matyan.rules.rows import RunRows
+from matyan.rules.sequences import Entry, Sequences
 from matyan.store.base import Transaction
 
 Op = MetricPoints | Record
 
-ACTIVITY_SECONDS: Final = 60.0
+ACTIVITY_S: Final = 60.0
 """The activity row is written again when it is this much older than the run's last record."""
 
 HPARAMS: Final = "hparams"
@@ -101,13 +102,14 @@ class Unit:
     def __init__(self, rules: Rules, tr: Transaction, owner: str) -> None:
         self._rules = rules
         self._owner = owner
-        self.keys = rules.keys
         self.tr: Transaction = Limited(tr)
         self.sequences = rules.sequences.begin(tr)
         self.applied: dict[str, int] = {}
         """Records by kind."""
         self.dropped = 0
         """Records of deleted runs."""
+        self.rows: dict[str, RunRows[Transaction]] = {}
+        """Of each run that this unit met."""
         self.deleted: dict[str, Dropped] = {}
         """What was dropped of each deleted run."""
         self.activity: dict[str, float | None] = {}
@@ -133,15 +135,16 @@ class Unit:
 
     def _apply_points(self, op: MetricPoints) -> None:
         count = len(op.columns)
-        if not self._admit(op.run, op.timestamp, op.last_timestamp):
+        rows = self._admit(op.run, op.timestamp, op.last_timestamp)
+        if rows is None:
             self._drop(op.run, op.first, count)
             return
         ctx = self._known_context(op.run, op.context_text)
         if ctx is None:
             context = json.loads(op.context)
-            ctx = self._find_context(op.run, op.context_text, op.ctx, context)
+            ctx = self._find_context(rows, op.context_text, op.ctx, context)
         if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
-            indexes.put(self.tr, self.keys, op.run, "trace", op.name)
+            indexes.put(rows, "trace", op.name)
         self._applied("log_metric", count)
 
     def _apply_record(self, op: Record) -> Iterable[None]:
@@ -150,11 +153,17 @@ class Unit:
             raise InvalidRecord(f"type: {op.kind!r} is no kind of record")
         # A deletion is repeated rather than dropped: it is idempotent, and the events of a batch are then
         # known without the store.
-        if rule is delete_run or self._admit(op.run, op.timestamp, op.timestamp):
-            self._applied(op.kind, 1)
-            return rule(self, op) or ()
-        self._drop(op.run, op.index, 1)
-        return ()
+        rows: RunRows[Transaction] | None
+        if rule is delete_run:
+            _check_run(op.run)
+            rows = self.rows.get(op.run) or RunRows(self.tr, self._rules.keys, op.run)
+        else:
+            rows = self._admit(op.run, op.timestamp, op.timestamp)
+        if rows is None:
+            self._drop(op.run, op.index, 1)
+            return ()
+        self._applied(op.kind, 1)
+        return rule(self, rows, op) or ()
 
     def _drop(self, run: str, index: int, count: int) -> None:
         self.dropped += count
@@ -166,59 +175,58 @@ class Unit:
     def _applied(self, kind: str, count: int) -> None:
         self.applied[kind] = self.applied.get(kind, 0) + count
 
-    def _admit(self, run: str, first: float, last: float) -> bool:
-        """Whether the run takes records; makes it on demand and notes its activity."""
+    def _admit(self, run: str, first: float, last: float) -> RunRows[Transaction] | None:
+        """The rows of a run that takes records, which is made on demand, and its activity noted; None: it was deleted."""
         activity = self.activity[run] if run in self.activity else self._meet(run, first)
         if activity is None:
-            return False
-        if last >= activity + ACTIVITY_SECONDS:
-            runs.put_activity(self.tr, self.keys, run, last)
+            return None
+        rows = self.rows[run]
+        if last >= activity + ACTIVITY_S:
+            runs.put_activity(rows, last)
             activity = last
         self.activity[run] = activity
-        return True
+        return rows
 
     def _meet(self, run: str, now: float) -> float | None:
         """The run's stored activity; made when it does not exist; None when it was deleted."""
         remembered = self._rules.remembered(run)
         if remembered is None:
             _check_run(run)
+        rows = self.rows[run] = RunRows(self.tr, self._rules.keys, run)
         # Read in the transaction whatever is remembered: it is what makes a deletion by another owner conflict.
-        if runs.is_deleted(self.tr, self.keys, run):
+        if runs.is_deleted(rows):
             self.activity[run] = None
             return None
-        if runs.put_owner(self.tr, self.keys, run, self._owner):
+        if runs.put_owner(rows, self._owner):
             # Another partition's records may have been applied: whatever is remembered counts no more.
             self.forget(run)
         elif remembered is not None:
             return remembered
-        if runs.exists(self.tr, self.keys, run):
-            activity = runs.get_activity(self.tr, self.keys, run)
+        if runs.exists(rows):
+            activity = runs.get_activity(rows)
             return float("-inf") if activity is None else activity
-        runs.create(self.tr, self.keys, run, now)
+        runs.create(rows, now)
         return now
 
     def append_object(
         self,
-        record: Record,
+        rows: RunRows[Transaction],
         name: str,
         context: dict[str, Any] | None,
         dtype: str,
-        step: int | None,
-        epoch: int | float | None,
-        time: float,
-        value: object,
+        entry: Entry,
     ) -> None:
         """Appends to a sequence that holds no metric."""
-        ctx = self.context(record.run, context)
-        if self.sequences.append_object(record.run, ctx, name, dtype, step, epoch, time, value):
-            indexes.put(self.tr, self.keys, record.run, "trace", name)
+        ctx = self.context(rows, context)
+        if self.sequences.append_object(rows.run, ctx, name, dtype, entry):
+            indexes.put(rows, "trace", name)
 
-    def context(self, run: str, context: dict[str, Any] | None) -> int:
+    def context(self, rows: RunRows[Transaction], context: dict[str, Any] | None) -> int:
         """The id of a context; it is stored when it is new."""
         text = context_text(context)
-        ctx = self._known_context(run, text)
+        ctx = self._known_context(rows.run, text)
         if ctx is None:
-            ctx = self._find_context(run, text, context_id(context), context or {})
+            ctx = self._find_context(rows, text, context_id(context), context or {})
         return ctx
 
     def _known_context(self, run: str, text: str) -> int | None:
@@ -227,9 +235,11 @@ class Unit:
             ctx = self.contexts[run].get(text)
         return ctx
 
-    def _find_context(self, run: str, text: str, first: int, context: object) -> int:
-        ctx = contexts.find_or_create(self.tr, self.keys, run, text, first, context)
-        self.contexts.setdefault(run, {})[text] = ctx
+    def _find_context(
+        self, rows: RunRows[Transaction], text: str, first: int, context: object
+    ) -> int:
+        ctx = contexts.find_or_create(rows, text, first, context)
+        self.contexts.setdefault(rows.run, {})[text] = ctx
         return ctx
 
     def forget(self, run: str) -> None:
@@ -302,34 +312,29 @@ def _time(record: Record) -> float:
 # --- one function per kind ------------------------------------------------------------------------
 
 
-def create_run(unit: Unit, record: Record) -> None:
+def create_run(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
     # A new run was made on the way here and starts the same way as one that is taken up again.
     started = _time(record)
     fields: dict[str, object] = {"active": True, "finalized_at": None, "duration": None}
-    if runs.get_meta(unit.tr, unit.keys, record.run, "client_start_ts") is None:
+    if runs.get_meta(rows, "client_start_ts") is None:
         fields["client_start_ts"] = started
-    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, fields)
+    runs.put_meta(rows, record.timestamp, fields)
     unit.sequences.begin_session(record.run)
 
 
-def finish_run(unit: Unit, record: Record) -> None:
-    started = runs.get_meta(unit.tr, unit.keys, record.run, "client_start_ts")
-    created = runs.get_meta(unit.tr, unit.keys, record.run, "created_at")
+def finish_run(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
+    started = runs.get_meta(rows, "client_start_ts")
+    created = runs.get_meta(rows, "created_at")
     if started is None:
         duration, finalized = None, record.timestamp
     else:
         duration = max(0.0, _time(record) - started)
         finalized = created + duration
-    runs.put_meta(
-        unit.tr,
-        unit.keys,
-        record.run,
-        record.timestamp,
-        {"active": False, "duration": duration, "finalized_at": finalized},
-    )
+    fields = {"active": False, "duration": duration, "finalized_at": finalized}
+    runs.put_meta(rows, record.timestamp, fields)
 
 
-def set_run_property(unit: Unit, record: Record) -> None:
+def set_run_property(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
     fields = {
         "name": _field(record, "name", str, default=None),
         "description": _field(record, "description", str, default=None),
@@ -337,36 +342,33 @@ def set_run_property(unit: Unit, record: Record) -> None:
     }
     experiment = _field(record, "experiment", str, default=None)
     if experiment is not None:
-        fields["experiment_id"] = entities.set_experiment(
-            unit.tr, unit.keys, record.run, experiment, record.timestamp
-        )
+        fields["experiment_id"] = entities.set_experiment(rows, experiment, record.timestamp)
     given = {field: value for field, value in fields.items() if value is not None}
-    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, given)
+    runs.put_meta(rows, record.timestamp, given)
 
 
-def add_tag(unit: Unit, record: Record) -> None:
-    name = _field(record, "tag_name", str)
-    entities.add_tag(unit.tr, unit.keys, record.run, name, record.timestamp)
+def add_tag(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
+    entities.add_tag(rows, _field(record, "tag_name", str), record.timestamp)
 
 
-def remove_tag(unit: Unit, record: Record) -> None:
-    entities.remove_tag(unit.tr, unit.keys, record.run, _field(record, "tag_name", str))
+def remove_tag(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
+    entities.remove_tag(rows, _field(record, "tag_name", str))
 
 
-def log_hparams(unit: Unit, record: Record) -> Iterator[None]:
+def log_hparams(unit: Unit, rows: RunRows[Transaction], record: Record) -> Iterator[None]:
     value = _field(record, "value", dict)
-    attrs = unit.keys.attrs(record.run)
+    attrs = rows.keys.attrs(record.run)
     if len(value) == 1:
         # What lies below the single keys is replaced, and nothing beside it.
         path, subtree = _single(value)
-        yield from trees.replacing(unit.tr, attrs, path, subtree)
+        yield from trees.replacing(rows.tr, attrs, path, subtree)
         if path[0] == HPARAMS:
-            yield from _index_hparams(unit, record.run, path[1:], subtree)
+            yield from _index_hparams(rows, path[1:], subtree)
     else:
-        yield from trees.replacing_each(unit.tr, attrs, value)
+        yield from trees.replacing_each(rows.tr, attrs, value)
         if HPARAMS in value:
-            yield from _index_hparams(unit, record.run, (), value[HPARAMS])
-    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, {})
+            yield from _index_hparams(rows, (), value[HPARAMS])
+    runs.put_meta(rows, record.timestamp, {})
 
 
 def _single(value: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
@@ -379,51 +381,47 @@ def _single(value: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
     return path, subtree
 
 
-def _index_hparams(unit: Unit, run: str, path: tuple[str, ...], subtree: Any) -> Iterator[None]:
+def _index_hparams(
+    rows: RunRows[Transaction], path: tuple[str, ...], subtree: Any
+) -> Iterator[None]:
     """`subtree` was put at `path` below hparams: the index of its top-level scalars follows."""
-    yield from indexes.dropping_all(unit.tr, unit.keys, run, "hparam", *path[:1])
+    yield from indexes.dropping_all(rows, "hparam", *path[:1])
     top = {path[0]: subtree} if len(path) == 1 else subtree if not path else {}
     if isinstance(top, dict):
         for name, value in top.items():
             # A text too long for a key stands among the attributes only.
-            if isinstance(value, str | int | float) and indexes.fits(
-                unit.keys, run, "hparam", name, value
-            ):
-                indexes.put(unit.tr, unit.keys, run, "hparam", name, value)
+            if isinstance(value, str | int | float) and indexes.fits(rows, "hparam", name, value):
+                indexes.put(rows, "hparam", name, value)
             yield
 
 
-def blob_ref(unit: Unit, record: Record) -> None:
+def blob_ref(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
     path = _field(record, "artifact_path", str)
     value = {
         "s3_key": _field(record, "s3_key", str),
         "content_type": _field(record, "content_type", str, default="application/octet-stream"),
     }
-    trees.replace(unit.tr, unit.keys.attrs(record.run), (BLOBS, path), value)
-    runs.put_meta(unit.tr, unit.keys, record.run, record.timestamp, {})
+    trees.replace(rows.tr, rows.keys.attrs(record.run), (BLOBS, path), value)
+    runs.put_meta(rows, record.timestamp, {})
 
 
-def log_custom_object(unit: Unit, record: Record) -> None:
-    unit.append_object(
-        record,
-        name=_field(record, "name", str),
-        context=_field(record, "context", dict, default=None),
-        dtype=_field(record, "dtype", str, default="custom"),
-        step=_int64(record, "step", None),
-        epoch=_epoch(record),
-        time=_time(record),
-        value=_field(record, "value", dict),
-    )
+def log_custom_object(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
+    name = _field(record, "name", str)
+    context = _field(record, "context", dict, default=None)
+    dtype = _field(record, "dtype", str, default="custom")
+    step, epoch = _int64(record, "step", None), _epoch(record)
+    entry = Entry(step, epoch, _time(record), _field(record, "value", dict))
+    unit.append_object(rows, name, context, dtype, entry)
 
 
-def log_terminal_line(unit: Unit, record: Record) -> None:
+def log_terminal_line(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
     line, step = _field(record, "line", str), _int64(record, "step")
-    unit.context(record.run, None)
+    unit.context(rows, None)
     if unit.sequences.append_line(record.run, line, step, record.timestamp):
-        indexes.put(unit.tr, unit.keys, record.run, "trace", LINES)
+        indexes.put(rows, "trace", LINES)
 
 
-def log_record(unit: Unit, record: Record) -> None:
+def log_record(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
     value = {
         "message": _field(record, "message", str),
         "log_level": _int64(record, "level"),
@@ -431,20 +429,20 @@ def log_record(unit: Unit, record: Record) -> None:
         "args": _field(record, "extra_args", dict, default=None),
         "logger_info": _field(record, "logger_info", list, default=None),
     }
-    unit.append_object(
-        record, LOG_RECORDS, None, "log_records", None, None, record.timestamp, value
-    )
+    entry = Entry(None, None, record.timestamp, value)
+    unit.append_object(rows, LOG_RECORDS, None, "log_records", entry)
 
 
-def delete_run(unit: Unit, record: Record) -> Iterator[None]:
-    _check_run(record.run)
-    yield from entities.forgetting_run(unit.tr, unit.keys, record.run)
-    yield from runs.deleting(unit.tr, unit.keys, record.run, record.timestamp)
+def delete_run(unit: Unit, rows: RunRows[Transaction], record: Record) -> Iterator[None]:
+    yield from entities.forgetting_run(rows)
+    yield from runs.deleting(rows, record.timestamp)
     unit.forget(record.run)
     unit.activity[record.run] = None
 
 
-KINDS: Final[dict[str, Callable[[Unit, Record], Iterator[None] | None]]] = {
+Rule = Callable[[Unit, RunRows[Transaction], Record], Iterator[None] | None]
+
+KINDS: Final[dict[str, Rule]] = {
     rule.__name__: rule
     for rule in (
         create_run,

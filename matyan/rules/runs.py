@@ -12,6 +12,7 @@ from matyan import readable
 from matyan._codec import pack
 from matyan.keys import LEAF, Keys, pack_value, range_of
 from matyan.rules import indexes, trees
+from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
 # What the fields hold, unless they are null.
@@ -32,15 +33,13 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 _INDEXED = {"is_archived": "archived", "active": "active"}
 
 
-def create(tr: Transaction, keys: Keys, run: str, now: float) -> None:
+def create(rows: RunRows[Transaction], now: float) -> None:
     """Writes a new run's meta and indexes; `now` is the causing record's timestamp, epoch seconds."""
     put_meta(
-        tr,
-        keys,
-        run,
+        rows,
         now,
         {
-            "name": f"Run: {run}",
+            "name": f"Run: {rows.run}",
             "description": "",
             "created_at": now,
             "finalized_at": None,
@@ -51,30 +50,29 @@ def create(tr: Transaction, keys: Keys, run: str, now: float) -> None:
             "duration": None,
         },
     )
-    indexes.put(tr, keys, run, "created_at", now)
-    put_activity(tr, keys, run, now)
+    indexes.put(rows, "created_at", now)
+    put_activity(rows, now)
 
 
-def put_meta(
-    tr: Transaction, keys: Keys, run: str, now: float, fields: Mapping[str, object]
-) -> None:
+def put_meta(rows: RunRows[Transaction], now: float, fields: Mapping[str, object]) -> None:
     """Writes these meta fields, updated_at and the indexes that follow them; no fields: updated_at alone.
 
     Raises:
         InvalidRecord: a value is over its limit.
     """
+    tr, keys, run = rows
     for field, value in fields.items():
         trees.put(tr, keys.meta(run, field), value)
         index = _INDEXED.get(field)
         if index is not None:
-            indexes.drop(tr, keys, run, index, not value)
-            indexes.put(tr, keys, run, index, value)
+            indexes.drop(rows, index, not value)
+            indexes.put(rows, index, value)
     tr.set(keys.meta(run, "updated_at"), pack_value(now))
 
 
-def get_meta(snap: Snapshot, keys: Keys, run: str, field: str) -> Any:
+def get_meta(rows: RunRows[Snapshot], field: str) -> Any:
     """One meta field; None also when it was never written."""
-    packed = snap.get(keys.meta(run, field))
+    packed = rows.tr.get(rows.keys.meta(rows.run, field))
     return None if packed is None else _field(field, readable.value(packed))
 
 
@@ -84,12 +82,12 @@ _LISTED_ENDS = {
 """How the keys of the fields end that a list of runs shows."""
 
 
-def read_listed(snap: Snapshot, keys: Keys, run: str) -> dict[str, Any]:
+def read_listed(rows: RunRows[Snapshot]) -> dict[str, Any]:
     """The fields that a list of runs shows, in one scan that builds no tree."""
-    prefix = keys.meta_prefix(run)
+    prefix = rows.keys.meta_prefix(rows.run)
     start = len(prefix)
     fields = {}
-    for key, packed in snap.scan(*range_of(prefix)):
+    for key, packed in rows.tr.scan(*range_of(prefix)):
         if (name := _LISTED_ENDS.get(key[start:])) is not None:
             fields[name] = _field(name, readable.value(packed))
     return fields
@@ -105,47 +103,48 @@ def _field(name: str, value: object) -> object:
     return value if fits else None
 
 
-def exists(snap: Snapshot, keys: Keys, run: str) -> bool:
-    return snap.get(keys.meta(run, "created_at")) is not None
+def exists(rows: RunRows[Snapshot]) -> bool:
+    return rows.tr.get(rows.keys.meta(rows.run, "created_at")) is not None
 
 
-def put_activity(tr: Transaction, keys: Keys, run: str, now: float) -> None:
-    tr.set(keys.activity(run), pack_value(now))
+def put_activity(rows: RunRows[Transaction], now: float) -> None:
+    rows.tr.set(rows.keys.activity(rows.run), pack_value(now))
 
 
-def get_activity(snap: Snapshot, keys: Keys, run: str) -> float | None:
+def get_activity(rows: RunRows[Snapshot]) -> float | None:
     """When the run's last record came, at most a minute behind; None for a run that another program wrote."""
-    packed = snap.get(keys.activity(run))
+    packed = rows.tr.get(rows.keys.activity(rows.run))
     found = readable.number(packed)
     return None if found is None else float(found)
 
 
-def put_owner(tr: Transaction, keys: Keys, run: str, owner: str) -> bool:
+def put_owner(rows: RunRows[Transaction], owner: str) -> bool:
     """Notes whose records the run's last ones are, "topic_id/partition"; returns whether that is new."""
-    key, packed = keys.owner(run), pack_value(owner)
-    if tr.get(key) == packed:
+    key, packed = rows.keys.owner(rows.run), pack_value(owner)
+    if rows.tr.get(key) == packed:
         return False
-    tr.set(key, packed)
+    rows.tr.set(key, packed)
     return True
 
 
-def is_deleted(snap: Snapshot, keys: Keys, run: str) -> bool:
-    return snap.get(keys.tombstone(run)) is not None
+def is_deleted(rows: RunRows[Snapshot]) -> bool:
+    return rows.tr.get(rows.keys.tombstone(rows.run)) is not None
 
 
-def deleting(tr: Transaction, keys: Keys, run: str, now: float) -> Iterator[None]:
+def deleting(rows: RunRows[Transaction], now: float) -> Iterator[None]:
     """Clears all rows of the run but those of its tags and experiment, and leaves a tombstone; with a pause wherever
     others may have a turn."""
+    tr, keys, run = rows
     tr.clear_range(*keys.run_range(run))
-    yield from indexes.dropping_all(tr, keys, run)
+    yield from indexes.dropping_all(rows)
     tr.clear(keys.activity(run))
     tr.clear(keys.owner(run))
     tr.set(keys.tombstone(run), pack_value(now))
 
 
-def read_meta(snap: Snapshot, keys: Keys, run: str) -> dict[str, Any]:
+def read_meta(rows: RunRows[Snapshot]) -> dict[str, Any]:
     """All meta fields; {} when there is no such run."""
-    fields = trees.read(snap, keys.meta_prefix(run))
+    fields = trees.read(rows.tr, rows.keys.meta_prefix(rows.run))
     if not isinstance(fields, dict):
         return {}
     return {name: _field(name, value) for name, value in fields.items()}

@@ -35,7 +35,7 @@ from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from matyan import readable
 from matyan._codec import (
@@ -116,6 +116,17 @@ class SequenceInfo:
     dtype: str
     last: float
     last_step: int
+
+
+class Entry(NamedTuple):
+    """What is no point of a metric: an object, a terminal line, a log record."""
+
+    step: int | None
+    """None: the next free one, when it is written."""
+    epoch: int | float | None
+    time: float
+    """Epoch seconds."""
+    value: object
 
 
 class _State:
@@ -601,18 +612,8 @@ class SequenceWrites:
         self._trace(state, dtype, last_step, last)
         return is_new
 
-    def append_object(
-        self,
-        run: str,
-        ctx: int,
-        name: str,
-        dtype: str,
-        step: int | None,
-        epoch: int | float | None,
-        time: float,
-        value: object,
-    ) -> bool:
-        """Stores one object, log line or log record; `step` None: the next free one.
+    def append_object(self, run: str, ctx: int, name: str, dtype: str, entry: Entry) -> bool:
+        """Stores one object or log record.
 
         Returns whether the sequence is new, as append_points does.
 
@@ -621,9 +622,10 @@ class SequenceWrites:
                 large.
         """
         state = self._state(run, ctx, name)
+        step = entry.step
         if step is None:
             step = self._next_free(state, name, state.last_step, [])
-        return self._put(state, name, dtype, step, epoch, time, value)
+        return self._put(state, name, dtype, step, entry)
 
     def append_line(self, run: str, line: str, sent: int, time: float) -> bool:
         """Stores a terminal line that was sent with the step `sent`.
@@ -641,7 +643,7 @@ class SequenceWrites:
         again = sent == state.sent
         if not again:
             state.at = self._place(state, sent)
-        is_new = self._put(state, LINES, LINES, state.at, None, time, line)
+        is_new = self._put(state, LINES, LINES, state.at, Entry(sent, None, time, line))
         if not again:
             state.sent = sent
             # Where the line is not the last one, its step stands beside.
@@ -719,17 +721,10 @@ class SequenceWrites:
 
         return below
 
-    def _put(
-        self,
-        state: _State,
-        name: str,
-        dtype: str,
-        step: int,
-        epoch: int | float | None,
-        time: float,
-        value: object,
-    ) -> bool:
+    def _put(self, state: _State, name: str, dtype: str, step: int, entry: Entry) -> bool:
+        """Stores what was sent as `entry` at `step`."""
         tr = self._tr
+        _, epoch, time, value = entry
         if state.free is not None:
             state.free.taken(step)
         packed = limits.packed(value, name)

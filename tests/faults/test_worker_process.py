@@ -27,6 +27,7 @@ from matyan.broker.kafka.client import client_config
 from matyan.errors import Unavailable
 from matyan.folder.folder import open_folder
 from matyan.keys import Keys, pack_value
+from matyan.rules.rows import RunRows
 from matyan.rules.runs import exists, is_deleted
 from matyan.rules.sequences import Layout
 from matyan.settings import Settings
@@ -323,7 +324,7 @@ async def test_run_deleted_is_repeated_by_a_crash_and_not_lost(deployment: Deplo
     store = open_rocks(deployment.folder / DATABASE)
     keys = Keys(store)
     found = await store.read(
-        lambda snap: (exists(snap, keys, "gone"), is_deleted(snap, keys, "gone"))
+        lambda snap: (exists(RunRows(snap, keys, "gone")), is_deleted(RunRows(snap, keys, "gone")))
     )
     await store.aclose()
     assert found == (False, True)

@@ -18,6 +18,7 @@ from dev.broker import Broker
 from matyan.broker.kafka.admin import Group
 from matyan.broker.kafka.consumer import consumer_config
 from matyan.rules import records
+from matyan.rules.rows import RunRows
 from matyan.rules.runs import exists, is_deleted
 from matyan.service import telemetry
 from matyan.settings import Settings
@@ -306,7 +307,8 @@ async def test_a_deletion_keeps_its_place_among_the_points_of_a_batch(
         assert count(telemetry.SKIPPED, "tombstone") - dropped == 40
 
         def look(snap: object) -> tuple[bool, bool]:
-            return (exists(snap, crew.keys, "gone"), is_deleted(snap, crew.keys, "gone"))
+            rows = RunRows(snap, crew.keys, "gone")
+            return (exists(rows), is_deleted(rows))
 
         assert await crew.store.read(look) == (False, True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from functools import partial
 from typing import Any
 
 import msgpack
@@ -16,6 +15,7 @@ from matyan._codec import MetricPoints, context_id, context_text, decode_records
 from matyan.keys import Keys
 from matyan.rules import contexts
 from matyan.rules.queries import Queries
+from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Layout, Sequences
 from tests.ledger import Ledger, metric, record
 from tests.memory_store import MemoryStore
@@ -150,7 +150,9 @@ def test_ids_wrap_round_to_one() -> None:
 
     def place(context: dict[str, Any], first: int) -> int:
         text = context_text(context)
-        return store.commit(lambda tr: contexts.find_or_create(tr, keys, "r", text, first, context))
+        return store.commit(
+            lambda tr: contexts.find_or_create(RunRows(tr, keys, "r"), text, first, context)
+        )
 
     assert place({"a": 1}, 0) == 1
     assert place({}, 0) == 0
@@ -158,7 +160,7 @@ def test_ids_wrap_round_to_one() -> None:
     assert place({"a": 3}, 2**32 - 1) == 2
     assert place({"a": 1}, 2**32 - 1) == 1
     assert place({"a": 2}, 2**32 - 1) == 2**32 - 1
-    assert store.look(partial(contexts.read, keys=keys, run="r")) == {
+    assert store.look(lambda snap: contexts.read(RunRows(snap, keys, "r"))) == {
         0: {},
         1: {"a": 1},
         2: {"a": 3},
@@ -171,8 +173,11 @@ def test_what_is_no_context_is_left_alone() -> None:
     store = MemoryStore()
     keys = Keys(store)
     store.rows[keys.context("r", 7)] = b"\xc1"
-    place = partial(contexts.find_or_create, keys=keys, run="r", first=7)
-    assert store.commit(lambda tr: place(tr, text='{"a":1}', context={"a": 1})) == 8
+
+    def place(tr: Any) -> int:
+        return contexts.find_or_create(RunRows(tr, keys, "r"), '{"a":1}', 7, {"a": 1})
+
+    assert store.commit(place) == 8
     assert store.rows[keys.context("r", 7)] == b"\xc1"
 
 

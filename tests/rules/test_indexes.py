@@ -38,7 +38,7 @@ def test_dropping_all_that_begins_so_leaves_the_rest() -> None:
     facts = ledger.facts()
 
     def body(tr: Any) -> None:
-        indexes.drop_all(tr, ledger.keys, "r", "hparam", "a")
+        indexes.drop_all(ledger.rows(tr, "r"), "hparam", "a")
 
     ledger.store.commit(body)
     assert ledger.facts() == facts - {("hparam", "a", 1)}

@@ -12,7 +12,7 @@ from matyan._codec import Malformed, context_id, decode_records
 from matyan.errors import InvalidRecord
 from matyan.keys import unpack_value
 from matyan.rules.entities import NAMESPACE
-from matyan.rules.records import ACTIVITY_SECONDS, KINDS, Rules, event_of
+from matyan.rules.records import ACTIVITY_S, KINDS, Rules, event_of
 from matyan.rules.sequences import Layout, Sequences
 from tests.ledger import T0, Ledger, metric, moment, record
 
@@ -186,13 +186,13 @@ def test_updated_at_moves_with_meta_attrs_blobs_and_experiment_only(ledger: Ledg
 def test_activity_is_written_again_when_it_is_a_minute_older(ledger: Ledger) -> None:
     """It is at most a minute behind the run's last record, and not written at every batch."""
     ledger.apply(create())
-    ledger.apply(metric("loss", 1.0, 0, at=ACTIVITY_SECONDS - 1))
+    ledger.apply(metric("loss", 1.0, 0, at=ACTIVITY_S - 1))
     assert ledger.system("activity") == {("activity", "r"): T0}
-    ledger.apply(record("log_terminal_line", at=ACTIVITY_SECONDS, line="x", step=0))
-    assert ledger.system("activity") == {("activity", "r"): T0 + ACTIVITY_SECONDS}
+    ledger.apply(record("log_terminal_line", at=ACTIVITY_S, line="x", step=0))
+    assert ledger.system("activity") == {("activity", "r"): T0 + ACTIVITY_S}
     fresh = ledger.make_rules()
-    ledger.apply(metric("loss", 1.0, 1, at=ACTIVITY_SECONDS + 1), rules=fresh)
-    assert ledger.system("activity") == {("activity", "r"): T0 + ACTIVITY_SECONDS}
+    ledger.apply(metric("loss", 1.0, 1, at=ACTIVITY_S + 1), rules=fresh)
+    assert ledger.system("activity") == {("activity", "r"): T0 + ACTIVITY_S}
 
 
 def test_a_run_of_another_program_gets_its_activity_with_its_first_record(ledger: Ledger) -> None:

@@ -25,6 +25,7 @@ from matyan.errors import ConfigurationError, InvalidRecord
 from matyan.keys import Keys, unpack_value
 from matyan.rules.free_steps import find
 from matyan.rules.sequences import (
+    Entry,
     Growth,
     Layout,
     SequenceInfo,
@@ -114,7 +115,7 @@ class Desk:
     ) -> bool:
         return self.write(
             lambda writes: writes.append_object(
-                self.run, 0, name, "custom", step, epoch, 2.5, value
+                self.run, 0, name, "custom", Entry(step, epoch, 2.5, value)
             )
         )
 
@@ -309,7 +310,7 @@ def test_the_keys_are_the_contracts(store: RocksStore, layout: Layout) -> None:
     def body(writes: SequenceWrites) -> None:
         rows: list[Row] = [(0, 0.5, 10.0, None), (300, 0.25, 11.5, 2)]
         writes.append_points(desk.run, 0, "loss", "float", columns_of(rows))
-        writes.append_object(desk.run, 0, "logs", "logs", 7, None, 12.0, "a line")
+        writes.append_object(desk.run, 0, "logs", "logs", Entry(7, None, 12.0, "a line"))
 
     desk.write(body)
     found = {}
@@ -497,7 +498,7 @@ def test_behind_the_last_step_of_all_comes_the_next_free_one(
 
     def put_all(writes: SequenceWrites) -> None:
         for step in steps:
-            writes.append_object(objects.run, 0, "figure", "custom", step, None, 1.0, {})
+            writes.append_object(objects.run, 0, "figure", "custom", Entry(step, None, 1.0, {}))
 
     objects.write(put_all)
     for number in range(4):
