@@ -1,5 +1,5 @@
 # Chunks: up to 1,024 points of one sequence as one value (contract, section 4, the packed layout).
-# What a chunk is; when chunks are written, merged and read is sequences.py's business.
+# What a chunk is; when chunks are written, merged and read is rules/sequences's business.
 #
 # | part   | bytes                                                                                  |
 # |--------|----------------------------------------------------------------------------------------|

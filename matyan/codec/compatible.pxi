@@ -1,5 +1,5 @@
 # The compatible layout: points and objects as val, step, epoch and time keys (contract, section 4).
-# When they are written is sequences.py's affair.
+# When they are written is rules/sequences's affair.
 
 cdef struct PointKeys:
     # prefix + field + room for the packed step, once for each of the four fields.

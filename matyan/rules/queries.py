@@ -1,7 +1,7 @@
 """Reads over a snapshot, as plain values: the rows that the CLI and `reader.py` get.
 
 No sockets, no formats for people, no writes. Every function yields as it scans, so that an answer's size
-costs no memory; what a sequence is made of knows `sequences.py` alone.
+costs no memory; what a sequence is made of knows `sequences` alone.
 """
 
 from __future__ import annotations

@@ -941,7 +941,7 @@ def test_the_cache_is_bounded(store: RocksStore) -> None:
     desk = Desk(store, "packed", cache_bytes=20_000)
     for number in range(100):
         desk.append(f"loss{number}", [(0, 1.0, 1.0, None)])
-    cached = desk.sequences._cache
+    cached = desk.sequences._cache._states
     assert 5 < len(cached) < 20
     assert next(reversed(cached)) == (desk.run, 0, "loss99")
 
@@ -970,9 +970,9 @@ def test_a_small_cache_loses_no_point(store: RocksStore, layout: Layout) -> None
         if not abort:
             for key in names:
                 kept[key] += 1
-        cached = desk.sequences._cache
-        assert len(cached) <= 4
-        assert all(key in desk.sequences._of_run[key[0]] for key in cached)
+        cache = desk.sequences._cache
+        assert len(cache._states) <= 4
+        assert all(key in cache._of_run[key[0]] for key in cache._states)
     for (desk.run, name), count in kept.items():
         assert [row[0] for row in desk.rows(name)] == list(range(count))
 

@@ -1,0 +1,43 @@
+"""Which layout a store has: the stamp that says it, written once and checked ever after."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+from matyan._codec import msgpack_int
+from matyan.errors import ConfigurationError
+from matyan.keys import Keys, range_of, unpack_value
+from matyan.store.base import Transaction
+
+Layout = Literal["compatible", "packed"]
+
+STAMPS: Final[dict[Layout, int]] = {"compatible": 1, "packed": 2}
+
+
+def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
+    """Stamps a new store with the wanted layout, or checks an old one's; returns it.
+
+    `wanted`: None is what the store has; a new one gets packed.
+
+    Raises:
+        ConfigurationError: the store has the other layout, or one that this version does not know.
+    """
+    stamp = tr.get(keys.layout())
+    if stamp is not None:
+        found = unpack_value(stamp)
+    elif next(iter(tr.scan(*range_of(keys.runs), limit=1)), None) is not None:
+        found = STAMPS["compatible"]  # runs and no stamp: the reference's worker wrote here
+    else:
+        found = STAMPS[wanted or "packed"]
+    if found not in STAMPS.values():
+        raise ConfigurationError(
+            f"The store has the sequence layout {found!r}, which this version does not know: use the version that wrote it."
+        )
+    layout = next(name for name, number in STAMPS.items() if number == found)
+    if wanted not in (None, layout):
+        raise ConfigurationError(
+            f"The store has the {layout} sequence layout, but {wanted} was asked for: set MATYAN_SEQUENCE_LAYOUT={layout}, or use another store."
+        )
+    if stamp is None:
+        tr.set(keys.layout(), msgpack_int(found))
+    return layout

@@ -1,0 +1,115 @@
+"""What readers see of sequences: their traces, how many points they have, and the points and entries themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from matyan import readable
+from matyan._codec import Columns, key_int
+from matyan.keys import POINT_FIELDS, Keys, range_of
+from matyan.rules.sequences.keyed import Beside, keyed
+from matyan.rules.sequences.parts import joined
+from matyan.rules.sequences.points import PointLayout
+from matyan.store.base import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceInfo:
+    """The trace of one sequence."""
+
+    ctx: int
+    name: str
+    dtype: str
+    last: float
+    last_step: int
+
+
+class SequenceReads:
+    """Reads in one layout. They need no state."""
+
+    def __init__(self, keys: Keys, layout: PointLayout) -> None:
+        self.keys = keys
+        self.layout = layout
+
+    def sequences(self, snap: Snapshot, run: str) -> Iterator[SequenceInfo]:
+        """The traces of a run, by context and name; log and object sequences too."""
+        prefix = self.keys.traces_prefix(run)
+        fields: dict[str, Any] = {}
+        at: tuple[int, str] | None = None
+        for key, value in snap.scan(*range_of(prefix)):
+            found = readable.elements(key, len(prefix), int, str, str)
+            if found is None:
+                continue
+            ctx, name, field = found
+            if at is not None and at != (ctx, name):
+                yield _info(at, fields)
+                fields = {}
+            at = (ctx, name)
+            fields[field] = readable.value(value)
+        if at is not None:
+            yield _info(at, fields)
+
+    def summary(self, snap: Snapshot, run: str, info: SequenceInfo) -> tuple[int, float, int]:
+        """How many steps of a sequence have a point or an object, the value of the last one, and its step.
+
+        The value as it is, where the trace has the last finite one; for what holds no points that of the trace. Costs
+        what `count` costs.
+        """
+        prefix = self.keys.seq(run, info.ctx, info.name)
+        vals = range_of(prefix + POINT_FIELDS["val"])
+        keyed = sum(1 for _ in snap.scan(*vals))
+        points, last_point = self.layout.measure(snap, prefix)
+        last, last_step = info.last, info.last_step
+        for key, packed in snap.scan(*vals, limit=1, reverse=True):
+            found = readable.elements(key, len(vals[0]) - 1, int)
+            if found and found[0] >= last_step:
+                value, last_step = readable.number(packed), found[0]
+                last = last if value is None else float(value)
+        if last_point is not None and last_point[0] >= last_step:
+            last_step, last = last_point
+        return keyed + points, last, last_step
+
+    def count(self, snap: Snapshot, run: str, ctx: int, name: str) -> int:
+        """How many steps of a sequence have a point or an object.
+
+        Packed points cost one read when their steps only ever rose, and a read of all otherwise.
+        """
+        prefix = self.keys.seq(run, ctx, name)
+        keyed = sum(1 for _ in snap.scan(*range_of(prefix + POINT_FIELDS["val"])))
+        return keyed + self.layout.measure(snap, prefix)[0]
+
+    def points(
+        self,
+        snap: Snapshot,
+        run: str,
+        ctx: int,
+        name: str,
+        begin: int | None = None,
+        end: int | None = None,
+    ) -> Iterator[Columns]:
+        """The points of a log_metric sequence with begin <= step < end: each step once, in the steps' order."""
+        return self.layout.read(snap, self.keys.seq(run, ctx, name), begin, end)
+
+    def objects(
+        self, snap: Snapshot, run: str, ctx: int, name: str
+    ) -> Iterator[tuple[int, int | float | None, float, object]]:
+        """(step, epoch, time, value) of an object or log sequence, in the steps' order, parts joined."""
+        parts = Beside(snap, self.keys.parts(run, ctx, name), None, None)
+        for step, epoch, time, packed in keyed(snap, self.keys.seq(run, ctx, name), None, None):
+            value = joined(parts.all_at(key_int(b"", step)))
+            if value is None:
+                value = readable.value(packed)
+            if not readable.is_number(value):
+                yield step, epoch, time, value
+
+
+def _info(at: tuple[int, str], fields: dict[str, Any]) -> SequenceInfo:
+    dtype, last, last_step = (fields.get(field) for field in ("dtype", "last", "last_step"))
+    return SequenceInfo(
+        *at,
+        dtype if isinstance(dtype, str) else "float",
+        float(last) if readable.is_number(last) else 0.0,
+        last_step if readable.is_int64(last_step) else 0,
+    )

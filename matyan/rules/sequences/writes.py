@@ -1,0 +1,283 @@
+"""What one transaction appends to sequences: where an entry or a point without a step goes, and the traces."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from matyan import readable
+from matyan._codec import (
+    LINES,
+    Columns,
+    compatible_object,
+    key_int,
+    msgpack_float,
+    msgpack_int,
+)
+from matyan.errors import InvalidRecord
+from matyan.keys import POINT_FIELDS, pack_value, range_of, unpack
+from matyan.rules import free_steps, limits
+from matyan.rules.contexts import EMPTY
+from matyan.rules.free_steps import Below
+from matyan.rules.sequences.parts import PART_BYTES, has_parts, outline
+from matyan.rules.sequences.reads import SequenceInfo, SequenceReads
+from matyan.rules.sequences.state import (
+    MAX_STEP,
+    LineState,
+    State,
+    StateCache,
+    StateKey,
+    following,
+)
+from matyan.store.base import Transaction
+
+RATIO: Final = 4
+"""From 3 on, sequences that grow in step are all served between `early` and `latest`."""
+
+
+class Entry(NamedTuple):
+    """What is no point of a metric: an object, a terminal line, a log record."""
+
+    step: int | None
+    """None: the next free one, when it is written."""
+    epoch: int | float | None
+    time: float
+    """Epoch seconds."""
+    value: object
+
+
+class SequenceWrites:
+    """What one transaction does to sequences. Made by Sequences.begin."""
+
+    def __init__(
+        self, reads: SequenceReads, cache: StateCache, tr: Transaction, rewrite: int
+    ) -> None:
+        self._reads = reads
+        self._keys = reads.keys
+        self._layout = reads.layout
+        self._cache = cache
+        self._tr = tr
+        self.budget = rewrite  # points that may still be rewritten
+        self.states: dict[StateKey, State] = {}
+
+    def append_points(self, run: str, ctx: int, name: str, dtype: str, columns: Columns) -> bool:
+        """Stores points in the log's order; those without a step get the next free one. `columns` stays as it is.
+
+        Returns whether the sequence is new: then the caller writes its trace index.
+
+        Raises:
+            InvalidRecord: no free step is left.
+        """
+        state = self._state(run, ctx, name)
+        if columns.stepless:
+            given = columns
+            columns = Columns()
+            columns.extend(given)
+            try:
+                columns.fill_steps(state.next_step)
+            except OverflowError:
+                columns = self._placed(state, given, name)
+        elif state.free is not None:
+            for step, _, _, _ in columns.between(state.free.next, state.free.end).rows():
+                state.free.taken(step or 0)
+        is_new = state.last_step is None
+        last_step, last, ascending = columns.follow(state.last_step, state.last)
+        self.budget += RATIO * len(columns)
+        self.budget -= self._layout.append(self._tr, state, columns, ascending, self.budget)
+        self._trace(state, dtype, last_step, last)
+        return is_new
+
+    def append_object(self, run: str, ctx: int, name: str, dtype: str, entry: Entry) -> bool:
+        """Stores one object or log record.
+
+        Returns whether the sequence is new, as append_points does.
+
+        Raises:
+            InvalidRecord: no free step is left, msgpack cannot hold the value, or what cannot stand in parts is too
+                large.
+        """
+        state = self._state(run, ctx, name)
+        step = entry.step
+        if step is None:
+            step = self._next_free(state, name, state.last_step, [])
+        return self._put(state, name, dtype, step, entry)
+
+    def append_line(self, run: str, line: str, sent: int, time: float) -> bool:
+        """Stores a terminal line that was sent with the step `sent`.
+
+        The SDK counts from 0 in each session, and sends its unfinished last line again and again at one step: a line
+        with the step of the one before it, in the same session, takes its place; any other stands behind all.
+
+        Returns whether the sequence is new, as append_points does.
+
+        Raises:
+            InvalidRecord: no free step is left, or the line is no valid Unicode.
+        """
+        state = self._state(run, EMPTY, LINES)
+        assert isinstance(state, LineState)
+        again = sent == state.sent
+        if not again:
+            state.at = self._place(state, sent)
+        is_new = self._put(state, LINES, LINES, state.at, Entry(sent, None, time, line))
+        if not again:
+            state.sent = sent
+            # Where the line is not the last one, its step stands beside.
+            row = msgpack_int(sent) if state.at == state.last_step else pack_value([sent, state.at])
+            self._tr.set(state.trace_sent, row)
+        return is_new
+
+    def begin_session(self, run: str) -> None:
+        """A client begins to count its lines from 0: none of them is the last one again."""
+        self._tr.clear(self._keys.trace(run, EMPTY, LINES, "sent"))
+        key = (run, EMPTY, LINES)
+        state = self.states.get(key) or self._cache.take(key)
+        if state is not None:
+            assert isinstance(state, LineState)
+            state.sent = None
+            self.states[key] = state
+
+    def _place(self, state: LineState, sent: int) -> int:
+        """The step of a line that is to stand behind all others."""
+        if state.last_step is None:
+            return sent
+        if state.last_step < MAX_STEP:
+            return max(sent, state.last_step + 1)
+        return self._next_free(state, LINES, state.last_step, [])
+
+    def _placed(self, state: State, given: Columns, name: str) -> Columns:
+        """The points, those without a step at the next free ones, though the highest step is taken or among them."""
+        highest = state.last_step
+        before: list[int] = []  # the steps of the points so far, sorted
+        columns = Columns()
+        for step, value, time, epoch in given.rows():
+            if step is None:
+                step = self._next_free(state, name, highest, before)
+            elif state.free is not None:
+                state.free.taken(step)
+            insort(before, step)
+            highest = before[-1] if highest is None else max(highest, before[-1])
+            columns.append(step, value, time, epoch)
+        return columns
+
+    def _next_free(
+        self, state: State, name: str, highest: int | None, unwritten: Sequence[int]
+    ) -> int:
+        """`unwritten`: steps that are taken and not stored yet, sorted.
+
+        Raises:
+            InvalidRecord: no free step is left.
+        """
+        if highest is None or highest < MAX_STEP:
+            return following(highest)
+        free = state.free
+        if free is None or free.next >= free.end:
+            end = free_steps.END if free is None else free.end
+            free = state.free = free_steps.find(self._taken(state, unwritten), end)
+        step = None if free is None else free.take()
+        if step is None:
+            raise InvalidRecord(f"{name}: no free step is left up to {MAX_STEP}")
+        return step
+
+    def _taken(self, state: State, unwritten: Sequence[int]) -> Below:
+        """The taken steps of a sequence, wherever they stand."""
+        points = self._layout.taken(self._tr, state.prefix)
+        vals = state.prefix + POINT_FIELDS["val"]
+        begin, end = range_of(vals)
+
+        def below(step: int) -> int | None:
+            to = end if step > MAX_STEP else key_int(vals, step)
+            keyed = [
+                unpack(key, len(vals))[0]
+                for key, _ in self._tr.scan(begin, to, limit=1, reverse=True)
+            ]
+            place = bisect_left(unwritten, step)
+            found = [points(step), *keyed, *unwritten[max(0, place - 1) : place]]
+            return max((one for one in found if one is not None), default=None)
+
+        return below
+
+    def _put(self, state: State, name: str, dtype: str, step: int, entry: Entry) -> bool:
+        """Stores what was sent as `entry` at `step`."""
+        tr = self._tr
+        _, epoch, time, value = entry
+        if state.free is not None:
+            state.free.taken(step)
+        packed = limits.packed(value, name)
+        parts = []
+        if len(packed) > PART_BYTES:
+            parts = [packed[i : i + PART_BYTES] for i in range(0, len(packed), PART_BYTES)]
+            packed = pack_value(outline(name, value, len(parts)))
+            limits.check(state.prefix, packed)
+        is_new = state.last_step is None
+        rewrite = state.last_step is not None and step <= state.last_step
+        if rewrite and has_parts(tr, state):
+            tr.clear_range(*range_of(key_int(state.parts_prefix, step)))
+        if parts:
+            prefix = key_int(state.parts_prefix, step)
+            tr.update([(key_int(prefix, i), part) for i, part in enumerate(parts)])
+            state.parts = True
+        for key, stored in compatible_object(state.prefix, step, epoch, time, packed):
+            if stored is not None:
+                tr.set(key, stored)
+            elif rewrite:
+                tr.clear(key)
+        self._trace(state, dtype, step if is_new or not rewrite else state.last_step, state.last)
+        return is_new
+
+    def forget_run(self, run: str) -> None:
+        """This run was deleted in this transaction, or written by another owner before it: what was known about it
+        counts no more."""
+        self._cache.forget_run(run)
+        for key in [key for key in self.states if key[0] == run]:
+            del self.states[key]
+
+    def _state(self, run: str, ctx: int, name: str) -> State:
+        key = (run, ctx, name)
+        state = self.states.get(key)
+        if state is None:
+            state = self._cache.take(key)
+            if state is None:
+                state = self._load(run, ctx, name)
+            self.states[key] = state
+        return state
+
+    def _load(self, run: str, ctx: int, name: str) -> State:
+        tr = self._tr
+        keys = self._keys
+        lines = LineState(keys, run) if (ctx, name) == (EMPTY, LINES) else None
+        state = lines or State(keys, run, ctx, name)
+        # All its keys at once: behind this prefix, the longest, come a step and a number. So its rows need no check but
+        # where a value is as large as a client made it.
+        limits.check(state.parts_prefix + bytes(18), b"")
+        row = tr.get(state.trace_last_step)
+        if row is not None:
+            state.dtype = readable.text(tr.get(state.trace_dtype))
+            last = readable.number(tr.get(state.trace_last))
+            state.last = 0.0 if last is None else float(last)
+            state.last_step = readable.found(row)
+            if not readable.is_int64(state.last_step):
+                # A damaged row: the points tell it.
+                info = SequenceInfo(ctx, name, "", 0.0, 0)
+                _, state.last, state.last_step = self._reads.summary(tr, run, info)
+            state.parts = None
+            self._layout.load(tr, state)
+            if lines is not None:
+                sent = readable.found(tr.get(lines.trace_sent))
+                pair = sent if isinstance(sent, list) else [sent, state.last_step]
+                if len(pair) == 2 and all(map(readable.is_int64, pair)):
+                    lines.sent, lines.at = pair
+        return state
+
+    def _trace(self, state: State, dtype: str, last_step: int | None, last: float) -> None:
+        tr = self._tr
+        assert last_step is not None
+        tr.set(state.trace_last_step, msgpack_int(last_step))
+        tr.set(state.trace_last, msgpack_float(last))
+        if dtype != state.dtype:
+            packed = pack_value(dtype)
+            limits.check(state.trace_dtype, packed)
+            tr.set(state.trace_dtype, packed)
+            state.dtype = dtype
+        state.last_step = last_step
+        state.last = last
