@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 from matyan import readable
 from matyan._codec import BLOBS, LINES, LOG_RECORDS, context_text, pack
@@ -26,12 +26,11 @@ from matyan.store.base import Snapshot
 
 Row = dict[str, Any]
 
-# Near ids are looked for among so many of the newest runs.
-_SUGGEST_FROM = 10_000
-LOG_WINDOW = 50_000
-LOG_WINDOW_BYTES = 32 << 20
-# Where a log sequence stands still for a reader: in the empty context.
-_NO_CONTEXT = 0
+_SUGGEST_FROM_RUNS: Final = 10_000
+"""Near ids are looked for among so many of the newest runs."""
+LOG_WINDOW_ROWS: Final = 50_000
+LOG_WINDOW_BYTES: Final = 32 << 20
+"""Within so much, whichever is less, log rows are put in order."""
 
 
 class Queries:
@@ -148,7 +147,7 @@ class Queries:
 
     def _no_such(self, snap: Snapshot, run: str) -> NotFound:
         newest = itertools.islice(
-            runs.list_runs(snap, self._keys, newest_first=True), _SUGGEST_FROM
+            runs.list_runs(snap, self._keys, newest_first=True), _SUGGEST_FROM_RUNS
         )
         near = difflib.get_close_matches(run, list(newest), n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; `matyan runs` lists them"
@@ -220,12 +219,12 @@ class Queries:
         """Log records and terminal lines by their times, whatever order they came in: a training of several processes has
         several clocks.
 
-        Put in order within a window of LOG_WINDOW rows, or of LOG_WINDOW_BYTES: an answer begins at once and its memory is bounded.
+        Put in order within a window of LOG_WINDOW_ROWS rows, or of LOG_WINDOW_BYTES: an answer begins at once and its memory is bounded.
         """
         run = self.resolve(snap, run)
 
         def rows(kind: str, name: str) -> Iterator[tuple[float, Row]]:
-            for step, _, when, value in self._sequences.objects(snap, run, _NO_CONTEXT, name):
+            for step, _, when, value in self._sequences.objects(snap, run, contexts.EMPTY, name):
                 if kind == "record" and isinstance(value, dict):
                     told, level = value.get("timestamp"), value.get("log_level")
                     row: Row = {
@@ -328,7 +327,7 @@ def _in_order(rows: Iterable[tuple[float, Row]]) -> Iterator[Row]:
         size = len(str(row["message"])) + len(str(row.get("args") or ""))
         heapq.heappush(window, (at, place, size, row))
         held += size
-        while len(window) > LOG_WINDOW or held > LOG_WINDOW_BYTES:
+        while len(window) > LOG_WINDOW_ROWS or held > LOG_WINDOW_BYTES:
             _, _, size, first = heapq.heappop(window)
             held -= size
             yield first

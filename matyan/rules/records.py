@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from matyan import readable
 from matyan._codec import (
     BLOBS,
     LINES,
@@ -285,7 +286,7 @@ def _field(record: Record, name: str, *types: type, default: Any = _REQUIRED) ->
 def _int64(record: Record, name: str, default: Any = _REQUIRED) -> Any:
     """A payload's member that is an integer in int64: what a step's key and a column hold."""
     value = _field(record, name, int, default=default)
-    if value is not None and not -(2**63) <= value < 2**63:
+    if value is not None and not readable.is_int64(value):
         raise InvalidRecord(f"{record.kind}: {name}: out of the range of int64")
     return value
 

@@ -32,8 +32,8 @@ from matyan.store.base import Snapshot, Store, Transaction
 from matyan.workers.dropped import DroppedLog
 from matyan.workers.partition import BlamingTheRecord, Holder, Tenure, class_of
 
-MOST_WORK: Final = 50_000
-"""Of one transaction, as `cut_records` estimates it: about microseconds. What it writes is handed to the store in one call,
+MOST_WORK_US: Final = 50_000
+"""Of one transaction, as `cut_records` estimates it, in about microseconds. What it writes is handed to the store in one call,
 which holds everything else up."""
 MOST_OPS: Final = 4_000
 """Sequences and single records of one transaction: how many sequences a batch is of shows when it is decoded."""
@@ -169,7 +169,7 @@ class Ingestion:
             batch.values,
             self._worker.max_bytes or sys.maxsize,
             self._worker.max_records or sys.maxsize,
-            MOST_WORK,
+            MOST_WORK_US,
             self._rules.sequences.point_work,
         )
         if len(ends) == 1:

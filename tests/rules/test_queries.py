@@ -106,7 +106,7 @@ def test_times_that_are_none_have_a_place() -> None:
 
 def test_logs_keep_little_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the window rows leave in the order that there is: the first long before the last was read."""
-    monkeypatch.setattr(queries, "LOG_WINDOW", 10)
+    monkeypatch.setattr(queries, "LOG_WINDOW_ROWS", 10)
     ledger = Ledger()
     ledger.apply(
         *(record("log_terminal_line", at=float(n), line="x", step=n) for n in range(1_000))

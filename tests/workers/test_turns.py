@@ -23,7 +23,7 @@ from matyan.store.base import Transaction
 from matyan.store.rocks import RocksStore, open_rocks
 from matyan.store.rocks import store as rocks_store
 from matyan.store.rocks.transaction import RocksTransaction
-from matyan.workers.ingest import MOST_WORK, IngestWorker
+from matyan.workers.ingest import MOST_WORK_US, IngestWorker
 from tests.ledger import metric, record
 
 N = 10_000
@@ -257,7 +257,7 @@ def cuts(values: list[bytes], point_work: int = 1, **limits: int) -> list[int]:
         values,
         limits.get("most_bytes", 1 << 40),
         limits.get("most_records", 1 << 40),
-        limits.get("most_work", MOST_WORK),
+        limits.get("most_work", MOST_WORK_US),
         point_work,
     )
 

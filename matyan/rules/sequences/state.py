@@ -7,10 +7,10 @@ from typing import Final
 from matyan._codec import LINES
 from matyan.keys import CHUNK, Keys
 from matyan.rules.contexts import EMPTY
-from matyan.rules.free_steps import FreeSteps
+from matyan.rules.free_steps import END, FreeSteps
 
 MIN_STEP: Final = -(2**63)
-MAX_STEP: Final = 2**63 - 1
+MAX_STEP: Final = END - 1
 
 _STATE_BYTES: Final = 1_500
 """A state with its keys; a fresh chunk takes about 64 bytes and 12 a point."""
