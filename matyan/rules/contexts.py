@@ -34,7 +34,7 @@ def find_or_create(rows: RunRows[Transaction], text: str, first: int, context: o
     Raises:
         InvalidRecord: it is too large to be stored.
     """
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     # 0 belongs to the empty context alone: the search goes round it.
     ctx = EMPTY if text == "{}" else first or 1
     while (packed := tr.get(keys.context(run, ctx))) is not None:

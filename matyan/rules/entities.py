@@ -108,7 +108,7 @@ def _experiment_uuid(rows: RunRows[Snapshot]) -> str | None:
 
 def set_experiment(rows: RunRows[Transaction], name: str, now: float) -> str:
     """Moves the run into the experiment `name`, made when it is new; returns its uuid."""
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _find_or_create(tr, keys, _EXPERIMENTS, name, now)
     if _experiment_uuid(rows) != uuid:
         leave_experiment(rows)
@@ -120,7 +120,7 @@ def set_experiment(rows: RunRows[Transaction], name: str, now: float) -> str:
 
 
 def leave_experiment(rows: RunRows[Transaction]) -> None:
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _experiment_uuid(rows)
     if uuid is not None:
         tr.clear(keys.experiment_of_run(run))
@@ -145,7 +145,7 @@ def _tag_uuids(rows: RunRows[Snapshot]) -> Iterator[str]:
 
 
 def add_tag(rows: RunRows[Transaction], name: str, now: float) -> None:
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _find_or_create(tr, keys, _TAGS, name, now)
     if tr.get(keys.tag_of_run(run, uuid)) is None:
         tr.set(keys.run_tag(run, uuid), _TRUE)
@@ -156,7 +156,7 @@ def add_tag(rows: RunRows[Transaction], name: str, now: float) -> None:
 
 
 def remove_tag(rows: RunRows[Transaction], name: str) -> None:
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _find(tr, keys, _TAGS, name)
     if uuid is not None and tr.get(keys.tag_of_run(run, uuid)) is not None:
         indexes.drop(rows, "tag", name)
@@ -164,7 +164,7 @@ def remove_tag(rows: RunRows[Transaction], name: str) -> None:
 
 
 def _detach(rows: RunRows[Transaction], uuid: str) -> None:
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     tr.clear(keys.run_tag(run, uuid))
     tr.clear(keys.tag_of_run(run, uuid))
     tr.clear(keys.tag_run(uuid, run))

@@ -16,7 +16,7 @@ from matyan.store.base import Snapshot, Transaction
 
 def put(rows: RunRows[Transaction], *fact: object) -> None:
     """Adds the run under `fact`, such as ("tag", name)."""
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     forward, twin = keys.index(*fact, run), keys.reverse_index(run, *fact, run)
     tr.set(forward, b"")
     tr.set(twin, b"")
@@ -24,13 +24,12 @@ def put(rows: RunRows[Transaction], *fact: object) -> None:
 
 def fits(rows: RunRows[Snapshot], *fact: object) -> bool:
     """Whether the rows of `fact` stay below the limit of a key (a hparam may be a long text)."""
-    _, keys, run = rows
-    return len(keys.reverse_index(run, *fact, run)) <= MAX_KEY_BYTES
+    return len(rows.keys.reverse_index(rows.run, *fact, rows.run)) <= MAX_KEY_BYTES
 
 
 def drop(rows: RunRows[Transaction], *fact: object) -> None:
     """Removes the run from under `fact`; missing rows are fine."""
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     tr.clear(keys.index(*fact, run))
     tr.clear(keys.reverse_index(run, *fact, run))
 
@@ -43,7 +42,7 @@ def drop_all(rows: RunRows[Transaction], *beginning: object) -> None:
 
 def dropping_all(rows: RunRows[Transaction], *beginning: object) -> Iterator[None]:
     """`drop_all`, with a pause wherever others may have a turn."""
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     begin, end = range_of(keys.reverse_index(run, *beginning))
     fact_at = len(keys.reverse_index(run))
     # The twin is the forward key behind ("_rev", run): the tuple layer joins tuples as bytes.

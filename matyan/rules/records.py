@@ -157,7 +157,7 @@ class Unit:
         rows: RunRows[Transaction] | None
         if rule is delete_run:
             _check_run(op.run)
-            rows = self.rows.get(op.run) or RunRows(self.tr, self._rules.keys, op.run)
+            rows = RunRows(self.tr, self._rules.keys, op.run)
         else:
             rows = self._admit(op.run, op.timestamp, op.timestamp)
         if rows is None:
@@ -178,29 +178,34 @@ class Unit:
 
     def _admit(self, run: str, first: float, last: float) -> RunRows[Transaction] | None:
         """The rows of a run that takes records, which is made on demand, and its activity noted; None: it was deleted."""
-        activity = self.activity[run] if run in self.activity else self._meet(run, first)
+        rows = self.rows.get(run) or self._meet(run, first)
+        activity = self.activity[run]
         if activity is None:
             return None
-        rows = self.rows[run]
         if last >= activity + ACTIVITY_S:
             runs.put_activity(rows, last)
-            activity = last
-        self.activity[run] = activity
+            self.activity[run] = last
         return rows
 
-    def _meet(self, run: str, now: float) -> float | None:
-        """The run's stored activity; made when it does not exist; None when it was deleted."""
+    def _meet(self, run: str, now: float) -> RunRows[Transaction]:
+        """A run that this unit has not met: its rows, and its activity."""
         remembered = self._rules.remembered(run)
         if remembered is None:
             _check_run(run)
-        rows = self.rows[run] = RunRows(self.tr, self._rules.keys, run)
+        rows = RunRows(self.tr, self._rules.keys, run)
         # Read in the transaction whatever is remembered: it is what makes a deletion by another owner conflict.
         if runs.is_deleted(rows):
             self.activity[run] = None
-            return None
+        else:
+            self.activity[run] = self._activity(rows, now, remembered)
+        self.rows[run] = rows
+        return rows
+
+    def _activity(self, rows: RunRows[Transaction], now: float, remembered: float | None) -> float:
+        """The run's stored activity; made when it does not exist."""
         if runs.put_owner(rows, self._owner):
             # Another partition's records may have been applied: whatever is remembered counts no more.
-            self.forget(run)
+            self.forget(rows.run)
         elif remembered is not None:
             return remembered
         if runs.exists(rows):
@@ -438,6 +443,7 @@ def delete_run(unit: Unit, rows: RunRows[Transaction], record: Record) -> Iterat
     yield from entities.forgetting_run(rows)
     yield from runs.deleting(rows, record.timestamp)
     unit.forget(record.run)
+    unit.rows[record.run] = rows
     unit.activity[record.run] = None
 
 

@@ -60,7 +60,7 @@ def put_meta(rows: RunRows[Transaction], now: float, fields: Mapping[str, object
     Raises:
         InvalidRecord: a value is over its limit.
     """
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     for field, value in fields.items():
         trees.put(tr, keys.meta(run, field), value)
         index = _INDEXED.get(field)
@@ -134,7 +134,7 @@ def is_deleted(rows: RunRows[Snapshot]) -> bool:
 def deleting(rows: RunRows[Transaction], now: float) -> Iterator[None]:
     """Clears all rows of the run but those of its tags and experiment, and leaves a tombstone; with a pause wherever
     others may have a turn."""
-    tr, keys, run = rows
+    tr, keys, run = rows.tr, rows.keys, rows.run
     tr.clear_range(*keys.run_range(run))
     yield from indexes.dropping_all(rows)
     tr.clear(keys.activity(run))

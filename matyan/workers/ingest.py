@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Final
 
 from matyan._codec import Malformed, MetricPoints, Record, cut_records, decode_records
 from matyan.broker.base import (
@@ -89,12 +89,15 @@ class IngestWorker(Holder):
         return Ingestion(self, tenure)
 
 
-class Contents(NamedTuple):
+class Contents:
     """What a batch holds: records, the events that follow from them, and what is no record; the latter two by offset."""
 
-    ops: list[MetricPoints | Record]
-    events: dict[int, ControlEvent]
-    dead: dict[int, DeadLetter]
+    __slots__ = ("dead", "events", "ops")
+
+    def __init__(self) -> None:
+        self.ops: list[MetricPoints | Record] = []
+        self.events: dict[int, ControlEvent] = {}
+        self.dead: dict[int, DeadLetter] = {}
 
 
 class Ingestion:
@@ -257,19 +260,20 @@ class Ingestion:
 
     def _decode(self, batch: Batch) -> Contents:
         """For each attempt anew: applying may fill in the steps of its points."""
-        contents = Contents([], {}, {})
-        ops, events, dead = contents
+        contents = Contents()
         if self._fatal and len(batch) == 1 and (why := self._fatal.get(batch.offsets[0])):
-            dead[batch.offsets[0]] = self._tenure.letter(batch, 0, class_of(why), str(why))
+            contents.dead[batch.offsets[0]] = self._tenure.letter(batch, 0, class_of(why), str(why))
             return contents
         for item in decode_records(batch.values):
             if isinstance(item, Malformed):
                 offset = batch.offsets[item.index]
-                dead[offset] = self._tenure.letter(batch, item.index, "Malformed", item.reason)
+                contents.dead[offset] = self._tenure.letter(
+                    batch, item.index, "Malformed", item.reason
+                )
                 continue
-            ops.append(item)
+            contents.ops.append(item)
             if isinstance(item, Record) and (event := event_of(item)) is not None:
-                events[batch.offsets[item.index]] = event
+                contents.events[batch.offsets[item.index]] = event
         return contents
 
     async def _announce(self, contents: Contents) -> None:

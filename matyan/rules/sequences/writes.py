@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from matyan import readable
 from matyan._codec import (
@@ -36,7 +37,8 @@ RATIO: Final = 4
 """From 3 on, sequences that grow in step are all served between `early` and `latest`."""
 
 
-class Entry(NamedTuple):
+@dataclass(slots=True)
+class Entry:
     """What is no point of a metric: an object, a terminal line, a log record."""
 
     step: int | None
@@ -200,7 +202,7 @@ class SequenceWrites:
     def _put(self, state: State, name: str, dtype: str, step: int, entry: Entry) -> bool:
         """Stores what was sent as `entry` at `step`."""
         tr = self._tr
-        _, epoch, time, value = entry
+        value = entry.value
         if state.free is not None:
             state.free.taken(step)
         packed = limits.packed(value, name)
@@ -217,7 +219,7 @@ class SequenceWrites:
             prefix = key_int(state.parts_prefix, step)
             tr.update([(key_int(prefix, i), part) for i, part in enumerate(parts)])
             state.parts = True
-        for key, stored in compatible_object(state.prefix, step, epoch, time, packed):
+        for key, stored in compatible_object(state.prefix, step, entry.epoch, entry.time, packed):
             if stored is not None:
                 tr.set(key, stored)
             elif rewrite:
