@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
 from matyan.errors import NotFound, QueueFull, Unavailable
-from matyan.frontier.intake import UNREAD_SECONDS, Intake
+from matyan.frontier.intake import UNREAD_S, Intake
 from matyan.frontier.session import MAX_WAITING, Session
 from matyan.frontier.shared import Shared, count_request
 from matyan.frontier.transfer import Transfer, rest_discarded
@@ -33,8 +33,8 @@ log = get_logger()
 
 BODY_BYTES = 64 << 10
 """What a JSON request may hold: a run id and an artifact path, at most 1,024 bytes together."""
-BODY_SECONDS = 30
-ROOM_WITHIN = 20.0
+BODY_S = 30
+ROOM_WITHIN_S = 20.0
 """Seconds that a presign waits for room in the producer's queue; the SDK waits for 30 s and does not ask again."""
 ROOM_ASKED_S = 0.25
 """How often who waits for room asks, where nobody tells."""
@@ -48,7 +48,7 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 def create_app(shared: Shared) -> QuartTrio:
     """The app around one listener's collaborators."""
     app = QuartTrio("matyan.frontier", static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES, BODY_TIMEOUT=BODY_SECONDS)
+    app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES, BODY_TIMEOUT=BODY_S)
     assert isinstance(app.json, DefaultJSONProvider)
     app.json.ensure_ascii = False
     _add_probes(app, shared)
@@ -84,7 +84,7 @@ def _add_probes(app: QuartTrio, shared: Shared) -> None:
 
 
 def _add_presign(app: QuartTrio, shared: Shared) -> None:
-    settings, producer = shared.settings, shared.desk.producer
+    settings, producer = shared.settings, shared.sessions.producer
 
     @app.post(PRESIGN, strict_slashes=False)
     async def presign() -> dict[str, object]:
@@ -124,7 +124,7 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
             if error is not None:
                 log.error("a blob_ref was not stored", run=run, error=str(error))
 
-        with trio.move_on_after(ROOM_WITHIN):
+        with trio.move_on_after(ROOM_WITHIN_S):
             while True:
                 try:
                     producer.produce(run.encode(), records, done)
@@ -181,7 +181,7 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
             unsent += 1
             outgoing.send_nowait(payload)
 
-        session = Session(shared.desk, run, reply)
+        session = Session(shared.sessions, run, reply)
 
         async def send_replies() -> None:
             nonlocal moved, unsent
@@ -228,7 +228,7 @@ async def _receive(intake: Intake, session: Session, data: bytes) -> None:
     now = trio.current_time()
     while not (room := intake.may_take(is_first=session.is_first)):
         may_wait = session.needs_room(data, now) and session.may_wait(data, now)
-        if not may_wait or trio.current_time() >= now + UNREAD_SECONDS:
+        if not may_wait or trio.current_time() >= now + UNREAD_S:
             break
         await trio.sleep(ROOM_ASKED_S)
     if len(data) <= PIECE_BYTES:
@@ -236,7 +236,7 @@ async def _receive(intake: Intake, session: Session, data: bytes) -> None:
         return
     incoming = session.begin(len(data), now)
     if not room:
-        incoming.shed()
+        incoming.keep_digest_only()
     for start in range(0, len(data), PIECE_BYTES):
         piece = data[start : start + PIECE_BYTES]
         while not incoming.feed(piece):

@@ -17,7 +17,7 @@ import trio
 
 from matyan.blobs.base import Blobs
 from matyan.broker.base import Producer
-from matyan.frontier.lane import INGEST_PATH, SWEEP_EVERY, Lane
+from matyan.frontier.lane import INGEST_PATH, SWEEP_EVERY_S, Lane
 from matyan.frontier.shared import Shared, count_request
 from matyan.service import telemetry
 from matyan.service.descriptors import for_connections
@@ -44,7 +44,7 @@ log = get_logger()
 
 TOLD_CONNECTIONS = 16
 """At a time, beyond those that there may be: they are told so. More are closed without a word."""
-TOLD_SECONDS = 1.0
+TOLD_S = 1.0
 """For which their request is waited for."""
 
 
@@ -113,13 +113,13 @@ async def drain(frontier: Frontier, deadline: float) -> int:
     for stream in list(frontier.idle):
         await trio.aclose_forcefully(stream)
     with trio.move_on_at(deadline):
-        while frontier.lane.links or frontier.streams:
+        while frontier.lane.connections or frontier.streams:
             frontier.empty = trio.Event()
             await frontier.empty.wait()
     frontier.lane.force()
     for stream in list(frontier.streams):
         await trio.aclose_forcefully(stream)
-    left = await shared.desk.producer.flush(deadline) + shared.desk.parked_records()
+    left = await shared.sessions.producer.flush(deadline) + shared.sessions.parked_records()
     if frontier.nursery is not None:
         frontier.nursery.cancel_scope.cancel()
     return left
@@ -128,12 +128,12 @@ async def drain(frontier: Frontier, deadline: float) -> int:
 async def _sweep(frontier: Frontier) -> None:
     shared = frontier.shared
     while True:
-        await trio.sleep(SWEEP_EVERY)
+        await trio.sleep(SWEEP_EVERY_S)
         now = trio.current_time()
-        shared.desk.sweep(now)
+        shared.sessions.sweep(now)
         frontier.lane.sweep(now)
         shared.intake.sweep(now)
-        telemetry.QUEUE_BYTES.set(shared.desk.budget.held)
+        telemetry.QUEUE_BYTES.set(shared.sessions.budget.held)
 
 
 async def _load_web(frontier: Frontier) -> None:
@@ -146,7 +146,7 @@ async def _load_web(frontier: Frontier) -> None:
 
 
 async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
-    over = len(frontier.streams) + len(frontier.lane.links) - frontier.most_connections
+    over = len(frontier.streams) + len(frontier.lane.connections) - frontier.most_connections
     if over >= TOLD_CONNECTIONS:
         return
     frontier.streams.add(stream)
@@ -156,7 +156,7 @@ async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
         else:
             log.warning("too many connections", most=frontier.most_connections)
             # Some clients are confused by an answer that comes before their request.
-            with suppress(BadRequest), trio.move_on_after(TOLD_SECONDS):
+            with suppress(BadRequest), trio.move_on_after(TOLD_S):
                 await read_head(stream, b"", first=True)
             await refuse(
                 stream,

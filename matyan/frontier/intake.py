@@ -4,7 +4,7 @@ What arrived of a message is held until it can be judged or answered, so it coun
 begins when there is room for all of it, in turn; what fits in one read always begins while the budget is not full.
 
 What finds no room waits on the wire, where it costs nothing. But its client's pings stand behind it, and the SDK leaves a
-server that is silent for 20 s, with the frame. So after UNREAD_SECONDS it is read and not held: only its digest is
+server that is silent for 20 s, with the frame. So after UNREAD_S it is read and not held: only its digest is
 kept, until its reply is due after 40 s. The SDK sends such a frame again every 15 s: each copy is another chance, and
 waits on the wire as the first did, so that there is nearly always one at hand when there is room. It is refused last,
 since the SDK takes a refusal for an answer and the frame is lost. Rejected: to hold what is small whatever there is
@@ -25,15 +25,15 @@ from matyan.broker.budget import Budget
 
 SHARE: Final = 0.75
 """Of the budget, for what is unfinished: so that messages which come whole find room beside it."""
-PROMISE_SECONDS: Final = 5.0
+PROMISE_S: Final = 5.0
 """For which room is kept for what a frame's head announced. One that takes longer has but what came."""
 WAITING_SHARE: Final = 0.5
 """Beside the budget, as a part of it: for the small messages, whole or not, of connections that wait for nothing else."""
-UNREAD_SECONDS: Final = 15.0
+UNREAD_S: Final = 15.0
 """How long a message waits on the wire: a ping has 20 s, and the SDK sends its frame again after 15."""
 EVICTED_SHARE: Final = 1 / 16
 """Of the budget, which closing the largest gives back at a time."""
-STILL_SECONDS: Final = 2.0
+STILL_S: Final = 2.0
 STILL_BYTES: Final = 128 << 10
 """Nothing moves when, while some wait for room, less than this came of all that is unfinished in so many seconds."""
 
@@ -41,11 +41,11 @@ STILL_BYTES: Final = 128 << 10
 class Claimant(Protocol):
     """A connection."""
 
-    def go_on(self) -> bool:
+    def try_again(self) -> bool:
         """There may be room: tries again. False: there is none for it, and it waits on."""
         ...
 
-    def go_without(self) -> None:
+    def stop_waiting(self) -> None:
         """It waits no more: takes its message without holding it, where there is still no room for it."""
         ...
 
@@ -137,7 +137,7 @@ class Intake:
         claim = self._claims.setdefault(who, Claim())
         claim.begun = True
         self._small -= claim.held
-        claim.promised, claim.until = size, self._clock() + PROMISE_SECONDS
+        claim.promised, claim.until = size, self._clock() + PROMISE_S
         self._begun += 1
         self._promised += size
         return True
@@ -184,7 +184,7 @@ class Intake:
         if not self._waiting:
             self._came, self._moved = 0, self._clock()
         before = self._waiting.get(who)
-        until = self._clock() + UNREAD_SECONDS if before is None else before.until
+        until = self._clock() + UNREAD_S if before is None else before.until
         self._waiting[who] = _Wait(begins, until)
         self._budget.want_room()
 
@@ -207,14 +207,14 @@ class Intake:
         for who, wait in list(self._waiting.items()):
             if now >= wait.until and who in self._waiting:
                 self.forget(who)
-                who.go_without()
+                who.stop_waiting()
         if not self._waiting:
             return
         self._on_room()
         if self._came >= STILL_BYTES or (self._budget.held > self._held and not self._is_jammed()):
             # What is queued will be answered, one way or another.
             self._came, self._moved = 0, now
-        elif now >= self._moved + STILL_SECONDS:
+        elif now >= self._moved + STILL_S:
             self._moved = now
             self._evict()
 
@@ -232,7 +232,7 @@ class Intake:
             await self._room.wait()
             self._room = trio.Event()
             for who in list(self._waiting):
-                if who in self._waiting and who.go_on():
+                if who in self._waiting and who.try_again():
                     self._waiting.pop(who, None)
                 await trio.lowlevel.checkpoint()
 

@@ -27,7 +27,7 @@ from websockets.server import ServerProtocol
 
 from matyan._codec import check_run_id
 from matyan.frontier.session import OK, Incoming, Session
-from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS, Shared
+from matyan.frontier.shared import RATE_BYTES, RATE_S, Shared
 from matyan.frontier.states import (
     CLOSED,
     CLOSING,
@@ -62,19 +62,19 @@ log = get_logger()
 INGEST_PATH = "/api/v1/ws/runs/"
 FRAME_BYTES = 96 << 20
 """A message's limit, inflated (contract, section 6)."""
-PING_AFTER = 20.0
+PING_AFTER_S = 20.0
 """Seconds of silence before the server pings. The SDK pings every 10 s, so this meets other clients only."""
-PONG_WITHIN = 20.0
+PONG_WITHIN_S = 20.0
 """Seconds in which a pinged peer must say something: what `websockets` grants by default."""
-CLOSE_WITHIN = 5.0
+CLOSE_WITHIN_S = 5.0
 """Seconds for which a client's close waits for the replies of its last frames; its own patience is 10 s."""
-SWEEP_EVERY = 0.5
+SWEEP_EVERY_S = 0.5
 """Seconds. One task watches the clock for every connection: a timer a frame would cost more than the frame."""
 RECEIVE_BYTES = 64 << 10
 RECEIVE_FULL_BYTES = 4 << 10
 """Read at once while there is no room: enough for the pings that are answered all the same."""
-BURST = 64
-BURST_SECONDS = 0.01
+BURST_CONNECTIONS = 64
+BURST_S = 0.01
 """Connections that are read one after the other, and for how long, before anybody else has a turn."""
 TURN_BYTES = 256 << 10
 """Of a message in pieces, inflated, that one connection takes before anybody else has a turn."""
@@ -104,20 +104,20 @@ _OK_FRAME = _text_frame(OK)
 
 
 def _contained(method: Callable[..., None]) -> Callable[..., None]:
-    """An entrance to a link: what is raised behind it ends that link alone. The two that each frame takes, `readable` and
+    """An entrance to a connection: what is raised behind it ends that connection alone. The two that each frame takes, `readable` and
     `_reply`, are contained where they are called or by themselves: a wrapper costs every frame a call."""
 
     @wraps(method)
-    def entrance(link: Link, *args: object) -> None:
+    def entrance(connection: Connection, *args: object) -> None:
         try:
-            method(link, *args)
-        except Exception as error:  # noqa: BLE001 - this is the shore
-            link.sink(error)
+            method(connection, *args)
+        except Exception as error:  # noqa: BLE001 - it ends this connection alone
+            connection.crash(error)
 
     return entrance
 
 
-class Link:
+class Connection:
     """One ingest connection after its handshake.
 
     Replies are written from the producer's callback straight into the socket; only when that would block a
@@ -131,6 +131,7 @@ class Link:
         "_event",
         "_event_since",
         "_farewell",
+        "_has_waited",
         "_heard",
         "_incoming",
         "_intake",
@@ -146,17 +147,16 @@ class Link:
         "_sock",
         "_window",
         "_wire",
-        "_without",
     )
 
     def __init__(self, lane: Lane, sock: socket.socket, wire: Wire, run: str) -> None:
         self._lane = lane
         self._intake = lane.shared.intake
-        self._budget = lane.shared.desk.budget
-        self._clock = lane.shared.desk.clock
+        self._budget = lane.shared.sessions.budget
+        self._clock = lane.shared.sessions.clock
         self._sock = sock
         self._wire = wire
-        self._session = Session(lane.shared.desk, run, self._reply)
+        self._session = Session(lane.shared.sessions, run, self._reply)
         lane.opened += 1
         self._log = log.bind(run=run, connection=lane.opened)
         self._opened = self._heard = self._clock()
@@ -173,14 +173,14 @@ class Link:
         self._event: tuple[Kind, bytes] | None = None
         self._event_since = 0.0
         # Whether that waited for long enough: it is taken, and not held if there is no room.
-        self._without = False
+        self._has_waited = False
         # When, and at which of an unfinished message's bytes and of the messages, a watch began.
         self._window: tuple[float, int, int] | None = None
 
     @_contained
     def open(self, begun: bytes) -> None:
         """Begins to read. begun: what came behind the handshake."""
-        self._lane.links.add(self)
+        self._lane.connections.add(self)
         telemetry.WS_CONNECTIONS.inc()
         self._log.debug("connected")
         self._read(ON)
@@ -188,12 +188,12 @@ class Link:
             self._received(begun, full=self._budget.full)
 
     def readable(self) -> None:
-        """Reads once; ends the connection when its peer has. What it raises is for `sink`."""
+        """Reads once; ends the connection when its peer has. What it raises is for `crash`."""
         budget = self._budget
         full = budget.held >= budget.capacity
         try:
             data = self._sock.recv(
-                RECEIVE_FULL_BYTES if full and self._is_sparing() else RECEIVE_BYTES
+                RECEIVE_FULL_BYTES if full and self._may_lack_room() else RECEIVE_BYTES
             )
         except BlockingIOError:
             return
@@ -204,14 +204,14 @@ class Link:
         else:
             self.drop()
 
-    def _is_sparing(self) -> bool:
+    def _may_lack_room(self) -> bool:
         """Whether what comes next may have to wait where it costs memory."""
         incoming = self._incoming
         if incoming is not None and not incoming.is_kept:
             return False
         return not self._intake.may_gather(is_first=self._session.is_first)
 
-    def sink(self, error: Exception) -> None:
+    def crash(self, error: Exception) -> None:
         """Ends the connection, for a reason that nobody foresaw."""
         report(error, self._log)
         self.drop()
@@ -228,8 +228,8 @@ class Link:
         self._session.leave()
         self._incoming = None
         self._intake.leave(self)
-        lane.links.discard(self)
-        if not lane.links:
+        lane.connections.discard(self)
+        if not lane.connections:
             lane.on_empty()
         telemetry.WS_CONNECTIONS.dec()
         telemetry.WS_CONNECTION_SECONDS.observe(self._clock() - self._opened)
@@ -286,13 +286,13 @@ class Link:
             self._become(ENDING)
             self._farewell = says
             if wire.close_rcvd is not None:
-                self._deadline = now + CLOSE_WITHIN
+                self._deadline = now + CLOSE_WITHIN_S
             self._part_if_answered()
 
     def _take_events(self, now: float) -> None:
         """Takes what the wire has, until it needs more bytes or this connection must wait."""
         wire = self._wire
-        wire.sparing = self._budget.held >= self._budget.capacity and self._is_sparing()
+        wire.splits_small = self._budget.held >= self._budget.capacity and self._may_lack_room()
         taken = 0
         while self._reading is ON or self._reading is HELD_BACK:
             # What waited for room came then: its client's patience counts from there.
@@ -314,7 +314,7 @@ class Link:
                 self._read(NO_ROOM)
                 begins = event[0] is Kind.PIECE and not self._intake.has_begun(self)
                 self._intake.wait(self, begins=begins)
-            self._without = False
+            self._has_waited = False
         if wire.failed and self._incoming is not None and self._reading is not NO_TURN:
             self._incoming = None
             self._intake.end(self)
@@ -346,7 +346,7 @@ class Link:
     def _take_whole(self, data: bytes, now: float) -> bool:
         session = self._session
         room = self._intake.may_take(is_first=session.is_first)
-        may_wait = not (room or self._without) and session.may_wait(data, now)
+        may_wait = not (room or self._has_waited) and session.may_wait(data, now)
         if may_wait and session.needs_room(data, now):
             return False
         self._take(data, now, room=room)
@@ -356,9 +356,9 @@ class Link:
         incoming, intake = self._incoming, self._intake
         assert incoming is not None
         if incoming.is_kept and piece and not self._has_room(incoming, len(piece)):
-            if incoming.needs_room(piece) and not self._without and incoming.may_wait():
+            if incoming.needs_room(piece) and not self._has_waited and incoming.may_wait():
                 return False
-            incoming.shed()
+            incoming.keep_digest_only()
             intake.end(self)
         if not incoming.feed(piece):
             self._judge(incoming, Kind.PIECE)
@@ -371,7 +371,7 @@ class Link:
         if incoming.size + came <= SMALL_BYTES:
             return intake.may_gather(is_first=self._session.is_first)
         size = self._wire.declared or came
-        return intake.may_begin(self, size, in_turn=not self._without) and intake.may_go_on(
+        return intake.may_begin(self, size, in_turn=not self._has_waited) and intake.may_go_on(
             self, came
         )
 
@@ -411,17 +411,17 @@ class Link:
         self._say(now)
         self._resume_if_possible()
 
-    def go_on(self) -> bool:
+    def try_again(self) -> bool:
         """There may be room. False: not for this one."""
         self._read(HELD_BACK)
         self._continue()
         return self._reading is not NO_ROOM
 
     @_contained
-    def go_without(self) -> None:
+    def stop_waiting(self) -> None:
         """There was no room for long enough: reads on, whether there is now or not."""
         self._read(HELD_BACK)
-        self._without = True
+        self._has_waited = True
         self._continue()
 
     @_contained
@@ -429,7 +429,7 @@ class Link:
         """Makes room: goes without what waits here, and closes where there is nothing to go on with."""
         if self._reading is NO_ROOM:
             self._intake.forget(self)
-            self.go_without()
+            self.stop_waiting()
             return
         self._wire.fail(
             CloseCode.TRY_AGAIN_LATER,
@@ -457,8 +457,8 @@ class Link:
                 self._part_if_answered()
             if self._reading is HELD_BACK:
                 self._resume_if_possible()
-        except Exception as error:  # noqa: BLE001 - this is the shore
-            self.sink(error)
+        except Exception as error:  # noqa: BLE001 - it ends this connection alone
+            self.crash(error)
 
     @_contained
     def drain(self) -> None:
@@ -509,7 +509,7 @@ class Link:
             self.drop()
         # A peer that was refused in the middle of a message may still be sending it. asyncio (of Python 3.11) breaks
         # when the end comes before its buffer is empty, and with it the SDK's sender: so not before it is quiet.
-        elif self._wire.failed and now >= self._heard + SWEEP_EVERY:
+        elif self._wire.failed and now >= self._heard + SWEEP_EVERY_S:
             self._end_sending()
 
     def _watch(self, now: float) -> None:
@@ -517,13 +517,13 @@ class Link:
         if self._trickles(now):
             self._wire.fail(
                 CloseCode.POLICY_VIOLATION,
-                f"a message must end, or bring {RATE_BYTES:,} bytes, in each {RATE_SECONDS:.0f} s",
+                f"a message must end, or bring {RATE_BYTES:,} bytes, in each {RATE_S:.0f} s",
             )
             self._continue()
         elif self._pinged > self._heard:
-            if now >= self._pinged + PONG_WITHIN and not self._session.waiting:
+            if now >= self._pinged + PONG_WITHIN_S and not self._session.waiting:
                 self.drop()
-        elif now >= self._heard + PING_AFTER:
+        elif now >= self._heard + PING_AFTER_S:
             self._pinged = now
             self._wire.send_ping()
             self._write(self._wire.data_to_send())
@@ -539,7 +539,7 @@ class Link:
         if messages != self._messages or brought - came >= RATE_BYTES:
             since, came = now, brought
         self._window = (since, came, self._messages)
-        return now >= since + RATE_SECONDS
+        return now >= since + RATE_S
 
     def _write(self, data: bytes) -> None:
         if self._life is CLOSED:
@@ -561,13 +561,13 @@ class Link:
             self._end_if_through()
 
     def _spawn(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Starts a task of this link, contained as its entrances are."""
+        """Starts a task of this connection; what it raises ends this connection alone."""
 
         async def contained() -> None:
             try:
                 await task()
-            except Exception as error:  # noqa: BLE001 - this is the shore
-                self.sink(error)
+            except Exception as error:  # noqa: BLE001 - it ends this connection alone
+                self.crash(error)
 
         self._lane.spawn(contained)
 
@@ -621,12 +621,12 @@ class Lane:
     def __init__(self, shared: Shared, on_empty: Callable[[], None]) -> None:
         self.shared = shared
         self.on_empty = on_empty
-        self.links: set[Link] = set()
+        self.connections: set[Connection] = set()
         self.opened = 0
         """How many there have been: the last one's number."""
         # What goes on in the loop's next turns, one of them a turn.
         self.turns, self._turns = trio.open_memory_channel[Callable[[], None]](inf)
-        self._sockets: dict[int, Link] = {}
+        self._sockets: dict[int, Connection] = {}
         # Declined by default: a frame of 100 messages costs the training process 120 µs to deflate and this one 14 of
         # its 100 µs to inflate. Never with context takeover, which keeps 86 KB a connection.
         self._extensions = (
@@ -644,16 +644,16 @@ class Lane:
                 self._nursery.start_soon(self._take_turns)
                 task_status.started()
         finally:
-            for link in list(self.links):
-                link.drop()
+            for connection in list(self.connections):
+                connection.drop()
             self._epoll.close()
 
     def spawn(self, task: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(task)
 
-    def add(self, fd: int, link: Link) -> None:
+    def add(self, fd: int, connection: Connection) -> None:
         """Reads from a socket from now on."""
-        self._sockets[fd] = link
+        self._sockets[fd] = connection
         self._epoll.register(fd, select.EPOLLIN)
 
     def remove(self, fd: int) -> None:
@@ -662,34 +662,34 @@ class Lane:
 
     def drain(self) -> None:
         """Each connection ends when its frames are answered."""
-        for link in list(self.links):
-            link.drain()
+        for connection in list(self.connections):
+            connection.drain()
 
     def force(self) -> None:
         """The drain's deadline."""
-        for link in list(self.links):
-            link.force()
+        for connection in list(self.connections):
+            connection.force()
 
     def sweep(self, now: float) -> None:
-        """The deadlines of all connections; called each SWEEP_EVERY."""
-        for link in list(self.links):
-            link.sweep(now)
+        """The deadlines of all connections; called each SWEEP_EVERY_S."""
+        for connection in list(self.connections):
+            connection.sweep(now)
 
     async def _read(self) -> None:
         """Calls `readable` of whose socket has something to read."""
-        links, poll = self._sockets, self._epoll.poll
-        producer = self.shared.desk.producer
+        connections, poll = self._sockets, self._epoll.poll
+        producer = self.shared.sessions.producer
         while True:
             await wait_readable(self._epoll)
-            until = perf_counter() + BURST_SECONDS
-            for fd, _ in poll(0, BURST):
+            until = perf_counter() + BURST_S
+            for fd, _ in poll(0, BURST_CONNECTIONS):
                 # One that was read before it may have ended it.
-                link = links.get(fd)
-                if link is not None:
+                connection = connections.get(fd)
+                if connection is not None:
                     try:
-                        link.readable()
-                    except Exception as error:  # noqa: BLE001 - this is the shore
-                        link.sink(error)
+                        connection.readable()
+                    except Exception as error:  # noqa: BLE001 - it ends this connection alone
+                        connection.crash(error)
                 if perf_counter() > until:
                     break
             await producer.coalesce()
@@ -724,7 +724,7 @@ class Lane:
         wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
-        Link(self, sock, wire, run).open(head.rest)
+        Connection(self, sock, wire, run).open(head.rest)
 
 
 def _handshake(head: Head) -> bytes:

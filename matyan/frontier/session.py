@@ -34,11 +34,11 @@ log = get_logger()
 
 OK = b'{"status":"ok","error":null}'
 
-ANSWER_WITHIN = 40.0
+ANSWER_WITHIN_S = 40.0
 """Seconds. The SDK's sender gives up about 46 s after its first try and stays away for the rest of the run."""
-COPY_AFTER = 14.0
+COPY_AFTER_S = 14.0
 """Seconds. The SDK sends a frame again after 15 s: a reply at least this old may cross a copy on the wire."""
-COPY_WITHIN = 2.0
+COPY_WITHIN_S = 2.0
 """Seconds for which such a copy is expected after the reply."""
 MAX_WAITING = 64
 """Frames of one connection that may wait for their reply before its socket is no longer read. The SDK has one."""
@@ -46,7 +46,7 @@ MAX_WAITING_BYTES = 4 << 20
 """The same in bytes. One frame alone may be larger (a frame's limit is 96 MiB), or its pings would go unanswered."""
 _HEAD_BYTES = 64
 """So much of a frame's beginning tells it from most others of its length."""
-_KEEP_BYTES = 1.0
+_KEEP_WHOLE_S = 1.0
 """Seconds for which a waiting frame is kept as it came; then a digest of it is enough to know a copy."""
 
 _messages = telemetry.WS_MESSAGES.counts(KINDS)
@@ -68,7 +68,7 @@ def _encode(reply: dict[str, object]) -> bytes:
     return json.dumps(reply, separators=(",", ":")).encode()
 
 
-class Taken:
+class PendingFrame:
     """A frame between its arrival and its reply. Its identity outlives the bytes: they may be 96 MiB.
 
     Args:
@@ -123,7 +123,7 @@ class Taken:
         """For one whose bytes are not here: what recognises a copy."""
         self.size, self._head, self._digest, self._data = size, head, digest, None
 
-    def shrink(self) -> Taken:
+    def shrink(self) -> PendingFrame:
         """Forgets the bytes and keeps what recognises a copy."""
         if self._data is not None:
             data = self._data
@@ -197,7 +197,7 @@ class Incoming:
     __slots__ = ("_candidates", "_digest", "_head", "_session", "_validator", "began", "size")
 
     def __init__(
-        self, session: Session, validator: Validator, candidates: list[Taken], now: float
+        self, session: Session, validator: Validator, candidates: list[PendingFrame], now: float
     ) -> None:
         self.began = now
         self._session = session
@@ -227,7 +227,7 @@ class Incoming:
         """Whether its connection may stay unread for its sake; after `needs_room`."""
         return not self._session.misses or bool(self._candidates)
 
-    def shed(self) -> None:
+    def keep_digest_only(self) -> None:
         """Lets go of all but the digest."""
         self._validator = None
 
@@ -255,20 +255,20 @@ class Incoming:
                 if one.missing and self._validator is not None:
                     self._session.take(one, self._validator)
                 return True
-        taken = Taken(self._session, b"", None, self.began, now)
-        taken.identify(self.size, self._head, digest)
-        self._session.take(taken, self._validator)
+        pending = PendingFrame(self._session, b"", None, self.began, now)
+        pending.identify(self.size, self._head, digest)
+        self._session.take(pending, self._validator)
         return True
 
 
-class Desk:
-    """What the sessions of one process share: the producer, its budget, and the queue of those that wait for room in it."""
+class Sessions:
+    """The sessions of one process, and what they share: the producer, its budget, and the queue of those that wait for room in it."""
 
     def __init__(self, producer: Producer, clock: Callable[[], float]) -> None:
         self.producer = producer
         self.budget = producer.budget
         self.clock = clock
-        self.sessions: set[Session] = set()
+        self.alive: set[Session] = set()
         # Ordered, and one entry a session however often its frames were refused.
         self._parked: dict[Session, None] = {}
         self.budget.on_room(self._on_room)
@@ -283,19 +283,19 @@ class Desk:
 
     def sweep(self, now: float) -> None:
         """To be called about twice a second: answers what has waited for too long."""
-        late = sum(session.sweep(now) for session in list(self.sessions))
+        late = sum(session.sweep(now) for session in list(self.alive))
         if late:
             log.warning(
                 "frames answered before they are stored",
                 frames=late,
-                waited_s=ANSWER_WITHIN,
+                waited_s=ANSWER_WITHIN_S,
                 queued_bytes=self.producer.queued_bytes,
                 parked_bytes=self.budget.parked,
             )
 
     def parked_records(self) -> int:
         """Records that wait for room."""
-        return sum(session.parked_records() for session in self.sessions)
+        return sum(session.parked_records() for session in self.alive)
 
     def _on_room(self) -> None:
         # First come, first served, a whole session at a time: order within a connection is kept.
@@ -307,28 +307,28 @@ class Session:
     """The frames of one connection. `send` takes each reply, JSON in UTF-8, in the order of the frames."""
 
     __slots__ = (
-        "_desk",
         "_key",
         "_late",
         "_send",
+        "_sessions",
         "_unhanded",
         "misses",
         "waiting",
         "waiting_bytes",
     )
 
-    def __init__(self, desk: Desk, run: str, send: Callable[[bytes], None]) -> None:
-        self._desk = desk
+    def __init__(self, sessions: Sessions, run: str, send: Callable[[bytes], None]) -> None:
+        self._sessions = sessions
         self._key = run.encode()
         self._send = send
         # Lists and not deques: 5,000 idle sessions; an empty deque is 600 bytes.
-        self.waiting: list[Taken] = []
+        self.waiting: list[PendingFrame] = []
         self.waiting_bytes = 0
         self.misses = 0
         """How many of them are missing."""
-        self._unhanded: list[Taken] = []
-        self._late: list[Taken] = []
-        desk.sessions.add(self)
+        self._unhanded: list[PendingFrame] = []
+        self._late: list[PendingFrame] = []
+        sessions.alive.add(self)
 
     @property
     def run(self) -> str:
@@ -363,17 +363,17 @@ class Session:
             frame = validate(data, self._key, _now())
         except NotJSON as error:
             data.decode()
-            taken = Taken(self, data, None, now, now)
-            self._add(taken)
-            self._answer_not_json(taken, str(error))
+            pending = PendingFrame(self, data, None, now, now)
+            self._add(pending)
+            self._answer_not_json(pending, str(error))
             return
         if frame.rejected:
             data.decode()
-        taken = known or Taken(self, data, None, now, now)
+        pending = known or PendingFrame(self, data, None, now, now)
         if room or not frame.records:
-            self._publish(taken, frame)
+            self._publish(pending, frame)
         else:
-            self._miss(taken.shrink())
+            self._miss(pending.shrink())
 
     def begin(self, declared: int | None, now: float) -> Incoming:
         """A message that arrives in pieces, of `declared` bytes where that is known."""
@@ -384,18 +384,18 @@ class Session:
         ]
         return Incoming(self, Validator(self._key, _now()), candidates, now)
 
-    def take(self, taken: Taken, validator: Validator | None) -> None:
+    def take(self, pending: PendingFrame, validator: Validator | None) -> None:
         """Takes a message that arrived in pieces; None: it was not held, and is the copy of nothing."""
         if validator is None:
-            self._miss(taken)
+            self._miss(pending)
             return
         try:
             frame = validator.result()
         except NotJSON as error:
-            self._add(taken)
-            self._answer_not_json(taken, str(error))
+            self._add(pending)
+            self._answer_not_json(pending, str(error))
         else:
-            self._publish(taken, frame)
+            self._publish(pending, frame)
 
     def needs_room(self, data: bytes, now: float) -> bool:
         """Whether a whole message wants to be held: False for the copy of one that is, or that is answered."""
@@ -406,76 +406,76 @@ class Session:
         """Whether the connection may stay unread for the sake of a message that needs room."""
         return not self.misses or self._known(data, now) is not None
 
-    def _known(self, data: bytes, now: float) -> Taken | None:
+    def _known(self, data: bytes, now: float) -> PendingFrame | None:
         """The frame of which it is a copy: what its client sent again before a reply came."""
         for one in (*self.waiting, *self._late):
             if one.is_due(now) and one.same(data):
                 return one
         return None
 
-    def _add(self, taken: Taken) -> None:
+    def _add(self, pending: PendingFrame) -> None:
         """A frame that waits for its reply, or one that was missing and is here now."""
-        if taken.missing:
-            taken.missing = False
+        if pending.missing:
+            pending.missing = False
             self.misses -= 1
         else:
-            self.waiting.append(taken)
-        taken.weight = taken.size
-        self.waiting_bytes += taken.weight
+            self.waiting.append(pending)
+        pending.weight = pending.size
+        self.waiting_bytes += pending.weight
 
-    def _publish(self, taken: Taken, frame: Validated) -> None:
-        self._add(taken)
-        taken.frame = frame
+    def _publish(self, pending: PendingFrame, frame: Validated) -> None:
+        self._add(pending)
+        pending.frame = frame
         if frame.rejected:
             _count_rejected(frame)
         if not frame.records:
-            taken.delivered(None)
+            pending.delivered(None)
             return
         if self.misses:
             # What is stored after a frame was missed stands behind it: its copy would come out of order.
-            self.refuse_missing(taken)
-        if self._unhanded or not self._hand_over(taken):
-            self._park(taken)
+            self.refuse_missing(pending)
+        if self._unhanded or not self._hand_over(pending):
+            self._park(pending)
 
-    def _miss(self, taken: Taken) -> None:
-        taken.missing = True
+    def _miss(self, pending: PendingFrame) -> None:
+        pending.missing = True
         self.misses += 1
-        self.waiting.append(taken)
+        self.waiting.append(pending)
 
-    def refuse_missing(self, behind: Taken | None = None) -> None:
+    def refuse_missing(self, behind: PendingFrame | None = None) -> None:
         """Answers the frames that are missing, or those that came before one; they wait for a copy no more."""
-        for taken in self.waiting:
-            if taken is behind:
+        for pending in self.waiting:
+            if pending is behind:
                 break
-            if taken.missing:
-                self._answer_refused(taken)
+            if pending.missing:
+                self._answer_refused(pending)
         self.flush()
 
     def sweep(self, now: float) -> int:
         """Answers what has waited for 40 s, and forgets what need not be remembered; returns how many it answered."""
         if self._late:
-            self._late = [taken for taken in self._late if taken.copy_until > now]
+            self._late = [pending for pending in self._late if pending.copy_until > now]
         if not self.waiting:
             return 0
         late = 0
-        budget = self._desk.budget
-        keep = _KEEP_BYTES if 2 * budget.held < budget.capacity else 0.0
-        for taken in self.waiting:
-            age = now - taken.since
-            if age >= ANSWER_WITHIN and taken.reply is None:
+        budget = self._sessions.budget
+        keep = _KEEP_WHOLE_S if 2 * budget.held < budget.capacity else 0.0
+        for pending in self.waiting:
+            age = now - pending.since
+            if age >= ANSWER_WITHIN_S and pending.reply is None:
                 late += 1
-                if taken.handed:
+                if pending.handed:
                     _frames["kept"] += 1
-                    taken.reply = taken.answer(
-                        f"not stored yet: the broker has not confirmed it within {ANSWER_WITHIN:.0f} s; "
+                    pending.reply = pending.answer(
+                        f"not stored yet: the broker has not confirmed it within {ANSWER_WITHIN_S:.0f} s; "
                         "kept and still being delivered"
                     )
-                elif taken.missing:
-                    self._answer_refused(taken)
+                elif pending.missing:
+                    self._answer_refused(pending)
                 else:
-                    self._refuse(taken)
+                    self._refuse(pending)
             elif age >= keep:
-                taken.shrink()
+                pending.shrink()
         self.flush()
         return late
 
@@ -483,54 +483,56 @@ class Session:
         """Sends the replies that are due: a frame's reply never overtakes an earlier frame's."""
         waiting = self.waiting
         while waiting and waiting[0].reply is not None:
-            taken = waiting.pop(0)
-            reply = taken.reply
+            pending = waiting.pop(0)
+            reply = pending.reply
             assert reply is not None
-            taken.copy_until = -inf
-            self.waiting_bytes -= taken.weight
-            now = self._desk.clock()
-            _observe_ack(now - taken.whole)
-            if now - taken.since >= COPY_AFTER:
-                taken.copy_until = now + COPY_WITHIN
-                self._late.append(taken.shrink())
+            pending.copy_until = -inf
+            self.waiting_bytes -= pending.weight
+            now = self._sessions.clock()
+            _observe_ack(now - pending.whole)
+            if now - pending.since >= COPY_AFTER_S:
+                pending.copy_until = now + COPY_WITHIN_S
+                self._late.append(pending.shrink())
             self._send(reply)
         if not waiting and self._send is _nobody:
-            self._desk.sessions.discard(self)
+            self._sessions.alive.discard(self)
 
     def leave(self) -> None:
         """The client has gone: nothing is answered any more, what was taken goes on being delivered."""
         self._send = _nobody
         self._late.clear()
-        for taken in self.waiting:
-            taken.shrink()
+        for pending in self.waiting:
+            pending.shrink()
         self.refuse_missing()
 
     def parked_records(self) -> int:
-        return sum(len(taken.frame.records) for taken in self._unhanded if taken.frame is not None)
+        return sum(
+            len(pending.frame.records) for pending in self._unhanded if pending.frame is not None
+        )
 
     def hand_over(self) -> bool:
         """Hands over what waited for room, in order; False when the queue is full again."""
         while self._unhanded:
-            taken = self._unhanded[0]
-            if not self._hand_over(taken):
+            pending = self._unhanded[0]
+            if not self._hand_over(pending):
                 return False
-            self._forget_parked(taken)
+            self._forget_parked(pending)
         return True
 
-    def _forget_parked(self, taken: Taken) -> None:
-        self._unhanded.remove(taken)
-        self._desk.budget.park(-taken.parked)
+    def _forget_parked(self, pending: PendingFrame) -> None:
+        self._unhanded.remove(pending)
+        self._sessions.budget.park(-pending.parked)
         if not self._unhanded:
-            self._desk.unpark(self)
+            self._sessions.unpark(self)
 
-    def _hand_over(self, taken: Taken) -> bool:
-        frame = taken.frame
+    def _hand_over(self, pending: PendingFrame) -> bool:
+        frame = pending.frame
         assert frame is not None
         try:
-            self._desk.producer.produce(self._key, frame.records, taken.delivered)
+            self._sessions.producer.produce(self._key, frame.records, pending.delivered)
         except QueueFull:
             return False
-        taken.handed = True
+        pending.handed = True
         kinds = frame.kinds
         if len(kinds) == 1:
             _messages[KINDS[kinds[0]]] += 1
@@ -539,32 +541,32 @@ class Session:
                 _messages[KINDS[kind]] += count
         return True
 
-    def _park(self, taken: Taken) -> None:
-        desk = self._desk
-        assert taken.frame is not None
-        taken.parked = sum(map(len, taken.frame.records))
-        self._unhanded.append(taken)
-        desk.park(self)
-        desk.budget.park(taken.parked)
+    def _park(self, pending: PendingFrame) -> None:
+        sessions = self._sessions
+        assert pending.frame is not None
+        pending.parked = sum(map(len, pending.frame.records))
+        self._unhanded.append(pending)
+        sessions.park(self)
+        sessions.budget.park(pending.parked)
 
-    def _refuse(self, taken: Taken) -> None:
-        self._forget_parked(taken)
-        self._answer_refused(taken)
+    def _refuse(self, pending: PendingFrame) -> None:
+        self._forget_parked(pending)
+        self._answer_refused(pending)
 
-    def _answer_not_json(self, taken: Taken, reason: str) -> None:
+    def _answer_not_json(self, pending: PendingFrame, reason: str) -> None:
         _frames["not_json"] += 1
-        taken.reply = _encode({"status": "error", "error": reason, "accepted": 0, "rejected": []})
+        pending.reply = _encode({"status": "error", "error": reason, "accepted": 0, "rejected": []})
         self.flush()
 
-    def _answer_refused(self, taken: Taken) -> None:
+    def _answer_refused(self, pending: PendingFrame) -> None:
         _frames["refused"] += 1
-        if taken.missing:
-            taken.missing = False
+        if pending.missing:
+            pending.missing = False
             self.misses -= 1
-        taken.reply = taken.answer(
-            f"refused, not stored: the queue of {self._desk.budget.capacity:,} bytes is full"
+        pending.reply = pending.answer(
+            f"refused, not stored: the queue of {self._sessions.budget.capacity:,} bytes is full"
         )
-        taken.frame = None
+        pending.frame = None
 
 
 def _nobody(reply: bytes) -> None:

@@ -11,14 +11,14 @@ from matyan.blobs.base import Blobs
 from matyan.broker.base import Producer
 from matyan.errors import Unavailable
 from matyan.frontier.intake import Intake
-from matyan.frontier.session import Desk
+from matyan.frontier.session import Sessions
 from matyan.service import telemetry
 from matyan.service.doors import doors_of
 from matyan.service.health import Health
 from matyan.service.probes import About
 from matyan.settings import Settings
 
-RATE_SECONDS = 30.0
+RATE_S = 30.0
 RATE_BYTES = 120 << 10
 """In each so many seconds a message or an upload must end or so many bytes of it come: 4 KiB/s, a fifteenth of 0.5 Mbit/s, so
 that as many runs can share such a network. One that trickles holds its bytes no longer than that."""
@@ -35,7 +35,7 @@ class Shared:
     ) -> None:
         # trio.current_time looks for this clock each time, which costs more than to ask it.
         clock = trio.lowlevel.current_clock().current_time
-        self.desk = Desk(producer, clock)
+        self.sessions = Sessions(producer, clock)
         self.intake = Intake(producer.budget, clock)
         self.blobs = blobs
         self.health = health
@@ -48,7 +48,7 @@ class Shared:
         telemetry.QUEUE_CAPACITY.set(producer.budget.capacity)
 
     async def _check_queue(self) -> None:
-        budget = self.desk.budget
+        budget = self.sessions.budget
         if budget.held > 0.8 * budget.capacity:
             raise Unavailable(
                 f"{budget.held:,} of {budget.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held"

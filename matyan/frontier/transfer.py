@@ -16,10 +16,10 @@ import trio
 from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import URL_PATH
 from matyan.errors import NotFound, Unavailable
-from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS, count_request
+from matyan.frontier.shared import RATE_BYTES, RATE_S, count_request
 from matyan.service.descriptors import for_uploads
 
-TURN_WITHIN = 60.0
+TURN_WITHIN_S = 60.0
 """Seconds that an upload waits for its turn, unread, while as many as may be are under way."""
 
 Scope = dict[str, Any]
@@ -137,12 +137,12 @@ class Transfer:
         waited = 0.0
         while True:
             begun = trio.current_time()
-            with trio.move_on_after(RATE_SECONDS - waited) as scope:
+            with trio.move_on_after(RATE_S - waited) as scope:
                 event = await receive()
             if scope.cancelled_caught:
                 raise _Refused(
                     408,
-                    f"the body came too slowly: fewer than {RATE_BYTES:,} bytes in {RATE_SECONDS:.0f} s",
+                    f"the body came too slowly: fewer than {RATE_BYTES:,} bytes in {RATE_S:.0f} s",
                 )
             # What the disk takes is not the client's time.
             waited += trio.current_time() - begun
@@ -162,7 +162,7 @@ class Transfer:
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
         """Each upload takes a descriptor and up to 1 MiB of memory: so there is only a number of them at a time."""
-        with trio.move_on_after(TURN_WITHIN) as waiting:
+        with trio.move_on_after(TURN_WITHIN_S) as waiting:
             await self._uploads.acquire()
         if waiting.cancelled_caught:
             raise _Refused(

@@ -74,7 +74,7 @@ class Wire:
         "declared",
         "deflate",
         "failed",
-        "sparing",
+        "splits_small",
         "taken",
     )
 
@@ -103,7 +103,7 @@ class Wire:
         self.close_sent: Close | None = None
         self.closed = False
         """Whether a whole close frame came, be it among what is no longer taken."""
-        self.sparing = False
+        self.splits_small = False
         """Whether a small message comes in pieces too, when it is not all there: nothing is to be held here."""
         self.failed = False
         """Whether nothing more is taken: of a peer that said goodbye or broke the rules."""
@@ -224,7 +224,11 @@ class Wire:
             self._at = body + length
             self._control(opcode, unmask(data, body, length, data[head:body], 0))
             return _NOTHING
-        if first == _FIN | Opcode.TEXT and length <= SMALL_BYTES and (whole or not self.sparing):
+        if (
+            first == _FIN | Opcode.TEXT
+            and length <= SMALL_BYTES
+            and (whole or not self.splits_small)
+        ):
             if not whole:
                 return None
             self._at = body + length

@@ -12,7 +12,7 @@ from typing import Any
 from matyan.broker.base import DeliveryCallback
 from matyan.broker.kafka import producer
 from matyan.cli.main import main
-from matyan.frontier.session import Taken
+from matyan.frontier.session import PendingFrame
 
 
 def broken_frontier(promise: str) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ class Hasty(producer.KafkaProducer):
 if __name__ == "__main__":
     match sys.argv[1]:
         case "publish-resends":
-            Taken.is_due = lambda self, now: False
+            PendingFrame.is_due = lambda self, now: False
         case "acknowledge-early":
             producer.KafkaProducer = Hasty
         case promise:

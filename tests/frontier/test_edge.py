@@ -284,7 +284,7 @@ async def test_the_end_comes_with_the_clients_close(
 
             nursery.start_soon(end)
             await trio.testing.wait_all_tasks_blocked(0.2)
-            assert not served.frontier.lane.links
+            assert not served.frontier.lane.connections
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
@@ -412,7 +412,7 @@ async def test_a_message_that_never_ends_is_given_up(mock_clock: MockClock) -> N
         data = masked(1, b" " * 1000)
         for index in range(3):
             await client.stream.send_all(data[index : index + 1])
-            assert served.frontier.lane.links
+            assert served.frontier.lane.connections
             await settle(mock_clock, 10.5)
         assert await client.close_code() == 1008
 
@@ -448,11 +448,11 @@ async def test_a_client_that_goes_leaves_its_frame(served: Served) -> None:
     await client.send(tag("a"))
     await served.handed(1)
     await client.stream.aclose()
-    while served.frontier.lane.links:
+    while served.frontier.lane.connections:
         await trio.lowlevel.checkpoint()
     served.producer.deliver()
     assert len(served.producer.delivered) == 1
-    assert served.frontier.shared.desk.sessions == set()
+    assert served.frontier.shared.sessions.alive == set()
 
 
 async def test_a_head_that_never_ends_is_refused(mock_clock: MockClock) -> None:
@@ -490,9 +490,9 @@ async def test_a_silent_peer_is_pinged_and_dropped(mock_clock: MockClock) -> Non
         assert isinstance(event, Frame)
         assert event.opcode is Opcode.PING
         await settle(mock_clock, 21)
-        assert len(served.frontier.lane.links) == 1, "the client answered"
+        assert len(served.frontier.lane.connections) == 1, "the client answered"
         await settle(mock_clock, 41)
-        assert not served.frontier.lane.links
+        assert not served.frontier.lane.connections
 
 
 async def test_a_frame_is_answered_after_40_s_on_the_wire(mock_clock: MockClock) -> None:
@@ -531,7 +531,7 @@ async def test_a_slow_reader_costs_bounded_memory_and_time(mock_clock: MockClock
 
                 nursery.start_soon(flood)
                 await trio.testing.wait_all_tasks_blocked(0.05)
-                (link,) = served.frontier.lane.links
+                (link,) = served.frontier.lane.connections
                 before = -1
                 while before != sent:
                     before = sent
@@ -543,7 +543,7 @@ async def test_a_slow_reader_costs_bounded_memory_and_time(mock_clock: MockClock
                 scope.cancel()
         mock_clock.jump(31)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert link not in served.frontier.lane.links
+        assert link not in served.frontier.lane.connections
 
 
 async def test_drain_answers_then_closes_with_1001(served: Served) -> None:

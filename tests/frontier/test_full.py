@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFact
 from websockets.frames import Frame, Opcode
 
 from matyan.frontier.edge import drain
-from matyan.frontier.intake import UNREAD_SECONDS
+from matyan.frontier.intake import UNREAD_S
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.hand import HandProducer
@@ -61,14 +61,14 @@ FRAMES = {
 async def a_full_frontier() -> AsyncIterator[Served]:
     """Nothing moves in the queue, which is full, nor beside it: what may wait for room there is there too."""
     async with a_frontier(HandProducer(MIB), Settings(ws_deflate=True)) as served:
-        budget = served.frontier.shared.desk.budget
+        budget = served.frontier.shared.sessions.budget
         budget.held += MIB
         budget.park(MIB // 2)
         yield served
 
 
 def empty(served: Served) -> None:
-    budget = served.frontier.shared.desk.budget
+    budget = served.frontier.shared.sessions.budget
     budget.held -= MIB
     budget.park(-MIB // 2)
     budget.tell_room()
@@ -127,7 +127,7 @@ async def test_a_frame_that_never_finds_room_is_refused_once_after_40_s(
 ) -> None:
     """Its resends are not answered, its pings are; nothing of it is held; then the connection goes on."""
     async with a_full_frontier() as served, trio.open_nursery() as nursery:
-        budget = served.frontier.shared.desk.budget
+        budget = served.frontier.shared.sessions.budget
         held = budget.held
         peer = Peer(await packing(served))
         nursery.start_soon(peer.listen)
@@ -144,7 +144,7 @@ async def test_a_frame_that_never_finds_room_is_refused_once_after_40_s(
         assert reply["status"] == "error"
         assert "refused, not stored: the queue of 1,048,576 bytes is full" in str(reply["error"])
         assert served.producer.frames == []
-        await live(mock_clock, UNREAD_SECONDS)
+        await live(mock_clock, UNREAD_S)
         assert budget.held == held
         empty(served)
         await peer.client.send(b"[]")
@@ -203,7 +203,7 @@ async def test_what_is_stored_behind_a_missing_frame_ends_its_waiting(
         peer = Peer(await served.link())
         nursery.start_soon(peer.listen)
         await peer.client.send(tag("a"))
-        await live(mock_clock, UNREAD_SECONDS + 1)
+        await live(mock_clock, UNREAD_S + 1)
         await peer.client.send(tag("b"))
         await live(mock_clock, 1)
         empty(served)
@@ -224,7 +224,7 @@ async def test_what_needs_no_room_is_answered_as_ever(mock_clock: MockClock) -> 
             peer = Peer(await served.link())
             nursery.start_soon(peer.listen)
             await peer.client.send(message)
-            await live(mock_clock, UNREAD_SECONDS + 1)
+            await live(mock_clock, UNREAD_S + 1)
             ((_, reply),) = peer.replies
             assert "refused" not in str(reply["error"])
         nursery.cancel_scope.cancel()
@@ -241,12 +241,12 @@ async def test_thousands_of_half_messages_cost_what_the_budget_has(mock_clock: M
             clients.append(await served.link(f"half-{number}"))
             nursery.start_soon(send, clients[-1], half)
             await trio.testing.wait_all_tasks_blocked(0.001)
-            most = max(most, served.frontier.shared.desk.budget.held)
+            most = max(most, served.frontier.shared.sessions.budget.held)
         assert most > MIB
         assert most < 1.5 * MIB + 64 * 1024 + count * 5_000
         await live(mock_clock, 90)
-        assert served.frontier.shared.desk.budget.held == 0
-        assert not served.frontier.lane.links
+        assert served.frontier.shared.sessions.budget.held == 0
+        assert not served.frontier.lane.connections
         nursery.cancel_scope.cancel()
 
 
@@ -255,7 +255,7 @@ async def test_a_drain_does_not_wait_for_what_is_missing(mock_clock: MockClock) 
     async with a_full_frontier() as served, trio.open_nursery() as nursery:
         peer = Peer(await served.link())
         await peer.client.send(tag("a"))
-        await live(mock_clock, UNREAD_SECONDS + 1)
+        await live(mock_clock, UNREAD_S + 1)
         nursery.start_soon(drain, served.frontier, trio.current_time() + 60)
         reply = await peer.client.reply()
         assert "refused, not stored" in str(reply["error"])

@@ -458,9 +458,9 @@ async def test_what_a_link_raises_ends_that_link_alone(
 ) -> None:
     """Whoever calls it: the reader of all sockets, the producer, the sweeper, the drain, a task of its own."""
     victim, other = await served.link("victim"), await served.link("other")
-    while len(served.frontier.lane.links) < 2:
+    while len(served.frontier.lane.connections) < 2:
         await trio.lowlevel.checkpoint()
-    (link,) = [link for link in served.frontier.lane.links if link._session.run == "other"]
+    (link,) = [link for link in served.frontier.lane.connections if link._session.run == "other"]
     match where:
         case "frame":
             link._messages = cast(Any, None)

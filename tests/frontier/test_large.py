@@ -16,14 +16,14 @@ from websockets.frames import Frame, Opcode
 
 from matyan.broker.budget import Budget
 from matyan.frontier.intake import (
-    PROMISE_SECONDS,
+    PROMISE_S,
     SHARE,
-    STILL_SECONDS,
-    UNREAD_SECONDS,
+    STILL_S,
+    UNREAD_S,
     Intake,
 )
 from matyan.frontier.lane import TURN_BYTES
-from matyan.frontier.shared import RATE_BYTES, RATE_SECONDS
+from matyan.frontier.shared import RATE_BYTES, RATE_S
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.hand import HandProducer
@@ -40,7 +40,7 @@ def figures(count: int, size: int = 900_000, name: str = "f") -> bytes:
 
 
 def held(served: Served) -> int:
-    return served.frontier.shared.desk.budget.held
+    return served.frontier.shared.sessions.budget.held
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -151,12 +151,14 @@ async def test_large_messages_pass_one_after_the_other() -> None:
 
 async def test_a_message_beyond_the_budget_passes_alone() -> None:
     async with a_frontier(HandProducer(1 << 40)) as served:
-        served.frontier.shared.desk.budget.capacity = 1_000_000
+        served.frontier.shared.sessions.budget.capacity = 1_000_000
         client = await served.link()
         await client.send(figures(5))
-        await until(lambda: bool(served.frontier.shared.desk.sessions) and held(served) > 4_000_000)
-        served.frontier.shared.desk.budget.capacity = 1 << 40
-        served.frontier.shared.desk.budget.tell_room()
+        await until(
+            lambda: bool(served.frontier.shared.sessions.alive) and held(served) > 4_000_000
+        )
+        served.frontier.shared.sessions.budget.capacity = 1 << 40
+        served.frontier.shared.sessions.budget.tell_room()
         await served.handed(1)
         served.producer.deliver()
         assert await client.reply() == OK
@@ -167,7 +169,7 @@ async def fill(served: Served) -> RawClient:
     client = await served.link("waits")
     await client.send(figures(7))
     await served.handed(1)
-    served.frontier.shared.desk.budget.capacity = held(served)
+    served.frontier.shared.sessions.budget.capacity = held(served)
     return client
 
 
@@ -180,12 +182,12 @@ async def test_a_small_message_waits_on_an_open_connection_while_there_is_no_roo
         pong = await client.event()
         assert pong is not None
         assert (pong.opcode, bytes(pong.data)) == (Opcode.PONG, b"alive?")
-        assert served.frontier.shared.desk.parked_records() == 1
+        assert served.frontier.shared.sessions.parked_records() == 1
         before = held(served)
         await client.stream.send_all(masked(1, tag("b")))
         await until(lambda: held(served) > before)
         await wait_all_tasks_blocked(0.01)
-        assert served.frontier.shared.desk.parked_records() == 1
+        assert served.frontier.shared.sessions.parked_records() == 1
         served.producer.deliver()
         assert await first.reply() == OK
         for _ in "ab":
@@ -200,14 +202,14 @@ async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
     """Its client's patience began then: after a reply that took 15 s its copy may still be on its way."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
         await fill(served)
-        budget = served.frontier.shared.desk.budget
+        budget = served.frontier.shared.sessions.budget
         budget.park(budget.capacity)
         client = await served.link("small")
         before = budget.held
         await client.stream.send_all(masked(1, tag("a")))
         while budget.held == before:
             await wait_all_tasks_blocked(0.01)
-        await settle(mock_clock, UNREAD_SECONDS - 0.5)
+        await settle(mock_clock, UNREAD_S - 0.5)
         budget.park(-budget.capacity)
         served.producer.deliver()
         await served.handed(1)
@@ -223,11 +225,11 @@ async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
 async def test_who_cannot_be_answered_leaves_nothing_behind(served: Served) -> None:
     """It has gone: that shows at its second reply, while more of it is at hand."""
     client = await served.link()
-    await until(lambda: bool(served.frontier.lane.links))
+    await until(lambda: bool(served.frontier.lane.connections))
     half = masked(1, b'["' + b"x" * 100_000)[:30_000]
     with socket.socket(fileno=client.stream.socket.detach()) as sock:  # no turn in between
         sock.sendall(masked(1, b"[]") * 3 + half)
-    await until(lambda: not served.frontier.lane.links)
+    await until(lambda: not served.frontier.lane.connections)
     assert held(served) == 0
     assert not served.frontier.shared.intake._claims
 
@@ -260,7 +262,7 @@ async def test_a_new_frame_is_not_read_while_there_is_no_room() -> None:
             await trio.sleep(0.3)
             assert len(served.producer.frames) == 1
             assert held(served) < before + 200_000
-            served.frontier.shared.desk.budget.capacity *= 3
+            served.frontier.shared.sessions.budget.capacity *= 3
             served.producer.deliver()
             assert await waits.reply() == OK
         await served.handed(1)
@@ -276,9 +278,9 @@ async def test_what_only_looks_like_a_resend_is_refused_while_there_is_no_room(
         client = await fill(served)
         message = figures(7)
         await client.stream.send_all(masked(1, message[:-4] + b"Y" + message[-3:]))
-        served.frontier.shared.desk.budget.capacity *= 3
+        served.frontier.shared.sessions.budget.capacity *= 3
         await until(
-            lambda: served.producer.frames != [] and len(served.frontier.shared.desk.sessions) == 1
+            lambda: served.producer.frames != [] and len(served.frontier.shared.sessions.alive) == 1
         )
         await wait_all_tasks_blocked(0.2)
         served.producer.deliver()
@@ -346,10 +348,10 @@ async def test_a_large_message_counts_from_its_beginning(mock_clock: MockClock) 
 async def trickle(
     clock: MockClock, client: RawClient, served: Served, data: bytes, bytes_s: int, seconds: int
 ) -> None:
-    while not served.frontier.lane.links:
+    while not served.frontier.lane.connections:
         await trio.lowlevel.checkpoint()
     for second in range(seconds):
-        if not served.frontier.lane.links:
+        if not served.frontier.lane.connections:
             return
         await send(client, data[second * bytes_s : (second + 1) * bytes_s])
         await settle(clock, 1)
@@ -360,9 +362,9 @@ async def test_a_message_has_a_least_rate(mock_clock: MockClock) -> None:
     async with a_frontier(HandProducer(64 * MIB)) as served:
         data = masked(1, b'["' + b"x" * MIB)
         client = await served.link()
-        await trickle(mock_clock, client, served, data, 8_000, int(3 * RATE_SECONDS))
-        assert served.frontier.lane.links
-        await trickle(mock_clock, client, served, b"x" * 60_000, 1_000, int(2 * RATE_SECONDS))
+        await trickle(mock_clock, client, served, data, 8_000, int(3 * RATE_S))
+        assert served.frontier.lane.connections
+        await trickle(mock_clock, client, served, b"x" * 60_000, 1_000, int(2 * RATE_S))
         assert await client.close_code() == 1008
         assert client.protocol.close_rcvd is not None
         assert f"{RATE_BYTES:,} bytes" in client.protocol.close_rcvd.reason
@@ -377,9 +379,9 @@ async def test_what_comes_beside_a_message_is_none_of_its_bytes(
         client = await served.link()
         await client.stream.send_all(masked(1, b"[", fin=False))
         flood = beside * (8_000 // len(beside))
-        data = flood * int(2 * RATE_SECONDS)
-        await trickle(mock_clock, client, served, data, len(flood), int(2 * RATE_SECONDS))
-        assert not served.frontier.lane.links
+        data = flood * int(2 * RATE_S)
+        await trickle(mock_clock, client, served, data, len(flood), int(2 * RATE_S))
+        assert not served.frontier.lane.connections
         assert await client.close_code() == 1008
 
 
@@ -388,8 +390,8 @@ async def test_small_messages_may_come_slowly(mock_clock: MockClock) -> None:
     async with a_frontier() as served:
         client = await served.link()
         data = masked(1, b"[" + b" " * 500 + b"]") * 200
-        await trickle(mock_clock, client, served, data, 100, int(4 * RATE_SECONDS))
-        assert served.frontier.lane.links
+        await trickle(mock_clock, client, served, data, 100, int(4 * RATE_S))
+        assert served.frontier.lane.connections
 
 
 class Claimant:
@@ -397,11 +399,11 @@ class Claimant:
         self.intake = intake
         self.evicted = self.went_on = False
 
-    def go_on(self) -> bool:
+    def try_again(self) -> bool:
         self.went_on = True
         return True
 
-    def go_without(self) -> None:
+    def stop_waiting(self) -> None:
         """Nobody waits for so long here."""
         raise AssertionError
 
@@ -428,7 +430,7 @@ async def test_the_largest_goes_when_nothing_moves() -> None:
     budget.held -= 100
     intake.sweep(now + 0.5)
     assert not large.evicted
-    intake.sweep(now + 0.5 + STILL_SECONDS)
+    intake.sweep(now + 0.5 + STILL_S)
     assert large.evicted
     assert not small.evicted
     assert intake.may_begin(late, 100)
@@ -448,7 +450,7 @@ async def test_the_largest_goes_when_the_unfinished_are_in_each_others_way() -> 
     for one in (small, large):
         assert not intake.may_go_on(one, 10)
         intake.wait(one, begins=False)
-    for now in (0.0, 0.5, STILL_SECONDS + 0.5):
+    for now in (0.0, 0.5, STILL_S + 0.5):
         assert not large.evicted
         intake.sweep(now)
     assert large.evicted
@@ -462,7 +464,7 @@ async def test_room_is_kept_for_what_was_announced_for_a_while() -> None:
     slow, other = Claimant(intake), Claimant(intake)
     assert intake.may_begin(slow, int(SHARE * 1000))
     assert not intake.may_begin(other, 10)
-    now = PROMISE_SECONDS
+    now = PROMISE_S
     intake.sweep(now)
     assert intake.may_begin(other, 10)
 

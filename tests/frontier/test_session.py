@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from matyan.errors import RecordsRefused
-from matyan.frontier.session import MAX_WAITING, MAX_WAITING_BYTES, OK, Desk, Session
+from matyan.frontier.session import MAX_WAITING, MAX_WAITING_BYTES, OK, Session, Sessions
 from tests.frontier.hand import HandProducer
 
 RUN = "run-1"
@@ -32,11 +32,11 @@ class Bench:
     replies: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.producer, lambda: self.now)
+        self.sessions = Sessions(self.producer, lambda: self.now)
         self.session = self.another(self.replies)
 
     def another(self, replies: list[dict[str, Any]], run: str = RUN) -> Session:
-        return Session(self.desk, run, lambda reply: replies.append(json.loads(reply)))
+        return Session(self.sessions, run, lambda reply: replies.append(json.loads(reply)))
 
     def receive(self, data: bytes) -> None:
         self.session.receive(data, self.now)
@@ -46,7 +46,7 @@ class Bench:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + 0.5)
-            self.desk.sweep(self.now)
+            self.sessions.sweep(self.now)
 
     @property
     def handed(self) -> list[str]:
@@ -258,7 +258,7 @@ def test_a_frame_waits_for_room_and_keeps_its_place() -> None:
     bench.producer.deliver(2)
     assert bench.handed == ["a", "b", "c", "d"]
     assert bench.replies == [{"status": "ok", "error": None}] * 4
-    assert bench.desk.budget.parked == 0
+    assert bench.sessions.budget.parked == 0
 
 
 def test_sessions_wait_for_room_first_come_first_served() -> None:
@@ -285,7 +285,7 @@ def test_a_frame_that_finds_no_room_for_40_s_is_refused() -> None:
     assert "refused, not stored: the queue of 150 bytes is full" in bench.replies[1]["error"]
     bench.producer.deliver()
     assert bench.handed == ["a"]
-    assert bench.desk.budget.parked == bench.desk.parked_records() == 0
+    assert bench.sessions.budget.parked == bench.sessions.parked_records() == 0
 
 
 def test_a_refused_frame_leaves_nothing_behind() -> None:
@@ -293,18 +293,18 @@ def test_a_refused_frame_leaves_nothing_behind() -> None:
     bench = Bench(HandProducer(capacity_bytes=250))
     for name in "ab":
         bench.receive(tag(name))
-    held = bench.desk.budget.held
+    held = bench.sessions.budget.held
     for index in range(1000):
         bench.receive(tag(f"{index:04}" + "x" * 500))
     bench.wait(41)
-    assert len(bench.desk._parked) == 0
+    assert len(bench.sessions._parked) == 0
     bench.receive(tag("c"))
-    assert len(bench.desk._parked) == 1
+    assert len(bench.sessions._parked) == 1
     bench.wait(41)
-    assert len(bench.desk._parked) == 0
-    assert bench.desk.budget.held == held
+    assert len(bench.sessions._parked) == 0
+    assert bench.sessions.budget.held == held
     bench.producer.deliver(2)
-    assert bench.desk.budget.held == 0
+    assert bench.sessions.budget.held == 0
 
 
 def test_what_waits_for_room_is_in_the_budget() -> None:
@@ -313,12 +313,12 @@ def test_what_waits_for_room_is_in_the_budget() -> None:
     for name in "abc":
         bench.receive(tag(name))
     queued = bench.producer.queued_bytes
-    assert bench.desk.budget.parked > 0
-    assert bench.desk.budget.held == queued + bench.desk.budget.parked
+    assert bench.sessions.budget.parked > 0
+    assert bench.sessions.budget.held == queued + bench.sessions.budget.parked
     bench.producer.deliver(2)
-    assert bench.desk.budget.held == bench.producer.queued_bytes > 0
+    assert bench.sessions.budget.held == bench.producer.queued_bytes > 0
     bench.producer.deliver()
-    assert bench.desk.budget.held == 0
+    assert bench.sessions.budget.held == 0
 
 
 def test_a_connection_with_too_many_frames_is_crowded(bench: Bench) -> None:
@@ -351,4 +351,4 @@ def test_a_client_that_goes_loses_nothing_that_was_taken() -> None:
     bench.producer.deliver()
     assert bench.handed == ["a", "b"]
     assert bench.replies == []
-    assert bench.desk.sessions == set()
+    assert bench.sessions.alive == set()

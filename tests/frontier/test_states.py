@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from matyan.frontier.lane import Link
+from matyan.frontier.lane import Connection
 from matyan.frontier.states import LIFE_AFTER, READING_AFTER, Life, Reading
 from tests.frontier.conftest import RawClient, Served
 from tests.frontier.test_session import tag
@@ -44,11 +44,11 @@ async def break_a_rule(client: RawClient) -> None:
     await client.stream.send_all(b"\x81\x00")
 
 
-async def connected(served: Served, begin: str) -> tuple[RawClient, Link]:
+async def connected(served: Served, begin: str) -> tuple[RawClient, Connection]:
     client = await served.link()
-    while not served.frontier.lane.links:
+    while not served.frontier.lane.connections:
         await trio.lowlevel.checkpoint()
-    (link,) = served.frontier.lane.links
+    (link,) = served.frontier.lane.connections
     if begin != "closing":
         await client.send(tag("a"))
         await served.handed(1)
@@ -65,7 +65,7 @@ async def connected(served: Served, begin: str) -> tuple[RawClient, Link]:
     return client, link
 
 
-async def cause(event: str, served: Served, client: RawClient, link: Link) -> None:
+async def cause(event: str, served: Served, client: RawClient, link: Connection) -> None:
     over: dict[str, Callable[[], Awaitable[None]]] = {
         "close": lambda: send_close(client),
         "rule broken": lambda: break_a_rule(client),
@@ -97,7 +97,7 @@ async def test_what_happens_to_a_connection_in_each_state(
     await cause(event, served, client, link)
     assert link._life is end
     assert end is before or end in reachable(before)
-    assert (link in served.frontier.lane.links) is (end is not Life.CLOSED)
+    assert (link in served.frontier.lane.connections) is (end is not Life.CLOSED)
 
 
 def reachable(life: Life) -> set[Life]:
