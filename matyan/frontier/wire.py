@@ -194,10 +194,7 @@ class Wire:
         if first & (_RSV23 if compressible else _RSV1 | _RSV23):
             raise ProtocolError("reserved bits must be 0")
         if opcode & _CONTROL:
-            if not first & _FIN:
-                raise ProtocolError("fragmented control frame")
-            if length > 125:
-                raise ProtocolError("control frame too long")
+            _check_control(first, length)
         elif (opcode == Opcode.CONT) is not self._message:
             raise ProtocolError(
                 "expected a continuation frame"
@@ -238,8 +235,10 @@ class Wire:
         self._at = body
         self._left, self._mask, self._turn = length, data[head:body], 0
         self._fin = bool(first & _FIN)
-        if opcode == Opcode.CONT:
-            return _NOTHING
+        return _NOTHING if opcode == Opcode.CONT else self._begin_message(first, length)
+
+    def _begin_message(self, first: int, length: int) -> tuple[Kind, bytes]:
+        """A message that comes out in pieces: its first frame's head was taken."""
         self._message = True
         self._text = _utf8()
         compressed = bool(first & _RSV1)
@@ -365,6 +364,13 @@ class Wire:
             self._at += size
             self._left = length
         self._data, self._at = b"", 0
+
+
+def _check_control(first: int, length: int) -> None:
+    if not first & _FIN:
+        raise ProtocolError("fragmented control frame")
+    if length > 125:
+        raise ProtocolError("control frame too long")
 
 
 _NOTHING = (Kind.PIECE, b"")
