@@ -173,29 +173,13 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
         if (reason := check_run_id(run)) is not None:
             return {"detail": f"run id: {reason}"}, 400
         await websocket.accept()
-        outgoing, replies = trio.open_memory_channel[bytes](float("inf"))
-        moved, unsent = trio.Event(), 0
-
-        def reply(payload: bytes) -> None:
-            nonlocal unsent
-            unsent += 1
-            outgoing.send_nowait(payload)
-
-        session = Session(shared.sessions, run, reply)
-
-        async def send_replies() -> None:
-            nonlocal moved, unsent
-            async for payload in replies:
-                with trio.fail_after(SEND_S):
-                    await websocket.send(payload.decode())
-                unsent -= 1
-                moved.set()
-                moved = trio.Event()
+        replies = _Replies()
+        session = Session(shared.sessions, run, replies.add)
 
         async def close(code: int, reason: str) -> None:
             """Closes after the replies of the frames that were taken."""
-            while session.waiting or unsent:
-                await moved.wait()
+            while session.waiting or replies.unsent:
+                await replies.sent.wait()
             await websocket.close(code, reason)
 
         async def say_goodbye() -> None:
@@ -204,7 +188,7 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
 
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(send_replies)
+                nursery.start_soon(replies.send)
                 nursery.start_soon(say_goodbye)
                 while True:
                     message = await websocket.receive()
@@ -213,13 +197,40 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
                         nursery.cancel_scope.cancel()
                         break
                     await _receive(shared.intake, session, message.encode())
-                    while session.crowded or unsent > MAX_WAITING:
-                        await moved.wait()
+                    while session.crowded or replies.unsent > MAX_WAITING:
+                        await replies.sent.wait()
         except* trio.TooSlowError:
             pass
         finally:
             session.leave()
         return None
+
+
+class _Replies:
+    """The replies on one WebSocket of the app: its session adds them, a task of it sends them in order."""
+
+    def __init__(self) -> None:
+        self._outgoing, self._waiting = trio.open_memory_channel[bytes](float("inf"))
+        self.unsent = 0
+        self.sent = trio.Event()
+        """Set when the next one is sent, and replaced."""
+
+    def add(self, payload: bytes) -> None:
+        self.unsent += 1
+        self._outgoing.send_nowait(payload)
+
+    async def send(self) -> None:
+        """Sends until it is cancelled.
+
+        Raises:
+            trio.TooSlowError: the client did not take one within SEND_S.
+        """
+        async for payload in self._waiting:
+            with trio.fail_after(SEND_S):
+                await websocket.send(payload.decode())
+            self.unsent -= 1
+            self.sent.set()
+            self.sent = trio.Event()
 
 
 async def _receive(intake: Intake, session: Session, data: bytes) -> None:
