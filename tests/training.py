@@ -9,6 +9,7 @@ AFTERWARDS steps more. Prints one JSON object: what became of each run's sender.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import subprocess
@@ -26,6 +27,7 @@ from matyan_client.objects import Text
 
 from matyan.reader import Block
 from tests.tracker import environment
+from tests.until import wait_for
 
 AFTERWARDS = 20
 Message = tuple[str, dict[str, Any]]
@@ -118,11 +120,8 @@ def train(
         time.sleep(pause)
     logged = len(messages(name, number)) - 1
     # Run.close() waits 8 s for its queue; on a slow machine that is little.
-    deadline = time.monotonic() + 120
-    while (
-        sender.stats["sent"] < logged and sender._thread.is_alive() and time.monotonic() < deadline
-    ):
-        time.sleep(0.05)
+    with contextlib.suppress(TimeoutError):
+        wait_for(lambda: sender.stats["sent"] >= logged or not sender._thread.is_alive(), 120)
     alive = sender._thread.is_alive()
     run.close()
     sender._thread.join(60)

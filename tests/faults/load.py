@@ -20,7 +20,7 @@ from trio_websocket import WebSocketConnection, open_websocket_url
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
-from tests.kafka.topics import until
+from tests.until import until, wait_for
 
 AT_LENGTH = bool(os.environ.get("MATYAN_TEST_AT_LENGTH"))
 """Whether the long form of each test is wanted."""
@@ -118,12 +118,9 @@ class Client(threading.Thread):
 
 def wait_for_load(clients: Iterable[Client]) -> None:
     """Until each client has got one more acknowledgement."""
-    deadline = time.monotonic() + 60
     for client in clients:
         before = len(client.ledger.acknowledged)
-        while len(client.ledger.acknowledged) == before:
-            assert time.monotonic() < deadline, f"the load of {client.run_id} is not taken"
-            time.sleep(0.01)
+        wait_for(lambda c=client, b=before: len(c.ledger.acknowledged) > b, 60)
 
 
 class Exchange:

@@ -22,8 +22,9 @@ from dev.broker import Broker
 from tests import training
 from tests.faults.broken_frontier import broken_frontier
 from tests.faults.load import AT_LENGTH, OK, Exchange, exchange, metric
-from tests.kafka.topics import read_runs, until
+from tests.kafka.topics import read_runs
 from tests.services import Frontier, frontier
+from tests.until import until
 
 FREEZES = (40, 90) if AT_LENGTH else (43,)
 """Seconds. The short one is over 40 s, after which a frame is answered whatever the broker does."""

@@ -7,10 +7,9 @@ import os
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from matyan.folder.wire import pack_message, socket_address
 from tests.faults.load import OK, Client, metric
 from tests.small_disk import small_disk
 from tests.tracker import Tracker, asked, asked_lines, environment, matyan, running
+from tests.until import wait_for
 
 __all__ = ["small_disk"]
 
@@ -49,13 +49,6 @@ from matyan.folder import server
 server.SEND_S = 3600.0
 main.main()
 """
-
-
-def wait_for(what: str, condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"in {_SECONDS} s not: {what}"
-        time.sleep(0.1)
 
 
 def ready(tracker: Tracker) -> tuple[int, str]:
@@ -114,12 +107,12 @@ def test_a_disk_that_fills_up_loses_nothing_and_it_goes_on_by_itself(small_disk:
     with running(data) as tracker, sdk_training(tracker.url) as training:
         clients = [Client(tracker.url, f"raw-{number}", per_frame=100) for number in range(2)]
         # Before the others, which may have filled the disk by the time that the SDK is imported.
-        wait_for("the SDK's run", lambda: bool(asked("runs", "--data", data)))
+        wait_for(lambda: bool(asked("runs", "--data", data)))
         for client in clients:
             client.start()
-        wait_for("load", lambda: all(client.ledger.acknowledged for client in clients))
+        wait_for(lambda: all(client.ledger.acknowledged for client in clients))
         filler = fill_up(small_disk)
-        wait_for("not ready", lambda: ready(tracker)[0] == 503)
+        wait_for(lambda: ready(tracker)[0] == 503)
         assert "is full: free" in ready(tracker)[1]
 
         # A frame that comes now is not answered as stored, and its socket lives on.
@@ -140,7 +133,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_it_goes_on_by_itself(small_disk:
 
             filler.unlink()
             assert json.loads(late.recv(timeout=_SECONDS)) == OK
-        wait_for("ready again", lambda: ready(tracker)[0] == 200)
+        wait_for(lambda: ready(tracker)[0] == 200)
         for client in clients:
             client.finish()
         out, _ = training.communicate(timeout=_SECONDS)
@@ -169,9 +162,9 @@ def test_a_tracker_stopped_on_a_full_disk_says_what_is_left(small_disk: Path) ->
     with running(data) as tracker:
         client = Client(tracker.url, "raw", per_frame=100)
         client.start()
-        wait_for("a first acknowledgement", lambda: bool(client.ledger.acknowledged))
+        wait_for(lambda: bool(client.ledger.acknowledged))
         filler = fill_up(small_disk)
-        wait_for("not ready", lambda: ready(tracker)[0] == 503)
+        wait_for(lambda: ready(tracker)[0] == 503)
         assert tracker.stop() == 1
         assert '"left": 100' in "".join(tracker.output)
         client.finish()

@@ -36,11 +36,11 @@ from matyan.store.rocks import open_rocks
 from tests.faults.broken_worker import broken_worker
 from tests.kafka.crew import stored_offsets
 from tests.kafka.load import Load, faults, open_load, stored_numbers
-from tests.kafka.topics import create_topic, read_topic, until
+from tests.kafka.topics import create_topic, read_topic
 from tests.ledger import metric, record
 from tests.small_disk import small_disk
 from tests.tracker import MATYAN, environment
-from tests.until import wait_for
+from tests.until import until, wait_for
 
 __all__ = ["small_disk"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -29,6 +28,7 @@ from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.hand import HandProducer
 from tests.frontier.test_edge import OK, masked, settle
 from tests.frontier.test_session import tag
+from tests.until import until
 
 MIB = 1 << 20
 
@@ -41,12 +41,6 @@ def figures(count: int, size: int = 900_000, name: str = "f") -> bytes:
 
 def held(served: Served) -> int:
     return served.frontier.shared.sessions.budget.held
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(60):
-        while not condition():
-            await trio.lowlevel.checkpoint()
 
 
 async def send(client: RawClient, data: bytes) -> None:

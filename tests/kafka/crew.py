@@ -30,8 +30,7 @@ from matyan.store.base import Snapshot, Store, Transaction
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 from tests.kafka.load import Load, Numbers, faults, stored_numbers
-from tests.kafka.topics import until
-from tests.until import eventually
+from tests.until import until
 
 T = TypeVar("T")
 B = TypeVar("B")
@@ -206,8 +205,8 @@ class Crew:
 
     async def caught_up(self, load: Load, seconds: float = 90) -> None:
         """Returns when everything that was delivered by now is stored; what is wrong at the end is the error."""
-        with suppress(trio.TooSlowError):
-            await eventually(lambda: self._is_well(load), seconds)
+        with suppress(TimeoutError):
+            await until(lambda: self._is_well(load), seconds)
         assert await self.faults(load) == []
 
     async def _is_well(self, load: Load) -> bool:

@@ -28,8 +28,8 @@ from matyan.broker.kafka.outbox import KafkaOutbox
 from matyan.broker.kafka.producer import open_producer
 from matyan.errors import OffsetConflict, Unavailable
 from matyan.settings import Settings
-from tests.kafka.topics import create_topic, read_topic, until
-from tests.until import wait_for
+from tests.kafka.topics import create_topic, read_topic
+from tests.until import until, wait_for
 
 
 async def fill(settings: Settings, topic: str, records: int) -> None:

@@ -36,7 +36,7 @@ from matyan.settings import Settings, load
 from matyan.store.open import DATABASE
 from tests.blobs_s3 import s3_environment
 from tests.kafka.deployment import Deployment, record
-from tests.kafka.topics import read_topic, until
+from tests.kafka.topics import read_topic
 from tests.tracker import MATYAN, asked, environment, matyan, running, started
 from tests.until import wait_for
 
@@ -154,18 +154,17 @@ async def test_a_service_is_not_ready_until_its_topic_takes_our_largest_record(
     (port,) = free_ports(1)
     seen: list[tuple[int, str]] = []
 
-    async def answer(code: int, part: str) -> None:
-        with trio.fail_after(60):
-            while not seen or seen[-1][0] != code or part not in seen[-1][1]:
-                with suppress(OSError):  # it does not listen yet
-                    seen.append(await trio.to_thread.run_sync(ready, port))
-                await trio.sleep(0.1)
+    def answers(code: int, part: str) -> bool:
+        with suppress(OSError):  # it does not listen yet
+            seen.append(ready(port))
+        return bool(seen) and seen[-1][0] == code and part in seen[-1][1]
 
     with deployed.running(*words, str(port)) as service:
-        await answer(503, f"max.message.bytes of the topic {topic} is 50000")
+        small = f"max.message.bytes of the topic {topic} is 50000"
+        await trio.to_thread.run_sync(wait_for, lambda: answers(503, small))
         assert "`matyan topics create --alter`" in seen[-1][1]
         await trio.to_thread.run_sync(lambda: deployed.run("topics", "create", "--alter"))
-        await answer(200, "ok")
+        await trio.to_thread.run_sync(wait_for, lambda: answers(200, "ok"))
         service.send_signal(signal.SIGTERM)
         assert await trio.to_thread.run_sync(service.wait) == 0
 
@@ -592,17 +591,13 @@ def test_doctor_names_what_is_wrong_and_how_it_is_mended(
 
     commands.run("topics", "create")
     with commands.running("ingest-worker", "--store", store) as worker:
-        trio.run(until_made, tmp_path / "store" / DATABASE / "CURRENT")
+        wait_for((tmp_path / "store" / DATABASE / "CURRENT").exists)
         held = ask("--store", store)
         assert held["topics"]["ok"]
         assert f"process {worker.pid}" in held["store"]["text"]
     other = ask("--store", store, "--sequence-layout", "compatible")["store"]
     assert not other["ok"]
     assert "MATYAN_SEQUENCE_LAYOUT=packed" in other["text"]
-
-
-async def until_made(path: Path) -> None:
-    await until(path.exists, 60)
 
 
 def test_doctor_refuses_development_values_at_once(commands: Commands) -> None:

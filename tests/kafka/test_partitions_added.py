@@ -18,7 +18,7 @@ from matyan.store.base import Snapshot
 from tests.kafka.crew import Crew, open_crew
 from tests.kafka.topics import read_topic
 from tests.ledger import metric
-from tests.until import eventually
+from tests.until import until
 
 RUNS = [f"run-{n}" for n in range(12)]
 FRAME = 5
@@ -101,7 +101,7 @@ async def test_partitions_that_are_added_cost_no_point(
                 return not await steps.wrong(crew, layout)
 
             with trio.move_on_after(60):
-                await eventually(is_well, 60)
+                await until(is_well, 60)
             assert await steps.wrong(crew, layout) == []
     places: dict[str, set[int | None]] = {}
     for message in await trio.to_thread.run_sync(read_topic, broker, topic):

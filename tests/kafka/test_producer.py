@@ -14,7 +14,8 @@ from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.errors import QueueFull, Unavailable
 from matyan.settings import Settings, load
-from tests.kafka.topics import read_topic, until
+from tests.kafka.topics import read_topic
+from tests.until import until
 
 CAPACITY = 256 << 20
 

@@ -24,10 +24,11 @@ from dev.environments import reference_frontier
 from dev.process import free_ports
 from matyan import reader
 from tests.faults.load import OK
-from tests.kafka.topics import create_topic, read_topic, until
+from tests.kafka.topics import create_topic, read_topic
 from tests.needs import needed
 from tests.services import frontier, ingest_worker, kafka
 from tests.tracker import started
+from tests.until import until
 
 OURS, THEIRS = "written-by-ours", "written-by-theirs"
 RUN = "the-run"

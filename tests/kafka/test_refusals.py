@@ -15,7 +15,8 @@ from matyan.errors import RecordsRefused, Unavailable
 from matyan.settings import load
 from tests.kafka.rules import TOPIC, WRITE, allow, deny, guarded_environment
 from tests.kafka.test_producer import CAPACITY, Replies, frame, limit_messages
-from tests.kafka.topics import create_topic, read_topic, until
+from tests.kafka.topics import create_topic, read_topic
+from tests.until import until
 
 
 def new_topic(broker: Broker, partitions: int = 3) -> str:

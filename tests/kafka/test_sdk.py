@@ -11,8 +11,9 @@ from dev.broker import Broker
 from matyan import reader
 from tests import training
 from tests.faults.load import AT_LENGTH
-from tests.kafka.topics import create_topic, read_runs, until
+from tests.kafka.topics import create_topic, read_runs
 from tests.services import frontier, ingest_worker
+from tests.until import until
 
 RUNS = [f"run-{number:02}" for number in range(50)]
 STEPS = 1_000 if AT_LENGTH else 60

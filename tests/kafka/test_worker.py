@@ -25,9 +25,9 @@ from matyan.settings import Settings
 from tests.broken_ingestion import IgnoresStoredOffset
 from tests.kafka.crew import SESSION_S, Crew, open_crew
 from tests.kafka.load import Load, open_load
-from tests.kafka.topics import create_topic, read_topic, until
+from tests.kafka.topics import create_topic, read_topic
 from tests.ledger import metric, record
-from tests.until import eventually
+from tests.until import until
 
 AT_LENGTH = bool(os.environ.get("MATYAN_TEST_AT_LENGTH"))
 
@@ -87,7 +87,7 @@ async def freeze_and_resume(crew: Crew, load: Load) -> None:
             now = await crew.numbers(load)
             return all(len(now[run][0]) > len(before[run][0]) + 50 for run in now)
 
-        await eventually(all_got_on)  # the runs of the frozen worker too: the other one has them
+        await until(all_got_on)  # the runs of the frozen worker too: the other one has them
         crew.thaw("zombie")
         await commits_of(crew, "other", 5)
         nursery.cancel_scope.cancel()
@@ -277,7 +277,7 @@ async def test_a_poison_record_goes_to_the_dead_letters_alone_and_is_replayed(
         async def is_through() -> bool:
             return await crew.stored_offsets() == {0: 10_002}
 
-        await eventually(is_through)
+        await until(is_through)
         assert await crew.faults(load) == []
         tags = await crew.store.read(
             lambda snap: list(snap.scan(*crew.keys_of_tags("run-0"), limit=2))

@@ -1,13 +1,11 @@
-"""Making and reading topics by the plain client, and waiting for the world outside trio."""
+"""Making and reading topics by the plain client."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable
 from typing import Any
 
-import trio
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -61,12 +59,3 @@ def read_runs(broker: Broker, name: str) -> dict[str, list[dict[str, Any]]]:
         assert (message.key() or b"").decode() == record["run_id"]
         runs.setdefault(record["run_id"], []).append(record)
     return runs
-
-
-async def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    """Waits until the world outside trio has come so far."""
-    with trio.fail_after(seconds):
-        while True:
-            if condition():
-                return
-            await trio.sleep(0.01)
