@@ -1,4 +1,4 @@
-"""A real `matyan up` process for tests: started on a free port, stopped by its signal, asked by the real CLI."""
+"""Real processes of ours for tests: a command to its end, a service until its signal, a tracker on a free port."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,6 +94,7 @@ def started(command: Sequence[str], greeting: str = "", **env: str) -> Iterator[
     try:
         if greeting:
             assert greeted.wait(_SECONDS)
+            assert any(greeting in line for line in output), "".join(output)
         yield Process(process, output)
     finally:
         if process.poll() is None:
@@ -110,6 +112,28 @@ class Service(Process):
             body: bytes = response.read()
             return body
 
+    def unready(self) -> str:
+        """Why it is not ready, by /health/ready/; empty when it is."""
+        try:
+            said = self.get("/health/ready/")
+        except urllib.error.HTTPError as refused:
+            said = refused.read()
+        except OSError:  # it does not listen yet
+            return "does not listen"
+        checks = json.loads(said)["checks"]
+        return "; ".join(f"{name}: {why}" for name, why in checks.items() if why != "ok")
+
+    def metric(self, name: str) -> list[float]:
+        """The values of a metric, one for each set of labels or that of the set in `name`; none while it does not listen."""
+        try:
+            lines = self.get("/metrics/").decode().splitlines()
+        except OSError:
+            return []
+        rows = [line.rpartition(" ") for line in lines]
+        return [
+            float(value) for is_, _, value in rows if is_ == name or is_.startswith(f"{name}{{")
+        ]
+
 
 @dataclass
 class Tracker(Service):
@@ -124,5 +148,5 @@ def running(
     words = [*command, "--data", str(data), "--port", "0", *arguments]
     with started(words, "Ctrl-C", **env) as process:
         found = re.search(r"http://\S+:\d+", "".join(process.output))
-        assert found is not None, "".join(process.output)
+        assert found is not None
         yield Tracker(process.process, process.output, found.group(), data)

@@ -66,7 +66,7 @@ class Freeze:
     """By training and run: what it says of its senders."""
     replies: dict[str, list[Any]] = field(default_factory=dict)
     """By raw client's run: what it received."""
-    unready: dict[str, str] = field(default_factory=dict)
+    unready: str = ""
     """What was not well with the frontier of the small queue, as it says."""
     frames: dict[tuple[str, str], int] = field(default_factory=dict)
     """By frontier and outcome: its own counts."""

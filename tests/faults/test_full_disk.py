@@ -51,14 +51,6 @@ main.main()
 """
 
 
-def ready(tracker: Tracker) -> tuple[int, str]:
-    """Status and the store's check of /health/ready/."""
-    try:
-        return 200, json.loads(tracker.get("/health/ready/"))["checks"]["store"]
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())["checks"]["store"]
-
-
 def fill_up(disk: Path) -> Path:
     """A file that leaves `_ROOM` bytes of the disk."""
     filler = disk / "filler"
@@ -112,8 +104,8 @@ def test_a_disk_that_fills_up_loses_nothing_and_it_goes_on_by_itself(small_disk:
             client.start()
         wait_for(lambda: all(client.ledger.acknowledged for client in clients))
         filler = fill_up(small_disk)
-        wait_for(lambda: ready(tracker)[0] == 503)
-        assert "is full: free" in ready(tracker)[1]
+        wait_for(tracker.unready)
+        assert "is full: free" in tracker.unready()
 
         # A frame that comes now is not answered as stored, and its socket lives on.
         with connect(f"ws{tracker.url[4:]}/api/v1/ws/runs/late") as late:
@@ -133,7 +125,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_it_goes_on_by_itself(small_disk:
 
             filler.unlink()
             assert json.loads(late.recv(timeout=_SECONDS)) == OK
-        wait_for(lambda: ready(tracker)[0] == 200)
+        wait_for(lambda: not tracker.unready())
         for client in clients:
             client.finish()
         out, _ = training.communicate(timeout=_SECONDS)
@@ -164,7 +156,7 @@ def test_a_tracker_stopped_on_a_full_disk_says_what_is_left(small_disk: Path) ->
         client.start()
         wait_for(lambda: bool(client.ledger.acknowledged))
         filler = fill_up(small_disk)
-        wait_for(lambda: ready(tracker)[0] == 503)
+        wait_for(tracker.unready)
         assert tracker.stop() == 1
         assert '"left": 100' in "".join(tracker.output)
         client.finish()

@@ -12,8 +12,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,9 @@ from tests.kafka.crew import stored_offsets
 from tests.kafka.load import Load, faults, open_load, stored_numbers
 from tests.kafka.topics import create_topic, read_topic
 from tests.ledger import metric, record
+from tests.services import kafka
 from tests.small_disk import small_disk
-from tests.tracker import MATYAN, environment
+from tests.tracker import MATYAN, Process, environment, started
 from tests.until import until, wait_for
 
 __all__ = ["small_disk"]
@@ -72,16 +73,15 @@ class Deployment:
         self.group = Group(client_config(self.settings), name)
 
     def environment(self, consumer: dict[str, object], **env: str) -> dict[str, str]:
-        return environment(
-            KAFKA_BOOTSTRAP_SERVERS=self.broker.bootstrap,
-            KAFKA_DATA_INGESTION_TOPIC=self.topic,
-            KAFKA_CONTROL_EVENTS_TOPIC=f"{self.topic}-control",
-            METRICS_PORT="0",
-            MATYAN_TEST_CONSUMER=json.dumps({"group.id": self.group.name, **_SESSION, **consumer}),
+        consumer = {"group.id": self.group.name, **_SESSION, **consumer}
+        return {
+            **kafka(self.broker, self.topic),
+            "KAFKA_CONTROL_EVENTS_TOPIC": f"{self.topic}-control",
+            "METRICS_PORT": "0",
+            "MATYAN_TEST_CONSUMER": json.dumps(consumer),
             **env,
-        )
+        }
 
-    @contextmanager
     def worker(
         self,
         promise: str = "none",
@@ -91,20 +91,11 @@ class Deployment:
         members: int = 2,
         consumer: dict[str, object] | None = None,
         **env: str,
-    ) -> Iterator[subprocess.Popen[str]]:
+    ) -> AbstractContextManager[Process]:
         """Two members of the group in one process, since RocksDB has one owner; killed at the end."""
         words = ["--store", f"rocks:{store or self.folder}", "--workers", str(members)]
-        with subprocess.Popen(
-            [*(command or broken_worker(promise)), *words],
-            env=self.environment(consumer or {}, **env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        words = [*(command or broken_worker(promise)), *words]
+        return started(words, **self.environment(consumer or {}, **env))
 
     def places(self) -> dict[int, tuple[int, int]]:
         """Committed and end offset of each partition."""
@@ -143,8 +134,7 @@ class Deployment:
         """A worker until it has committed everything, and its graceful end."""
         with self.worker(*arguments, store=store, **env) as process:
             await until_ended_or(process, self.is_through, self.stand)
-            process.send_signal(signal.SIGTERM)
-            assert await trio.to_thread.run_sync(process.wait, 60) == 0
+            assert await trio.to_thread.run_sync(process.stop) == 0
 
     async def faults(self, load: Load) -> list[str]:
         store = open_rocks(self.folder / DATABASE)
@@ -155,20 +145,19 @@ class Deployment:
 
 
 async def until_ended_or(
-    process: subprocess.Popen[str],
+    process: Process,
     condition: Callable[[], bool],
     stand: Callable[[], str] = lambda: "",
     *,
     seconds: float = 240,
 ) -> None:
     with trio.move_on_after(seconds):
-        while process.poll() is None:
+        while process.process.poll() is None:
             if await trio.to_thread.run_sync(condition):
                 return
             await trio.sleep(0.1)
     found = stand()
-    process.kill()
-    pytest.fail(f"the worker did not come so far: {found}\n{process.communicate()[0]}")
+    pytest.fail(f"the worker did not come so far: {found}\n{''.join(process.output)}")
 
 
 @pytest.fixture
@@ -234,7 +223,7 @@ async def test_static_members_killed_in_the_midst_of_a_rebalance_leave_no_partit
     for number in "01":
         shutil.copytree(deployment.folder, deployment.folder.with_name(f"of-{number}"))
 
-    def worker(promise: str, number: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    def worker(promise: str, number: str) -> AbstractContextManager[Process]:
         return deployment.worker(
             promise,
             store=deployment.folder.with_name(f"of-{number}"),
@@ -247,14 +236,13 @@ async def test_static_members_killed_in_the_midst_of_a_rebalance_leave_no_partit
         with worker("dies-when-revoked", "0") as first:
             await until_ended_or(first, lambda: deployment.owned() == PARTITIONS)
             with worker("none", "1"):
-                assert await trio.to_thread.run_sync(first.wait, 60) == -signal.SIGKILL
+                assert await trio.to_thread.run_sync(first.process.wait, 60) == -signal.SIGKILL
                 await trio.to_thread.run_sync(wait_for, lambda: deployment.owned() < PARTITIONS)
         await load.frames(10)
         with deployment.worker(consumer=session, MATYAN_INSTANCE_ID="one") as process:
             await until_ended_or(process, deployment.is_through, deployment.stand)
-            process.send_signal(signal.SIGTERM)
-            said, _ = await trio.to_thread.run_sync(process.communicate)
-        assert "partitions have no owner" in said
+            await trio.to_thread.run_sync(process.stop)
+        assert "partitions have no owner" in "".join(process.output)
         assert await deployment.faults(load) == []
 
 
@@ -292,7 +280,7 @@ async def test_a_batch_that_is_delivered_twice_writes_the_same_bytes(
         deployment.use_group(f"group-{promise}-{deployment.topic}")
         if promise != "none":
             with deployment.worker("dies-after-the-commit", store=store, **options) as process:
-                killed = await trio.to_thread.run_sync(process.wait, 240)
+                killed = await trio.to_thread.run_sync(process.process.wait, 240)
                 assert killed == -signal.SIGKILL
         await deployment.work_off(promise, store=store, **options)
     whole, twice, *controls = [await dump(store) for store in stores.values()]
@@ -316,7 +304,7 @@ async def test_run_deleted_is_repeated_by_a_crash_and_not_lost(deployment: Deplo
         load.send("gone", [metric("loss", 1.0, None, "gone"), record("delete_run", "gone")])
         await load.frames(2)
     with deployment.worker("dies-after-announcing", MATYAN_INSTANCE_ID="one") as process:
-        assert await trio.to_thread.run_sync(process.wait, 240) == -signal.SIGKILL
+        assert await trio.to_thread.run_sync(process.process.wait, 240) == -signal.SIGKILL
     assert announced() == [{"run_id": "gone"}]
     await deployment.work_off(MATYAN_INSTANCE_ID="one")
     assert announced() == [{"run_id": "gone"}] * 2
@@ -343,8 +331,7 @@ async def test_sigterm_under_load_leaves_kafka_at_what_is_stored(deployment: Dep
                 await until_ended_or(process, lambda: deployment.owned() == PARTITIONS)
                 await until_ended_or(process, lambda: sum(deployment.committed().values()) > 500)
                 began = time.monotonic()
-                process.send_signal(signal.SIGTERM)
-                assert await trio.to_thread.run_sync(process.wait, 60) == 0
+                assert await trio.to_thread.run_sync(process.stop) == 0
                 assert time.monotonic() - began < 20
             nursery.cancel_scope.cancel()
         await load.settle()
@@ -385,7 +372,7 @@ async def test_an_offset_of_another_program_names_the_command_that_mends_it(
         found = re.search(rf"`matyan (offsets reset [^`]* --to {to})`", said)
         assert found is not None, said
         words = [*shlex.split(found[1]), "--yes"]
-        env = deployment.environment({})
+        env = environment(**deployment.environment({}))
 
         def is_done() -> bool:
             done = subprocess.run([*MATYAN, *words], env=env, capture_output=True, text=True)
@@ -404,17 +391,13 @@ async def test_an_offset_of_another_program_names_the_command_that_mends_it(
         """What it says of a partition that stands still, when it has caught up with all the others."""
         with deployment.worker(command=PLAIN) as process:
 
-            def listen() -> str:
-                assert process.stdout is not None
-                return next(line for line in process.stdout if "stands still" in line)
+            def said() -> list[str]:
+                return [line for line in process.output if "stands still" in line]
 
             # A member that was killed in the midst of a rebalance holds it up for its session's 45 s.
-            with trio.fail_after(240):
-                said = await trio.to_thread.run_sync(listen, abandon_on_cancel=True)
-                await until(others_are_through, 240)
-            process.send_signal(signal.SIGTERM)
-            assert await trio.to_thread.run_sync(process.wait, 60) == 0
-        reason: str = json.loads(said)["reason"]
+            await until(lambda: said() and others_are_through(), 240)
+            assert await trio.to_thread.run_sync(process.stop) == 0
+        reason: str = json.loads(said()[0])["reason"]
         return reason
 
     async with open_load(deployment.settings, deployment.topic) as load:
@@ -466,6 +449,5 @@ async def test_a_full_disk_is_waited_for(deployment: Deployment, small_disk: Pat
             assert deployment.members() == members
             ballast.unlink()
             await until_ended_or(process, deployment.is_through)
-            process.send_signal(signal.SIGTERM)
-            assert await trio.to_thread.run_sync(process.wait, 60) == 0
+            assert await trio.to_thread.run_sync(process.stop) == 0
         assert await deployment.faults(load) == []

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,8 @@ from confluent_kafka import Producer
 
 from dev.broker import TOPICS, Broker
 from tests.kafka.topics import create_topic
-from tests.tracker import MATYAN, environment
+from tests.services import serving
+from tests.tracker import Service
 
 
 @dataclass
@@ -24,28 +24,9 @@ class Deployment:
     ingestion: str
     control: str
 
-    @contextmanager
-    def running(self, *words: str, **env: str) -> Iterator[subprocess.Popen[str]]:
-        """One service; killed at the end unless the test stopped it."""
-        process = subprocess.Popen(
-            [*MATYAN, *words],
-            env=environment(**{**self.env, **env}),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
-
-    @contextmanager
-    def frontier(self) -> Iterator[str]:
-        """A frontier's URL."""
-        with self.running("frontier", "--host", "127.0.0.1", "--port", "0") as process:
-            assert process.stdout is not None
-            port = int(process.stdout.readline().split()[-1])
-            yield f"http://127.0.0.1:{port}"
+    def running(self, *words: str, **env: str) -> AbstractContextManager[Service]:
+        """One service, as `services.serving` does."""
+        return serving(*words, **{**self.env, **env})
 
     def produce(self, topic: str, values: Sequence[bytes], key: bytes | None = None) -> None:
         """Records as another program writes them, delivered when this returns."""

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import signal
-import subprocess
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from matyan_client import Run
@@ -18,12 +12,12 @@ from matyan_client.objects import Image
 from PIL import Image as Pillow
 
 from dev.broker import Broker
-from dev.process import free_ports
 from dev.s3 import S3
 from tests.blobs_s3 import Bucket, bucket, s3_environment
-from tests.kafka.deployment import Deployment, deploy, event
+from tests.kafka.deployment import deploy, event
 from tests.kafka.topics import read_topic
-from tests.tracker import asked, environment, matyan
+from tests.services import frontier
+from tests.tracker import Service, asked, environment, matyan
 from tests.until import wait_for
 
 __all__ = ["bucket"]
@@ -60,11 +54,11 @@ def test_blobs_come_by_the_sdk_and_go_with_their_run(
     data, file = tmp_path / "data", tmp_path / "model.bin"
     file.write_bytes(bytes(range(256)) * 1_000)
     with (
-        deployment.frontier() as url,
+        frontier(broker, deployment.ingestion, **deployment.env) as front,
         deployment.running("ingest-worker", "--store", f"rocks:{data}") as ingest,
         deployment.running("control-worker") as control,
     ):
-        doomed, kept = track(url, file), track(url, file)
+        doomed, kept = track(front.url, file), track(front.url, file)
         for run in doomed, kept:
             assert bucket.keys(f"{run}/") == paths(run).keys()
             assert bucket.get(f"{run}/model.bin") == ("application/octet-stream", file.read_bytes())
@@ -79,8 +73,7 @@ def test_blobs_come_by_the_sdk_and_go_with_their_run(
         (told,) = read_topic(broker, deployment.control)
         assert f'"run_id":"{doomed}"'.encode() in (told.value() or b"")
         for process in ingest, control:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0
+            assert process.stop() == 0
     assert bucket.keys() == {*paths(kept), neighbour}
 
 
@@ -112,48 +105,9 @@ def blobs_in_store(data: Path, run: str) -> dict[str, str]:
 # --- S3 is away, or the control worker -----------------------------------------------------------
 
 
-@dataclass
-class ControlWorker:
-    process: subprocess.Popen[str]
-    url: str
-
-    def consumed(self) -> float:
-        """How many events it has taken so far; 0 before it answers."""
-        return self._metric("matyan_control_events_consumed_total")
-
-    def retries(self) -> float:
-        return self._metric("matyan_retries_total")
-
-    def _metric(self, name: str) -> float:
-        lines = self._get("/metrics/").splitlines()
-        found = [line for line in lines if line.startswith((f"{name} ", f"{name}{{"))]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
-
-    def is_ready(self) -> bool:
-        return '"status": "ok"' in self._get("/health/ready/")
-
-    def _get(self, path: str) -> str:
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
-                body: bytes = answer.read()
-                return body.decode()
-        except OSError:  # not up yet, or 503
-            return ""
-
-    def terminate(self) -> float:
-        """Ends it by SIGTERM, cleanly; seconds that it took."""
-        began = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(60) == 0
-        return time.monotonic() - began
-
-
-@contextmanager
-def control_worker(deployment: Deployment, **env: str) -> Iterator[ControlWorker]:
-    (port,) = free_ports(1)
-    env = {"HOST": "127.0.0.1", "METRICS_PORT": str(port), **env}
-    with deployment.running("control-worker", **env) as process:
-        yield ControlWorker(process, f"http://127.0.0.1:{port}")
+def consumed(worker: Service) -> float:
+    """How many events it has taken so far."""
+    return sum(worker.metric("matyan_control_events_consumed_total"))
 
 
 def put_blobs(s3: S3, *runs: str) -> None:
@@ -167,36 +121,38 @@ def test_s3_that_was_frozen_and_killed_is_waited_for(broker: Broker, own_s3: S3)
     """The worker is not ready meanwhile and tries again without end; the blobs go when S3 is back, in the events' order."""
     deployment = deploy(broker, **s3_environment(own_s3))
     put_blobs(own_s3, "first", "second", "other")
-    with control_worker(deployment) as worker:
-        wait_for(worker.is_ready)
+    with deployment.running("control-worker") as worker:
+        wait_for(lambda: not worker.unready())
         own_s3.freeze()
         deployment.run_deleted("first", "second")
-        wait_for(lambda: worker.consumed() >= 1)
+        wait_for(lambda: consumed(worker) >= 1)
         own_s3.kill()
-        wait_for(lambda: worker.retries() >= 3)
-        wait_for(lambda: not worker.is_ready())
+        wait_for(lambda: sum(worker.metric("matyan_retries_total")) >= 3)
+        wait_for(worker.unready)
         own_s3.start()
         wait_for(lambda: own_s3.keys() == {f"other/{number}" for number in range(5)})
-        wait_for(worker.is_ready)
-        worker.terminate()
+        wait_for(lambda: not worker.unready())
+        assert worker.stop() == 0
 
 
 def test_sigterm_ends_a_wait_for_s3_and_the_next_worker_goes_on(broker: Broker, own_s3: S3) -> None:
     """Within SHUTDOWN_FLUSH_TIMEOUT and a moment, although the answer of a frozen S3 is waited for much longer."""
     deployment = deploy(broker, **s3_environment(own_s3))
     put_blobs(own_s3, "first", "other")
-    with control_worker(deployment, SHUTDOWN_FLUSH_TIMEOUT="1") as worker:
-        wait_for(worker.is_ready)
+    with deployment.running("control-worker", SHUTDOWN_FLUSH_TIMEOUT="1") as worker:
+        wait_for(lambda: not worker.unready())
         own_s3.freeze()
         deployment.run_deleted("first")
-        wait_for(lambda: worker.consumed() >= 1)
-        assert worker.terminate() < 15
+        wait_for(lambda: consumed(worker) >= 1)
+        began = time.monotonic()
+        assert worker.stop() == 0
+        assert time.monotonic() - began < 15
     own_s3.thaw()
     assert own_s3.keys() >= {f"other/{number}" for number in range(5)}
     put_blobs(own_s3, "first")
-    with control_worker(deployment) as worker:
+    with deployment.running("control-worker") as worker:
         wait_for(lambda: own_s3.keys() == {f"other/{number}" for number in range(5)})
-        worker.terminate()
+        assert worker.stop() == 0
 
 
 def test_a_killed_worker_repeats_and_poison_goes_alone(own_broker: Broker, own_s3: S3) -> None:
@@ -204,19 +160,19 @@ def test_a_killed_worker_repeats_and_poison_goes_alone(own_broker: Broker, own_s
     deployment = deploy(own_broker, **s3_environment(own_s3), MATYAN_INSTANCE_ID="control-1")
     put_blobs(own_s3, "first", "second", "other")
     poison = [b"no event", event("run_deleted", run_id="../other"), event("run_exploded")]
-    with control_worker(deployment) as worker:
-        wait_for(worker.is_ready)
+    with deployment.running("control-worker") as worker:
+        wait_for(lambda: not worker.unready())
         own_s3.freeze()
         deployment.run_deleted("first")
         deployment.produce(deployment.control, poison, key=b"a key")
         deployment.run_deleted("second")
-        wait_for(lambda: worker.consumed() >= 1)
+        wait_for(lambda: consumed(worker) >= 1)
         worker.process.kill()
         worker.process.wait()
     own_s3.thaw()
-    with control_worker(deployment) as worker:
+    with deployment.running("control-worker") as worker:
         wait_for(lambda: own_s3.keys() == {f"other/{number}" for number in range(5)})
-        worker.terminate()
+        assert worker.stop() == 0
 
     letters = read_topic(own_broker, f"{deployment.control}-dlq")
     assert [(letter.key(), letter.value()) for letter in letters] == [
@@ -243,14 +199,14 @@ def test_a_deletion_that_comes_twice_does_no_harm(broker: Broker, bucket: Bucket
         event("run_archived", run_id="c", archived=True),
     ]
     deployment.produce(deployment.control, [*events, *events])
-    with control_worker(deployment) as worker:
-        wait_for(lambda: worker.consumed() >= 8)
+    with deployment.running("control-worker") as worker:
+        wait_for(lambda: consumed(worker) >= 8)
         wait_for(lambda: bucket.keys() == {"a/2", "c/1"})
-        worker.terminate()
+        assert worker.stop() == 0
     assert read_topic(broker, f"{deployment.control}-dlq") == []
     # The next worker finds the offset behind them all.
     deployment.run_deleted("c")
-    with control_worker(deployment) as worker:
+    with deployment.running("control-worker") as worker:
         wait_for(lambda: bucket.keys() == {"a/2"})
-        assert worker.consumed() == 1
-        worker.terminate()
+        assert consumed(worker) == 1
+        assert worker.stop() == 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,11 +65,6 @@ def worker_words(data: Path) -> tuple[str, ...]:
     return "ingest-worker", "--store", f"rocks:{data}", "--workers", "2"
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
-
-
 @pytest.mark.parametrize("layout", ["packed", "compatible"])
 def test_commands_read_a_workers_folder(broker: Broker, tmp_path: Path, layout: str) -> None:
     """runs, show, logs and export answer the same with the worker and without, in the layout that the folder has."""
@@ -80,7 +73,7 @@ def test_commands_read_a_workers_folder(broker: Broker, tmp_path: Path, layout: 
     with deployment.running(*worker_words(data), MATYAN_SEQUENCE_LAYOUT=layout) as worker:
         wait_for(lambda: stored(data) == dict.fromkeys(RUNS, 21))
         answers = read_everything(data)
-        end(worker)
+        assert worker.stop() == 0
     runs, shown, logs, points = answers
     assert {row["run"] for row in runs} == set(RUNS)
     assert shown["run"] == "aa-first"
@@ -94,7 +87,7 @@ def test_commands_read_a_workers_folder(broker: Broker, tmp_path: Path, layout: 
     )
     with deployment.running(*worker_words(data)) as worker:
         wait_for(lambda: asked("show", "aa", "--data", data)["tags"] == ["late"])
-        end(worker)
+        assert worker.stop() == 0
 
 
 def dropped(deployment: Deployment, data: Path) -> list[int]:
@@ -118,7 +111,7 @@ def test_a_deletion_goes_through_kafka(broker: Broker, tmp_path: Path) -> None:
         late = [record("add_tag", "aa-first", tag_name="t")] * 7
         deployment.produce(deployment.ingestion, late, b"aa-first")
         wait_for(lambda: sum(dropped(deployment, data)) == 7)
-        end(worker)
+        assert worker.stop() == 0
     assert sum(dropped(deployment, data)) == 7
     events = read_topic(broker, deployment.control)
     assert [b'"run_id":"aa-first"' in (event.value() or b"") for event in events] == [True]
@@ -148,7 +141,7 @@ def test_a_run_is_finished_through_kafka(broker: Broker, tmp_path: Path) -> None
         meta = asked("show", "aa", "--data", data)["meta"]
         assert (meta["active"], meta["duration"]) == (False, 600.0)
         assert "had ended before" in matyan("finish", "aa-first", "--data", data).stderr
-        end(worker)
+        assert worker.stop() == 0
     records = [one.value() or b"" for one in read_topic(broker, deployment.ingestion)]
     (finish,) = [value for value in records if b'"finish_run"' in value]
     assert json.loads(finish)["payload"] == {"client_datetime": MOMENT.replace(":04:", ":14:")}
@@ -169,7 +162,7 @@ def test_other_commands_say_that_kafka_feeds_the_folder(broker: Broker, tmp_path
     with deployment.running(*worker_words(data)) as worker:
         wait_for(lambda: len(stored(data)) == 3)
         dead_letters()
-        end(worker)
+        assert worker.stop() == 0
     dead_letters()
     done = matyan("up", "--port", "0", "--data", data, check=2, env=environment())
     assert "come from Kafka" in done.stderr
@@ -182,7 +175,7 @@ def test_a_worker_waits_for_a_command_to_leave(broker: Broker, tmp_path: Path) -
     fill(deployment)
     with deployment.running(*worker_words(data)) as worker:
         wait_for(lambda: len(stored(data)) == 3)
-        end(worker)
+        assert worker.stop() == 0
     deployment.produce(
         deployment.ingestion, [record("add_tag", RUNS[0], tag_name="late")], RUNS[0].encode()
     )
@@ -192,4 +185,4 @@ def test_a_worker_waits_for_a_command_to_leave(broker: Broker, tmp_path: Path) -
             time.sleep(4)
             assert held.show("aa")["tags"] == []
         wait_for(lambda: asked("show", "aa", "--data", data)["tags"] == ["late"])
-        end(worker)
+        assert worker.stop() == 0

@@ -5,13 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,14 +82,6 @@ def set_topic(broker: Broker, topic: str, name: str, value: str) -> None:
         soon.result(10)
 
 
-def ready(port: int) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready/", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-
-
 # --- topics --------------------------------------------------------------------------------------
 
 
@@ -131,42 +119,27 @@ def test_more_replicas_than_brokers_is_one_sentence(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "topic_of"),
+    ("service", "topic_of"),
     [
-        (("frontier", "--host", "127.0.0.1", "--port"), lambda one: one.ingestion),
-        (
-            ("control-worker", "--host", "127.0.0.1", "--metrics-port"),
-            lambda one: one.control,
-        ),
+        ("frontier", lambda one: one.ingestion),
+        ("control-worker", lambda one: one.control),
     ],
     ids=["frontier", "control-worker"],
 )
-async def test_a_service_is_not_ready_until_its_topic_takes_our_largest_record(
-    stored_in_s3: Commands,
-    words: tuple[str, ...],
-    topic_of: Callable[[Commands], str],
+def test_a_service_is_not_ready_until_its_topic_takes_our_largest_record(
+    stored_in_s3: Commands, service: str, topic_of: Callable[[Commands], str]
 ) -> None:
     """It waits, alive, says which topic, value and command; and goes on by itself when that was mended."""
     deployed = stored_in_s3
-    await trio.to_thread.run_sync(lambda: deployed.run("topics", "create", "--partitions", "2"))
+    deployed.run("topics", "create", "--partitions", "2")
     topic = topic_of(deployed)
     set_topic(deployed.broker, topic, "max.message.bytes", "50000")
-    (port,) = free_ports(1)
-    seen: list[tuple[int, str]] = []
-
-    def answers(code: int, part: str) -> bool:
-        with suppress(OSError):  # it does not listen yet
-            seen.append(ready(port))
-        return bool(seen) and seen[-1][0] == code and part in seen[-1][1]
-
-    with deployed.running(*words, str(port)) as service:
-        small = f"max.message.bytes of the topic {topic} is 50000"
-        await trio.to_thread.run_sync(wait_for, lambda: answers(503, small))
-        assert "`matyan topics create --alter`" in seen[-1][1]
-        await trio.to_thread.run_sync(lambda: deployed.run("topics", "create", "--alter"))
-        await trio.to_thread.run_sync(wait_for, lambda: answers(200, "ok"))
-        service.send_signal(signal.SIGTERM)
-        assert await trio.to_thread.run_sync(service.wait) == 0
+    with deployed.running(service) as process:
+        wait_for(lambda: f"max.message.bytes of the topic {topic} is 50000" in process.unready())
+        assert "`matyan topics create --alter`" in process.unready()
+        deployed.run("topics", "create", "--alter")
+        wait_for(lambda: not process.unready())
+        assert process.stop() == 0
 
 
 # --- offsets -------------------------------------------------------------------------------------
@@ -239,12 +212,11 @@ async def test_offsets_are_shown_beside_a_worker_and_reset_without_one(
     with deployed.running("ingest-worker", "--store", store) as worker:
         await trio.to_thread.run_sync(wait_for, lambda: committed(deployed) == ends)
         held = await trio.to_thread.run_sync(lambda: run(*show))
-        assert f"process {worker.pid}" in held.stderr
+        assert f"process {worker.process.pid}" in held.stderr
         assert held.stdout.splitlines() == [f"{n}\t–\t{ends[n]}\t{ends[n]}\t0" for n in (0, 1)]
         refused = await trio.to_thread.run_sync(lambda: run(*reset, "start", every, check=2))
-        assert f"process {worker.pid}" in refused.stderr
-        worker.send_signal(signal.SIGTERM)
-        assert await trio.to_thread.run_sync(worker.wait) == 0
+        assert f"process {worker.process.pid}" in refused.stderr
+        assert await trio.to_thread.run_sync(worker.stop) == 0
 
     def stands() -> tuple[list[int], list[int]]:
         return [row["stored"] for row in rows()], committed(deployed)
@@ -310,19 +282,12 @@ def test_a_trimmed_partition_stands_still_and_the_others_go_on(
     def lags() -> list[int]:
         return [row["lag"] for row in deployed.json("offsets", "show", "--store", store)]
 
-    (port,) = free_ports(1)
-    worker_words = ("ingest-worker", "--store", store, "--metrics-port", str(port))
+    worker_words = ("ingest-worker", "--store", store)
 
-    def unready() -> str:
-        with suppress(OSError):
-            code, said = ready(port)
-            return said if code == 503 else ""
-        return ""
-
-    with deployed.running(*worker_words, HOST="127.0.0.1") as worker:
+    with deployed.running(*worker_words) as worker:
         produce(5)
         wait_for(lambda: lags() == [0, 0])
-        stop(worker)
+        assert worker.stop() == 0
     stored = [row["stored"] for row in deployed.json("offsets", "show", "--store", store)]
     produce(5)
     trim(deployed, 1, stored[1] + 3)
@@ -334,14 +299,14 @@ def test_a_trimmed_partition_stands_still_and_the_others_go_on(
     assert f"`{command}`" in found["store"]
     assert f"{deployed.ingestion} [1]" in found["topics"]
 
-    with deployed.running(*worker_words, HOST="127.0.0.1") as worker:
-        wait_for(lambda: f"`{command}`" in unready())
-        assert f"{deployed.ingestion} [0]" not in unready()
+    with deployed.running(*worker_words) as worker:
+        wait_for(lambda: f"`{command}`" in worker.unready())
+        assert f"{deployed.ingestion} [0]" not in worker.unready()
         wait_for(lambda: lags()[0] == 0)
         assert lags()[1] > 0
         held = deployed.run("doctor", "--store", store, "--json", check=1)
         assert f"{deployed.ingestion} [1]" in held.stdout
-        stop(worker)
+        assert worker.stop() == 0
 
     unnamed = deployed.run("offsets", "reset", "--store", store, "--to", "start", "--yes", check=2)
     assert "--all-partitions" in unnamed.stderr
@@ -366,27 +331,16 @@ def test_a_trimmed_partition_stands_still_and_the_others_go_on(
 
     mended = deployed.run(*command.split()[1:], "--yes")
     assert mended.stdout == f"1\t{stored[1] + 3}\n"
-    with deployed.running(*worker_words, HOST="127.0.0.1") as worker:
+    with deployed.running(*worker_words) as worker:
         wait_for(lambda: lags() == [0, 0])
-        wait_for(lambda: is_ready(port))
-        stop(worker)
+        wait_for(lambda: not worker.unready())
+        assert worker.stop() == 0
     lines = [
         json.loads(line)
         for run in runs
         for line in matyan("logs", run, "--json", "--data", tmp_path / "store").stdout.splitlines()
     ]
     assert len(lines) == 2 * 5 * len(runs) - 3
-
-
-def is_ready(port: int) -> bool:
-    with suppress(OSError):  # it does not listen yet
-        return ready(port)[0] == 200
-    return False
-
-
-def stop(service: subprocess.Popen[str]) -> None:
-    service.send_signal(signal.SIGTERM)
-    assert service.wait(60) == 0
 
 
 def test_a_second_store_is_refused_until_the_group_is_given_to_it(
@@ -398,15 +352,12 @@ def test_a_second_store_is_refused_until_the_group_is_given_to_it(
         run = f"run-{number}"
         deployed.produce(deployed.ingestion, [record("add_tag", run, tag_name="t")], run.encode())
 
-    (port,) = free_ports(1)
-
     def work_off(store: str) -> None:
-        words = ("ingest-worker", "--store", store, "--metrics-port", str(port))
-        with deployed.running(*words, HOST="127.0.0.1") as worker:
-            wait_for(lambda: is_ready(port))
+        with deployed.running("ingest-worker", "--store", store) as worker:
+            wait_for(lambda: not worker.unready())
             shown = ("offsets", "show", "--store", store)
             wait_for(lambda: not any(row["lag"] for row in deployed.json(*shown)))
-            stop(worker)
+            assert worker.stop() == 0
 
     def refused(store: str) -> str:
         with started([*MATYAN, "ingest-worker", "--store", store], **deployed.env) as worker:
@@ -435,8 +386,8 @@ def test_a_second_store_is_refused_until_the_group_is_given_to_it(
     refused(first)
     # Under a group of its own each may have all.
     with deployed.running("ingest-worker", "--store", first, "--ingestion-group", "own") as worker:
-        wait_for(lambda: worker.poll() is not None or own_is_there(deployed))
-        stop(worker)
+        wait_for(lambda: worker.process.poll() is not None or own_is_there(deployed))
+        assert worker.stop() == 0
 
 
 def own_is_there(commands: Commands) -> bool:
@@ -594,7 +545,7 @@ def test_doctor_names_what_is_wrong_and_how_it_is_mended(
         wait_for((tmp_path / "store" / DATABASE / "CURRENT").exists)
         held = ask("--store", store)
         assert held["topics"]["ok"]
-        assert f"process {worker.pid}" in held["store"]["text"]
+        assert f"process {worker.process.pid}" in held["store"]["text"]
     other = ask("--store", store, "--sequence-layout", "compatible")["store"]
     assert not other["ok"]
     assert "MATYAN_SEQUENCE_LAYOUT=packed" in other["text"]

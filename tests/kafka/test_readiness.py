@@ -4,44 +4,25 @@ from __future__ import annotations
 
 import json
 import signal
-import urllib.error
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient, NewPartitions, ResourceType
 
 from dev.broker import Broker
 from dev.process import free_ports
 from dev.s3 import S3
+from matyan.cli.doctor import _check_broker
+from matyan.errors import Unavailable
+from matyan.settings import load
 from tests.blobs_s3 import s3_environment
 from tests.kafka.deployment import Deployment, deploy, record
 from tests.kafka.rules import GROUP, READ, TOPIC, WRITE, allow, denied, guarded_environment
 from tests.kafka.test_operations import set_topic
 from tests.tracker import MATYAN, Service, environment, matyan, started
 from tests.until import wait_for
-
-
-def unready(service: Service) -> str:
-    """Why it is not ready; empty when it is."""
-    try:
-        said = service.get("/health/ready/")
-    except urllib.error.HTTPError as refused:
-        said = refused.read()
-    except OSError:  # it does not listen yet
-        return "does not listen"
-    checks = json.loads(said)["checks"]
-    return "; ".join(f"{name}: {why}" for name, why in checks.items() if why != "ok")
-
-
-@contextmanager
-def serving(deployment: Deployment, *words: str, port: str, **env: str) -> Iterator[Service]:
-    (number,) = free_ports(1)
-    command = [*MATYAN, *words, "--host", "127.0.0.1", f"--{port}", str(number)]
-    with started(command, **{**deployment.env, **env}) as process:
-        yield Service(process.process, process.output, f"http://127.0.0.1:{number}")
 
 
 @pytest.fixture
@@ -53,12 +34,12 @@ def guarded(guarded_broker: Broker) -> Deployment:
 
 def test_a_frontier_that_may_not_write_is_not_ready(guarded: Deployment) -> None:
     """Without any traffic too; ready again by itself."""
-    with serving(guarded, "frontier", port="port") as service:
-        wait_for(lambda: not unready(service))
+    with guarded.running("frontier") as service:
+        wait_for(lambda: not service.unready())
         with denied(guarded.broker, TOPIC, guarded.ingestion, WRITE):
-            wait_for(lambda: f"may not WRITE the topic {guarded.ingestion}" in unready(service))
+            wait_for(lambda: f"may not WRITE the topic {guarded.ingestion}" in service.unready())
             service.get("/health/live/")
-        wait_for(lambda: not unready(service))
+        wait_for(lambda: not service.unready())
         assert service.stop() == 0
 
 
@@ -72,11 +53,13 @@ def test_a_worker_that_may_not_read_is_not_ready(
     env = {"MATYAN_INGESTION_GROUP": f"group-{guarded.ingestion}"}
     with denied(guarded.broker, kind, name, READ):
         guarded.produce(guarded.ingestion, [record("add_tag", "run", tag_name="t")], b"run")
-        with serving(guarded, *words, port="metrics-port", **env) as service:
-            wait_for(lambda: "READ" in unready(service) or "not let this user" in unready(service))
+        with guarded.running(*words, **env) as service:
+            wait_for(
+                lambda: "READ" in service.unready() or "not let this user" in service.unready()
+            )
             service.get("/health/live/")
             allow(guarded.broker, kind, name)
-            wait_for(lambda: not unready(service))
+            wait_for(lambda: not service.unready())
             wait_for(lambda: json.loads(matyan("runs", "--json", "--data", tmp_path).stdout))
             assert service.stop() == 0
 
@@ -87,13 +70,13 @@ def test_a_control_worker_knows_a_wrong_s3_setting_before_the_first_event(
 ) -> None:
     """It is alive and not ready, and names the setting."""
     deployment = deploy(broker, **s3_environment(s3, **{variable: "wrong-one"}))
-    with serving(deployment, "control-worker", port="metrics-port") as service:
-        wait_for(lambda: "blobs: " in unready(service) and variable in unready(service))
+    with deployment.running("control-worker") as service:
+        wait_for(lambda: "blobs: " in service.unready() and variable in service.unready())
         service.get("/health/live/")
         assert service.stop() == 0
 
 
-def test_each_reason_why_kafka_is_not_reached_is_a_sentence_of_its_own(
+async def test_each_reason_why_kafka_is_not_reached_is_a_sentence_of_its_own(
     guarded_broker: Broker,
 ) -> None:
     """A wrong password, an unknown authority and a wrong address, with the address; doctor says it, and a service
@@ -113,7 +96,17 @@ def test_each_reason_why_kafka_is_not_reached_is_a_sentence_of_its_own(
             "KAFKA_SECURITY_PROTOCOL": "SSL",
         },
     }
-    said = {part: broker_finding(env) for part, env in cases.items()}
+    said: dict[str, str] = {}
+
+    async def ask(part: str, env: dict[str, str]) -> None:
+        with pytest.raises(Unavailable) as caught:
+            await _check_broker(load(env))
+        said[part] = str(caught.value)
+
+    # Side by side in this process: each takes as long as `doctor` gives a broker.
+    async with trio.open_nursery() as nursery:
+        for part, env in cases.items():
+            nursery.start_soon(ask, part, env)
     for part, env in cases.items():
         assert part in said[part]
         assert env["KAFKA_BOOTSTRAP_SERVERS"] in said[part]
@@ -123,16 +116,12 @@ def test_each_reason_why_kafka_is_not_reached_is_a_sentence_of_its_own(
         **cases["is signed by nobody whom this machine trusts"],
         "MATYAN_KAFKA_CA_FILE": str(broker.certificate),
     }
-    assert broker_finding(trusting).startswith("1 broker at")
+    asked = matyan("doctor", "--json", check=None, env=environment(**trusting))
+    (found,) = (row["text"] for row in json.loads(asked.stdout) if row["check"] == "broker")
+    assert found.startswith("1 broker at")
     wrong = cases["refuses the user or its password"]
     with started([*MATYAN, "frontier", "--port", "0"], "refuses the user", **wrong) as service:
         assert service.stop(signal.SIGTERM) == 0
-
-
-def broker_finding(env: dict[str, str]) -> str:
-    asked = matyan("doctor", "--json", check=None, env=environment(**env))
-    (finding,) = (row["text"] for row in json.loads(asked.stdout) if row["check"] == "broker")
-    return str(finding)
 
 
 def test_a_service_refuses_a_compacted_topic(broker: Broker) -> None:
@@ -140,15 +129,15 @@ def test_a_service_refuses_a_compacted_topic(broker: Broker) -> None:
     deployment = deploy(broker)
     set_topic(broker, deployment.ingestion, "cleanup.policy", "compact")
     set_topic(broker, deployment.control, "retention.ms", "60000")
-    with serving(deployment, "frontier", port="port") as service:
-        wait_for(lambda: "cleanup.policy" in unready(service))
+    with deployment.running("frontier") as service:
+        wait_for(lambda: "cleanup.policy" in service.unready())
         env = environment(**deployment.env)
         checked = matyan("topics", "check", check=1, env=env)
         assert "which keeps the last record of each run" in checked.stderr
         assert f"advice for {deployment.control}: retention.ms=60000 is unsafe" in checked.stderr
         assert "a run's records keep their order within one of the 6 partitions" in checked.stderr
         matyan("topics", "create", "--alter", env=env)
-        wait_for(lambda: not unready(service))
+        wait_for(lambda: not service.unready())
         assert service.stop() == 0
 
 
@@ -157,10 +146,10 @@ def test_more_partitions_are_noticed_within_seconds(broker: Broker, tmp_path: Pa
     deployment = deploy(broker)
     words = ("ingest-worker", "--store", f"rocks:{tmp_path}")
     with (
-        serving(deployment, "frontier", port="port") as front,
-        serving(deployment, *words, port="metrics-port") as worker,
+        deployment.running("frontier") as front,
+        deployment.running(*words) as worker,
     ):
-        wait_for(lambda: not unready(front) and not unready(worker))
+        wait_for(lambda: not front.unready() and not worker.unready())
         admin = AdminClient({"bootstrap.servers": broker.bootstrap})
         for soon in admin.create_partitions([NewPartitions(deployment.ingestion, 12)]).values():
             soon.result(10)
@@ -179,15 +168,6 @@ def tells_of_more(service: Service) -> bool:
     return bool(lines) and '"partitions": 12' in lines[0] and '"before": 6' in lines[0]
 
 
-def metric(service: Service, name: str) -> list[float]:
-    """The values of a metric's lines; none while it does not listen yet."""
-    try:
-        lines = service.get("/metrics/").decode().splitlines()
-    except OSError:
-        return []
-    return [float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{")]
-
-
 LAG = "matyan_consumer_lag_records"
 
 
@@ -197,8 +177,8 @@ def test_the_lag_of_a_partition_is_shown_while_it_is_held(broker: Broker, tmp_pa
     words = ("ingest-worker", "--store", f"rocks:{tmp_path}")
     group = f"group-{deployment.ingestion}"
     env = {"MATYAN_INGESTION_GROUP": group}
-    with serving(deployment, *words, port="metrics-port", **env) as worker:
-        wait_for(lambda: not unready(worker) and metric(worker, LAG) == [0.0] * 6)
+    with deployment.running(*words, **env) as worker:
+        wait_for(lambda: not worker.unready() and worker.metric(LAG) == [0.0] * 6)
         other = Consumer(
             {
                 "bootstrap.servers": broker.bootstrap,
@@ -209,9 +189,9 @@ def test_the_lag_of_a_partition_is_shown_while_it_is_held(broker: Broker, tmp_pa
         )
         other.subscribe([deployment.ingestion])
         wait_for(lambda: other.poll(0.1) is None and len(other.assignment()) == 3)
-        wait_for(lambda: metric(worker, LAG) == [0.0] * 3)
+        wait_for(lambda: worker.metric(LAG) == [0.0] * 3)
         other.close()
-        wait_for(lambda: metric(worker, LAG) == [0.0] * 6)
+        wait_for(lambda: worker.metric(LAG) == [0.0] * 6)
         assert worker.stop() == 0
         said = "".join(worker.output)
     for event in ("starts", "partitions are assigned", "partitions are given back"):
@@ -224,12 +204,12 @@ def test_a_stuck_control_worker_shows_its_lag_and_that_it_tries(broker: Broker, 
     deployment = deploy(broker, **{**s3_environment(s3), **nowhere})
     group = f"group-{deployment.control}"
     env = {"MATYAN_CONTROL_GROUP": group}
-    with serving(deployment, "control-worker", port="metrics-port", **env) as worker:
+    with deployment.running("control-worker", **env) as worker:
         deployment.run_deleted("a")
-        wait_for(lambda: metric(worker, "matyan_retries_total"))
+        wait_for(lambda: worker.metric("matyan_retries_total"))
         deployment.run_deleted("b", "c")
-        wait_for(lambda: metric(worker, LAG) == [3.0])
-        assert sum(metric(worker, "matyan_control_processing_errors_total")) > 0
+        wait_for(lambda: worker.metric(LAG) == [3.0])
+        assert sum(worker.metric("matyan_control_processing_errors_total")) > 0
         show = ("offsets", "show", "--group", group)
         shown = matyan(*show, env=environment(**{**deployment.env, **env}))
         assert shown.stdout == "0\t–\t0\t3\t3\n"
@@ -255,7 +235,7 @@ def test_a_service_exports_only_its_own_metrics(
     env = {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{nobody}"}
     with started(command, "waits at its start", **env) as process:
         service = Service(process.process, process.output, f"http://127.0.0.1:{port}")
-        wait_for(lambda: "does not listen" not in unready(service))
+        wait_for(lambda: "does not listen" not in service.unready())
         said = service.get("/metrics/").decode()
     kinds = ("matyan_ws_", "matyan_ingestion_", "matyan_control_")
     assert own in said
