@@ -42,7 +42,7 @@ class Bench:
         self.session.receive(data, self.now)
 
     def wait(self, seconds: float) -> None:
-        """Time goes by, swept twice a second as the edge does."""
+        """Time goes by, swept twice a second as the frontier does."""
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + 0.5)
