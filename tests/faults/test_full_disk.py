@@ -192,11 +192,11 @@ def test_an_answer_that_nobody_reads_does_not_keep_it_from_going_on(small_disk: 
         with unread(data, "logs", run="talkative") as answer:
             client = Client(tracker.url, "raw", per_frame=100)
             client.start()
-            wait_for("a first acknowledgement", lambda: bool(client.ledger.acknowledged))
+            wait_for(lambda: bool(client.ledger.acknowledged))
             filler = fill_up(small_disk)
-            wait_for("not ready", lambda: ready(tracker)[0] == 503)
+            wait_for(tracker.unready)
             filler.unlink()
-            wait_for("ready again", lambda: ready(tracker)[0] == 200)
+            wait_for(lambda: not tracker.unready())
             came = 1
             while piece := answer.recv(1 << 16):
                 came += len(piece)

@@ -6,17 +6,29 @@ from contextlib import suppress
 from typing import Any
 
 from hypothesis import settings, strategies
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
 
 from matyan.broker.budget import Budget
 from matyan.errors import QueueFull
 from matyan.frontier.intake import STILL_SECONDS, WAITING_SHARE, Intake
 
-CAPACITY = 1_000
+CAPACITY = 400
 PIECE = 100
 """The most that comes at once, and that a small message has."""
-LARGEST = 1_500
+LARGEST = 600
 """A message that does not fit, as long as the only one."""
+
+
+SIZES = strategies.sampled_from([PIECE // 2, PIECE, 150, 300, LARGEST])
 
 
 class Connection:
@@ -100,16 +112,26 @@ class BytesHeld(RuleBasedStateMachine):
         self.intake = Intake(self.budget, lambda: self.now)
         self.all: list[Connection] = []
 
+    @initialize(target=connections)
+    def many_connect(self) -> MultipleResults[Connection]:
+        self.all += [Connection(self.intake) for _ in range(12)]
+        return multiple(*self.all)
+
     @rule(target=connections)
     def connect(self) -> Connection:
         self.all.append(Connection(self.intake))
         return self.all[-1]
 
+    @rule(piece=strategies.integers(1, PIECE), size=SIZES)
+    def all_receive(self, piece: int, size: int) -> None:
+        for one in self.all:
+            one.receive(piece, size)
+
     @rule(
         one=connections,
         piece=strategies.integers(1, PIECE),
-        size=strategies.sampled_from([PIECE // 2, PIECE, 300, 700, LARGEST]),
-        times=strategies.integers(1, 15),
+        size=SIZES,
+        times=strategies.integers(1, 7),
     )
     def receive(self, one: Connection, piece: int, size: int, times: int) -> None:
         for _ in range(times):
@@ -123,13 +145,13 @@ class BytesHeld(RuleBasedStateMachine):
         size = one.held
         one.drop()
         with suppress(QueueFull):
-            self.budget.queue(size, self.queued())
+            self.budget.queue(size)
             one.frames.append(size)
 
     @rule(one=connections)
     def answer(self, one: Connection) -> None:
         """The producer has delivered what it has of one."""
-        self.budget.held -= sum(one.frames)
+        self.budget.settle(sum(one.frames))
         one.frames.clear()
         self.budget.tell_room()
 
@@ -146,6 +168,8 @@ class BytesHeld(RuleBasedStateMachine):
     @rule(one=consumes(connections))
     def leave(self, one: Connection) -> None:
         one.leave()
+        self.answer(one)
+        self.all.remove(one)
 
     def queued(self) -> int:
         return sum(sum(one.frames) for one in self.all)
@@ -154,6 +178,7 @@ class BytesHeld(RuleBasedStateMachine):
     def what_is_held_is_what_each_holds(self) -> None:
         unfinished = sum(one.held for one in self.all)
         assert self.budget.held == unfinished + self.queued()
+        assert self.budget.queued == self.queued()
         assert self.intake._held == unfinished
         waiting = [one for one in self.all if one.refused]
         assert set(self.intake._waiting) == set(waiting)
@@ -178,7 +203,7 @@ class BytesHeld(RuleBasedStateMachine):
             one.leave()
             self.answer(one)
         intake: Any = self.intake
-        assert self.budget.held == self.budget.parked == 0
+        assert self.budget.held == self.budget.queued == 0
         assert intake._held == intake._promised == intake._begun == intake._small == 0
         assert len(intake._claims) == len(intake._waiting) == 0
 
