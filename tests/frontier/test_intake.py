@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 
 from matyan.broker.budget import Budget
 from matyan.errors import QueueFull
-from matyan.frontier.intake import STILL_SECONDS, WAITING_SHARE, Intake
+from matyan.frontier.intake import STILL_S, WAITING_SHARE, Intake
 
 CAPACITY = 400
 PIECE = 100
@@ -160,7 +160,7 @@ class BytesHeld(RuleBasedStateMachine):
         if one.refused and one.go_on():
             self.intake.forget(one)
 
-    @rule(seconds=strategies.sampled_from([0.5, STILL_SECONDS, 5.0, 15.0]))
+    @rule(seconds=strategies.sampled_from([0.5, STILL_S, 5.0, 15.0]))
     def time_goes_by(self, seconds: float) -> None:
         self.now += seconds
         self.intake.sweep(self.now)
