@@ -6,7 +6,6 @@ For `matyan offsets` and `matyan doctor`. Runs no service and applies no record.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -16,19 +15,15 @@ from pathlib import Path
 import trio
 
 from matyan import readable
-from matyan.broker.kafka.admin import Group, Place, describe_topic
+from matyan.broker.kafka.admin import PATIENCE_S, Group, Place, describe_topic, patiently
 from matyan.broker.kafka.start import Claimant, where_to_start
-from matyan.errors import ConfigurationError, MatyanError, Unavailable
+from matyan.errors import ConfigurationError, MatyanError
 from matyan.keys import LOCAL, Keys, pack_value, unpack_value
 from matyan.reader import Reader
 from matyan.rules.identity import feeders, store_id
 from matyan.settings import Settings
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.store.open import open_store
-
-_PATIENCE_S = 10.0
-"""A broker that has started just now answers, but loads its groups first."""
-_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +76,7 @@ class GroupOffsets:
     def __init__(
         self,
         settings: Settings,
-        patience_s: float = _PATIENCE_S,
+        patience_s: float = PATIENCE_S,
         *,
         topic: str | None = None,
         group: str | None = None,
@@ -166,14 +161,7 @@ class GroupOffsets:
 
     def _places(self) -> dict[int, Place]:
         numbers = [row.id for row in self._described.partitions]
-        deadline = time.monotonic() + self._patience_s
-        while True:
-            try:
-                return self._group.places(self.topic, numbers)
-            except Unavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_POLL_S)
+        return patiently(lambda: self._group.places(self.topic, numbers), self._patience_s)
 
     async def _read(self, store: Store, keys: Keys) -> list[PartitionOffsets]:
         places = await trio.to_thread.run_sync(self._places, abandon_on_cancel=True)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -29,6 +30,11 @@ from matyan.broker.kafka.client import connection
 from matyan.errors import Unavailable
 
 NETWORK_S = 10.0
+PATIENCE_S = 10.0
+"""How long a group is waited for that its broker does not know yet."""
+_AGAIN_S = 0.2
+
+T = TypeVar("T")
 
 _OURS = "matyan "
 
@@ -153,6 +159,22 @@ def answered(partitions: list[TopicPartition]) -> list[TopicPartition]:
         place = f"{tp.topic} [{tp.partition}]"
         raise Unavailable(f"Kafka's consumer group does not answer for {place}: {tp.error.str()}")
     return partitions
+
+
+def patiently(ask: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
+    """Asks again for a while: a broker that has started just now, or has taken a group over, answers before it knows the group.
+
+    Raises:
+        Unavailable: it still does not know.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return ask()
+        except Unavailable:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_AGAIN_S)
 
 
 class Forbidden(Unavailable):

@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from matyan import __version__
 from matyan.broker.base import DeadLetter, StandingLetter
-from matyan.broker.kafka.admin import NETWORK_S, answered, no_topics
+from matyan.broker.kafka.admin import NETWORK_S, answered, no_topics, patiently
 from matyan.broker.kafka.client import (
     DELIVERY_S,
     MOST_MESSAGE_BYTES,
@@ -228,7 +228,9 @@ class KafkaLetters:
 
     def _sent(self, tp: TopicPartition) -> _Sent:
         place = TopicPartition(tp.topic, tp.partition)
-        (committed,) = answered(self._consumer.committed([place], timeout=NETWORK_S))
+        (committed,) = patiently(
+            lambda: answered(self._consumer.committed([place], timeout=NETWORK_S))
+        )
         return _Sent.of(committed)
 
 
