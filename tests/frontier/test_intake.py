@@ -79,7 +79,7 @@ class Connection:
         self.held = self._size = self.refused = 0
         self._intake.leave(self)
 
-    def go_on(self) -> bool:
+    def try_again(self) -> bool:
         piece, self.refused = self.refused, 0
         if self._has_room(piece):
             self._hold(self.held + piece)
@@ -87,7 +87,7 @@ class Connection:
         self.refused = piece
         return False
 
-    def go_without(self) -> None:
+    def stop_waiting(self) -> None:
         piece, self.refused = self.refused, 0
         if self._has_room(piece, in_turn=False):
             self._hold(self.held + piece)
@@ -97,7 +97,7 @@ class Connection:
     def evict(self) -> None:
         if self.refused:
             self._intake.forget(self)
-            self.go_without()
+            self.stop_waiting()
         else:
             self.leave()
 
@@ -156,8 +156,8 @@ class BytesHeld(RuleBasedStateMachine):
         self.budget.tell_room()
 
     @rule(one=connections)
-    def try_again(self, one: Connection) -> None:
-        if one.refused and one.go_on():
+    def try_once_more(self, one: Connection) -> None:
+        if one.refused and one.try_again():
             self.intake.forget(one)
 
     @rule(seconds=strategies.sampled_from([0.5, STILL_S, 5.0, 15.0]))
