@@ -184,15 +184,6 @@ class BytesHeld(RuleBasedStateMachine):
         assert set(self.intake._waiting) == set(waiting)
 
     @invariant()
-    def no_more_is_held_than_is_allowed(self) -> None:
-        """The budget, or the one message that could never end else; beside it the share of small messages with the last
-        piece of these, and one of them in a queue that was empty."""
-        beside = CAPACITY * WAITING_SHARE + 2 * PIECE
-        large = [one for one in self.all if self.intake.has_begun(one)]
-        most = CAPACITY if len(large) > 1 else max(CAPACITY, LARGEST)
-        assert self.budget.held <= most + beside
-
-    @invariant()
     def small_ones_alone_stay_within_their_share(self) -> None:
         if not any(one.held > PIECE for one in self.all) and not self.queued():
             assert self.budget.held <= CAPACITY * (1 + WAITING_SHARE) + PIECE
