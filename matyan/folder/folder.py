@@ -158,7 +158,7 @@ async def _wait_and_open(path: Path, deadline: float) -> FolderStore:
 async def while_answering(api: LocalAPI) -> None:
     """Waits a moment for the commands that are being answered."""
     with trio.move_on_after(_GRACE_S):
-        await api.idle()
+        await api.finish()
 
 
 async def delete_by_record(producer: Producer, run: str) -> None:

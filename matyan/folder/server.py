@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import select
 import socket
 import stat
 import time
@@ -55,6 +56,22 @@ _READS_AT_ONCE = 8
 _log = get_logger()
 
 
+class _Counted(trio.abc.Listener[trio.SocketStream]):
+    """Tells of each connection in the moment that it is taken, before its task begins."""
+
+    def __init__(self, inner: trio.SocketListener, came: Callable[[], None]) -> None:
+        self._inner = inner
+        self._came = came
+
+    async def accept(self) -> trio.SocketStream:
+        stream = await self._inner.accept()
+        self._came()
+        return stream
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
 class LocalAPI:
     """Serves one data folder's socket. The owner of the folder's lock makes it, so no other can be serving."""
 
@@ -71,13 +88,29 @@ class LocalAPI:
 
     async def serve(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until it is cancelled, then takes the socket away."""
-        listener = self._bind()
+        self._listener = self._bind()
         task_status.started()
         try:
-            await trio.serve_listeners(self._handle, [listener])
+            await trio.serve_listeners(self._handle, [_Counted(self._listener, self._came)])
         finally:
-            with suppress(OSError):
-                (self._folder / SOCKET_NAME).unlink()
+            self._hide()
+
+    async def finish(self) -> None:
+        """Takes the socket away, and returns when everybody who had come by then is answered.
+
+        Who comes later finds nobody here, and waits for the folder's lock instead.
+        """
+        self._hide()
+        while self._busy or select.select([self._listener.socket.fileno()], [], [], 0)[0]:
+            await self.idle()
+            await trio.lowlevel.checkpoint()
+
+    def _hide(self) -> None:
+        with suppress(OSError):
+            (self._folder / SOCKET_NAME).unlink()
+
+    def _came(self) -> None:
+        self._busy += 1
 
     async def idle(self) -> None:
         """Returns when nobody is being answered."""
@@ -105,7 +138,6 @@ class LocalAPI:
 
     async def _handle(self, stream: trio.SocketStream) -> None:
         """One client. Whatever it sends, and whatever is raised for it, ends its connection and no other."""
-        self._busy += 1
         try:
             async with stream:
                 await self._answer(stream)

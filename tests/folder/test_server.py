@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.folder import server, spool
@@ -226,6 +227,24 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients that leave in their sockets what they are not asked for, as other programs may."""
     monkeypatch.setattr(spool, "HELD_BYTES", 1)
     monkeypatch.setattr(spool, "PATIENCE_S", 1_000.0)
+
+
+async def test_whoever_came_before_the_end_is_answered(tmp_path) -> None:
+    """Also who connected and was not yet taken. Who comes later finds no socket, and waits for the folder."""
+    async with serving(tmp_path) as api:
+        callers = [socket.socket(socket.AF_UNIX) for _ in range(20)]
+        for caller in callers:
+            caller.connect(str(tmp_path / SOCKET_NAME))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(api.finish)
+            await trio.testing.wait_all_tasks_blocked()
+            with socket.socket(socket.AF_UNIX) as late, pytest.raises(FileNotFoundError):
+                late.connect(str(tmp_path / SOCKET_NAME))
+            for caller in callers:
+                caller.sendall(pack_message({"op": "numbers", "count": 3}))
+    for caller in callers:
+        with caller, caller.makefile("rb") as answer:
+            assert answer.read() == pack_message([0, [0, 1, 2]]) + pack_message([1])
 
 
 @pytest.mark.parametrize("patience", [0.0, 0.05])
