@@ -169,7 +169,7 @@ class LocalAPI:
             answer = _refusal(error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
-        except Exception as error:  # noqa: BLE001 - an island
+        except Exception as error:  # noqa: BLE001 - an island: it is logged and answered, and the others go on
             _log.exception("a command could not be answered", op=op)
             answer = _refusal(
                 MatyanError(

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import IO, Final
 
+import outcome
+
 from matyan.errors import MatyanError
 
 HELD_BYTES: Final = 4 << 20
@@ -41,8 +43,9 @@ class Spool:
         self._held = 0
         self._taken = 0
         self._spilled: deque[int] = deque()  # the messages' lengths
-        self._ended = self._closed = False
-        self._failure: BaseException | None = None
+        self._closed = False
+        self._outcome: outcome.Outcome[None] | None = None
+        """How the answer ended."""
         # Written by the thread at its end, read by the reader at its own place.
         self._file: IO[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="matyan answer", daemon=True)
@@ -53,7 +56,7 @@ class Spool:
         place = 0
         while True:
             with self._turn:
-                self._turn.wait_for(lambda: self._waiting or self._spilled or self._ended)
+                self._turn.wait_for(lambda: self._waiting or self._spilled or self._outcome)
                 if self._waiting:
                     message, length = self._waiting.popleft(), 0
                     self._held -= len(message)
@@ -61,9 +64,9 @@ class Spool:
                     self._turn.notify_all()
                 elif self._spilled:
                     message, length = b"", self._spilled.popleft()
-                elif self._failure is not None:
-                    raise self._failure
                 else:
+                    assert self._outcome is not None
+                    self._outcome.unwrap()
                     return
             if length:
                 assert self._file is not None
@@ -82,18 +85,17 @@ class Spool:
             self._file.close()
 
     def _run(self) -> None:
-        failure: BaseException | None = None
-        try:
-            for message in self._messages:
-                if not self._keep(message):
-                    break
-        except BaseException as error:  # noqa: BLE001 - the reader's thread raises it
-            failure = error
+        ended = outcome.capture(self._take)
+        if isinstance(ended, outcome.Error):
             self._stop()  # who answers is not to wait for a client that takes nothing more
         with self._turn:
-            self._failure = failure
-            self._ended = True
+            self._outcome = ended
             self._turn.notify_all()
+
+    def _take(self) -> None:
+        for message in self._messages:
+            if not self._keep(message):
+                break
 
     def _keep(self, message: bytes) -> bool:
         """Whether somebody still wants more."""
