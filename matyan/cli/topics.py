@@ -6,9 +6,9 @@ What is wrong with a topic is said by `broker/kafka/topics.py`.
 from __future__ import annotations
 
 import click
-from confluent_kafka.admin import AdminClient
 
 from matyan.broker.kafka.admin import open_admin
+from matyan.broker.kafka.client import client_config
 from matyan.broker.kafka.topics import (
     Topic,
     about_order,
@@ -23,12 +23,6 @@ from matyan.cli.flags import KAFKA, as_json_option, settings_flags
 from matyan.errors import MatyanError
 from matyan.service import terminal
 from matyan.settings import Settings
-
-
-def _admin(settings: Settings) -> AdminClient:
-    from matyan.broker.kafka.client import client_config
-
-    return open_admin(client_config(settings))
 
 
 @click.group()
@@ -66,7 +60,7 @@ def topics_create(settings: Settings, partitions: int, replication: int, alter: 
       matyan topics create --partitions 12 --replication 3
       matyan topics create --alter
     """
-    admin = _admin(settings)
+    admin = open_admin(client_config(settings))
     wanted = topic_names(settings, partitions)
     names = [*wanted]
     before = {topic.name: topic for topic in inspect_topics(admin, names)}
@@ -99,7 +93,7 @@ def topics_check(settings: Settings, as_json: bool) -> None:
       matyan topics check
       matyan topics check --json | jq -r '.[] | select(.trouble != []) | .topic'
     """
-    found = inspect_topics(_admin(settings), [*topic_names(settings)])
+    found = inspect_topics(open_admin(client_config(settings)), [*topic_names(settings)])
     if as_json:
         views.as_json([_topic_row(topic) for topic in found])
     else:
