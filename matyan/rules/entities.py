@@ -2,6 +2,10 @@
 
 A counter changes only when an association does, so a repeated record changes nothing. A run has one
 experiment and any number of tags. The meta fields of the run are `runs.py`'s.
+
+The API server renames and deletes them meanwhile. It deletes the rows of an experiment with all ("experiment_runs", …) and
+leaves ("run_experiment", run) behind; so whether a run belongs to one is what ("experiment_runs" or "tag_runs", uuid, run)
+says, the row that both programs write with every change of a counter.
 """
 
 from __future__ import annotations
@@ -17,8 +21,8 @@ from matyan.rules import indexes, trees
 from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
-# Ours and never to change: the uuid of a new experiment or tag is its name's under this namespace, so
-# that a transaction that runs twice writes the same bytes.
+# Ours and never to change: the uuids of new experiments and tags are v5 ones under this namespace, so that a transaction that
+# runs twice writes the same bytes.
 NAMESPACE: Final = UUID("5d4c4d1e-8d0b-5f3a-9c53-6d6174796e21")
 
 _TRUE = pack_value(True)
@@ -28,23 +32,41 @@ _TRUE = pack_value(True)
 class _Family:
     """Where a family's rows stand."""
 
-    field: Callable[[Keys, str, str], bytes]
+    field: Callable[..., bytes]
     by_name: Callable[[Keys, str], bytes]
+    member: Callable[[Keys, str, str], bytes]
     defaults: Mapping[str, object]
 
 
-_EXPERIMENTS = _Family(Keys.experiment, Keys.experiment_by_name, {})
-_TAGS = _Family(Keys.tag, Keys.tag_by_name, {"color": ""})
+_EXPERIMENTS = _Family(Keys.experiment, Keys.experiment_by_name, Keys.experiment_run, {})
+_TAGS = _Family(Keys.tag, Keys.tag_by_name, Keys.tag_run, {"color": ""})
 
 
 def _find(snap: Snapshot, keys: Keys, family: _Family, name: str) -> str | None:
     return readable.text(snap.get(family.by_name(keys, name)))
 
 
+def runs_of_experiment(snap: Snapshot, keys: Keys, name: str) -> Callable[[str], bool]:
+    """Whether a run is in the experiment that is called `name` now."""
+    return _members(snap, keys, _EXPERIMENTS, name)
+
+
+def runs_of_tag(snap: Snapshot, keys: Keys, name: str) -> Callable[[str], bool]:
+    """Whether a run has the tag that is called `name` now."""
+    return _members(snap, keys, _TAGS, name)
+
+
+def _members(snap: Snapshot, keys: Keys, family: _Family, name: str) -> Callable[[str], bool]:
+    uuid = _find(snap, keys, family, name)
+    if uuid is None:
+        return lambda run: False
+    return lambda run: snap.get(family.member(keys, uuid, run)) is not None
+
+
 def _find_or_create(tr: Transaction, keys: Keys, family: _Family, name: str, now: float) -> str:
     uuid = _find(tr, keys, family, name)
     if uuid is None:
-        uuid = str(uuid5(NAMESPACE, name))
+        uuid = _new_uuid(tr, keys, family, name, now)
         row = {
             "name": name,
             "description": "",
@@ -58,6 +80,34 @@ def _find_or_create(tr: Transaction, keys: Keys, family: _Family, name: str, now
             trees.put(tr, family.field(keys, uuid, field), value)
         trees.put(tr, family.by_name(keys, name), uuid)
     return uuid
+
+
+def _new_uuid(snap: Snapshot, keys: Keys, family: _Family, name: str, now: float) -> str:
+    """The uuid of what is called `name` from `now` on, the causing record's timestamp: whoever was called so before and was
+    renamed has another one."""
+    uuid = str(uuid5(NAMESPACE, f"{now!r} {name}"))
+    # That one was made in the same microsecond: the record comes again, or another worker's did.
+    while next(iter(snap.scan(*range_of(family.field(keys, uuid)), limit=1)), None) is not None:
+        uuid = str(uuid5(NAMESPACE, f"{uuid} {name}"))
+    return uuid
+
+
+def _join(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
+    """The run is one of those of an experiment or tag, and counted as one."""
+    tr, keys = rows.tr, rows.keys
+    member = family.member(keys, uuid, rows.run)
+    if tr.get(member) is None:
+        _count(tr, keys, family, uuid, 1)
+    tr.set(member, _TRUE)
+
+
+def _part(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
+    """The opposite of `_join`."""
+    tr, keys = rows.tr, rows.keys
+    member = family.member(keys, uuid, rows.run)
+    if tr.get(member) is not None:
+        _count(tr, keys, family, uuid, -1)
+    tr.clear(member)
 
 
 def _count(tr: Transaction, keys: Keys, family: _Family, uuid: str, change: int) -> None:
@@ -113,20 +163,17 @@ def set_experiment(rows: RunRows[Transaction], name: str, now: float) -> str:
     if _experiment_uuid(rows) != uuid:
         leave_experiment(rows)
         tr.set(keys.experiment_of_run(run), pack_value(uuid))
-        tr.set(keys.experiment_run(uuid, run), _TRUE)
         indexes.put(rows, "experiment", name)
-        _count(tr, keys, _EXPERIMENTS, uuid, 1)
+    _join(rows, _EXPERIMENTS, uuid)
     return uuid
 
 
 def leave_experiment(rows: RunRows[Transaction]) -> None:
-    tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _experiment_uuid(rows)
     if uuid is not None:
-        tr.clear(keys.experiment_of_run(run))
-        tr.clear(keys.experiment_run(uuid, run))
+        rows.tr.clear(rows.keys.experiment_of_run(rows.run))
         indexes.drop_all(rows, "experiment")
-        _count(tr, keys, _EXPERIMENTS, uuid, -1)
+        _part(rows, _EXPERIMENTS, uuid)
 
 
 # --- tags -----------------------------------------------------------------------------------------
@@ -147,18 +194,15 @@ def _tag_uuids(rows: RunRows[Snapshot]) -> Iterator[str]:
 def add_tag(rows: RunRows[Transaction], name: str, now: float) -> None:
     tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _find_or_create(tr, keys, _TAGS, name, now)
-    if tr.get(keys.tag_of_run(run, uuid)) is None:
-        tr.set(keys.run_tag(run, uuid), _TRUE)
-        tr.set(keys.tag_of_run(run, uuid), _TRUE)
-        tr.set(keys.tag_run(uuid, run), _TRUE)
-        indexes.put(rows, "tag", name)
-        _count(tr, keys, _TAGS, uuid, 1)
+    tr.set(keys.run_tag(run, uuid), _TRUE)
+    tr.set(keys.tag_of_run(run, uuid), _TRUE)
+    indexes.put(rows, "tag", name)
+    _join(rows, _TAGS, uuid)
 
 
 def remove_tag(rows: RunRows[Transaction], name: str) -> None:
-    tr, keys, run = rows.tr, rows.keys, rows.run
-    uuid = _find(tr, keys, _TAGS, name)
-    if uuid is not None and tr.get(keys.tag_of_run(run, uuid)) is not None:
+    uuid = _find(rows.tr, rows.keys, _TAGS, name)
+    if uuid is not None:
         indexes.drop(rows, "tag", name)
         _detach(rows, uuid)
 
@@ -167,8 +211,7 @@ def _detach(rows: RunRows[Transaction], uuid: str) -> None:
     tr, keys, run = rows.tr, rows.keys, rows.run
     tr.clear(keys.run_tag(run, uuid))
     tr.clear(keys.tag_of_run(run, uuid))
-    tr.clear(keys.tag_run(uuid, run))
-    _count(tr, keys, _TAGS, uuid, -1)
+    _part(rows, _TAGS, uuid)
 
 
 def forgetting_run(rows: RunRows[Transaction]) -> Iterator[None]:

@@ -65,18 +65,26 @@ class Queries:
         wanted = [
             fact
             for fact, given in (
-                (("experiment", experiment), experiment),
-                (("tag", tag), tag),
                 (("active", active), active),
                 (("archived", archived), archived),
                 (("active", True), heard_before),
             )
             if given is not None
         ]
+        # Those two not by their indexes, which the API server leaves under the old name of a tag that it renames.
+        members = [
+            runs_of(snap, self._keys, name)
+            for runs_of, name in (
+                (entities.runs_of_experiment, experiment),
+                (entities.runs_of_tag, tag),
+            )
+            if name is not None
+        ]
         found = (
             run
             for run in runs.list_runs(snap, self._keys, newest_first=True)
             if all(snap.get(self._keys.index(*fact, run)) is not None for fact in wanted)
+            and all(has(run) for has in members)
             and (heard_before is None or self._heard_before(snap, run, heard_before))
         )
         names = entities.Names(snap, self._keys)

@@ -463,9 +463,9 @@ def test_blob_ref_is_one_entry_however_often_it_comes(ledger: Ledger) -> None:
 
 
 def test_a_new_experiment_is_named_deterministically(ledger: Ledger) -> None:
-    """UUID v5 of the name, dashed, with every field; the run, its meta and its index point there."""
+    """UUID v5 of the name and the record's time, dashed, with every field; the run, its meta and its index point there."""
     ledger.apply(record("set_run_property", at=1, experiment="e"))
-    uuid = str(uuid5(NAMESPACE, "e"))
+    uuid = str(uuid5(NAMESPACE, f"{T0 + 1!r} e"))
     assert UUID(uuid).version == 5
     assert ledger.system() == {
         ("activity", "r"): T0 + 1,
@@ -524,7 +524,7 @@ def test_tags_count_associations(ledger: Ledger) -> None:
     ledger.apply(record("add_tag", "s", tag_name="t"))
     assert ledger.tags() == ["a", "t"]
     assert ledger.counts("tags") == {"a": 1, "t": 2}
-    uuid = str(uuid5(NAMESPACE, "t"))
+    uuid = str(uuid5(NAMESPACE, f"{T0!r} t"))
     assert ledger.rows_of("r")[("tags", uuid)] == b"\xc3"
     assert ledger.system("run_tags", "r")[("run_tags", "r", uuid)] is True
     assert ledger.system("tag_runs", uuid) == {
