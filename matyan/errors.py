@@ -1,6 +1,10 @@
 """One error class per reaction of the caller.
 
-Each message is one sentence for the person who reads it and says what to do.
+The texts of ConfigurationError and its kinds, NotFound, Unavailable and MatyanError are for a person, as those of click's errors
+and of refused HTTP requests are: whole sentences that begin with a capital (or with the name that they are about), end with a full
+stop and say what to do. What is put into a larger sentence or a reply is a fragment and stays one, small and without a stop: the
+reasons of ValueError, InvalidRecord, Bug, RecordsRefused and QueueFull, and a field with what is wrong with it ("run_id: …").
+`tests/test_sentences.py` holds the code to it.
 """
 
 from __future__ import annotations

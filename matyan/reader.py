@@ -160,7 +160,7 @@ class Reader:
                 whole.epochs.extend(block.points.epochs)
         if not found:
             raise NotFound(
-                f"run {run} has no metric {name!r} in that context; `matyan show {run}` lists them"
+                f"Run {run} has no metric {name!r} in that context: `matyan show {run}` lists them."
             )
         return whole
 
@@ -211,8 +211,8 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
     folder = Path(data).absolute()
     if not is_data_folder(folder):
         raise ConfigurationError(
-            f"there is no tracker data in {folder}; name another folder with --data, "
-            f"or start one with: matyan up --data {folder}"
+            f"There is no tracker data in {folder}: name another folder with --data, "
+            f"or start one with: matyan up --data {folder}."
         )
     deadline = time.monotonic() + _LOCK_WAIT_S
     pause = _FIRST_POLL_S

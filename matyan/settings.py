@@ -283,7 +283,7 @@ class Settings:
         if bad:
             raise ConfigurationError(
                 f"MATYAN_ENVIRONMENT=production, but {', '.join(bad)} still has its development "
-                f"default; set {'it' if len(bad) == 1 else 'each of them'} and start again"
+                f"default: set {'it' if len(bad) == 1 else 'each of them'} and start again."
             )
 
     def _refuse_contradictions(self) -> None:
@@ -305,7 +305,7 @@ class Settings:
         ]
         if missing:
             raise ConfigurationError(
-                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: expected {' and '.join(missing)} to be set, too"
+                f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: expected {' and '.join(missing)} to be set, too."
             )
 
     def _refuse_one_name_for_two(self) -> None:
@@ -313,11 +313,11 @@ class Settings:
         if len({*topics, *map(dead_letter_topic, topics)}) < 4:
             raise ConfigurationError(
                 f"KAFKA_DATA_INGESTION_TOPIC={topics[0]} and KAFKA_CONTROL_EVENTS_TOPIC={topics[1]}: expected two topics, "
-                f"neither of which is the other's for dead letters ({dead_letter_topic('NAME')})"
+                f"neither of which is the other's for dead letters ({dead_letter_topic('NAME')})."
             )
         if self.ingestion_group == self.control_group:
             raise ConfigurationError(
-                f"MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP are both {self.control_group!r}: expected two groups"
+                f"MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP are both {self.control_group!r}: expected two groups."
             )
 
 
@@ -368,10 +368,10 @@ def load(
                 raw.encode()  # a variable of another encoding: no client could pass it on
                 values[row.name] = row.metadata["parse"](raw)
             except UnicodeEncodeError:
-                raise ConfigurationError(f"{name}: expected UTF-8") from None
+                raise ConfigurationError(f"{name}: expected UTF-8.") from None
             except ValueError as error:
                 shown = repr(Secret(raw) if is_secret(row) else raw)
-                raise ConfigurationError(f"{name}={shown}: {error}") from None
+                raise ConfigurationError(f"{name}={shown}: {error}.") from None
     if overrides:
         raise TypeError(f"unknown settings {sorted(overrides)}")
     settings = Settings(**values)
@@ -392,11 +392,11 @@ def read_environment() -> dict[str, str]:
         return dict(os.environ)
     except UnicodeDecodeError as error:
         raise ConfigurationError(
-            f"{path.absolute()} is not UTF-8 (byte {error.start}): save it as UTF-8"
+            f"{path.absolute()} is not UTF-8 (byte {error.start}): save it as UTF-8."
         ) from None
     except OSError as error:
         raise ConfigurationError(
-            f"cannot read {path.absolute()} ({error.strerror}): mend its permissions, or start in another folder"
+            f"{path.absolute()} cannot be read ({error.strerror}): mend its permissions, or start in another folder."
         ) from None
     from dotenv import dotenv_values  # 20 ms, which a process without such a file need not pay
 
@@ -420,7 +420,7 @@ def unknown_names(environment: Mapping[str, str], *, ignore: tuple[str, ...] = (
         if environment[name].startswith(("tcp://", "udp://")):
             continue  # what Kubernetes sets for a service called so
         near = difflib.get_close_matches(upper, known, 1, 0.7)
-        hint = f"; is {near[0]} meant?" if near else ""
+        hint = f": is {near[0]} meant?" if near else "."
         found.append(f"{name} is set, and there is no such setting{hint}")
     return found
 

@@ -34,14 +34,14 @@ _READ_S = 20.0
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What the body of DeleteObjects cannot carry (XML 1.0, Char; a carriage return would come out as a line feed)."""
 
-_MEND = "look at S3_ENDPOINT and S3_REGION, and whether the server runs"
+_MEND = "Look at S3_ENDPOINT and S3_REGION, and whether the server runs."
 _MENDS: Final = {
-    "NoSuchBucket": "make that bucket, or name another one with S3_BUCKET",
+    "NoSuchBucket": "Make that bucket, or name another one with S3_BUCKET.",
     **dict.fromkeys(
         ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        "S3_ACCESS_KEY and S3_SECRET_KEY must be a key that may list, put and delete in S3_BUCKET",
+        "S3_ACCESS_KEY and S3_SECRET_KEY must be a key that may list, put and delete in S3_BUCKET.",
     ),
-    "RequestTimeTooSkewed": "set this machine's clock",
+    "RequestTimeTooSkewed": "Set this machine's clock.",
 }
 """What mends an error, by the S3 API's code."""
 
@@ -59,14 +59,14 @@ class S3Blobs:
     def __init__(self, settings: Settings, *, page: int = 1_000) -> None:
         if settings.blob_backend_type != "s3":
             raise ConfigurationError(
-                f"BLOB_BACKEND_TYPE={settings.blob_backend_type} is not supported: use s3, or an S3 gateway"
+                f"BLOB_BACKEND_TYPE={settings.blob_backend_type} is not supported: use s3, or an S3 gateway."
             )
         if not settings.s3_access_key or not settings.s3_secret_key:
             # Without them botocore would look for some in files and on the network.
-            raise ConfigurationError("S3_ACCESS_KEY or S3_SECRET_KEY is empty: set both")
+            raise ConfigurationError("S3_ACCESS_KEY or S3_SECRET_KEY is empty: set both.")
         if settings.s3_presign_expiry > LONGEST_EXPIRY_S:
             raise ConfigurationError(
-                f"S3_PRESIGN_EXPIRY={settings.s3_presign_expiry}: S3 allows {LONGEST_EXPIRY_S} seconds at most"
+                f"S3_PRESIGN_EXPIRY={settings.s3_presign_expiry}: S3 allows {LONGEST_EXPIRY_S} seconds at most."
             )
         self._bucket = settings.s3_bucket
         self._expiry = settings.s3_presign_expiry
@@ -84,7 +84,9 @@ class S3Blobs:
             # The first signature reads rules from the disk, 9 ms: not in the loop. And it checks the bucket's name.
             self._sign("run/path", "text/plain")
         except BotoCoreError as error:
-            raise ConfigurationError(f"S3_BUCKET={settings.s3_bucket}: {error}") from None
+            raise ConfigurationError(
+                f"S3_BUCKET={settings.s3_bucket}: {_said(error)}. Name another bucket."
+            ) from None
 
     async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
         """Signs for S3_PUBLIC_ENDPOINT. In the loop's thread: it opens no network and takes less than a millisecond."""
@@ -113,7 +115,8 @@ class S3Blobs:
             if answer.get("Errors"):
                 first = answer["Errors"][0]
                 raise Unavailable(
-                    f"{self._where}: {first.get('Key')} was not deleted: {first.get('Code')}, {first.get('Message')}"
+                    f"{self._where}: {first.get('Key')} was not deleted: {first.get('Code')}, {first.get('Message')}. "
+                    f"{_MENDS.get(first.get('Code'), _MEND)}"
                 )
         return len(keys)
 
@@ -162,7 +165,9 @@ class S3Blobs:
             try:
                 found = self._client.get_object(Bucket=self._bucket, Key=f"{run}/{path}")
             except self._client.exceptions.NoSuchKey:
-                raise NotFound(f"{self._where}: there is no artifact {path} of run {run}") from None
+                raise NotFound(
+                    f"{self._where}: there is no artifact {path} of run {run}."
+                ) from None
             yield from found["Body"].iter_chunks(_PIECE_BYTES)
 
     # --- for `matyan doctor` -----------------------------------------------------------------------
@@ -202,10 +207,12 @@ class S3Blobs:
         except ClientError as error:
             answer = error.response
         except BotoCoreError as error:
-            raise Unavailable(f"S3: {error}") from error
+            raise Unavailable(f"{self._where} does not answer: {_said(error)}. {_MEND}") from error
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         if date is None:
-            raise Unavailable("S3: the server's answer has no Date header")
+            raise Unavailable(
+                f"{self._where} tells no time: its answer has no Date header. {_MEND}"
+            )
         return parsedate_to_datetime(date).timestamp()
 
     async def _call(self, call: Callable[..., T], **arguments: Any) -> T:
@@ -222,9 +229,16 @@ class S3Blobs:
             yield
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
-            raise Unavailable(f"{self._where}: {error}: {_MENDS.get(code, _MEND)}") from error
+            raise Unavailable(
+                f"{self._where}: {_said(error)}. {_MENDS.get(code, _MEND)}"
+            ) from error
         except BotoCoreError as error:
-            raise Unavailable(f"{self._where} does not answer: {error}: {_MEND}") from error
+            raise Unavailable(f"{self._where} does not answer: {_said(error)}. {_MEND}") from error
+
+
+def _said(error: Exception) -> str:
+    """botocore's sentence, without a full stop."""
+    return str(error).removesuffix(".")
 
 
 def _put(url: str, body: bytes) -> None:
@@ -232,7 +246,7 @@ def _put(url: str, body: bytes) -> None:
     try:
         urllib.request.urlopen(request, timeout=10).close()
     except OSError as error:  # every error of urllib is one
-        raise Unavailable(f"S3: a PUT to a presigned URL failed: {error}") from error
+        raise Unavailable(f"S3: a PUT to a presigned URL failed: {error}. {_MEND}") from error
 
 
 def _client(settings: Settings, endpoint: str, name: str) -> Any:
@@ -256,5 +270,5 @@ def _client(settings: Settings, endpoint: str, name: str) -> Any:
         )
     except (BotoCoreError, ValueError) as error:
         raise ConfigurationError(
-            f"{name}={endpoint}: {error}; expected http://host:port or https://host"
+            f"{name}={endpoint}: {_said(error)}; expected http://host:port or https://host."
         ) from None

@@ -62,12 +62,12 @@ def artifacts(
       matyan artifacts 3f2a --json | jq -r '.[] | select(.bytes == null) | .path'
     """
     if (path is not None) + (folder is not None) + as_json > 1:
-        raise click.UsageError("only one of --get, --all and --json")
+        raise click.UsageError("Name only one of --get, --all and --json.")
     if output is not None and path is None:
-        raise click.UsageError("--output is for --get")
+        raise click.UsageError("Name the artifact with --get: --output is where its bytes go.")
     if folder == Path("-"):
         raise click.UsageError(
-            "--all wants a folder; standard output takes one artifact, with --get"
+            "Name a folder with --all: standard output takes one artifact, with --get."
         )
     if path is not None:
         not_for_a_terminal("an artifact", output)
@@ -97,10 +97,10 @@ def _get(fetch: Fetch, run: str, rows: Sequence[views.Row], path: str, file: Pat
     row = next((one for one in rows if one["path"] == path), None)
     if row is None:
         raise NotFound(
-            f"run {run} has no artifact {path!r}; `matyan artifacts {run}` lists those that it has"
+            f"Run {run} has no artifact {path!r}: `matyan artifacts {run}` lists those that it has."
         )
     if row["bytes"] is None:
-        raise NotFound(f"the artifact {path!r} of run {run} has no bytes: it was never uploaded")
+        raise NotFound(f"The artifact {path!r} of run {run} has no bytes: it was never uploaded.")
     with output_file(file) as out, _progress(row["bytes"]) as advance:
         for piece in fetch(run, path):
             out.write(piece)
@@ -120,11 +120,13 @@ def _get_all(fetch: Fetch, run: str, rows: Sequence[views.Row], folder: Path) ->
                 terminal.out(row["path"], folder / place)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write below {folder}: {clean(error.filename or '')} {error.strerror}"
+            f"Nothing can be written below {folder} ({clean(error.filename or '')}: {error.strerror}): mend that, or name another folder."
         ) from None
     missing = len(rows) - len(there)
     if missing:
-        terminal.note(f"{missing} of {len(rows)} artifacts have no bytes: never uploaded")
+        terminal.note(
+            f"{missing} of {len(rows)} artifacts have no bytes: they were never uploaded."
+        )
 
 
 def _write(root: Path, place: str, pieces: Iterable[bytes], advance: Advance) -> None:
@@ -132,7 +134,7 @@ def _write(root: Path, place: str, pieces: Iterable[bytes], advance: Advance) ->
     target = root / place
     # A link that stood there before may lead anywhere.
     if not target.parent.resolve().is_relative_to(root):
-        raise ConfigurationError(f"{target.parent} leads out of {root}: take another folder")
+        raise ConfigurationError(f"{target.parent} leads out of {root}: name another folder.")
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".matyan-", dir=root)
     try:

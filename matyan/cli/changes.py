@@ -26,7 +26,7 @@ def _chosen(
 ) -> list[views.Row]:
     """The runs that were named, or those that the filters let pass: never all of them by accident."""
     if bool(names) == bool(filters):
-        raise click.UsageError("name the runs, or choose them with filters such as --experiment")
+        raise click.UsageError("Name the runs, or choose them with filters such as --experiment.")
     return [*(opened.find(names) if names else opened.runs(**filters))]
 
 
@@ -46,14 +46,14 @@ def _must_be_whole(verb: str, begun: dict[str, str]) -> None:
     """
     for name, run in begun.items():
         raise NotFound(
-            f"there is no run {name!r}, only {run}, which begins so: name it whole, or leave out --yes to be asked; "
-            f"nothing was {verb}"
+            f"There is no run {name!r}, only {run}, which begins so: name it whole, or leave out --yes to be asked; "
+            f"nothing was {verb}."
         )
 
 
 def _note_begun(begun: dict[str, str]) -> None:
     for name, run in begun.items():
-        terminal.note(f"{terminal.clean(name)} is the beginning of {run}")
+        terminal.note(f"{terminal.clean(name)} is the beginning of {run}.")
 
 
 def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
@@ -63,7 +63,7 @@ def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
         if len(rows) > _NAMED_RUNS:
             terminal.note(f"… and {len(rows) - _NAMED_RUNS} more")
     if not terminal.ask(f"{verb} {what}?"):
-        raise MatyanError(f"nothing was {verb.lower().rstrip('e')}ed")
+        raise MatyanError(f"Nothing was {verb.lower().rstrip('e')}ed.")
 
 
 @click.command()
@@ -95,9 +95,9 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
             if ended["was_active"]:
                 terminal.out(f"finished run {row['run']} ({views.duration(ended['duration'])})")
             else:
-                terminal.note(f"run {row['run']} had ended before")
+                terminal.note(f"Run {row['run']} had ended before.")
     if not rows:
-        terminal.note("no such runs")
+        terminal.note("No such runs: `matyan runs` lists those that there are.")
 
 
 @click.command()
@@ -128,9 +128,9 @@ def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
             pending |= opened.delete(row["run"])["blobs_pending"]
             terminal.out(f"deleted run {row['run']}")
     if not rows:
-        terminal.note("no such runs")
+        terminal.note("No such runs: `matyan runs` lists those that there are.")
     if pending:
-        terminal.note("artifacts are still being deleted; that goes on by itself")
+        terminal.note("Artifacts are still being deleted: that goes on by itself.")
 
 
 def _described(opened: reader.Reader, rows: Sequence[views.Row]) -> str:

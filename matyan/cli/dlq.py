@@ -125,11 +125,11 @@ def dlq_replay(ids: tuple[str, ...], data: Path, kafka: bool, everything: bool) 
     topic's records by default: keep the two alike. Run one replay at a time.
     """
     if bool(ids) == everything:
-        raise click.UsageError("name the dead letters by their ids, or all of them with --all")
+        raise click.UsageError("Name the dead letters by their ids, or all of them with --all.")
     again = 0
     with _letters(data, kafka) as letters:
         for outcome in letters.replay(None if everything else _ids(ids, kafka)):
             terminal.out(outcome["id"], outcome["outcome"])
             again += outcome["outcome"].startswith("dead again")
     if again:
-        raise MatyanError(f"{again} of them could not be applied; `matyan dlq list` says why")
+        raise MatyanError(f"{again} of them could not be applied: `matyan dlq list` says why.")

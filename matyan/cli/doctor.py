@@ -80,7 +80,7 @@ def doctor(
         )
     wrong = [one.check for one in found if not one.ok]
     if wrong:
-        raise MatyanError(f"not all is well: {', '.join(wrong)}")
+        raise MatyanError(f"Not all is well: mend {', '.join(wrong)}.")
 
 
 async def _examine_until_well(
@@ -99,9 +99,9 @@ async def _examine_until_well(
             or trio.current_time() + _AGAIN_S >= deadline
         ):
             return found
-        reasons = "; ".join(f"{one.check}: {one.text}" for one in wrong)
+        reasons = " ".join(f"{one.check}: {one.text}" for one in wrong)
         if reasons != told:
-            terminal.note(f"waits for {reasons}")
+            terminal.note(f"Waits for {reasons}")
             told = reasons
         await trio.sleep(_AGAIN_S)
 
@@ -123,7 +123,7 @@ async def examine(
 
     async def ask(name: str) -> None:
         seconds = max(_LEAST_S, min(_CHECK_S, deadline - trio.current_time()))
-        found[name] = Finding(name, False, f"no answer within {seconds:.0f} s")
+        found[name] = Finding(name, False, f"No answer came within {seconds:.0f} s.")
         with trio.move_on_after(seconds):
             try:
                 found[name] = Finding(name, True, await checks[name]())
@@ -155,7 +155,7 @@ async def _check_broker(settings: Settings) -> str:
         found = await trio.to_thread.run_sync(cluster, admin, abandon_on_cancel=True)
     except Unavailable as error:
         raise Unavailable(
-            f"{error}; is KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers} right, and may this machine "
+            f"{error} Is KAFKA_BOOTSTRAP_SERVERS={settings.kafka_bootstrap_servers} right, and may this machine "
             "connect to it (KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_…)?"
         ) from error
     many = "1 broker" if len(found.brokers) == 1 else f"{len(found.brokers)} brokers"
@@ -171,7 +171,7 @@ async def _check_topics(settings: Settings) -> str:
     names = [*topic_names(settings)]
     topics = await trio.to_thread.run_sync(inspect_topics, admin, names, abandon_on_cancel=True)
     if found := troubles(topics):
-        raise Unavailable("; ".join(found))
+        raise Unavailable(" ".join(found))
     advised = any(topic.advice() for topic in topics)
     said = ", ".join(names) + ("; `matyan topics check` has advice" if advised else "")
     if await trio.to_thread.run_sync(_check_group, settings, abandon_on_cancel=True):
@@ -194,7 +194,7 @@ def _check_group(settings: Settings) -> bool:
     except Unavailable:
         return False
     if found := kafka.conflicts(Claimant(settings.ingestion_group), rows):
-        raise Unavailable("; ".join(found))
+        raise Unavailable(" ".join(found))
     return True
 
 
@@ -233,7 +233,7 @@ async def _check_store(settings: Settings, folder: Path) -> str:
     except Unavailable:
         return text  # the other checks say why nothing can be compared
     if found := kafka.conflicts(claimant, rows):
-        raise Unavailable("; ".join(found))
+        raise Unavailable(" ".join(found))
     return text
 
 
@@ -244,8 +244,8 @@ def _check_place(folder: Path) -> str:
         place = place.parent
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise ConfigurationError(
-            f"no store can be made in {folder}, since {place} is not a folder that this user may write: mend that, "
-            "or name another folder with --store"
+            f"No store can be made in {folder}, since {place} is not a folder that this user may write: mend that, "
+            "or name another folder with --store."
         )
     return f"none yet; it is made in {folder} at the first start"
 
@@ -273,7 +273,7 @@ async def _check_clock(settings: Settings) -> str:
     skew = f"{abs(ahead):.0f} s {side} the S3 server at {settings.s3_endpoint} (its Date header)"
     if abs(ahead) > _SKEW_S:
         raise Unavailable(
-            f"this machine is {skew}: keep both clocks by NTP; S3 refuses signatures that are 15 minutes off, and "
-            "records carry this machine's time"
+            f"This machine is {skew}: keep both clocks by NTP; S3 refuses signatures that are 15 minutes off, and "
+            "records carry this machine's time."
         )
     return skew

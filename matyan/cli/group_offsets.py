@@ -50,9 +50,9 @@ class PartitionOffsets:
 
     def prospect(self, target: int) -> str:
         """What setting it to `target` does, as a sentence."""
-        name, low = f"partition {self.partition}", self.kafka.low
+        name, low = f"Partition {self.partition}", self.kafka.low
         if self.stored is None:
-            return f"{name}: this store has no offset of it; it gets what stands at {target} and after, and nothing before"
+            return f"{name}: this store has no offset of it; it gets what stands at {target} and after, and nothing before."
         said = []
         if self.stored < low:
             said.append(
@@ -63,7 +63,7 @@ class PartitionOffsets:
             said.append(f"{known - target} records that it has are applied again")
         elif target > known:
             said.append(f"{target - known} records that it has not are skipped for good")
-        return f"{name}: {self.stored} → {target}: {', '.join(said) or 'nothing is applied again or skipped'}"
+        return f"{name}: {self.stored} → {target}: {', '.join(said) or 'nothing is applied again or skipped'}."
 
 
 Choice = Callable[[list[PartitionOffsets], str], dict[int, int]]
@@ -133,7 +133,7 @@ class GroupOffsets:
             rows = await self._read(store, keys)
             if LOCAL in await store.read(lambda snap: feeders(snap, keys)):
                 raise ConfigurationError(
-                    f"the records of {folder} come from `matyan up`, and not from Kafka: name a worker's store"
+                    f"The records of {folder} come from `matyan up`, and not from Kafka: name a worker's store."
                 )
             make_id = store_id()
             id = await store.transact(lambda tr: make_id(tr, keys))

@@ -124,7 +124,7 @@ def main() -> None:
         _end(code, terminal.clean(f"matyan: {error}"))
     except _OutputEnded as error:
         # `matyan export RUN | head` is no error.
-        _end(141) if error.is_unread else _end(1, f"matyan: cannot write the output: {error}")
+        _end(141) if error.is_unread else _end(1, f"matyan: The output cannot be written: {error}.")
     except click.exceptions.Abort:
         _drop_output()
         _end(130, "")

@@ -60,20 +60,20 @@ def offsets_show(settings: Settings, folder: Path | None, group: str | None, as_
         return
     if group not in (None, settings.ingestion_group):
         raise NotFound(
-            f"there is no group {group} here: {settings.ingestion_group} and {settings.control_group} are the ones that "
-            "MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP name"
+            f"There is no group {group} here: {settings.ingestion_group} and {settings.control_group} are the ones that "
+            "MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP name."
         )
     if folder is None:
         raise click.UsageError(f"Name the ingestion workers' store: --store {SYNTAX}.")
     kafka = GroupOffsets(settings)
-    unread = None if has_store(folder) else f"there is no store in {folder} yet"
+    unread = None if has_store(folder) else f"There is no store in {folder} yet"
     try:
         rows = [] if unread else trio.run(kafka.stored, folder)
     except FolderInUse as error:
         unread = f"{folder} is held by {error.holder}"
     if unread:
         terminal.note(
-            f"{unread}: no stored offsets are shown, and the lag is that of the committed ones"
+            f"{unread}: no stored offsets are shown, and the lag is that of the committed ones."
         )
         rows = kafka.told_by(folder, kafka.committed())
     _show(rows, as_json)
@@ -164,7 +164,9 @@ def _chosen(
     """
     unknown = set(partitions) - {row.partition for row in rows}
     if unknown:
-        raise NotFound(f"the topic {topic} has no {_named(unknown)}")
+        raise NotFound(
+            f"The topic {topic} has no {_named(unknown)}: `matyan offsets show` lists those that it has."
+        )
     offsets = {
         row.partition: {
             "start": row.kafka.low,
@@ -188,11 +190,11 @@ def _note_other_store(
     others = {row.partition for row in rows if row.kafka.store not in (None, store_id)}
     if others - chosen.keys():
         raise ConfigurationError(
-            f"the consumer group feeds another store, with {_named(others)}: to give it to this one takes "
-            "--all-partitions, and --to start or --to end where this one has no offset yet"
+            f"The consumer group feeds another store, with {_named(others)}: to give it to this one takes "
+            "--all-partitions, and --to start or --to end where this one has no offset yet."
         )
     if others:
-        terminal.note("the consumer group is given to this store; it fed another one")
+        terminal.note("The consumer group is given to this store: it fed another one.")
 
 
 def _named(partitions: Iterable[int]) -> str:

@@ -33,7 +33,7 @@ def not_for_a_terminal(what: str, output: Path | None) -> None:
     """
     if output is None and sys.stdout.isatty():
         raise ConfigurationError(
-            f"{what} is not for a terminal; name a file with --output FILE, or pipe it into a program"
+            f"{what} is not for a terminal: name a file with --output FILE, or pipe it into a program."
         )
 
 
@@ -55,6 +55,8 @@ def output_file(path: Path | None) -> Iterator[BinaryIO]:
             yield file
         partial.replace(path)
     except OSError as error:
-        raise ConfigurationError(f"cannot write {path}: {error.strerror}") from None
+        raise ConfigurationError(
+            f"{path} cannot be written ({error.strerror}): mend that, or name another file with --output."
+        ) from None
     finally:
         partial.unlink(missing_ok=True)

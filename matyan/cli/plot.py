@@ -54,13 +54,13 @@ def metrics_named(shown: Row, name: str) -> list[Row]:
     run = shown["run"]
     if any(one["name"] == name for one in logs_):
         raise NotFound(
-            f"{name!r} is no metric but the {_LOG_NAMES[name]} of run {run}; `matyan logs {run}` prints them"
+            f"{name!r} is no metric but the {_LOG_NAMES[name]} of run {run}: `matyan logs {run}` prints them."
         )
     names = sorted({one["name"] for one in others})
     near = difflib.get_close_matches(name, names[:_COMPARED_NAMES], n=_TOLD_NAMES, cutoff=0.5)
     told = ", ".join(near + [one for one in names if one not in near][: _TOLD_NAMES - len(near)])
     rest = f" and {len(names) - _TOLD_NAMES} more" if len(names) > _TOLD_NAMES else ""
-    raise NotFound(f"run {run} has no metric {name!r}; it has: {told or 'none'}{rest}")
+    raise NotFound(f"Run {run} has no metric {name!r}; it has: {told or 'none'}{rest}.")
 
 
 def draw(blocks: Iterable[Block], last_step: int | None) -> None:

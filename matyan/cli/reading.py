@@ -110,7 +110,7 @@ def _draw(opened: reader.Reader, shown: views.Row, name: str) -> None:
     if not is_drawn:
         raise NotFound(
             f"{name!r} is no metric: run {shown['run']} has objects there; "
-            f"`matyan export {shown['run']} --format jsonl` writes them"
+            f"`matyan export {shown['run']} --format jsonl` writes them."
         )
 
 

@@ -25,7 +25,7 @@ from matyan.settings import Settings, read_environment, unknown_names
 _SILENCE_S = 2.0
 """Without an answer for so long, the log says that a start waits: the first one of brokers that are away takes 10 s."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0
-_NOT_ASKED = "not asked yet"
+_NOT_ASKED = "Not asked yet."
 
 log = get_logger()
 

@@ -100,9 +100,9 @@ def topics_check(settings: Settings, as_json: bool) -> None:
         views.topics(_topic_row(topic) for topic in found)
         for advice in dict.fromkeys(advice for topic in found for advice in topic.advice()):
             names = ", ".join(topic.name for topic in found if advice in topic.advice())
-            terminal.note(f"advice for {names}: {advice}")
+            terminal.note(f"Advice for {names}: {advice}")
         if found[0].partitions:
-            terminal.note(f"note on {found[0].name}: {about_order(found[0])}")
+            terminal.note(f"Note on {found[0].name}: {about_order(found[0])}")
     _end_with(found)
 
 

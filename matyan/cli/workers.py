@@ -161,8 +161,8 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
     async with open_folder(path, settings.rocks_layout, patience_s=_PATIENCE_S) as folder:
         if folder.fed_by_tracker:
             raise ConfigurationError(
-                f"the records of {path} come from `matyan up`: go on with it, by `matyan up --data {path}`, or name "
-                "another folder with --store"
+                f"The records of {path} come from `matyan up`: go on with it, by `matyan up --data {path}`, or name "
+                "another folder with --store."
             )
         claimant = Claimant(settings.ingestion_group, folder.id, store_name(path))
         crew = _ingest_crew(settings, folder, claimant, count)

@@ -26,7 +26,7 @@ from matyan.folder.wire import (
     unpack_message,
 )
 
-_GONE = "the process that holds this data folder went away while it answered; run the same command again"
+_GONE = "The process that holds this data folder went away while it answered: run the same command again."
 
 
 def ask(folder: Path, op: str, arguments: dict[str, Any]) -> Iterator[Any]:
@@ -77,11 +77,13 @@ def _connect(folder: Path) -> socket.socket:
     except PermissionError:
         connection.close()
         raise ConfigurationError(
-            f"{folder / SOCKET_NAME} belongs to another user; run this command as the user who runs matyan up"
+            f"{folder / SOCKET_NAME} belongs to another user: run this command as the user who runs matyan up."
         ) from None
     except OSError as error:
         connection.close()
-        raise Unavailable(f"nobody answers at {folder / SOCKET_NAME}: {error}") from error
+        raise Unavailable(
+            f"Nobody answers at {folder / SOCKET_NAME} ({error}): run the same command again."
+        ) from error
     return connection
 
 
@@ -114,10 +116,10 @@ def _request(op: str, arguments: dict[str, Any]) -> bytes:
     try:
         return pack_message({"op": op, **arguments})
     except UnicodeEncodeError as error:
-        raise MatyanError(f"{error.object!r} is no valid Unicode; no name is written so") from None
+        raise MatyanError(f"{error.object!r} is no valid Unicode: no name is written so.") from None
     except OverflowError:
         raise MatyanError(
-            f"{op!r} was asked with a number beyond 64 bits; choose a smaller one"
+            f"{op!r} was asked with a number beyond 64 bits: choose a smaller one."
         ) from None
 
 

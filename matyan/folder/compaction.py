@@ -73,7 +73,7 @@ class Compaction:
         before = self._store.disk_bytes()
         room = os.statvfs(self._folder)
         if room.f_bavail * room.f_frsize < min(before, _ROOM_BYTES):
-            raise Unavailable(f"the disk of {self._folder} is nearly full")
+            raise Unavailable(f"The disk of {self._folder} is nearly full: free some space.")
         await self._store.compact(ranges if len(ranges) <= 2 * _MOST_RANGES else None)
         await self._store.transact(lambda tr: tr.set(self._keys.compacted(), pack_value(newest)))
         freed = before - self._store.disk_bytes()

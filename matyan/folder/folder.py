@@ -207,7 +207,7 @@ async def delivered(hand_over: Callable[[DeliveryCallback], T]) -> T:
         await done.wait()
     if not outcome:
         raise Unavailable(
-            f"it was not taken within {_WRITE_S:g} s; it is done as soon as the store or the broker is back"
+            f"It was not taken within {_WRITE_S:g} s: it is done as soon as the store or the broker is back."
         )
     if outcome[0] is not None:
         raise outcome[0]

@@ -69,7 +69,7 @@ class KafkaFolder:
                 lambda snap: runs.exists(RunRows(snap, self._folder.keys, run))
             )
 
-        await _effect(is_gone, f"run {run} stands still: Kafka has the record that deletes it")
+        await _effect(is_gone, f"Run {run} is still there: Kafka has the record that deletes it")
         # By the control worker, which tells nobody here when it has done so.
         yield {"run": run, "blobs_pending": True}
 
@@ -85,7 +85,7 @@ class KafkaFolder:
                 return not (await self._folder.last_heard(run)).active
 
             await _effect(
-                has_ended, f"run {run} is still active: Kafka has the record that ends it"
+                has_ended, f"Run {run} is still active: Kafka has the record that ends it"
             )
         after = await self._folder.last_heard(run)
         yield {"run": run, "was_active": before.active, "duration": after.duration}
@@ -97,8 +97,8 @@ class KafkaFolder:
         """
         if self._open_producer is None:
             raise ConfigurationError(
-                f"the records of {self._folder.path} come from Kafka, and so must {what}: "
-                f"start its worker first, with: matyan ingest-worker --store {name_of(self._folder.path)}"
+                f"The records of {self._folder.path} come from Kafka, and so must {what}: "
+                f"start its worker first, with: matyan ingest-worker --store {name_of(self._folder.path)}."
             )
         return self._open_producer
 
@@ -115,12 +115,12 @@ async def _effect(is_there: Callable[[], Awaitable[bool]], otherwise: str) -> No
                 break
             await trio.sleep(_POLL_S)
     if waiting.cancelled_caught:
-        raise Unavailable(f"{otherwise}, and the worker will come to it")
+        raise Unavailable(f"{otherwise}, and the worker will come to it.")
 
 
 async def _no_dead_letters(**arguments: object) -> AsyncIterator[object]:
     raise MatyanError(
-        "the records of this folder come from Kafka: what could not be applied stands in Kafka's dead-letter topics, "
-        "and `matyan dlq list --kafka` lists it"
+        "The records of this folder come from Kafka: what could not be applied stands in Kafka's dead-letter topics, "
+        "and `matyan dlq list --kafka` lists it."
     )
     yield  # an iterator, like every write

@@ -36,5 +36,5 @@ class Letters:
         """
         standing = local.dead_letter(snap, self._keys, id)
         if standing is None:
-            raise NotFound(f"there is no dead letter {id}; `matyan dlq list` lists them")
+            raise NotFound(f"There is no dead letter {id}: `matyan dlq list` lists them.")
         return standing

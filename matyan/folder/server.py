@@ -131,8 +131,8 @@ class LocalAPI:
         except OSError as error:
             bound.close()
             raise ConfigurationError(
-                f"cannot make the socket {self._folder / SOCKET_NAME} ({error.strerror}); "
-                "use a data folder on a local file system, with --data"
+                f"The socket {self._folder / SOCKET_NAME} cannot be made ({error.strerror}): "
+                "use a data folder on a local file system, with --data."
             ) from None
         return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
@@ -157,7 +157,7 @@ class LocalAPI:
         except trio.TooSlowError:
             return
         except ValueError as error:
-            await _send(stream, _refusal(MatyanError(f"this is no request of a command: {error}")))
+            await _send(stream, _refusal(MatyanError(f"This is no request of a command: {error}.")))
             return
         if request is None:
             return
@@ -173,8 +173,8 @@ class LocalAPI:
             _log.exception("a command could not be answered", op=op)
             answer = _refusal(
                 MatyanError(
-                    f"{op!r} could not be answered ({type(error).__name__}: {error}); the log of the process that holds "
-                    "this folder says where"
+                    f"{op!r} could not be answered ({type(error).__name__}: {error}): the log of the process that holds "
+                    "this folder says where."
                 )
             )
         else:
@@ -223,7 +223,7 @@ def _check_arguments(op: str, call: partial[Any]) -> None:
 
 def _newer(what: str) -> MatyanError:
     return MatyanError(
-        f"the process that holds this folder does not know {what}; use the same version of matyan"
+        f"The process that holds this folder does not know {what}: use the same version of matyan."
     )
 
 

@@ -115,8 +115,8 @@ class Spool:
                 left = left[os.write(self._file.fileno(), left) :]
         except OSError as error:
             raise MatyanError(
-                f"the rest of the answer finds no place in {tempfile.gettempdir()} ({error.strerror}), where it waits for a "
-                "reader that pauses; set TMPDIR to a folder with more room"
+                f"The rest of the answer finds no place in {tempfile.gettempdir()} ({error.strerror}), where it waits for a "
+                "reader that pauses: set TMPDIR to a folder with more room."
             ) from None
         with self._turn:
             self._spilled.append(len(message))

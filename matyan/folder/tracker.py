@@ -175,7 +175,7 @@ class Tracker:
             async with self._replaying:
                 if self._broker.is_redelivered(number):
                     raise Unavailable(
-                        f"dead letter {number} was sent before and waits for the store"
+                        f"Dead letter {number} was sent before and waits for the store."
                     )
                 letter = await self.store.read(partial(self._letters.standing, id=number))
                 self._must_take()
@@ -195,7 +195,7 @@ class Tracker:
         """
         trouble = self.ingest.trouble()
         if trouble is not None:
-            raise Unavailable(f"nothing was done: {trouble}")
+            raise Unavailable(f"Nothing was done: {trouble}")
 
     def _has_events(self, snap: Snapshot, run: str) -> bool:
         standing = snap.scan(*range_of(self.keys.control_events_prefix()))
@@ -216,8 +216,8 @@ async def open_tracker(
     async with open_folder(data, layout) as folder:
         if folder.fed_by_kafka:
             raise ConfigurationError(
-                f"the records of {data} come from Kafka; run its worker, with: "
-                f"matyan ingest-worker --store {name_of(data)}, or name another folder with --data"
+                f"The records of {data} come from Kafka: run its worker, with: "
+                f"matyan ingest-worker --store {name_of(data)}, or name another folder with --data."
             )
         yield Tracker(folder, settings.queue_bytes)
 
@@ -238,6 +238,6 @@ def _secret(path: Path) -> bytes:
         partial.replace(path)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot use {path} ({error.strerror}); mend its permissions, or name another folder with --data"
+            f"{path} cannot be used ({error.strerror}): mend its permissions, or name another folder with --data."
         ) from None
     return secret

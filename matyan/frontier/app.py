@@ -93,7 +93,7 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
         if base.endswith("//"):
             abort(
                 400,
-                "no URL can be made of the request's Host: name the server's with MATYAN_PUBLIC_URL",
+                "No URL can be made of the request's Host: name the server's with MATYAN_PUBLIC_URL.",
             )
         message = {
             "type": "blob_ref",
@@ -132,16 +132,16 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
                     await trio.sleep(ROOM_ASKED_S)
                 else:
                     return
-        abort(503, f"the queue of {producer.budget.capacity:,} bytes is full: ask again later")
+        abort(503, f"The queue of {producer.budget.capacity:,} bytes is full: ask again later.")
 
 
 async def _presign_fields() -> tuple[str, str, str]:
     try:
         body = json.loads(await request.get_data())
     except (ValueError, RecursionError):
-        abort(400, "the body is not JSON")
+        abort(400, "The body is not JSON.")
     if not isinstance(body, dict):
-        abort(422, "the body is not a JSON object")
+        abort(422, "The body is not a JSON object.")
     fields = [
         body.get("run_id"),
         body.get("artifact_path"),
@@ -164,7 +164,7 @@ async def _presign_fields() -> tuple[str, str, str]:
 def _add_ingest(app: QuartTrio, shared: Shared) -> None:
     @app.get("/api/v1/ws/runs/<path:run>")
     async def upgrade(run: str) -> tuple[dict[str, str], int, dict[str, str]]:
-        sentence = "this path takes a WebSocket: point the SDK at this server's URL"
+        sentence = "This path takes a WebSocket: point the SDK at this server's URL."
         return {"detail": sentence}, 426, {"Upgrade": "websocket"}
 
     @app.websocket("/api/v1/ws/runs/<path:run>")

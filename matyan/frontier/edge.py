@@ -162,8 +162,8 @@ async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
                 stream,
                 detail(
                     503,
-                    f"this process has {frontier.most_connections} connections already, and may have no more: close some, "
-                    "or raise its limit of open files (ulimit -n)",
+                    f"This process has {frontier.most_connections} connections already, and may have no more: close some, "
+                    "or raise its limit of open files (ulimit -n).",
                 ),
             )
     finally:

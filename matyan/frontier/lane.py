@@ -706,13 +706,13 @@ class Lane:
             await refuse(stream, detail(400, f"run id: {reason}"))
             return
         if self.shared.draining.is_set():
-            await refuse(stream, detail(503, "this process is shutting down: connect again"))
+            await refuse(stream, detail(503, "This process is shutting down: connect again."))
             return
         handshake = ServerProtocol(extensions=self._extensions, logger=_quiet)
         handshake.receive_data(_handshake(head))
         events = handshake.events_received()
         if not events:
-            await refuse(stream, detail(400, "this is no WebSocket handshake"))
+            await refuse(stream, detail(400, "This is no WebSocket handshake."))
             return
         request = events[0]
         assert isinstance(request, Request)

@@ -51,7 +51,7 @@ class Shared:
         budget = self.sessions.budget
         if budget.held > 0.8 * budget.capacity:
             raise Unavailable(
-                f"{budget.held:,} of {budget.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held"
+                f"{budget.held:,} of {budget.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held: what takes them away is slow or away."
             )
 
 

@@ -91,11 +91,11 @@ class Transfer:
         if reason is not None:
             raise _Refused(400, reason)
         if method not in {"PUT", "GET", "HEAD"}:
-            raise _Refused(405, "a signed URL takes PUT, GET and HEAD")
+            raise _Refused(405, "A signed URL takes PUT, GET and HEAD.")
         signed_for = "PUT" if method == "PUT" else "GET"
         query = scope["query_string"].decode("latin-1")
         if not blobs.verify(signed_for, run, path, query):
-            raise _Refused(403, "the signature is wrong or expired: ask for a new URL")
+            raise _Refused(403, "The signature is wrong or expired: ask for a new URL.")
         try:
             if method == "PUT":
                 content_type = blobs.signed_type(query)
@@ -142,7 +142,7 @@ class Transfer:
             if scope.cancelled_caught:
                 raise _Refused(
                     408,
-                    f"the body came too slowly: fewer than {RATE_BYTES:,} bytes in {RATE_S:.0f} s",
+                    f"The body came too slowly: fewer than {RATE_BYTES:,} bytes in {RATE_S:.0f} s.",
                 )
             # What the disk takes is not the client's time.
             waited += trio.current_time() - begun
@@ -150,7 +150,7 @@ class Transfer:
             if came >= RATE_BYTES:
                 came, waited = 0, 0.0
             if event["type"] == "http.disconnect":
-                raise _Refused(400, "the client went away before the end of the body")
+                raise _Refused(400, "The client went away before the end of the body.")
             size += len(event["body"])
             if size > self._max_bytes:
                 raise self._too_large()
@@ -167,7 +167,7 @@ class Transfer:
         if waiting.cancelled_caught:
             raise _Refused(
                 503,
-                f"{self._uploads.total_tokens:.0f} uploads are under way, and as many may be: try again later",
+                f"{self._uploads.total_tokens:.0f} uploads are under way, and as many may be: try again later.",
             )
         try:
             yield
@@ -175,7 +175,7 @@ class Transfer:
             self._uploads.release()
 
     def _too_large(self) -> _Refused:
-        return _Refused(413, f"a blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES)")
+        return _Refused(413, f"A blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES).")
 
 
 def _require_type(signed: str, scope: Scope) -> None:
@@ -183,7 +183,7 @@ def _require_type(signed: str, scope: Scope) -> None:
     sent = [value.strip() for name, value in scope["headers"] if name == b"content-type"]
     if sent and sent != [signed.strip().encode("latin-1")]:
         raise _Refused(
-            403, f"this URL was signed for Content-Type: {signed}; send that one, or none"
+            403, f"This URL was signed for Content-Type: {signed}; send that one, or none."
         )
 
 

@@ -139,7 +139,7 @@ class Queries:
                 return begun[0]
             if begun:
                 names = ", ".join(begun[:3]) + (", …" if len(begun) > 3 else "")
-                raise NotFound(f"several runs begin with {run!r}: {names}; give more of the id")
+                raise NotFound(f"Several runs begin with {run!r}: {names}. Give more of the id.")
         raise self._no_such(snap, run)
 
     def exact(self, snap: Snapshot, run: str) -> str:
@@ -158,8 +158,8 @@ class Queries:
             runs.list_runs(snap, self._keys, newest_first=True), _SUGGEST_FROM_RUNS
         )
         near = difflib.get_close_matches(run, list(newest), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; `matyan runs` lists them"
-        return NotFound(f"there is no run {run!r}{hint}")
+        hint = f": did you mean {' or '.join(near)}?" if near else ": `matyan runs` lists them."
+        return NotFound(f"There is no run {run!r}{hint}")
 
     def _beginning(self, snap: Snapshot, text: str) -> Iterator[str]:
         """The runs whose ids begin with `text`: one short scan each, whatever they hold."""

@@ -118,23 +118,23 @@ class Doors:
         if self.on_loopback and not path.startswith("/health/") and not self._is_called(host):
             return Refusal(
                 403,
-                f"this process listens on this machine alone and does not answer to Host: {headers.get('host', '')[:255]}; "
-                "a name that a proxy in front of it passes on belongs in MATYAN_ALLOWED_HOSTS or MATYAN_PUBLIC_URL",
+                f"This process listens on this machine alone and does not answer to Host: {headers.get('host', '')[:255]}; "
+                "a name that a proxy in front of it passes on belongs in MATYAN_ALLOWED_HOSTS or MATYAN_PUBLIC_URL.",
             )
         origin = headers.get("origin")
         changes = method not in _READS or "upgrade" in headers
         if changes and origin is not None and not self._is_own(origin, host):
             return Refusal(
                 403,
-                f"a page of {origin[:255]} may not change anything here; allow it with CORS_ORIGINS, or name the address "
-                "that browsers know this process by with MATYAN_PUBLIC_URL",
+                f"A page of {origin[:255]} may not change anything here; allow it with CORS_ORIGINS, or name the address "
+                "that browsers know this process by with MATYAN_PUBLIC_URL.",
             )
         # The app's router takes further slashes at the beginning for none.
         if method == "POST" and f"/{path.lstrip('/')}" in _JSON_ROUTES:
             kind = headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "application/json":
                 # A page may send other types without asking first (Fetch standard, "CORS-safelisted request-header").
-                return Refusal(415, "the body must be sent with Content-Type: application/json")
+                return Refusal(415, "The body must be sent with Content-Type: application/json.")
         return None
 
     def _is_called(self, host: Address | None) -> bool:
@@ -160,7 +160,7 @@ def doors_of(settings: Settings) -> Doors:
         read = read_origin("/".join(settings.public_url.split("/")[:3]))
         if read is None:
             raise ConfigurationError(
-                f"MATYAN_PUBLIC_URL={settings.public_url!r}: expected http://host[:port] or https://host[:port]"
+                f"MATYAN_PUBLIC_URL={settings.public_url!r}: expected http://host[:port] or https://host[:port]."
             )
         public = read[1]
     hosts = {public.host} if public is not None else set()
@@ -168,7 +168,7 @@ def doors_of(settings: Settings) -> Doors:
         address = read_address(word)
         if address is None and word != "*":
             raise ConfigurationError(
-                f"MATYAN_ALLOWED_HOSTS: {word!r} is no host; expected names such as hub.example, or * for any"
+                f"MATYAN_ALLOWED_HOSTS: {word!r} is no host; expected names such as hub.example, or * for any."
             )
         hosts.add("*" if address is None else address.host)
     # As written too: "null", "*", and schemes of programs that have no host.

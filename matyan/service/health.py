@@ -55,7 +55,7 @@ class Health:
 
     async def _keep_asking(self, name: str, check: Check) -> None:
         while True:
-            answer = f"no answer within {self._stale_s:g} s"
+            answer = f"No answer came within {self._stale_s:g} s."
             with trio.move_on_after(self._stale_s):
                 try:
                     await check()
@@ -69,18 +69,18 @@ class Health:
         """Each part and "ok" or why it must be restarted."""
         parts = {name: dead() or OK for name, dead in self._live.items()}
         late = 0.0 if self._ticked is None else trio.current_time() - self._ticked
-        parts["loop"] = OK if late < self._stale_s else f"has not turned for {late:.0f} s"
+        parts["loop"] = OK if late < self._stale_s else f"The loop has not turned for {late:.0f} s."
         return parts
 
     def ready(self) -> dict[str, str]:
         """Each check and "ok" or what is missing."""
         checks = {name: self._last_answer(name) for name in self._checks}
         if self.draining:
-            checks["draining"] = "the service is shutting down"
+            checks["draining"] = "The service is shutting down."
         return checks
 
     def _last_answer(self, name: str) -> str:
-        asked, answer = self._answers.get(name, (None, "not asked yet"))
+        asked, answer = self._answers.get(name, (None, "Not asked yet."))
         if asked is not None and (age := trio.current_time() - asked) > self._stale_s:
-            return f"no answer for {age:.0f} s"
+            return f"No answer came for {age:.0f} s."
         return answer

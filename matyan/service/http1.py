@@ -63,7 +63,7 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*)?\r\n")
 _LINE_BYTES = 4 << 10
 """Of a chunked body's line: a size with its extensions, or a field of the trailer."""
-_NO_LINE = "a control character, or a line that does not end in CRLF"
+_NO_LINE = "A control character, or a line that does not end in CRLF."
 _ABSOLUTE_FORM = re.compile(rb"(?:https?|wss?)://([^/?]+)(.*)", re.IGNORECASE)
 _AUTHORITY = re.compile(
     rb"(?:\[(?P<ipv6>[^\]]*)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::(?P<port>[0-9]{0,5}))?"
@@ -123,13 +123,13 @@ def parse_head(raw: bytes, rest: bytes) -> Head:
     fields = list(map(_field, lines))
     hosts = [value for name, value in fields if name.lower() == b"host"]
     if len(hosts) > 1 or (not hosts and version == "HTTP/1.1"):
-        raise BadRequest(400, "a request has one Host")
+        raise BadRequest(400, "A request has one Host.")
     if hosts and not _is_authority(hosts[0]):
-        raise BadRequest(400, "Host is no host")
+        raise BadRequest(400, "Host is no host.")
     if (absolute := _ABSOLUTE_FORM.fullmatch(target)) is not None:
         host, target = absolute.groups()
         if host.startswith(b":") or not _is_authority(host):
-            raise BadRequest(400, "the request's target is no URL")
+            raise BadRequest(400, "The request's target is no URL.")
         target = target if target.startswith(b"/") else b"/" + target
         hosts = [host]  # in place of the field (RFC 9112, 3.2.2)
     if hosts:
@@ -137,7 +137,7 @@ def parse_head(raw: bytes, rest: bytes) -> Head:
         # An empty port is the default one (RFC 3986, 6.2.3), to which not everybody agrees.
         fields.insert(0, (b"Host", hosts[0].removesuffix(b":")))
     if not _ORIGIN_FORM.fullmatch(target) and (method, target) != ("OPTIONS", b"*"):
-        raise BadRequest(400, "the request's target is no path")
+        raise BadRequest(400, "The request's target is no path.")
     headers: dict[str, str] = {}
     for raw_name, raw_value in fields:
         name, value = raw_name.decode().lower(), raw_value.decode("latin-1")
@@ -149,19 +149,19 @@ def parse_head(raw: bytes, rest: bytes) -> Head:
 def _request_line(line: bytes) -> tuple[str, bytes, str]:
     match = _REQUEST_LINE.fullmatch(line)
     if match is None or not _TOKEN.fullmatch(match[1]):
-        raise BadRequest(400, "the first line is no request of HTTP/1.1")
+        raise BadRequest(400, "The first line is no request of HTTP/1.1.")
     method, target, major, minor = match.groups()
     if major != b"1":
-        raise BadRequest(505, "this server speaks HTTP/1.1")
+        raise BadRequest(505, "This server speaks HTTP/1.1.")
     if method == b"CONNECT":
-        raise BadRequest(501, "this server is no proxy")
+        raise BadRequest(501, "This server is no proxy.")
     return method.decode(), target, "HTTP/1.0" if minor == b"0" else "HTTP/1.1"
 
 
 def _field(line: bytes) -> tuple[bytes, bytes]:
     name, colon, value = line.partition(b":")
     if not colon or not _TOKEN.fullmatch(name):
-        raise BadRequest(400, "a line of the head is no header field")
+        raise BadRequest(400, "A line of the head is no header field.")
     return name, value.strip(b" \t")
 
 
@@ -180,14 +180,14 @@ def _length(headers: dict[str, str], version: str) -> int | None:
     coding, length = headers.get("transfer-encoding"), headers.get("content-length")
     if coding is not None:
         if length is not None or version == "HTTP/1.0":
-            raise BadRequest(400, "Transfer-Encoding beside Content-Length, or in HTTP/1.0")
+            raise BadRequest(400, "Transfer-Encoding stands beside Content-Length, or in HTTP/1.0.")
         if coding.lower() != "chunked":
-            raise BadRequest(400, "the one Transfer-Encoding is chunked")
+            raise BadRequest(400, "The one Transfer-Encoding is chunked.")
         return None
     if length is None:
         return 0
     if not _LENGTH.fullmatch(length):
-        raise BadRequest(400, "Content-Length is no number")
+        raise BadRequest(400, "Content-Length is no number.")
     return int(length)
 
 
@@ -215,7 +215,7 @@ async def read_head(
         size = data.find(b"\r\n\r\n", max(checked - 3, 0)) + 4
         is_complete = size >= 4
         if (size if is_complete else len(data)) > HEAD_BYTES:
-            raise BadRequest(431, f"the request's head is longer than {HEAD_BYTES} bytes")
+            raise BadRequest(431, f"The request's head is longer than {HEAD_BYTES} bytes.")
         if is_complete:
             return parse_head(data[:size], data[size:])
         # Said at once: the end of such a head may never come.
@@ -227,7 +227,7 @@ async def read_head(
         if scope.cancelled_caught:
             if not (first or has_begun):
                 return None
-            raise BadRequest(408, f"the request's head was not complete within {HEAD_S:.0f} s")
+            raise BadRequest(408, f"The request's head was not complete within {HEAD_S:.0f} s.")
         if not more:
             return None
         data += more
@@ -279,7 +279,7 @@ class Chunked:
                 taken = (end or len(data)) - at
                 self._line += data[at : at + taken]
                 if len(self._line) > _LINE_BYTES:
-                    raise BadRequest(400, "a line of the chunked body is too long")
+                    raise BadRequest(400, "A line of the chunked body is too long.")
                 if end:
                     line, self._line = bytes(self._line), bytearray()
                     if _FOREIGN.search(line):
@@ -291,13 +291,13 @@ class Chunked:
     def _size_line(self, line: bytes) -> None:
         match = _CHUNK.fullmatch(line)
         if match is None:
-            raise BadRequest(400, "a chunk begins with its size")
+            raise BadRequest(400, "A chunk begins with its size.")
         self._left = int(match[1], 16)
         self._expect = self._end_line if self._left else self._trailer_line
 
     def _end_line(self, line: bytes) -> None:
         if line != b"\r\n":
-            raise BadRequest(400, "a chunk is longer than its size")
+            raise BadRequest(400, "A chunk is longer than its size.")
         self._expect = self._size_line
 
     def _trailer_line(self, line: bytes) -> None:
@@ -307,7 +307,7 @@ class Chunked:
         _field(line.removesuffix(b"\r\n"))
         self._trailer_left -= len(line)
         if self._trailer_left < 0:
-            raise BadRequest(431, f"the trailer is longer than {HEAD_BYTES} bytes")
+            raise BadRequest(431, f"The trailer is longer than {HEAD_BYTES} bytes.")
 
 
 # --- the answer ----------------------------------------------------------------------------------

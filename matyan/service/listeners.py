@@ -25,16 +25,16 @@ async def open_port(
     except (socket.gaierror, UnicodeError):
         # A name that no resolver may be asked for, such as "a..b", is the second.
         raise ConfigurationError(
-            f"{host!r} is no address of this machine; name one with {host_name}, such as 127.0.0.1 or 0.0.0.0"
+            f"{host!r} is no address of this machine: name one with {host_name}, such as 127.0.0.1 or 0.0.0.0."
         ) from None
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in (errno.EADDRNOTAVAIL, errno.EACCES):
             raise ConfigurationError(
-                f"cannot listen on {host} port {port} ({reason}); name an address of this machine with {host_name} "
-                f"and a port above 1023 with {port_name}"
+                f"This process cannot listen on {host} port {port} ({reason}): name an address of this machine with {host_name} "
+                f"and a port above 1023 with {port_name}."
             ) from None
         raise ConfigurationError(
-            f"cannot listen on {host} port {port} ({reason}); stop the program that has it, "
-            f"or name another port with {port_name}"
+            f"This process cannot listen on {host} port {port} ({reason}): stop the program that has it, "
+            f"or name another port with {port_name}."
         ) from None

@@ -62,7 +62,7 @@ def _version(about: About) -> Answer:
 
 def _metrics(about: About, accept: str) -> Answer:
     if not about.metrics:
-        return detail(404, "metrics are switched off: set METRICS_ENABLED=true")
+        return detail(404, "Metrics are switched off: set METRICS_ENABLED=true.")
     is_named, wish = _quality(accept, "application/openmetrics-text")
     _, other = _quality(accept, "text/plain")
     if wish > other or (is_named and wish == other > 0):
@@ -142,7 +142,7 @@ async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStrea
             return
         answer = probe(about, head.path, head.headers.get("accept", "")) if head.bare else None
         if answer is None:
-            await refuse(stream, detail(404, f"there is only GET of {', '.join(sorted(PROBES))}"))
+            await refuse(stream, detail(404, f"There is only GET of {', '.join(sorted(PROBES))}."))
             return
         head_only = head.method == "HEAD"
         await send_within(

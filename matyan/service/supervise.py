@@ -40,7 +40,7 @@ class Task:
         """Why this task counts as dead: a liveness check."""
         if len(self.crashes) < CRASHES or trio.current_time() - self.crashes[0] > CRASH_WINDOW_S:
             return None
-        return f"crashed {CRASHES} times within {CRASH_WINDOW_S:g} s"
+        return f"The task crashed {CRASHES} times within {CRASH_WINDOW_S:g} s."
 
 
 def calm_collector() -> None:

@@ -209,6 +209,6 @@ class Holder:
             tenure.leave()
 
     def trouble(self) -> str | None:
-        """Why partitions wait for an engine or a person now, or None."""
+        """Why partitions wait for an engine or a person now, in sentences; or None."""
         reasons = [tenure.conflict or tenure.trouble for tenure in self._tenures]
-        return "; ".join(sorted({why for why in reasons if why is not None})) or None
+        return " ".join(sorted({why for why in reasons if why is not None})) or None

@@ -124,7 +124,7 @@ async def test_more_keys_than_a_request_takes_are_all_deleted(bucket: Bucket) ->
             {"S3_SECRET_KEY": "wrong"},
             "SignatureDoesNotMatch.*S3_ACCESS_KEY and S3_SECRET_KEY must be",
         ),
-        ({"S3_BUCKET": "nowhere"}, "bucket nowhere: .*make that bucket"),
+        ({"S3_BUCKET": "nowhere"}, "bucket nowhere: .*Make that bucket"),
     ],
 )
 async def test_a_refusal_names_the_setting(

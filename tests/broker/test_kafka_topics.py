@@ -24,8 +24,8 @@ KAFKA_DEFAULT_BYTES = 1_048_588
             None,
             "`matyan topics create --alter` sets 2",
         ),
-        (Topic("t", 6, 1, 1, KAFKA_DEFAULT_BYTES, 1), None, "one replica"),
-        (Topic("t", 6, 1, 1, KAFKA_DEFAULT_BYTES, 2), "no producer can write", "one replica"),
+        (Topic("t", 6, 1, 1, KAFKA_DEFAULT_BYTES, 1), None, "One replica"),
+        (Topic("t", 6, 1, 1, KAFKA_DEFAULT_BYTES, 2), "no producer can write", "One replica"),
         (Topic("t", 6, 3, 1, KAFKA_DEFAULT_BYTES, 2), "start the brokers that are away", None),
         (Topic("t", 6, 3, 0, KAFKA_DEFAULT_BYTES, 1), "start the brokers", "acknowledged record"),
         (Topic("t", 6, 3, 3, None, None), None, "allow DescribeConfigs"),
@@ -69,7 +69,7 @@ def test_what_removes_records_is_judged(
 def test_missing_topics_are_one_sentence() -> None:
     """Three that are missing are named together, beside what is wrong with the others."""
     found = troubles([Topic("a"), Topic("b", 1, 1, 1, 10, 1), Topic("c")])
-    assert found[0] == "Kafka has no topic a, c: `matyan topics create` makes them"
+    assert found[0] == "Kafka has no topic a, c: `matyan topics create` makes them."
     assert len(found) == 2
 
 

@@ -97,7 +97,7 @@ def test_finish_ends_a_run_when_it_was_last_heard_of(killed, is_running) -> None
         ended = asked("show", "ended-1", "--data", killed)["meta"]
         done = matyan("finish", "killed-1", "ended-1", "--data", killed)
         assert "finished run killed-1" in done.stdout
-        assert "run ended-1 had ended before" in done.stderr
+        assert "Run ended-1 had ended before" in done.stderr
         meta = asked("show", "killed-1", "--data", killed)["meta"]
         assert (meta["active"], ended["active"]) == (False, False)
         assert meta["client_start_ts"] + meta["duration"] == pytest.approx(last, abs=0.001)
@@ -116,12 +116,12 @@ def test_finish_by_filter_asks(killed) -> None:
     asking = matyan("finish", "--stale", "30m", "--data", killed, input="n\n", check=1)
     assert "Finish 2 runs?" in asking.stderr
     assert "killed-2" in asking.stderr
-    assert "nothing was finished" in asking.stderr
+    assert "Nothing was finished" in asking.stderr
     assert "\x1b" not in asking.stderr
     assert listed(killed, "--active") == {"going-1", "killed-1", "killed-2"}
     assert matyan("finish", "--stale", "30m", "--data", killed, input="y\n").stdout.count("\n") == 2
     assert listed(killed, "--active") == {"going-1"}
-    assert "no such runs" in matyan("finish", "--stale", "30m", "--data", killed).stderr
+    assert "No such runs" in matyan("finish", "--stale", "30m", "--data", killed).stderr
 
 
 def test_a_finished_run_goes_on_when_its_training_does(killed) -> None:
@@ -137,12 +137,12 @@ def test_a_finished_run_goes_on_when_its_training_does(killed) -> None:
 @pytest.mark.parametrize("command", ["delete", "finish"])
 def test_all_runs_are_never_chosen_by_accident(killed, command) -> None:
     """Neither without a choice nor by two; a name that is none stops before anything is done."""
-    assert "name the runs" in matyan(command, "--data", killed, check=2).stderr
+    assert "Name the runs" in matyan(command, "--data", killed, check=2).stderr
     both = matyan(command, "killed-1", "--active", "--yes", "--data", killed, check=2)
-    assert "name the runs" in both.stderr
+    assert "Name the runs" in both.stderr
     wrong = matyan(command, "killed-1", "nobody", "--yes", "--data", killed, check=1)
     assert "no run 'nobody'" in wrong.stderr
-    assert "several runs" in matyan(command, "killed", "--yes", "--data", killed, check=1).stderr
+    assert "Several runs" in matyan(command, "killed", "--yes", "--data", killed, check=1).stderr
     assert listed(killed) == {"ended-1", "going-1", "killed-1", "killed-2"}
     assert listed(killed, "--active") == {"going-1", "killed-1", "killed-2"}
 
@@ -194,7 +194,7 @@ def test_delete_takes_several_runs_and_filters(killed, is_running) -> None:
     def check() -> None:
         asking = matyan("delete", "going", "ended-1", "--data", killed, input="n\n", check=1)
         assert "Delete 2 runs for good?" in asking.stderr
-        assert "nothing was deleted" in asking.stderr
+        assert "Nothing was deleted" in asking.stderr
         assert len(listed(killed)) == 4
         named = ("ended-1", "ended", "going-1")
         done = matyan("delete", *named, "--data", killed, input="y\n")
@@ -206,7 +206,7 @@ def test_delete_takes_several_runs_and_filters(killed, is_running) -> None:
         matyan("delete", "--experiment", "letters", "--yes", "--data", killed)
         assert listed(killed) == {"killed-1"}
         nobody = matyan("delete", "--experiment", "letters", "--yes", "--data", killed)
-        assert "no such runs" in nobody.stderr
+        assert "No such runs" in nobody.stderr
 
     if is_running:
         with running(killed):

@@ -198,7 +198,7 @@ def test_what_is_no_metric_is_not_plotted(tmp_path) -> None:
             said: str = done.stderr or done.stdout
             return said
 
-        assert "no metric but the terminal lines of run alpha-1; `matyan logs" in plot("logs", 1)
+        assert "no metric but the terminal lines of run alpha-1: `matyan logs" in plot("logs", 1)
         assert "no metric but the log records of run alpha-1" in plot("__log_records", 1)
         assert "'figure' is no metric: run alpha-1 has objects there" in plot("figure", 1)
         assert "# both\n" in plot("both", 0)
@@ -279,7 +279,7 @@ def test_an_output_that_is_full_is_one_sentence(data, arguments) -> None:
             check=False,
             timeout=60,
         )
-    assert done.stderr == "matyan: cannot write the output: No space left on device\n"
+    assert done.stderr == "matyan: The output cannot be written: No space left on device.\n"
     assert done.returncode == 1
 
 
@@ -321,7 +321,7 @@ def test_delete_asks_and_deletes(tmp_path, stopped) -> None:
         data = tracker.data
         asking = matyan("delete", "alpha-1", "--data", data, input="n\n", check=1)
         assert "102 points" in asking.stderr
-        assert "nothing was deleted" in asking.stderr
+        assert "Nothing was deleted" in asking.stderr
         assert len(asked("runs", "--data", data)) == 1
         assert "alpha-1" in matyan("delete", "alpha-1", "--data", data, "--yes").stdout
         assert asked("runs", "--data", data) == []

@@ -117,7 +117,7 @@ def test_a_disk_that_fills_up_loses_nothing_and_it_goes_on_by_itself(small_disk:
             rows = {row["run"]: row["points"] for row in asked("runs", "--counts", "--data", data)}
             assert all(rows[run] >= count > 0 for run, count in acknowledged.items())
             refused = matyan("delete", "raw-0", "--yes", "--data", data, check=1)
-            assert "nothing was done" in refused.stderr
+            assert "Nothing was done" in refused.stderr
             assert "is full: free" in refused.stderr
             assert len(refused.stderr.splitlines()) == 1
             with pytest.raises(urllib.error.HTTPError, match="503"):

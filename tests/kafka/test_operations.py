@@ -324,10 +324,10 @@ def test_a_trimmed_partition_stands_still_and_the_others_go_on(
     )
     ends = [row["end"] for row in deployed.json("offsets", "show", "--store", store)]
     assert (
-        f"partition 0: {ends[0]} → 0: {ends[0]} records that it has are applied again"
+        f"Partition 0: {ends[0]} → 0: {ends[0]} records that it has are applied again"
         in unasked.stderr
     )
-    assert f"partition 1: {stored[1]} → {stored[1] + 3}: 3 records are lost" in unasked.stderr
+    assert f"Partition 1: {stored[1]} → {stored[1] + 3}: 3 records are lost" in unasked.stderr
 
     mended = deployed.run(*command.split()[1:], "--yes")
     assert mended.stdout == f"1\t{stored[1] + 3}\n"
@@ -485,7 +485,7 @@ async def test_dead_letters_are_listed_shown_and_sent_once(deployed: Commands) -
         assert run("dlq", "list", "--kafka").stdout == ""
 
         wrong = run("dlq", "show", "--kafka", f"{dlq}/0/999", check=1)
-        assert "there is no dead letter" in wrong.stderr
+        assert "There is no dead letter" in wrong.stderr
         for odd in ("12", f"{dlq}/0/{2**63}", f"{dlq}/0/\u00b2", f"{dlq}/{2**40}/0"):
             assert "TOPIC/PARTITION/OFFSET" in run("dlq", "show", "--kafka", odd, check=1).stderr
         run("dlq", "replay", "--kafka", check=2)
@@ -585,7 +585,7 @@ def test_doctor_waits_until_all_is_well(stored_in_s3: Commands, s3: S3) -> None:
     try:
         assert waiting.stderr is not None
         line = waiting.stderr.readline()
-        assert line.startswith("waits for topics: Kafka has no topic")
+        assert line.startswith("Waits for topics: Kafka has no topic")
         assert "blobs" not in line
         stored_in_s3.run("topics", "create")
         out, _ = waiting.communicate(timeout=60)

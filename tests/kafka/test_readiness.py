@@ -134,8 +134,8 @@ def test_a_service_refuses_a_compacted_topic(broker: Broker) -> None:
         env = environment(**deployment.env)
         checked = matyan("topics", "check", check=1, env=env)
         assert "which keeps the last record of each run" in checked.stderr
-        assert f"advice for {deployment.control}: retention.ms=60000 is unsafe" in checked.stderr
-        assert "a run's records keep their order within one of the 6 partitions" in checked.stderr
+        assert f"Advice for {deployment.control}: retention.ms=60000 is unsafe" in checked.stderr
+        assert "A run's records keep their order within one of the 6 partitions" in checked.stderr
         matyan("topics", "create", "--alter", env=env)
         wait_for(lambda: not service.unready())
         assert service.stop() == 0

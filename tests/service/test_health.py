@@ -30,7 +30,7 @@ async def test_ready_is_what_the_checks_said_last(autojump_clock: MockClock) -> 
     health, store, broker = Health(), Engine(), Engine()
     health.add("store", store.check)
     health.add("broker", broker.check)
-    assert health.ready() == {"store": "not asked yet", "broker": "not asked yet"}
+    assert health.ready() == {"store": "Not asked yet.", "broker": "Not asked yet."}
     async with trio.open_nursery() as nursery:
         await nursery.start(health.run)
         await trio.sleep(1)
@@ -55,7 +55,7 @@ async def test_a_check_that_hangs_is_not_ready_and_ages_no_other(autojump_clock:
         await trio.sleep(1)
         store.hangs = True
         await trio.sleep(60)
-        assert health.ready()["store"].startswith("no answer")
+        assert health.ready()["store"].startswith("No answer")
         assert health.ready()["broker"] == "ok"
         assert health.live() == {"loop": "ok"}
         nursery.cancel_scope.cancel()
@@ -70,14 +70,14 @@ async def test_answers_that_nobody_renews_are_stale(autojump_clock: MockClock) -
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     await trio.sleep(60)
-    assert health.ready() == {"store": "no answer for 61 s"}
-    assert health.live() == {"loop": "has not turned for 61 s"}
+    assert health.ready() == {"store": "No answer came for 61 s."}
+    assert health.live() == {"loop": "The loop has not turned for 61 s."}
 
 
 async def test_draining_is_not_ready_but_live(autojump_clock: MockClock) -> None:
     health = Health()
     health.draining = True
-    assert health.ready() == {"draining": "the service is shutting down"}
+    assert health.ready() == {"draining": "The service is shutting down."}
     assert health.live() == {"loop": "ok"}
 
 

@@ -25,7 +25,7 @@ def test_a_taken_port_is_named_with_its_flag(words: tuple[str, ...], mend: str) 
         env = environment(KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", HOST="127.0.0.1")
         done = matyan(*words, port, check=2, env=env)
     assert f"cannot listen on 127.0.0.1 port {port}" in done.stderr
-    assert done.stderr.rstrip().endswith(mend)
+    assert done.stderr.rstrip().endswith(f"{mend}.")
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 64])

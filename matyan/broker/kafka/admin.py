@@ -115,7 +115,7 @@ def open_admin(config: Mapping[str, Any]) -> Admin:
 
 def _away(admin: AdminClient, error: KafkaException) -> str:
     why = admin.why_away() if isinstance(admin, Admin) else None
-    return f"Kafka does not answer: {why or error.args[0].str()}"
+    return f"Kafka does not answer: {why or error.args[0].str()}."
 
 
 def cluster(admin: AdminClient) -> ClusterMetadata:
@@ -157,7 +157,7 @@ def answered(partitions: list[TopicPartition]) -> list[TopicPartition]:
         if tp.error is None:
             continue
         place = f"{tp.topic} [{tp.partition}]"
-        raise Unavailable(f"Kafka's consumer group does not answer for {place}: {tp.error.str()}")
+        raise Unavailable(f"Kafka's consumer group does not answer for {place}: {tp.error.str()}.")
     return partitions
 
 
@@ -194,13 +194,15 @@ def result(soon: Future[Any], topic: str) -> Any:
         raise _unavailable(error, topic) from error
     except TimeoutError as error:
         # librdkafka's own limit comes first, unless the machine is too busy to tell.
-        raise Unavailable("Kafka does not answer") from error
+        raise Unavailable(
+            "Kafka does not answer: look at KAFKA_BOOTSTRAP_SERVERS, and whether the broker runs."
+        ) from error
 
 
 def no_topics(names: Sequence[str]) -> str:
     """The sentence about topics that are missing."""
     them = "it" if len(names) == 1 else "them"
-    return f"Kafka has no topic {', '.join(names)}: `matyan topics create` makes {them}"
+    return f"Kafka has no topic {', '.join(names)}: `matyan topics create` makes {them}."
 
 
 def _unavailable(error: KafkaException, topic: str) -> Unavailable:
@@ -210,13 +212,15 @@ def _unavailable(error: KafkaException, topic: str) -> Unavailable:
     if code == KafkaError.UNKNOWN_MEMBER_ID:
         return Unavailable(
             f"Kafka takes no offset of {topic} while the consumer group has members: stop them, and wait for those that "
-            "were killed, which stay in it for their session (45 s by default)"
+            "were killed, which stay in it for their session (45 s by default)."
         )
     if code in _FORBIDDEN:
-        return Forbidden(f"Kafka does not let us do that with {topic}: {text}")
+        return Forbidden(
+            f"Kafka does not let us do that with {topic}: {text}. Allow it in Kafka's ACLs."
+        )
     # librdkafka's own errors, of the connection mostly, are below 0; those of the protocol above.
     does = "does not answer" if code < 0 else f"refuses that for {topic}"
-    return Unavailable(f"Kafka {does}: {text}")
+    return Unavailable(f"Kafka {does}: {text}.")
 
 
 _NO_TOPIC = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})

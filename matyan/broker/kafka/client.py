@@ -74,7 +74,7 @@ def _check_certificates(path: str) -> None:
     else:
         return
     raise ConfigurationError(
-        f"MATYAN_KAFKA_CA_FILE={path!r} {why}: expected a file with certificates in PEM"
+        f"MATYAN_KAFKA_CA_FILE={path!r} {why}: expected a file with certificates in PEM."
     )
 
 
@@ -146,7 +146,7 @@ class PollingThread:
 
     def crashed(self) -> str | None:
         """What ended the loop that should go on, or None."""
-        return None if self._error is None else f"the polling thread ended: {self._error!r}"
+        return None if self._error is None else f"The polling thread ended: {self._error!r}."
 
     async def join(self) -> None:
         with trio.CancelScope(shield=True):

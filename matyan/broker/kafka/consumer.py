@@ -192,7 +192,7 @@ class _Member:
         async for part in self._receive:
             yield self._held(part)
         # Only the thread's end closes the channel, and only an error ends it before `aclose`.
-        raise Unavailable(self._thread.crashed() or "the consumer is closed")
+        raise Unavailable(self._thread.crashed() or "The consumer is closed.")
 
     @asynccontextmanager
     async def _held(self, part: _Partition) -> AsyncIterator[Partition]:
@@ -294,7 +294,7 @@ class _Member:
             "kafka consumer", topic=self.topic, partition=message.partition(), error=error.str()
         )
         if error.code() in _FORBIDDEN:
-            self.forbidden = f"Kafka does not let this user read as one of the group {self.group.name}: {error.str()}"
+            self.forbidden = f"Kafka does not let this user read as one of the group {self.group.name}: {error.str()}. Allow it in Kafka's ACLs."
         part = self._parts.get(message.partition() or 0)
         if error.code() in _POSITION_IS_WRONG and part is not None:
             # Its owner reads the stored offset again, and `start` says what is wrong.
@@ -467,9 +467,11 @@ class _Partition:
         while self._seek_to is not None and not self.revoked.is_set():
             await self.arrival.park()
         if self.revoked.is_set():
-            raise Unavailable(f"{self.topic} [{self.partition}] was revoked")
+            raise Unavailable(f"{self.topic} [{self.partition}] was revoked.")
         if self._place_error is not None:
-            raise Unavailable(str(self._place_error)) from self._place_error
+            raise Unavailable(
+                f"{self.topic} [{self.partition}] cannot be read: {self._place_error.args[0].str()}."
+            ) from self._place_error
         if may_tell:
             # It is committed at once: the last owner may have died before it did so, and where no record comes any more
             # nobody else would. And the worker of another store is to find the id of this store there.
@@ -530,7 +532,7 @@ class _Partition:
         # Asked after the place, so that both are of one topic; the thread begins anew with the new one.
         if str(describe_topic(self._member.admin, self.topic).topic_id) != self.topic_id:
             self._member.check_topic()
-            raise Unavailable(f"the topic {self.topic} was created again")
+            raise Unavailable(f"The topic {self.topic} was created again.")
         found = place[self.partition]
         if not self._member.offsets_are_stored:
             return where_committed(found), True

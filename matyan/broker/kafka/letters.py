@@ -65,7 +65,7 @@ def open_letters(settings: Settings) -> Iterator[KafkaLetters]:
     try:
         yield KafkaLetters(settings, consumer)
     except KafkaException as error:
-        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+        raise Unavailable(f"Kafka does not answer: {error.args[0].str()}.") from error
     finally:
         consumer.close()
 
@@ -143,7 +143,9 @@ class KafkaLetters:
         while offset < high:
             message = self._consumer.poll(NETWORK_S)
             if message is None:
-                raise Unavailable(f"Kafka gave nothing of {tp.topic} for {NETWORK_S:g} s")
+                raise Unavailable(
+                    f"Kafka gave nothing of {tp.topic} for {NETWORK_S:g} s: try again when its brokers are well."
+                )
             error = message.error()
             if error is None:
                 offset = (message.offset() or 0) + 1
@@ -156,7 +158,9 @@ class KafkaLetters:
     def _bounds(self, tp: TopicPartition) -> tuple[int, int]:
         bounds = self._consumer.get_watermark_offsets(tp, timeout=NETWORK_S, cached=False)
         if bounds is None:
-            raise Unavailable(f"Kafka does not say where {tp.topic} begins and ends")
+            raise Unavailable(
+                f"Kafka does not say where {tp.topic} begins and ends: try again when its brokers are well."
+            )
         return bounds
 
     def _place(self, id: str) -> TopicPartition:
@@ -164,7 +168,7 @@ class KafkaLetters:
         if found is None or found[1] not in self._origins or int(found[3]) >= 2**63:
             names = " or ".join(self._origins)
             raise NotFound(
-                f"there is no dead letter {id}: an id is TOPIC/PARTITION/OFFSET, with the topic {names}"
+                f"There is no dead letter {id}: an id is TOPIC/PARTITION/OFFSET, with the topic {names}."
             )
         return TopicPartition(found[1], int(found[2]), int(found[3]))
 
@@ -176,7 +180,7 @@ class KafkaLetters:
             if found is not None and found.offset == tp.offset:
                 return found.letter
         raise NotFound(
-            f"there is no dead letter {id}; `matyan dlq list --kafka` lists those that were not sent again"
+            f"There is no dead letter {id}: `matyan dlq list --kafka` lists those that were not sent again."
         )
 
     # --- sending and remembering -----------------------------------------------------------------
@@ -223,7 +227,7 @@ class KafkaLetters:
         if len(places) < len(batch):
             raise Unavailable(
                 f"Kafka did not take {len(batch) - len(places)} dead letters, which stay in the list: "
-                f"{', '.join(refused) or 'no answer'}"
+                f"{', '.join(refused) or 'no answer'}."
             )
 
     def _sent(self, tp: TopicPartition) -> _Sent:
@@ -302,8 +306,8 @@ class _Sent:
         after._advance()
         if len(_ranges(after.beyond)) > _METADATA_BYTES:
             raise MatyanError(
-                f"too many dead letters of {topic} were sent out of their order to remember more: send the oldest ones "
-                "first, as `matyan dlq list --kafka` lists them"
+                f"Too many dead letters of {topic} were sent out of their order to remember more: send the oldest ones "
+                "first, as `matyan dlq list --kafka` lists them."
             )
 
 

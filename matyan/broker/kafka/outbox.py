@@ -126,10 +126,10 @@ class KafkaOutbox:
         except KafkaException as error:
             # A fatal error: the next attempt makes another client.
             self._rd = None
-            raise Unavailable(f"Kafka did not take an event: {error.args[0].str()}") from error
+            raise Unavailable(f"Kafka did not take an event: {error.args[0].str()}.") from error
         if failed or left:
             raise Unavailable(
-                f"Kafka did not take {len(failed) + left} events or dead letters: {', '.join(set(failed))}"
+                f"Kafka did not take {len(failed) + left} events or dead letters: {', '.join(set(failed)) or 'no answer'}."
             )
         return too_large
 

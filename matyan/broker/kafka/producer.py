@@ -269,7 +269,7 @@ class KafkaProducer:
 
     def fatal(self) -> str | None:
         if self._fruitless >= _FATAL_AFTER_CLIENTS:
-            return f"{self._fruitless} producers in turn failed and delivered nothing: {self._fatal_error}"
+            return f"{self._fruitless} producers in turn failed and delivered nothing: {self._fatal_error}."
         return self._thread.crashed()
 
     def refusal(self) -> str | None:
@@ -404,7 +404,7 @@ class KafkaProducer:
         if self.refusal() is None:
             log.warning("kafka refuses what waits for it", topic=self._topic, reason=error.str())
         self._refused_at = time.monotonic()
-        self._refusal = f"Kafka refuses records for the topic {self._topic}: {error.str()}"
+        self._refusal = f"Kafka refuses records for the topic {self._topic}: {error.str()}."
 
     def _hold(self) -> None:
         self._replacing = True

@@ -41,10 +41,10 @@ def require_own(topic: str, stores: Mapping[int, str | None], claimant: Claimant
     if others:
         number, other = min(others.items())
         raise ConfigurationError(
-            f"the consumer group {claimant.group} feeds another store, {other}, with {topic} [{number}], and "
+            f"The consumer group {claimant.group} feeds another store, {other}, with {topic} [{number}], and "
             f"{claimant.store} is {claimant.store_id}: each of them would hold a part of the runs. Start the worker on "
             "that store; or, to go on with this one, stop all workers of the group and call "
-            f"{claimant.reset('--all-partitions', 'start')}; or name another group (MATYAN_INGESTION_GROUP)"
+            f"{claimant.reset('--all-partitions', 'start')}; or name another group (MATYAN_INGESTION_GROUP)."
         )
 
 
@@ -73,25 +73,25 @@ def where_to_start(
         if not low <= committed <= high:
             raise OffsetConflict(
                 f"{place}: the store knows no offset, and the committed one, {committed}, is not between the "
-                f"topic's first and end offset, {low} and {high}: {reset('start')} begins with what there is"
+                f"topic's first and end offset, {low} and {high}: {reset('start')} begins with what there is."
             )
         return committed
     if stored > high:
         raise OffsetConflict(
             f"{place}: the stored offset {stored} is beyond the topic's end {high}: records were lost by the "
             f"broker, or the store belongs to another cluster; {reset('end')} goes on with what comes from now on, "
-            "`--to start` applies again what there is"
+            "`--to start` applies again what there is."
         )
     if stored < low:
         raise OffsetConflict(
             f"{place}: the stored offset is {stored}, but the topic begins at {low}: its retention removed "
-            f"{low - stored} records before they were stored; {reset('start')} accepts that"
+            f"{low - stored} records before they were stored; {reset('start')} accepts that."
         )
     if committed is not None and committed > stored and not found.is_ours:
         raise OffsetConflict(
             f"{place}: another program of the group {claimant.group} committed {committed}, beyond the stored "
             f"offset {stored}: stop it; then {reset('stored')} applies those records here too, "
-            "and `--to committed` skips them"
+            "and `--to committed` skips them."
         )
     return stored
 

@@ -65,23 +65,23 @@ class Topic:
         if (size := self.max_message_bytes) is not None and size < NEEDED_MESSAGE_BYTES:
             found.append(
                 f"max.message.bytes of the topic {self.name} is {size}, and our records need "
-                f"{NEEDED_MESSAGE_BYTES}: `matyan topics create --alter` sets it"
+                f"{NEEDED_MESSAGE_BYTES}: `matyan topics create --alter` sets it."
             )
         if "compact" in (self.cleanup_policy or ""):
             found.append(
                 f"cleanup.policy of the topic {self.name} is {self.cleanup_policy}, which keeps the last record of each "
-                "run and removes those before it: `matyan topics create --alter` sets delete"
+                "run and removes those before it: `matyan topics create --alter` sets delete."
             )
         least = self.min_insync_replicas or 1
         if self.replication < least:
             found.append(
                 f"min.insync.replicas of the topic {self.name} is {least}, more than its {self.replication} replicas, "
-                "so that no producer can write: set it to 1, or give the topic more replicas"
+                "so that no producer can write: set it to 1, or give the topic more replicas."
             )
         elif self.in_sync < least:
             found.append(
-                f"a partition of the topic {self.name} has {self.in_sync} replicas in sync, fewer than "
-                f"min.insync.replicas={least}, so that no producer can write to it: start the brokers that are away"
+                f"A partition of the topic {self.name} has {self.in_sync} replicas in sync, fewer than "
+                f"min.insync.replicas={least}, so that no producer can write to it: start the brokers that are away."
             )
         return found
 
@@ -95,31 +95,31 @@ class Topic:
             found.append(
                 f"retention.ms={self.retention_ms} is unsafe: a record that no worker has stored after "
                 f"{self.retention_ms / 3_600_000:.3g} hours is lost; give it {_SAFE_RETENTION_MS} (three days, the "
-                "workers' longest outage) or more"
+                "workers' longest outage) or more."
             )
         if self.retention_bytes is not None and self.retention_bytes >= 0:
             found.append(
                 f"retention.bytes={self.retention_bytes} is unsafe: beyond that size the oldest records are removed, "
-                "stored or not; set it to -1"
+                "stored or not; set it to -1."
             )
         return found
 
     def _replication_advice(self) -> list[str]:
         if self.max_message_bytes is None:
             return [
-                "its max.message.bytes cannot be read: allow DescribeConfigs to have it checked"
+                "Its max.message.bytes cannot be read: allow DescribeConfigs to have it checked."
             ]
         if self.replication == 1:
-            return ["one replica: what the disk of its broker loses is lost"]
+            return ["One replica: what the disk of its broker loses is lost."]
         if self.min_insync_replicas == self.replication:
             return [
                 f"min.insync.replicas={self.min_insync_replicas} of {self.replication} replicas: no producer can write "
-                "while one broker is away"
+                "while one broker is away."
             ]
         if self.replication >= _SAFE_REPLICAS and self.min_insync_replicas == 1:
             return [
                 "min.insync.replicas=1: an acknowledged record can stand on one broker alone, and be lost with it; "
-                "`matyan topics create --alter` sets 2"
+                "`matyan topics create --alter` sets 2."
             ]
         return []
 
@@ -127,10 +127,10 @@ class Topic:
 def about_order(topic: Topic) -> str:
     """What more partitions do to the order of a run."""
     return (
-        f"a run's records keep their order within one of the {topic.partitions} partitions. When partitions are added, a run "
+        f"A run's records keep their order within one of the {topic.partitions} partitions. When partitions are added, a run "
         "that goes on moves to another one, and what it sends then can be stored before what still waits in the old one: "
         "nothing is lost or stored twice, but of a value that is written twice the older can win. Add partitions while "
-        "`matyan offsets show` says lag 0 and no client sends"
+        "`matyan offsets show` says lag 0 and no client sends."
     )
 
 
@@ -178,7 +178,7 @@ def require_access(admin: AdminClient, needs: Mapping[str, AclOperation]) -> dic
         # None: of a broker that does not say.
         if found.authorized_operations and operation not in found.authorized_operations:
             raise Forbidden(
-                f"the user of this service may not {operation.name} the topic {name}: allow it in Kafka's ACLs"
+                f"The user of this service may not {operation.name} the topic {name}: allow it in Kafka's ACLs."
             )
         counts[name] = len(found.partitions)
     return counts
@@ -195,7 +195,7 @@ def require_fit_topics(admin: AdminClient, names: Sequence[str]) -> None:
 
 def _refuse(topics: Sequence[Topic]) -> None:
     if found := troubles(topics):
-        raise Unavailable("; ".join(found))
+        raise Unavailable(" ".join(found))
 
 
 def inspect_topics(admin: AdminClient, names: Sequence[str]) -> list[Topic]:

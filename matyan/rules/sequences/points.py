@@ -184,7 +184,9 @@ class PackedPoints:
                 stored = tr.get(key)
                 if stored is None:
                     # The cached state is gone with this transaction, so the next try sees what is there.
-                    raise Unavailable("A sequence was changed by another program: trying again.")
+                    raise Unavailable(
+                        "A sequence was changed by another program: it is tried again."
+                    )
                 _decode(stored, gathered)
                 tr.clear(key)
             state.merged = []
