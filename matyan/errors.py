@@ -37,6 +37,10 @@ class Unavailable(MatyanError):
     """An engine (broker, store, blobs) cannot be used now: back off and try the same again."""
 
 
+class Expired(Unavailable):
+    """A transaction or a snapshot took longer than the engine gives one: begin anew, with less in it."""
+
+
 class QueueFull(MatyanError):
     """The producer's budget of bytes is used up: keep the frame and hand it over when there is room."""
 

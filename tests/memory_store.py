@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from matyan.store.base import KeyValue, Snapshot, Transaction
+from matyan.store.base import KeyValue, Range, Snapshot, Transaction
 
 T = TypeVar("T")
 
@@ -32,11 +32,15 @@ def exhaust(turns: Generator[None, None, T]) -> T:
 class _Rows:
     """Sorted rows; a transaction works on a copy."""
 
+    prefetches = False
+
     def __init__(
         self, rows: dict[bytes, bytes], on_get: Callable[[bytes], object] | None = None
     ) -> None:
         self.rows = dict(rows)
         self._on_get = on_get
+
+    def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None: ...
 
     def get(self, key: bytes) -> bytes | None:
         if self._on_get is not None:

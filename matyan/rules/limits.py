@@ -42,11 +42,23 @@ def packed(value: object, name: str = "a value") -> bytes:
 class Limited:
     """A transaction that takes no write over the limits."""
 
-    __slots__ = ("_set", "_update", "clear", "clear_range", "get", "scan", "scan_each")
+    __slots__ = (
+        "_set",
+        "_update",
+        "clear",
+        "clear_range",
+        "get",
+        "prefetch",
+        "prefetches",
+        "scan",
+        "scan_each",
+    )
 
     def __init__(self, tr: Transaction) -> None:
         self._set = tr.set
         self._update = tr.update
+        self.prefetches = tr.prefetches
+        self.prefetch = tr.prefetch
         self.get = tr.get
         self.scan = tr.scan
         self.scan_each = tr.scan_each

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import rocksdict
 
-from matyan.store.base import KeyValue
+from matyan.store.base import KeyValue, Range
 from matyan.store.rocks.database import translated
 
 
@@ -36,9 +36,14 @@ def walk(
 class RocksSnapshot:
     """One iterator, made on the trio thread between two writes, is the moment that all reads see."""
 
+    moments = 1
+    prefetches = False
+
     def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
         self._iterator = database.iter()
         self._folder = folder
+
+    def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None: ...
 
     def get(self, key: bytes) -> bytes | None:
         iterator = self._iterator

@@ -30,7 +30,7 @@ import trio
 
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.service import private
-from matyan.store.base import Snapshot, Transaction
+from matyan.store.base import Snapshot, Transaction, View
 from matyan.store.rocks.database import Stalled, check_room, compact, open_database, translated
 from matyan.store.rocks.lock import boot_id, last_boot_of, lock_folder, note_boot
 from matyan.store.rocks.snapshot import RocksSnapshot
@@ -159,7 +159,7 @@ class RocksStore:
             raise
 
     @contextlib.asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Snapshot]:
+    async def snapshot(self) -> AsyncIterator[View]:
         scope = trio.CancelScope()
         async with self._moment() as snapshot:
             self._holders.add(scope)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import rocksdict
 
-from matyan.store.base import KeyValue
+from matyan.store.base import KeyValue, Range
 from matyan.store.rocks.database import translated
 from matyan.store.rocks.snapshot import walk
 
@@ -48,6 +48,8 @@ class RocksTransaction:
         "update",
     )
 
+    prefetches = False
+
     if TYPE_CHECKING:
 
         def set(self, key: bytes, value: bytes) -> None: ...
@@ -71,6 +73,8 @@ class RocksTransaction:
             # The hottest calls of the store: a dict's own methods, without a frame of Python around them.
             self.set = self._writes.__setitem__
             self.update = self._writes.update
+
+    def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None: ...
 
     def get(self, key: bytes) -> bytes | None:
         value: bytes | None = self._writes.get(key, _UNWRITTEN)
