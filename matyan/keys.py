@@ -135,8 +135,9 @@ class Keys:
     def trace(self, run: str, ctx: int, name: str, field: str) -> bytes:
         return pack((run, "traces", ctx, name, field), self.runs)
 
-    def traces_prefix(self, run: str) -> bytes:
-        return pack((run, "traces"), self.runs)
+    def traces_prefix(self, run: str, *ctx_and_name: int | str) -> bytes:
+        """Of all sequences, of those in a context, or of one."""
+        return pack((run, "traces", *ctx_and_name), self.runs)
 
     def seq(self, run: str, ctx: int, name: str) -> bytes:
         """What the keys of a sequence's points start with."""

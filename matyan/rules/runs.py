@@ -127,6 +127,14 @@ def put_owner(rows: RunRows[Transaction], owner: str) -> bool:
     return True
 
 
+def admission_keys(keys: Keys, run: str, remembered: float | None) -> tuple[bytes, ...]:
+    """What is read of a run before a record of it is taken; `remembered`: the activity that is known of it."""
+    always = keys.tombstone(run), keys.owner(run)
+    if remembered is not None:
+        return always
+    return *always, keys.meta(run, "created_at"), keys.activity(run)
+
+
 def is_deleted(rows: RunRows[Snapshot]) -> bool:
     return rows.tr.get(rows.keys.tombstone(rows.run)) is not None
 

@@ -11,7 +11,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from matyan._codec import Malformed, MetricPoints, Record, cut_records, decode_records
 from matyan.broker.base import (
@@ -23,13 +23,15 @@ from matyan.broker.base import (
     Outbox,
     Partition,
 )
-from matyan.errors import Bug, Fenced, InvalidRecord, OffsetConflict
+from matyan.errors import Bug, Expired, Fenced, InvalidRecord, OffsetConflict
 from matyan.keys import Keys, pack_value, unpack_value
+from matyan.rules.prefetch import prefetch
 from matyan.rules.records import Rules, Unit, event_of
 from matyan.service import telemetry
 from matyan.service.logs import get_logger
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.workers.dropped import DroppedLog
+from matyan.workers.pace import Pace
 from matyan.workers.partition import BlamingTheRecord, Holder, Tenure, class_of
 
 MOST_WORK_US: Final = 50_000
@@ -39,8 +41,16 @@ MOST_OPS: Final = 4_000
 """Sequences and single records of one transaction: how many sequences a batch is of shows when it is decoded."""
 
 
-class _TooManySequences(Exception):
+class _TooMuch(Exception):
     """The batch is more than one transaction takes: its halves may do."""
+
+
+class _Attempt(NamedTuple):
+    """A transaction whose body has ended, and of which nobody has said yet whether it is stored."""
+
+    batch: Batch
+    contents: Contents
+    unit: Unit
 
 
 class IngestWorker(Holder):
@@ -119,6 +129,8 @@ class Ingestion:
         self._fatal: dict[int, Bug | InvalidRecord] = {}
         """Why records are dead letters, by offset."""
         self._rules = worker.make_rules()
+        self._unsettled: _Attempt | None = None
+        self._pace = Pace()
         self._log = get_logger().bind(
             service="ingest", topic=self.partition.topic, partition=self.partition.partition
         )
@@ -126,6 +138,7 @@ class Ingestion:
 
     async def start(self) -> None:
         """Goes to where the store says that the partition stands."""
+        self._unsettled = None
         while True:
             await self._look()
             try:
@@ -191,20 +204,24 @@ class Ingestion:
             if not batch.values:
                 self.partition.committed(batch.next_offset)
                 return True
+            if len(batch) > self._pace.most:
+                return await self._halve(batch)
             refused: Bug | InvalidRecord
             try:
                 # Bound now: the name is rebound before the loop comes round.
-                attempt = partial(self._commit, batch)
+                attempt = partial(self._try, batch)
                 await self._tenure.retrying(attempt)
             except Fenced as error:
                 telemetry.INGEST_ERRORS.labels("Fenced").inc()
                 believed = self._stored
                 await self._look()
+                if self._settle(batch):
+                    return True
                 self._log.warning("looks again", reason=str(error), stored=self._stored)
                 if self._stored is None or not (believed or 0) <= self._stored <= batch.next_offset:
                     return False
                 continue
-            except _TooManySequences:
+            except _TooMuch:
                 return await self._halve(batch)
             except (InvalidRecord, Bug) as error:
                 refused = error
@@ -240,23 +257,54 @@ class Ingestion:
         telemetry.SKIPPED.labels("stored_offset").inc(below)
         return _slice(batch, below, len(batch))
 
+    def _settle(self, batch: Batch) -> bool:
+        """Whether `batch` is stored, now that the stored offset has told of a commit of unknown outcome: then it counts like
+        any other. What another owner has stored up to the same offset cannot be told apart, and is counted twice."""
+        attempt, self._unsettled = self._unsettled, None
+        if attempt is None or self._stored != attempt.batch.next_offset:
+            return False
+        self._log.info("a commit of unknown outcome is stored", stored=self._stored)
+        self._done(attempt)
+        return batch.next_offset == self._stored
+
+    def _done(self, attempt: _Attempt) -> None:
+        """The transaction is durable."""
+        batch, contents, unit = attempt
+        if contents.events or contents.dead:
+            self._tell(contents)
+        self.partition.committed(batch.next_offset)
+        self._count(batch, contents, unit)
+
+    async def _try(self, batch: Batch) -> None:
+        """`_commit`, of less when it takes too long: a single record waits as for an engine that is away."""
+        try:
+            await self._commit(batch)
+        except Expired as error:
+            if len(batch) == 1:
+                raise
+            telemetry.INGEST_ERRORS.labels("Expired").inc()
+            self._log.warning("takes less at once", reason=str(error), records=len(batch))
+            self._pace.too_slow(len(batch))
+            raise _TooMuch from error
+        self._pace.in_time(len(batch))
+
     async def _commit(self, batch: Batch) -> None:
         """One attempt at one transaction."""
         began = time.perf_counter()
         with BlamingTheRecord():
             contents = self._decode(batch)
         if len(contents.ops) > MOST_OPS and len(batch) > 1:
-            raise _TooManySequences
+            raise _TooMuch
         if contents.events or contents.dead:
             await self._announce(contents)
         handed_over = time.perf_counter()
         unit = await self.transact(batch, contents)
         committed = time.perf_counter()
+        self._unsettled = None
         self._rules.committed(unit)
-        if contents.events or contents.dead:
-            self._tell(contents)
-        self.partition.committed(batch.next_offset)
-        self._count(batch, contents, unit, committed - began, committed - handed_over)
+        telemetry.INGEST_BATCH_SECONDS.observe(committed - began)
+        telemetry.COMMIT_SECONDS.observe(committed - handed_over)
+        self._done(_Attempt(batch, contents, unit))
 
     def _decode(self, batch: Batch) -> Contents:
         """For each attempt anew: applying may fill in the steps of its points."""
@@ -312,6 +360,10 @@ class Ingestion:
     def _body(
         self, batch: Batch, contents: Contents, row: bytes, tr: Transaction
     ) -> Generator[None, None, Unit]:
+        if tr.prefetches:
+            tr.prefetch([self._offset_key, self._dropped_key], [])
+            with BlamingTheRecord():
+                prefetch(tr, self._rules, contents.ops)
         if self.read_offset(tr) != self._stored_row:
             raise Fenced(
                 "the stored offset has moved: another owner, or a commit of unknown outcome"
@@ -326,6 +378,7 @@ class Ingestion:
         events, dead = [*contents.events.values()], [*contents.dead.values()]
         self._worker.outbox.within(tr, events, dead, batch.offsets)
         self.write_offset(tr, row)
+        self._unsettled = _Attempt(batch, contents, unit)
         return unit
 
     def _note_dropped(self, tr: Transaction, unit: Unit, batch: Batch) -> None:
@@ -337,18 +390,9 @@ class Ingestion:
             for run, dropped in unit.deleted.items():
                 self.partition.dropped(run, batch.offsets[dropped.first])
 
-    def _count(
-        self,
-        batch: Batch,
-        contents: Contents,
-        unit: Unit,
-        seconds: float,
-        commit_seconds: float,
-    ) -> None:
+    def _count(self, batch: Batch, contents: Contents, unit: Unit) -> None:
         telemetry.INGEST_BATCH_SIZE.observe(len(batch))
         telemetry.INGEST_TXN_BYTES.observe(sum(map(len, batch.values)))
-        telemetry.INGEST_BATCH_SECONDS.observe(seconds)
-        telemetry.COMMIT_SECONDS.observe(commit_seconds)
         if contents.ops:
             first = contents.ops[0].timestamp
             telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - first))

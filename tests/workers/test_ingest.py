@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from matyan._codec import MetricPoints
 from matyan.broker.base import Batch
 from matyan.broker.local import LocalBroker
-from matyan.errors import ConfigurationError, InvalidRecord, OffsetConflict, Unavailable
+from matyan.errors import ConfigurationError, Expired, InvalidRecord, OffsetConflict, Unavailable
 from matyan.keys import Keys, unpack_value
 from matyan.rules.records import Rules, Unit
 from matyan.rules.sequences import Sequences
@@ -40,6 +40,10 @@ class Engine:
         self.away = False
         self.lose_answers = 0
         self.most_writes: int | None = None
+        self.most_points_in_time: int | None = None
+        self.expired = 0
+        self.sizes: list[int] = []
+        """Records applied by each transaction."""
         self.before_next: Callable[[], None] | None = None
 
     def directory(self, path: tuple[str, ...]) -> bytes:
@@ -55,6 +59,11 @@ class Engine:
         def limited(tr: Transaction) -> T:
             before = dict(tr.rows)
             outcome = body(tr)
+            size = sum(outcome.applied.values()) if isinstance(outcome, Unit) else 0
+            if self.most_points_in_time is not None and size > self.most_points_in_time:
+                self.expired += 1
+                raise Expired("the transaction is too old")
+            self.sizes.append(size)
             changed = len(tr.rows.items() ^ before.items())
             if self.most_writes is not None and changed > self.most_writes:
                 raise InvalidRecord("the transaction is too large")
@@ -140,6 +149,10 @@ def count(metric_: Any) -> float:
     )
 
 
+def processed(kind: str) -> float:
+    return float(telemetry.INGEST_PROCESSED_OF(kind)._value.get())
+
+
 # --- exactly once ---------------------------------------------------------------------------------
 
 
@@ -198,6 +211,21 @@ async def test_a_commit_whose_answer_was_lost_is_not_applied_again(
         scene.log.append(*points(5, 8))
         await until(lambda: consumer.held.acknowledged == [5, 8])
     assert scene.values() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_a_commit_of_unknown_outcome_counts_as_processed(autojump_clock: MockClock) -> None:
+    """Not as skipped, and with all that follows from it: its deletion is told."""
+    scene = Scene(*points(0, 5), record("delete_run", at=9))
+    scene.engine.lose_answers = 1
+    deletions: list[None] = []
+    before = {kind: processed(kind) for kind in ("log_metric", "delete_run")}
+    skipped = count(telemetry.SKIPPED)
+    consumer = await scene.work(on_deletion=lambda: deletions.append(None))
+    assert consumer.held.acknowledged == [6]
+    assert processed("log_metric") - before["log_metric"] == 5
+    assert processed("delete_run") - before["delete_run"] == 1
+    assert count(telemetry.SKIPPED) == skipped
+    assert len(deletions) == 1
 
 
 async def test_of_two_owners_only_one_commits() -> None:
@@ -364,6 +392,40 @@ async def test_a_transaction_that_is_too_large_is_halved_until_it_fits() -> None
     await scene.work()
     assert scene.ledger.counts("tags") == {"t": 19}
     assert [letter.offset for letter in scene.outbox.dead] == [7]
+
+
+async def test_a_transaction_that_takes_too_long_is_halved_and_later_grows_again() -> None:
+    """Less at once until it is in time, nothing given up; a single record that takes too long waits, like for an engine that is away."""
+    scene = Scene(*points(0, 64))
+    scene.engine.most_points_in_time = 10
+    async with scene.at_work(MemoryConsumer(scene.log, batch=64)) as consumer:
+        await until(lambda: scene.stored == 64)
+        assert scene.engine.sizes == [8] * 8
+        assert scene.engine.expired == 3
+        scene.engine.most_points_in_time = None
+        for begin in range(64, 64 * 40, 64):
+            scene.log.append(*points(begin, begin + 64))
+            await until(lambda end=begin + 64: scene.stored == end)
+    assert consumer.held.pauses == 0
+    assert scene.engine.sizes[-1] == 64
+    assert scene.engine.expired == 3
+    assert scene.values() == list(map(float, range(64 * 40)))
+    assert scene.outbox.dead == []
+
+
+async def test_a_single_record_that_takes_too_long_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    """The engine is slow, and no record is at fault."""
+    scene = Scene(*points(0, 2))
+    scene.engine.most_points_in_time = 0
+    async with scene.at_work() as consumer:
+        await trio.sleep(60)
+        assert consumer.held.paused
+        scene.engine.most_points_in_time = None
+        await until(lambda: scene.stored == 2)
+    assert scene.values() == [0, 1]
+    assert scene.outbox.dead == []
 
 
 async def test_a_dead_letter_is_sent_before_its_batch_commits(autojump_clock: MockClock) -> None:

@@ -26,7 +26,7 @@ from matyan.rules.free_steps import Below
 from matyan.rules.sequences.keyed import keyed
 from matyan.rules.sequences.parts import has_parts
 from matyan.rules.sequences.state import MAX_STEP, MIN_STEP, State
-from matyan.store.base import Snapshot, Transaction
+from matyan.store.base import Range, Snapshot, Transaction, scan
 
 FRESH, MERGED, FULL = 0, 1, 2
 
@@ -48,6 +48,9 @@ class Growth:
 
 class PointLayout(Protocol):
     """A layout of log_metric points."""
+
+    def tail(self, prefix: bytes) -> Range:
+        """What `load` reads."""
 
     def load(self, tr: Transaction, state: State) -> None:
         """Fills the layout's part of the state of a sequence that exists."""
@@ -72,10 +75,13 @@ class PointLayout(Protocol):
 class CompatiblePoints:
     """Four keys a point: what the reference's API server reads."""
 
+    def tail(self, prefix: bytes) -> Range:
+        return Range(*range_of(prefix + POINT_FIELDS["val"]), limit=1, reverse=True)
+
     def load(self, tr: Transaction, state: State) -> None:
         # The reference's row names the step that was written last, which need not be the highest.
         vals = state.prefix + POINT_FIELDS["val"]
-        for key, packed in tr.scan(*range_of(vals), limit=1, reverse=True):
+        for key, packed in scan(tr, self.tail(state.prefix)):
             (step,) = unpack(key, len(vals))
             if state.last_step is None or step > state.last_step:
                 state.last_step = step
@@ -126,10 +132,12 @@ class PackedPoints:
     def __init__(self, growth: Growth) -> None:
         self._growth = growth
 
+    def tail(self, prefix: bytes) -> Range:
+        return Range(*range_of(prefix + CHUNK), limit=2 * self._growth.latest, reverse=True)
+
     def load(self, tr: Transaction, state: State) -> None:
         level = FRESH
-        tail = tr.scan(*range_of(state.chunks), limit=2 * self._growth.latest, reverse=True)
-        for i, (key, chunk) in enumerate(tail):
+        for i, (key, chunk) in enumerate(scan(tr, self.tail(state.prefix))):
             (n,) = unpack(key, len(state.chunks))
             chunk_level, ordered, count, before = _head(chunk)
             level = max(level, chunk_level)
@@ -179,15 +187,14 @@ class PackedPoints:
         due = merged >= growth.early or total >= 4 * growth.chunk
         if fresh >= growth.chunk or merged >= growth.latest or (due and total <= budget):
             level, before = FULL, state.merged_before
-            for n in state.merged:
-                key = key_int(state.chunks, n)
-                stored = tr.get(key)
-                if stored is None:
-                    # The cached state is gone with this transaction, so the next try sees what is there.
-                    raise Unavailable(
-                        "A sequence was changed by another program: it is tried again."
-                    )
-                _decode(stored, gathered)
+            # In one scan: nothing stands between them, since what they were merged from is gone.
+            places = [key_int(state.chunks, n) for n in state.merged]
+            stored = [*tr.scan(places[0], places[-1] + b"\x00")] if places else []
+            if [key for key, _ in stored] != places:
+                # The cached state is gone with this transaction, so the next try sees what is there.
+                raise Unavailable("A sequence was changed by another program: it is tried again.")
+            for key, chunk in stored:
+                _decode(chunk, gathered)
                 tr.clear(key)
             state.merged = []
             state.merged_points = 0

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from matyan.keys import Keys
+from matyan.keys import Keys, range_of
 from matyan.rules.sequences.layout import Layout
 from matyan.rules.sequences.points import CompatiblePoints, Growth, PackedPoints
 from matyan.rules.sequences.reads import SequenceReads
 from matyan.rules.sequences.state import StateCache
 from matyan.rules.sequences.writes import SequenceWrites
-from matyan.store.base import Transaction
+from matyan.store.base import Range, Transaction
 
 CACHE_BYTES: Final = 48 * 2**20
 
@@ -38,6 +38,13 @@ class Sequences(SequenceReads):
         self._rewrite = growth.rewrite
         self._cache = StateCache(cache_bytes)
         self._newest: SequenceWrites | None = None
+
+    def prefetched(self, run: str, ctx: int, name: str) -> tuple[Range, ...]:
+        """What a transaction reads of a sequence before it appends to it: nothing where that is known."""
+        if (run, ctx, name) in self._cache:
+            return ()
+        traces = Range(*range_of(self.keys.traces_prefix(run, ctx, name)))
+        return traces, self.layout.tail(self.keys.seq(run, ctx, name))
 
     def begin(self, tr: Transaction) -> SequenceWrites:
         """One transaction's work. A transaction whose body runs again begins again."""

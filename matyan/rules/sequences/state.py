@@ -117,6 +117,9 @@ class StateCache:
         while self._room < 0:
             self._evict(next(iter(self._states)))
 
+    def __contains__(self, key: StateKey) -> bool:
+        return key in self._states
+
     def take(self, key: StateKey) -> State | None:
         """Takes a state out of the cache."""
         state = self._states.pop(key, None)
