@@ -185,7 +185,7 @@ def _check_group(settings: Settings) -> bool:
     Raises:
         Unavailable: partitions of it stand still.
     """
-    from matyan.broker.kafka.start import Claimant
+    from matyan.broker.kafka.start import FedStore
     from matyan.cli.group_offsets import GroupOffsets
 
     kafka = GroupOffsets(settings, patience_s=0)
@@ -193,13 +193,13 @@ def _check_group(settings: Settings) -> bool:
         rows = kafka.committed()
     except Unavailable:
         return False
-    if found := kafka.conflicts(Claimant(settings.ingestion_group), rows):
+    if found := kafka.conflicts(FedStore(settings.ingestion_group), rows):
         raise Unavailable(" ".join(found))
     return True
 
 
 async def _check_store(settings: Settings, folder: Path) -> str:
-    from matyan.broker.kafka.start import Claimant
+    from matyan.broker.kafka.start import FedStore
     from matyan.cli.group_offsets import GroupOffsets
     from matyan.keys import Keys
     from matyan.rules.identity import known_store_id
@@ -224,7 +224,7 @@ async def _check_store(settings: Settings, folder: Path) -> str:
 
         text = f"{folder} opens, {await store.transact(check)}"
         id = await store.read(lambda snap: known_store_id(snap, keys))
-        claimant = Claimant(settings.ingestion_group, id, store_name(folder))
+        fed_store = FedStore(settings.ingestion_group, id, store_name(folder))
     finally:
         await store.aclose()
     try:
@@ -232,7 +232,7 @@ async def _check_store(settings: Settings, folder: Path) -> str:
         rows = await kafka.stored(folder)
     except Unavailable:
         return text  # the other checks say why nothing can be compared
-    if found := kafka.conflicts(claimant, rows):
+    if found := kafka.conflicts(fed_store, rows):
         raise Unavailable(" ".join(found))
     return text
 

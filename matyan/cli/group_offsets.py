@@ -16,7 +16,7 @@ import trio
 
 from matyan import readable
 from matyan.broker.kafka.admin import PATIENCE_S, Group, Place, describe_topic, patiently
-from matyan.broker.kafka.start import Claimant, where_to_start
+from matyan.broker.kafka.start import FedStore, where_to_start
 from matyan.errors import ConfigurationError, MatyanError
 from matyan.keys import LOCAL, Keys, pack_value, unpack_value
 from matyan.reader import Reader
@@ -144,7 +144,7 @@ class GroupOffsets:
                 await store.transact(partial(self._write, keys, chosen))
             return [replace(row, stored=chosen.get(row.partition, row.stored)) for row in rows]
 
-    def conflicts(self, claimant: Claimant, rows: Iterable[PartitionOffsets]) -> list[str]:
+    def conflicts(self, fed_store: FedStore, rows: Iterable[PartitionOffsets]) -> list[str]:
         """Why partitions would stand still, or no worker of that store may start.
 
         Where the stored offset is not known, what Kafka has of it stands in: it follows within a second.
@@ -154,7 +154,7 @@ class GroupOffsets:
             place = row.kafka
             stored = place.committed if row.stored is None and place.is_ours else row.stored
             try:
-                where_to_start(self.topic, row.partition, stored, place, claimant)
+                where_to_start(self.topic, row.partition, stored, place, fed_store)
             except ConfigurationError as error:
                 found.append(str(error))
         return found

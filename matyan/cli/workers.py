@@ -15,7 +15,7 @@ import trio
 from confluent_kafka.admin import AclOperation
 
 from matyan.broker.kafka.admin import Group
-from matyan.broker.kafka.start import Claimant, require_own
+from matyan.broker.kafka.start import FedStore, require_own
 from matyan.cli.flags import KAFKA, S3, SERVICE, settings_flags, store_name, store_option
 from matyan.cli.start import KafkaStart, begin
 from matyan.errors import ConfigurationError, Unavailable
@@ -164,8 +164,8 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
                 f"The records of {path} come from `matyan up`: go on with it, by `matyan up --data {path}`, or name "
                 "another folder with --store."
             )
-        claimant = Claimant(settings.ingestion_group, folder.id, store_name(path))
-        crew = _ingest_crew(settings, folder, claimant, count)
+        fed_store = FedStore(settings.ingestion_group, folder.id, store_name(path))
+        crew = _ingest_crew(settings, folder, fed_store, count)
         commands = KafkaFolder(
             folder, partial(open_producer, producer_config(settings), topic, settings.queue_bytes)
         )
@@ -182,7 +182,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
                 # Before Kafka is there: the folder can be read without it.
                 *commands.tasks(),
                 Task("start", start.run),
-                Task("store", partial(_guard_store, settings, claimant)),
+                Task("store", partial(_guard_store, settings, fed_store)),
                 *crew.tasks(),
             ],
             drain,
@@ -191,19 +191,19 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
         )
 
 
-def _ingest_crew(settings: Settings, folder: DataFolder, claimant: Claimant, count: int) -> _Crew:
+def _ingest_crew(settings: Settings, folder: DataFolder, fed_store: FedStore, count: int) -> _Crew:
     from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
     from matyan.broker.kafka.outbox import KafkaOutbox
     from matyan.workers.ingest import IngestWorker
 
     outbox = KafkaOutbox(settings)
-    config = consumer_config(settings, claimant.group)
+    config = consumer_config(settings, fed_store.group)
     crew = _Crew()
     for number in range(count):
         own = dict(config)
         if settings.instance_id and count > 1:
             own["group.instance.id"] = f"{settings.instance_id}-{number}"
-        consumer = KafkaConsumer(own, settings.kafka_data_ingestion_topic, claimant=claimant)
+        consumer = KafkaConsumer(own, settings.kafka_data_ingestion_topic, fed_store=fed_store)
         worker = IngestWorker(
             consumer,
             folder.store,
@@ -219,7 +219,7 @@ def _ingest_crew(settings: Settings, folder: DataFolder, claimant: Claimant, cou
 
 
 async def _guard_store(
-    settings: Settings, claimant: Claimant, *, task_status: trio.TaskStatus[None]
+    settings: Settings, fed_store: FedStore, *, task_status: trio.TaskStatus[None]
 ) -> None:
     """Begins when no other store's worker is in the group, and looks again now and then: two may begin at once.
 
@@ -229,7 +229,7 @@ async def _guard_store(
     from matyan.broker.kafka.client import client_config
 
     topic = settings.kafka_data_ingestion_topic
-    group = Group(client_config(settings), claimant.group)
+    group = Group(client_config(settings), fed_store.group)
     while True:
         try:
             stores = await trio.to_thread.run_sync(group.stores, topic, abandon_on_cancel=True)
@@ -237,7 +237,7 @@ async def _guard_store(
             log.info("waits to see whose the consumer group is", reason=str(error))
             await trio.sleep(1)
             continue
-        require_own(topic, stores, claimant)
+        require_own(topic, stores, fed_store)
         task_status.started()
         await trio.sleep(_GUARD_S)
 

@@ -155,7 +155,7 @@ async def _wait_and_open(path: Path, deadline: float) -> FolderStore:
             await trio.sleep(_LOCK_POLL_S)
 
 
-async def while_answering(api: LocalAPI) -> None:
+async def finish_commands(api: LocalAPI) -> None:
     """Waits a moment for the commands that are being answered."""
     with trio.move_on_after(_GRACE_S):
         await api.finish()

@@ -56,7 +56,7 @@ def hold(data: Path, settings: Settings) -> Iterator[None]:
     holder.start()
     first = began.get()
     if isinstance(first, BaseException):
-        raise _plain(first)
+        raise _unwrapped(first)
     token, stop = first
     try:
         yield
@@ -67,10 +67,10 @@ def hold(data: Path, settings: Settings) -> Iterator[None]:
     if not began.empty():
         late = began.get()
         assert isinstance(late, BaseException)
-        raise _plain(late)
+        raise _unwrapped(late)
 
 
-def _plain(error: BaseException) -> BaseException:
+def _unwrapped(error: BaseException) -> BaseException:
     """The error inside groups of one; the first of ours inside a larger one."""
     while isinstance(error, BaseExceptionGroup):
         ours = error.subgroup(MatyanError)

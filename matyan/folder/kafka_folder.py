@@ -13,7 +13,7 @@ import trio
 
 from matyan.broker.base import Producer
 from matyan.errors import ConfigurationError, MatyanError, Unavailable
-from matyan.folder.folder import DataFolder, delete_by_record, finish_by_record, while_answering
+from matyan.folder.folder import DataFolder, delete_by_record, finish_by_record, finish_commands
 from matyan.rules import runs
 from matyan.rules.rows import RunRows
 from matyan.service.supervise import Task
@@ -54,12 +54,12 @@ class KafkaFolder:
 
     async def drain(self, deadline: float) -> int:
         """Waits for commands that are being answered; nothing is left undone."""
-        await while_answering(self._api)
+        await finish_commands(self._api)
         return 0
 
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run by a record in Kafka, and waits until the worker has applied it."""
-        open_producer = self._feeder("a deletion")
+        open_producer = self._producer_for("a deletion")
         await self._folder.must_exist(run)
         async with open_producer() as producer:
             await delete_by_record(producer, run)
@@ -69,13 +69,15 @@ class KafkaFolder:
                 lambda snap: runs.exists(RunRows(snap, self._folder.keys, run))
             )
 
-        await _effect(is_gone, f"Run {run} is still there: Kafka has the record that deletes it")
+        await _until_applied(
+            is_gone, f"Run {run} is still there: Kafka has the record that deletes it"
+        )
         # By the control worker, which tells nobody here when it has done so.
         yield {"run": run, "blobs_pending": True}
 
     async def _finish(self, *, run: str) -> AsyncIterator[object]:
         """Ends a run by a record in Kafka, and waits until the worker has applied it."""
-        open_producer = self._feeder("the end of a run")
+        open_producer = self._producer_for("the end of a run")
         before = await self._folder.last_heard(run)
         if before.active:
             async with open_producer() as producer:
@@ -84,13 +86,13 @@ class KafkaFolder:
             async def has_ended() -> bool:
                 return not (await self._folder.last_heard(run)).active
 
-            await _effect(
+            await _until_applied(
                 has_ended, f"Run {run} is still active: Kafka has the record that ends it"
             )
         after = await self._folder.last_heard(run)
         yield {"run": run, "was_active": before.active, "duration": after.duration}
 
-    def _feeder(self, what: str) -> OpenProducer:
+    def _producer_for(self, what: str) -> OpenProducer:
         """
         Raises:
             ConfigurationError: no worker runs that would apply the record.
@@ -103,7 +105,7 @@ class KafkaFolder:
         return self._open_producer
 
 
-async def _effect(is_there: Callable[[], Awaitable[bool]], otherwise: str) -> None:
+async def _until_applied(is_there: Callable[[], Awaitable[bool]], otherwise: str) -> None:
     """Waits until the worker has applied a record.
 
     Raises:

@@ -187,7 +187,7 @@ class LocalAPI:
         """Sends the rows of the answer, but for the last ones of a read, which it returns: most answers need no other
         crossing between threads."""
         if not isinstance(op, str) or op not in {*self._reads, *self._writes}:
-            raise _newer(f"{op!r}")
+            raise _not_known(f"{op!r}")
         if op in self._reads:
             return await self._read(stream, op, arguments)
         write = self._writes[op]
@@ -218,10 +218,10 @@ def _check_arguments(op: str, call: partial[Any]) -> None:
     try:
         inspect.signature(call.func).bind(*call.args, **call.keywords)
     except TypeError as error:
-        raise _newer(f"{op!r} as it was asked ({error})") from None
+        raise _not_known(f"{op!r} as it was asked ({error})") from None
 
 
-def _newer(what: str) -> MatyanError:
+def _not_known(what: str) -> MatyanError:
     return MatyanError(
         f"The process that holds this folder does not know {what}: use the same version of matyan."
     )

@@ -24,8 +24,8 @@ from matyan.folder.folder import (
     delete_by_record,
     delivered,
     finish_by_record,
+    finish_commands,
     open_folder,
-    while_answering,
 )
 from matyan.folder.letters import Letters
 from matyan.keys import range_of
@@ -105,7 +105,7 @@ class Tracker:
         What the control worker has not done stands in the store and is done by the next process.
         """
         left = await self.producer.flush(deadline)
-        await while_answering(self._api)
+        await finish_commands(self._api)
         return left
 
     async def _check_store(self) -> None:
@@ -146,7 +146,7 @@ class Tracker:
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run and waits for its blobs to go."""
         await self._folder.must_exist(run)
-        self._must_take()
+        self._require_store()
         await delete_by_record(self.producer, run)
         pending = True
         with trio.move_on_after(_CONTROL_S):
@@ -159,7 +159,7 @@ class Tracker:
         """Ends a run when it was last heard of; one that has ended stays as it is."""
         before = await self._folder.last_heard(run)
         if before.active:
-            self._must_take()
+            self._require_store()
             await finish_by_record(self.producer, run, before.last_record)
         after = await self._folder.last_heard(run)
         yield {"run": run, "was_active": before.active, "duration": after.duration}
@@ -178,7 +178,7 @@ class Tracker:
                         f"Dead letter {number} was sent before and waits for the store."
                     )
                 letter = await self.store.read(partial(self._letters.standing, id=number))
-                self._must_take()
+                self._require_store()
                 try:
                     again = await delivered(partial(self._broker.redeliver, number, letter.letter))
                 except NotFound as error:
@@ -187,7 +187,7 @@ class Tracker:
                     became = "dead again" if again.died else "applied"
             yield {"id": number, "outcome": became}
 
-    def _must_take(self) -> None:
+    def _require_store(self) -> None:
         """Says at once that the store is away: what a person asked for must not be done after they gave it up.
 
         Raises:

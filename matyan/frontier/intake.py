@@ -11,7 +11,7 @@ since the SDK takes a refusal for an answer and the frame is lost. Rejected: to 
 (thousands of connections do not fit), to leave the frame unread for all of the 40 s (the client goes), to refuse at once.
 
 An unfinished message that brings nothing, while others wait for the room that it has, is closed. No sockets here: who
-wants room is a `Claimant`.
+wants room is a `Waiter`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STILL_BYTES: Final = 128 << 10
 """Nothing moves when, while some wait for room, less than this came of all that is unfinished in so many seconds."""
 
 
-class Claimant(Protocol):
+class Waiter(Protocol):
     """A connection."""
 
     def try_again(self) -> bool:
@@ -82,11 +82,11 @@ class Intake:
         self._budget = budget
         self._clock = clock
         self._limit = int(SHARE * budget.capacity)
-        self._claims: dict[Claimant, Claim] = {}
+        self._claims: dict[Waiter, Claim] = {}
         self._held = self._promised = self._begun = 0
         # Of what is held: by those that are small.
         self._small = 0
-        self._waiting: dict[Claimant, _Wait] = {}  # in order
+        self._waiting: dict[Waiter, _Wait] = {}  # in order
         self._room = trio.Event()
         self._came = 0
         self._moved = 0.0
@@ -107,7 +107,7 @@ class Intake:
             return True
         return is_first and budget.parked + self._small < WAITING_SHARE * budget.capacity
 
-    def count(self, who: Claimant, held: int) -> None:
+    def count(self, who: Waiter, held: int) -> None:
         """`who` holds so many bytes now."""
         claim = self._claims.get(who)
         if claim is None:
@@ -125,7 +125,7 @@ class Intake:
         if more < 0:
             self._budget.tell_room()
 
-    def may_begin(self, who: Claimant, size: int, *, in_turn: bool = True) -> bool:
+    def may_begin(self, who: Waiter, size: int, *, in_turn: bool = True) -> bool:
         """Lets a message in of which `size` bytes are announced, if there is room for them."""
         first = next((one for one, wait in self._waiting.items() if wait.begins), who)
         if in_turn and first is not who:
@@ -142,12 +142,12 @@ class Intake:
         self._promised += size
         return True
 
-    def has_begun(self, who: Claimant) -> bool:
+    def has_begun(self, who: Waiter) -> bool:
         """Whether a large message of `who` was let in and is not over."""
         claim = self._claims.get(who)
         return claim is not None and claim.begun
 
-    def may_go_on(self, who: Claimant, came: int) -> bool:
+    def may_go_on(self, who: Waiter, came: int) -> bool:
         """Whether one that was let in may take `came` bytes more. The only one always may: it could never end else."""
         claim = self._claims.get(who)
         if claim is None or not claim.begun:
@@ -165,7 +165,7 @@ class Intake:
         """Whether those that have begun leave each other no room."""
         return self._begun > 1 and self._held > self._limit
 
-    def end(self, who: Claimant) -> None:
+    def end(self, who: Waiter) -> None:
         """The large message of `who` is over, whatever came of it."""
         claim = self._claims.get(who)
         if claim is not None and claim.begun:
@@ -179,7 +179,7 @@ class Intake:
                 del self._claims[who]
             self._on_room()
 
-    def wait(self, who: Claimant, *, begins: bool) -> None:
+    def wait(self, who: Waiter, *, begins: bool) -> None:
         """`who` wants room, behind those that do already; begins: for a large message that was not let in."""
         if not self._waiting:
             self._came, self._moved = 0, self._clock()
@@ -188,11 +188,11 @@ class Intake:
         self._waiting[who] = _Wait(begins, until)
         self._budget.want_room()
 
-    def forget(self, who: Claimant) -> None:
+    def forget(self, who: Waiter) -> None:
         """`who` wants room no more."""
         self._waiting.pop(who, None)
 
-    def leave(self, who: Claimant) -> None:
+    def leave(self, who: Waiter) -> None:
         """The connection is over."""
         self.forget(who)
         self.end(who)

@@ -183,7 +183,7 @@ class Connection:
         self._lane.connections.add(self)
         telemetry.WS_CONNECTIONS.inc()
         self._log.debug("connected")
-        self._read(ON)
+        self._set_reading(ON)
         if begun:
             self._received(begun, full=self._budget.full)
 
@@ -220,7 +220,7 @@ class Connection:
         """Closes the socket as it is and leaves the session, whose frames go on being delivered."""
         if self._life is CLOSED:
             return
-        self._become(CLOSED)
+        self._set_life(CLOSED)
         lane = self._lane
         lane.remove(self._sock.fileno())
         notify_closing(self._sock)
@@ -240,11 +240,11 @@ class Connection:
         tell = self._log.warning if code in _COMPLAINTS else self._log.debug
         tell("closed", code=int(code), reason=said, messages=self._messages)
 
-    def _become(self, life: Life) -> None:
+    def _set_life(self, life: Life) -> None:
         assert life in LIFE_AFTER[self._life], (self._life, life)
         self._life = life
 
-    def _read(self, reading: Reading) -> None:
+    def _set_reading(self, reading: Reading) -> None:
         before = self._reading
         assert reading in READING_AFTER[before], (before, reading)
         self._reading = reading
@@ -261,15 +261,15 @@ class Connection:
         if message is None:
             wire.feed(data)
             self._take_events(now)
-            self._say(now)
+            self._send_from_wire(now)
         elif not self._take(message, now):
-            self._say(now)
+            self._send_from_wire(now)
         elif not self._out and len(self._session.waiting) < 2:
             return  # nobody is busy with one message
         if self._reading is ON and (self._out or self._session.crowded):
-            self._read(HELD_BACK)
+            self._set_reading(HELD_BACK)
 
-    def _say(self, now: float) -> None:
+    def _send_from_wire(self, now: float) -> None:
         """Sends what the wire has to say, a close frame not before the replies that are due."""
         if self._life is CLOSED:
             return
@@ -279,15 +279,15 @@ class Connection:
             if says:
                 self._write(says)
             if self._life is DRAINING:
-                self._part_if_answered()
+                self._send_farewell_if_answered()
         elif self._life is CLOSING:
             self._end_if_through()
         elif says:
-            self._become(ENDING)
+            self._set_life(ENDING)
             self._farewell = says
             if wire.close_rcvd is not None:
                 self._deadline = now + CLOSE_WITHIN_S
-            self._part_if_answered()
+            self._send_farewell_if_answered()
 
     def _take_events(self, now: float) -> None:
         """Takes what the wire has, until it needs more bytes or this connection must wait."""
@@ -306,12 +306,12 @@ class Connection:
             taken += len(event[1])
             if taken > TURN_BYTES:
                 self._event, self._event_since = event, came
-                self._read(NO_TURN)
-                self._lane.turns.send_nowait(self._worked)
+                self._set_reading(NO_TURN)
+                self._lane.turns.send_nowait(self._take_turn)
                 break
             if not self._take_event(*event, came):
                 self._event, self._event_since = event, came
-                self._read(NO_ROOM)
+                self._set_reading(NO_ROOM)
                 begins = event[0] is Kind.PIECE and not self._intake.has_begun(self)
                 self._intake.wait(self, begins=begins)
             self._has_waited = False
@@ -390,17 +390,17 @@ class Connection:
 
     def _judge(self, incoming: Incoming, then: Kind) -> None:
         """Has a large item looked at in a thread, and goes on where it stopped."""
-        self._read(NO_TURN)
+        self._set_reading(NO_TURN)
         self._event = (then, b"")
         self._spawn(partial(self._work_in_a_thread, incoming))
 
     async def _work_in_a_thread(self, incoming: Incoming) -> None:
         await trio.to_thread.run_sync(incoming.judge)
-        self._worked()
+        self._take_turn()
 
     @_contained
-    def _worked(self) -> None:
-        self._read(HELD_BACK)
+    def _take_turn(self) -> None:
+        self._set_reading(HELD_BACK)
         if self._life is not CLOSED:
             self._continue()
 
@@ -408,19 +408,19 @@ class Connection:
     def _continue(self) -> None:
         now = self._clock()
         self._take_events(now)
-        self._say(now)
+        self._send_from_wire(now)
         self._resume_if_possible()
 
     def try_again(self) -> bool:
         """There may be room. False: not for this one."""
-        self._read(HELD_BACK)
+        self._set_reading(HELD_BACK)
         self._continue()
         return self._reading is not NO_ROOM
 
     @_contained
     def stop_waiting(self) -> None:
         """There was no room for long enough: reads on, whether there is now or not."""
-        self._read(HELD_BACK)
+        self._set_reading(HELD_BACK)
         self._has_waited = True
         self._continue()
 
@@ -454,7 +454,7 @@ class Connection:
         try:
             self._write(_OK_FRAME if payload is OK else _text_frame(payload))
             if life is not OPEN:
-                self._part_if_answered()
+                self._send_farewell_if_answered()
             if self._reading is HELD_BACK:
                 self._resume_if_possible()
         except Exception as error:  # noqa: BLE001 - it ends this connection alone
@@ -467,29 +467,29 @@ class Connection:
         A frame that crosses the close frame on the wire is still stored: its client cannot send it again.
         """
         if self._life is OPEN:
-            self._become(DRAINING)
+            self._set_life(DRAINING)
         self._session.refuse_missing()
-        self._part_if_answered()
+        self._send_farewell_if_answered()
 
     @_contained
     def force(self) -> None:
         """The drain's deadline: closes with frames unanswered."""
         if self._life not in _GONE:
-            self._part()
+            self._send_farewell()
         self.drop()
 
-    def _part_if_answered(self) -> None:
+    def _send_farewell_if_answered(self) -> None:
         unfinished = self._incoming is not None or self._event is not None
         if not (self._session.waiting or unfinished or self._life in _GONE):
-            self._part()
+            self._send_farewell()
 
-    def _part(self) -> None:
+    def _send_farewell(self) -> None:
         """Sends the close frame; then the sweeper drops what the peer does not end by itself."""
         if not self._farewell:
             self._wire.send_close(CloseCode.GOING_AWAY, "the server is shutting down")
             self._farewell = self._wire.data_to_send()
         farewell, self._farewell = self._farewell, b""
-        self._become(CLOSING)
+        self._set_life(CLOSING)
         self._deadline = self._clock() + LINGER_S
         self._write(farewell)
 
@@ -500,9 +500,9 @@ class Connection:
             self._sweep_closing(now)
         elif self._life is ENDING:
             if now >= self._deadline:
-                self._part()
+                self._send_farewell()
         elif self._reading is ON and self._life is not CLOSED:
-            self._watch(now)
+            self._watch_peer(now)
 
     def _sweep_closing(self, now: float) -> None:
         if now >= self._deadline:
@@ -512,9 +512,9 @@ class Connection:
         elif self._wire.failed and now >= self._heard + SWEEP_EVERY_S:
             self._end_sending()
 
-    def _watch(self, now: float) -> None:
+    def _watch_peer(self, now: float) -> None:
         """Closes on a peer that sends its message too slowly, pings one that is silent, drops one that does not answer."""
-        if self._trickles(now):
+        if self._is_too_slow(now):
             self._wire.fail(
                 CloseCode.POLICY_VIOLATION,
                 f"a message must end, or bring {RATE_BYTES:,} bytes, in each {RATE_S:.0f} s",
@@ -528,9 +528,9 @@ class Connection:
             self._wire.send_ping()
             self._write(self._wire.data_to_send())
 
-    def _trickles(self, now: float) -> bool:
+    def _is_too_slow(self, now: float) -> bool:
         """Whether the message that is coming in comes too slowly."""
-        if self._wire.between:
+        if self._wire.is_between:
             self._window = None
             return False
         # Pings and empty fragments are no part of it.
@@ -606,7 +606,7 @@ class Connection:
         if self._reading is not HELD_BACK or self._life is CLOSED:
             return
         if not (self._out or self._session.crowded):
-            self._read(ON)
+            self._set_reading(ON)
             self._heard = self._clock()
             self._window = None
 
@@ -640,7 +640,7 @@ class Lane:
         self._epoll = select.epoll()
         try:
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._read)
+                self._nursery.start_soon(self._read_sockets)
                 self._nursery.start_soon(self._take_turns)
                 task_status.started()
         finally:
@@ -675,7 +675,7 @@ class Lane:
         for connection in list(self.connections):
             connection.sweep(now)
 
-    async def _read(self) -> None:
+    async def _read_sockets(self) -> None:
         """Calls `readable` of whose socket has something to read."""
         connections, poll = self._sockets, self._epoll.poll
         producer = self.shared.sessions.producer

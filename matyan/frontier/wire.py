@@ -59,6 +59,7 @@ class Wire:
         "_inflate",
         "_left",
         "_mask",
+        "_mask_at",
         "_max_bytes",
         "_message",
         "_more",
@@ -67,7 +68,6 @@ class Wire:
         "_tail",
         "_tailed",
         "_text",
-        "_turn",
         "close_rcvd",
         "close_sent",
         "closed",
@@ -87,7 +87,7 @@ class Wire:
         # The data frame at hand: what is left of its payload, its mask and that one's turn. None: between frames.
         self._left: int | None = None
         self._mask = b""
-        self._turn = 0
+        self._mask_at = 0
         self._fin = False
         # The message at hand.
         self._message = False
@@ -116,7 +116,7 @@ class Wire:
         return self.close_sent is None and not self.failed
 
     @property
-    def between(self) -> bool:
+    def is_between(self) -> bool:
         """Whether the next byte is the first of a message or of a control frame."""
         return self._left is None and not self._message and self._at == len(self._data)
 
@@ -157,7 +157,7 @@ class Wire:
         """Says goodbye for a reason that makes it useless to read on (RFC 6455, 7.1.7)."""
         if self.close_sent is None:
             self._close(Close(code, reason))
-        self._break()
+        self._stop()
 
     def next(self) -> tuple[Kind, bytes] | None:
         """What comes next, or None: more bytes are needed, or nothing will come (`failed`)."""
@@ -165,7 +165,7 @@ class Wire:
             while not self.failed:
                 if self._left is None:
                     found = self._begin_frame()
-                elif self._left or self._more or self._tail or self._owes_tail():
+                elif self._left or self._more or self._tail or self._put_tail():
                     found = self._piece()
                 else:
                     found = self._end_frame()
@@ -177,7 +177,7 @@ class Wire:
             self.fail(CloseCode.PROTOCOL_ERROR, str(error))
         except UnicodeDecodeError as error:
             self.fail(CloseCode.INVALID_DATA, f"not UTF-8: {error.reason}")
-        self._skip()
+        self._skip_to_close()
         return None
 
     def _begin_frame(self) -> tuple[Kind, bytes] | None:
@@ -233,7 +233,7 @@ class Wire:
         if len(data) < body:
             return None
         self._at = body
-        self._left, self._mask, self._turn = length, data[head:body], 0
+        self._left, self._mask, self._mask_at = length, data[head:body], 0
         self._fin = bool(first & _FIN)
         return _NOTHING if opcode == Opcode.CONT else self._begin_message(first, length)
 
@@ -256,8 +256,8 @@ class Wire:
             size = min(left, len(self._data) - at, PIECE_BYTES)
             if not size:
                 return None
-            piece = unmask(self._data, at, size, self._mask, self._turn)
-            self._turn = (self._turn + size) & 3
+            piece = unmask(self._data, at, size, self._mask, self._mask_at)
+            self._mask_at = (self._mask_at + size) & 3
             self._at = at + size
             self._left = left - size
             self.taken += size
@@ -272,7 +272,7 @@ class Wire:
         self._decode(piece)
         return Kind.PIECE, piece
 
-    def _owes_tail(self) -> bool:
+    def _put_tail(self) -> bool:
         """Puts the tail behind a compressed message, once."""
         if not self._fin or self._inflate is None or self._tailed:
             return False
@@ -321,7 +321,7 @@ class Wire:
                 if self._message and close.code == CloseCode.NO_STATUS_RCVD:
                     close = Close(CloseCode.NORMAL_CLOSURE, "")
                 self._close(close)
-            self._break()
+            self._stop()
 
     def _close(self, close: Close) -> None:
         none = close.code == CloseCode.NO_STATUS_RCVD
@@ -334,12 +334,12 @@ class Wire:
             CloseCode.MESSAGE_TOO_BIG, f"a message may have {self._max_bytes:,} bytes, inflated"
         )
 
-    def _break(self) -> None:
+    def _stop(self) -> None:
         self.failed = True
         self._message, self._text, self._inflate = False, None, None
         self._tail, self._more = b"", False
 
-    def _skip(self) -> None:
+    def _skip_to_close(self) -> None:
         """Looks for nothing but the close frame in what still comes."""
         while not self.closed:
             left = len(self._data) - self._at

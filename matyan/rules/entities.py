@@ -101,7 +101,7 @@ def _join(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
     tr.set(member, _TRUE)
 
 
-def _part(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
+def _leave(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
     """The opposite of `_join`."""
     tr, keys = rows.tr, rows.keys
     member = family.member(keys, uuid, rows.run)
@@ -173,7 +173,7 @@ def leave_experiment(rows: RunRows[Transaction]) -> None:
     if uuid is not None:
         rows.tr.clear(rows.keys.experiment_of_run(rows.run))
         indexes.drop_all(rows, "experiment")
-        _part(rows, _EXPERIMENTS, uuid)
+        _leave(rows, _EXPERIMENTS, uuid)
 
 
 # --- tags -----------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def _detach(rows: RunRows[Transaction], uuid: str) -> None:
     tr, keys, run = rows.tr, rows.keys, rows.run
     tr.clear(keys.run_tag(run, uuid))
     tr.clear(keys.tag_of_run(run, uuid))
-    _part(rows, _TAGS, uuid)
+    _leave(rows, _TAGS, uuid)
 
 
 def forgetting_run(rows: RunRows[Transaction]) -> Iterator[None]:

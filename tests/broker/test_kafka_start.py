@@ -8,7 +8,7 @@ import pytest
 
 from matyan.broker.kafka.admin import Place
 from matyan.broker.kafka.start import (
-    Claimant,
+    FedStore,
     require_own,
     takes_over,
     where_committed,
@@ -16,7 +16,7 @@ from matyan.broker.kafka.start import (
 )
 from matyan.errors import ConfigurationError, OffsetConflict
 
-CLAIMANT = Claimant("group", "store-1", "rocks:DIR")
+FED_STORE = FedStore("group", "store-1", "rocks:DIR")
 
 
 def place(committed: int | None = None, **more: Any) -> Place:
@@ -42,7 +42,7 @@ def place(committed: int | None = None, **more: Any) -> Place:
     ],
 )
 def test_it_starts_at(stored: int | None, found: Place, offset: int) -> None:
-    assert where_to_start("topic", 3, stored, found, CLAIMANT) == offset
+    assert where_to_start("topic", 3, stored, found, FED_STORE) == offset
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_it_starts_at(stored: int | None, found: Place, offset: int) -> None:
 def test_a_person_has_to_say(stored: int | None, found: Place, said: str) -> None:
     """The sentence names the partition, what contradicts, and the command that settles it."""
     with pytest.raises(OffsetConflict) as caught:
-        where_to_start("topic", 3, stored, found, CLAIMANT)
+        where_to_start("topic", 3, stored, found, FED_STORE)
     text = str(caught.value)
     assert said in text
     assert text.startswith("topic [3]: ")
@@ -66,28 +66,28 @@ def test_a_person_has_to_say(stored: int | None, found: Place, said: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("stores", "claimant", "is_refused"),
+    ("stores", "fed_store", "is_refused"),
     [
-        ({0: None, 1: "store-1"}, CLAIMANT, False),
-        ({0: None, 1: "store-2"}, CLAIMANT, True),
-        ({0: "store-2"}, Claimant("group"), False),
-        ({}, CLAIMANT, False),
+        ({0: None, 1: "store-1"}, FED_STORE, False),
+        ({0: None, 1: "store-2"}, FED_STORE, True),
+        ({0: "store-2"}, FedStore("group"), False),
+        ({}, FED_STORE, False),
     ],
 )
 def test_a_group_feeds_one_store(
-    stores: dict[int, str | None], claimant: Claimant, is_refused: bool
+    stores: dict[int, str | None], fed_store: FedStore, is_refused: bool
 ) -> None:
     """Another store's id is an error; none at all is of an older version, and the control worker has no store."""
     if not is_refused:
-        require_own("topic", stores, claimant)
+        require_own("topic", stores, fed_store)
         return
     with pytest.raises(ConfigurationError, match=r"store-2, with topic \[1\]"):
-        require_own("topic", stores, claimant)
+        require_own("topic", stores, fed_store)
 
 
 def test_another_stores_partition_is_not_begun() -> None:
     with pytest.raises(ConfigurationError, match="feeds another store, store-2"):
-        where_to_start("topic", 3, 17, place(17, is_ours=True, store="store-2"), CLAIMANT)
+        where_to_start("topic", 3, 17, place(17, is_ours=True, store="store-2"), FED_STORE)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class Served:
             await stream.send_all(data)
             return b"".join([chunk async for chunk in stream])
 
-    async def link(self, run: str = "run-1", **options: object) -> RawClient:
+    async def websocket(self, run: str = "run-1", **options: object) -> RawClient:
         client = RawClient(await self.connect(), run, self.port, **options)
         await client.shake_hands()
         return client

@@ -44,7 +44,7 @@ def masked(opcode: int, payload: bytes, *, fin: bool = True, head1: int = 0) -> 
 
 
 async def test_a_frame_is_answered_when_it_is_delivered(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     await client.send(tag("a"))
     await served.handed(1)
     with trio.move_on_after(0.05) as early:
@@ -62,7 +62,7 @@ async def test_a_small_frame_takes_few_calls(served: Served) -> None:
         nonlocal calls
         calls += event == "call" and frame.f_code.co_filename.startswith(ours)
 
-    client = await served.link()
+    client = await served.websocket()
     sys.setprofile(count)
     try:
         for number in range(frames):
@@ -111,7 +111,7 @@ async def test_messages_that_come_whole_and_in_pieces_keep_their_order(
     served: Served, cut: int
 ) -> None:
     """A whole message is read another way than one in pieces: neither way loses the other's place."""
-    client = await served.link()
+    client = await served.websocket()
     sizes = (0, 120, 126, 65_600, 10)
     messages = [
         masked(1, tag(f"{n}" + "x" * (size % 500)) + b" " * size) for n, size in enumerate(sizes)
@@ -138,7 +138,7 @@ async def test_messages_that_come_whole_and_in_pieces_keep_their_order(
 
 async def test_a_frame_within_a_frame_is_no_frame(served: Served) -> None:
     """A read that holds just what looks like a whole message is not taken for one in the midst of another."""
-    client = await served.link()
+    client = await served.websocket()
     text = tag("hidden")
     # Two masks that leave ASCII when both are taken off.
     mask, outer = b"\x20\x20\xa0\xa0", b"\x80\x80\0\0"
@@ -246,7 +246,7 @@ BAD = [
 @pytest.mark.parametrize(("data", "code"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
 async def test_a_violation_has_its_close_code(served: Served, data: bytes, code: int) -> None:
     """RFC 6455, 7.4.1; and a frame before it still gets its reply first."""
-    client = await served.link()
+    client = await served.websocket()
     await client.send(tag("a"))
     await client.stream.send_all(data)
     await served.handed(1)
@@ -266,7 +266,7 @@ async def test_the_end_comes_with_the_clients_close(
     if "announced" in next(row[0] for row in BAD if row[1] is data) or (deflate and data[0] & 0x40):
         data, code = masked(2, b"x"), 1003
     async with a_frontier(settings=Settings(ws_deflate=True)) as served:
-        client = await served.link(
+        client = await served.websocket(
             extensions=[ClientPerMessageDeflateFactory()] if deflate else None
         )
         for start in range(0, len(data), size):
@@ -290,7 +290,7 @@ async def test_the_end_comes_with_the_clients_close(
 @pytest.mark.parametrize("code", [1000, 1001, 3000, 4999])
 async def test_a_close_between_fragments_is_none_of_an_error(served: Served, code: int) -> None:
     """RFC 6455, 5.4: it gets its own code back, after the reply of the frame before; what it cut short is no message."""
-    client = await served.link()
+    client = await served.websocket()
     await client.send(tag("a"))
     close = masked(8, code.to_bytes(2, "big") + b"bye")
     await client.stream.send_all(masked(1, b"[", fin=False) + close)
@@ -302,13 +302,13 @@ async def test_a_close_between_fragments_is_none_of_an_error(served: Served, cod
 
 
 async def test_a_close_without_a_code_between_fragments(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     await client.stream.send_all(masked(1, b"[", fin=False) + masked(8, b""))
     assert await client.close_code() == 1000
 
 
 async def test_96_mib_in_fragments_is_too_large(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     for opcode in (1, 0, 0):
         await client.stream.send_all(masked(opcode, b" " * (30 << 20), fin=False))
     await client.stream.send_all(masked(0, b" " * (9 << 20))[:100])
@@ -316,14 +316,14 @@ async def test_96_mib_in_fragments_is_too_large(served: Served) -> None:
 
 
 async def test_a_message_of_96_mib_is_taken(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     await client.send(b"[" + b" " * ((96 << 20) - 2) + b"]")
     assert await client.reply() == OK
 
 
 async def test_fragments_with_pings_between_them(served: Served) -> None:
     """RFC 6455, 5.4: control frames may stand between the fragments of a message."""
-    client = await served.link()
+    client = await served.websocket()
     text = tag("ü")
     await client.stream.send_all(
         masked(1, text[:20], fin=False)
@@ -354,7 +354,7 @@ async def test_a_pong_comes_before_the_reply_of_what_ends_behind_its_ping(
     served: Served, message: bytes
 ) -> None:
     """Also when they came in one packet, and the reply is at hand at once."""
-    client = await served.link()
+    client = await served.websocket()
     await client.stream.send_all(message)
     pong = await client.event()
     assert isinstance(pong, Frame)
@@ -363,7 +363,7 @@ async def test_a_pong_comes_before_the_reply_of_what_ends_behind_its_ping(
 
 
 async def test_pings_are_answered_while_a_reply_is_held_back(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     await client.send(tag("a"))
     await served.handed(1)
     client.protocol.send_ping(b"alive?")
@@ -378,7 +378,7 @@ async def test_a_client_that_closes_gets_its_last_reply_first(
 ) -> None:
     """Then the close frame comes back, and the end of the stream without a wait for more."""
     monkeypatch.setattr(lane, "LINGER_S", 3_600.0)
-    client = await served.link()
+    client = await served.websocket()
     await client.send(tag("a"))
     client.protocol.send_close(1000)
     await client.stream.send_all(b"".join(client.protocol.data_to_send()))
@@ -394,7 +394,7 @@ async def test_a_client_that_closes_gets_its_last_reply_first(
 async def test_a_close_does_not_wait_for_ever(mock_clock: MockClock) -> None:
     """5 s for the reply, then the close frame; the delivery goes on."""
     async with a_frontier() as served:
-        client = await served.link()
+        client = await served.websocket()
         await client.send(tag("a"))
         client.protocol.send_close(1000)
         await client.stream.send_all(b"".join(client.protocol.data_to_send()))
@@ -408,7 +408,7 @@ async def test_a_close_does_not_wait_for_ever(mock_clock: MockClock) -> None:
 async def test_a_message_that_never_ends_is_given_up(mock_clock: MockClock) -> None:
     """Though the peer is alive and sends a byte now and then."""
     async with a_frontier() as served:
-        client = await served.link()
+        client = await served.websocket()
         data = masked(1, b" " * 1000)
         for index in range(3):
             await client.stream.send_all(data[index : index + 1])
@@ -419,13 +419,13 @@ async def test_a_message_that_never_ends_is_given_up(mock_clock: MockClock) -> N
 
 async def test_deflate_is_declined_by_default() -> None:
     async with a_frontier() as served:
-        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        client = await served.websocket(extensions=[ClientPerMessageDeflateFactory()])
         assert client.protocol.extensions == []
 
 
 async def test_deflate_is_accepted_without_context_takeover() -> None:
     async with a_frontier(settings=Settings(ws_deflate=True)) as served:
-        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        client = await served.websocket(extensions=[ClientPerMessageDeflateFactory()])
         (extension,) = client.protocol.extensions
         assert extension.local_no_context_takeover
         for name in ("a", "b"):
@@ -438,13 +438,13 @@ async def test_deflate_is_accepted_without_context_takeover() -> None:
 async def test_what_inflates_beyond_96_mib_is_too_large() -> None:
     """A bomb of 100 kB."""
     async with a_frontier(settings=Settings(ws_deflate=True)) as served:
-        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        client = await served.websocket(extensions=[ClientPerMessageDeflateFactory()])
         await client.send(b"[" + b" " * (97 << 20) + b"]")
         assert await client.close_code() == 1009
 
 
 async def test_a_client_that_goes_leaves_its_frame(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     await client.send(tag("a"))
     await served.handed(1)
     await client.stream.aclose()
@@ -484,7 +484,7 @@ async def settle(clock: MockClock, seconds: float) -> None:
 async def test_a_silent_peer_is_pinged_and_dropped(mock_clock: MockClock) -> None:
     """20 s of silence, then 20 s without an answer."""
     async with a_frontier() as served:
-        client = await served.link()
+        client = await served.websocket()
         await settle(mock_clock, 21)
         event = await client.event()
         assert isinstance(event, Frame)
@@ -497,7 +497,7 @@ async def test_a_silent_peer_is_pinged_and_dropped(mock_clock: MockClock) -> Non
 
 async def test_a_frame_is_answered_after_40_s_on_the_wire(mock_clock: MockClock) -> None:
     async with a_frontier() as served:
-        client = await served.link()
+        client = await served.websocket()
         await client.send(tag("a"))
         await served.handed(1)
         await settle(mock_clock, 41)
@@ -517,7 +517,7 @@ async def until_text(client: RawClient):
 async def test_a_slow_reader_costs_bounded_memory_and_time(mock_clock: MockClock) -> None:
     """Who sends and never reads is no longer read, then closed; others are served meanwhile."""
     async with a_frontier() as served:
-        client = await served.link()
+        client = await served.websocket()
         data = masked(1, b"[]") * 1000
         sent = 0
         with trio.CancelScope() as scope:
@@ -531,24 +531,24 @@ async def test_a_slow_reader_costs_bounded_memory_and_time(mock_clock: MockClock
 
                 nursery.start_soon(flood)
                 await trio.testing.wait_all_tasks_blocked(0.05)
-                (link,) = served.frontier.lane.connections
+                (connection,) = served.frontier.lane.connections
                 before = -1
                 while before != sent:
                     before = sent
                     await trio.testing.wait_all_tasks_blocked(0.05)
-                assert 0 < len(link._out) < 1 << 20
-                other = await served.link("run-2")
+                assert 0 < len(connection._out) < 1 << 20
+                other = await served.websocket("run-2")
                 await other.send(b"[]")
                 assert await other.reply() == OK
                 scope.cancel()
         mock_clock.jump(31)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert link not in served.frontier.lane.connections
+        assert connection not in served.frontier.lane.connections
 
 
 async def test_drain_answers_then_closes_with_1001(served: Served) -> None:
     """The frame at hand gets its reply before the close frame, an idle socket the close frame at once."""
-    busy, idle = await served.link("run-1"), await served.link("run-2")
+    busy, idle = await served.websocket("run-1"), await served.websocket("run-2")
     await busy.send(tag("a"))
     await served.handed(1)
     left: list[int] = []
@@ -571,7 +571,7 @@ async def test_drain_answers_then_closes_with_1001(served: Served) -> None:
 
 async def test_drain_answers_what_is_half_here(served: Served) -> None:
     """A frame that is still coming in cannot be sent again by its client either."""
-    client = await served.link()
+    client = await served.websocket()
     data = masked(1, json.dumps([json.loads(tag("a"))] * 2).encode() + b" " * 100_000)
     await client.stream.send_all(data[:50_000])
     async with trio.open_nursery() as nursery:
@@ -587,7 +587,7 @@ async def test_drain_answers_what_is_half_here(served: Served) -> None:
 
 
 async def test_drain_ends_at_its_deadline_and_counts(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     await client.send(json.dumps([json.loads(tag("a")), json.loads(tag("b"))]).encode())
     await served.handed(1)
     assert await drain(served.frontier, trio.current_time() + 0.2) == 2
@@ -595,7 +595,7 @@ async def test_drain_ends_at_its_deadline_and_counts(served: Served) -> None:
 
 
 async def test_a_frame_that_crosses_the_close_is_still_stored(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(drain, served.frontier, trio.current_time() + 60))
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -609,7 +609,7 @@ async def test_a_frame_that_crosses_the_close_is_still_stored(served: Served) ->
 
 async def test_a_connection_that_fills_its_share_is_read_no_further(served: Served) -> None:
     """Back-pressure through TCP: what is not read is not held; all is answered in the end."""
-    client = await served.link()
+    client = await served.websocket()
     count = 300
 
     async def send() -> None:

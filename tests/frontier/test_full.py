@@ -75,7 +75,7 @@ def empty(served: Served) -> None:
 
 
 async def packing(served: Served, run: str = "run-1") -> RawClient:
-    return await served.link(run, extensions=[ClientPerMessageDeflateFactory()])
+    return await served.websocket(run, extensions=[ClientPerMessageDeflateFactory()])
 
 
 class Peer:
@@ -200,7 +200,7 @@ async def test_what_is_stored_behind_a_missing_frame_ends_its_waiting(
 ) -> None:
     """Order is kept: what came first is refused when what came later finds room, and its copy is not stored then."""
     async with a_full_frontier() as served, trio.open_nursery() as nursery:
-        peer = Peer(await served.link())
+        peer = Peer(await served.websocket())
         nursery.start_soon(peer.listen)
         await peer.client.send(tag("a"))
         await live(mock_clock, UNREAD_S + 1)
@@ -221,7 +221,7 @@ async def test_what_needs_no_room_is_answered_as_ever(mock_clock: MockClock) -> 
     """There is nothing to store of it."""
     async with a_full_frontier() as served, trio.open_nursery() as nursery:
         for message in (b"[]", b"{", b"[5]"):
-            peer = Peer(await served.link())
+            peer = Peer(await served.websocket())
             nursery.start_soon(peer.listen)
             await peer.client.send(message)
             await live(mock_clock, UNREAD_S + 1)
@@ -238,7 +238,7 @@ async def test_thousands_of_half_messages_cost_what_the_budget_has(mock_clock: M
         half = masked(1, batch(60_000))[:-1]
         clients = []
         for number in range(count):
-            clients.append(await served.link(f"half-{number}"))
+            clients.append(await served.websocket(f"half-{number}"))
             nursery.start_soon(send, clients[-1], half)
             await trio.testing.wait_all_tasks_blocked(0.001)
             most = max(most, served.frontier.shared.sessions.budget.held)
@@ -253,7 +253,7 @@ async def test_thousands_of_half_messages_cost_what_the_budget_has(mock_clock: M
 async def test_a_drain_does_not_wait_for_what_is_missing(mock_clock: MockClock) -> None:
     """It is refused, which is true and counted, and the client hears goodbye."""
     async with a_full_frontier() as served, trio.open_nursery() as nursery:
-        peer = Peer(await served.link())
+        peer = Peer(await served.websocket())
         await peer.client.send(tag("a"))
         await live(mock_clock, UNREAD_S + 1)
         nursery.start_soon(drain, served.frontier, trio.current_time() + 60)

@@ -199,7 +199,7 @@ async def test_whatever_arrives_ends_one_connection_at_most(
     served: Served, data: bytes, want: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Has its answer, no 500, and nothing of it in the log."""
-    victim = await served.link()
+    victim = await served.websocket()
     answer = await raw_talk(served, data)
     assert statuses(answer) == want
     assert errors(caplog) == []
@@ -210,7 +210,7 @@ async def test_whatever_arrives_ends_one_connection_at_most(
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("data", [row[0] for row in HOSTILE.values()], ids=HOSTILE.keys())
 async def test_and_cut_anywhere(served: Served, data: bytes, cut: float) -> None:
-    victim = await served.link()
+    victim = await served.websocket()
     await raw_talk(served, data[: int(len(data) * cut)])
     stream = await served.connect()
     with trio.CancelScope() as scope:
@@ -337,7 +337,7 @@ async def test_a_frame_behind_the_handshake_is_answered(
     ],
 )
 async def test_a_handshake_with_a_bad_field_is_400(served: Served, field: str) -> None:
-    victim = await served.link()
+    victim = await served.websocket()
     name = field.partition(":")[0]
     whole = upgrade("/api/v1/ws/runs/r", field)
     if name in {"Upgrade", "Sec-WebSocket-Version"}:  # in place of the good one
@@ -422,7 +422,7 @@ async def test_what_a_handler_raises_is_logged_once(
             raise ZeroDivisionError("a bug")
 
     served.frontier.web.handle = broken
-    victim = await served.link()
+    victim = await served.websocket()
     assert await raw_talk(served, get(APP)) == b""
     (line,) = errors(caplog)
     assert "ZeroDivisionError" in line
@@ -453,30 +453,30 @@ async def test_what_a_handler_raises_during_a_drain_does_not_end_it(served: Serv
 
 
 @pytest.mark.parametrize("where", ["frame", "reply", "sweep", "drain", "task"])
-async def test_what_a_link_raises_ends_that_link_alone(
+async def test_what_a_connection_raises_ends_that_one_alone(
     served: Served, where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever calls it: the reader of all sockets, the producer, the sweeper, the drain, a task of its own."""
-    victim, other = await served.link("victim"), await served.link("other")
+    victim, other = await served.websocket("victim"), await served.websocket("other")
     while len(served.frontier.lane.connections) < 2:
         await trio.lowlevel.checkpoint()
-    (link,) = [link for link in served.frontier.lane.connections if link._session.run == "other"]
+    (connection,) = [one for one in served.frontier.lane.connections if one._session.run == "other"]
     match where:
         case "frame":
-            link._messages = cast(Any, None)
+            connection._messages = cast(Any, None)
             await other.send(tag("a"))
         case "reply":
             await other.send(tag("a"))
             await served.handed(1)
-            link._out = cast(Any, 5)
+            connection._out = cast(Any, 5)
             served.producer.deliver()
         case "sweep":
-            link._heard = cast(Any, None)
+            connection._heard = cast(Any, None)
         case "drain":
-            link._farewell = cast(Any, 5)
-            link.drain()
+            connection._farewell = cast(Any, 5)
+            connection.drain()
         case "task":
-            link._spawn(partial(trio.to_thread.run_sync, int, "no number"))
+            connection._spawn(partial(trio.to_thread.run_sync, int, "no number"))
     assert await other.event() is None
     (line,) = errors(caplog)
     assert any(name in line for name in ("AttributeError", "TypeError", "ValueError"))

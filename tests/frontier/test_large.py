@@ -51,7 +51,7 @@ async def send(client: RawClient, data: bytes) -> None:
 
 async def test_a_frame_of_90_mib_is_stored_item_by_item() -> None:
     async with a_frontier(HandProducer(256 * MIB)) as served:
-        client = await served.link()
+        client = await served.websocket()
         message = figures(100)
         assert len(message) > 85 * MIB
         await client.send(message)
@@ -70,7 +70,9 @@ async def test_what_has_come_of_a_message_is_held_in_the_budget() -> None:
     async with a_frontier(HandProducer(64 * MIB), settings) as served:
         message = b'["' + b"x" * (4 * MIB)
         partly, fragments, packed = [
-            await served.link(extensions=[ClientPerMessageDeflateFactory()] if deflate else None)
+            await served.websocket(
+                extensions=[ClientPerMessageDeflateFactory()] if deflate else None
+            )
             for deflate in (False, False, True)
         ]
         await partly.stream.send_all(masked(1, message + b"x" * MIB)[: 4 * MIB])
@@ -89,7 +91,7 @@ async def test_what_has_come_of_a_message_is_held_in_the_budget() -> None:
 
 
 async def test_a_small_message_in_parts_is_held_too(served: Served) -> None:
-    client = await served.link()
+    client = await served.websocket()
     await client.stream.send_all(masked(1, b"[" + b" " * 5000 + b"]")[:4000])
     await until(lambda: held(served) == 4000)
     await client.stream.send_all(masked(1, b"[" + b" " * 5000 + b"]")[4000:])
@@ -101,11 +103,11 @@ async def test_half_messages_do_not_keep_others_from_being_answered() -> None:
     """40 of them announce and bring more than there is room for; the process holds its budget, and small frames pass."""
     producer = HandProducer(16 * MIB)
     async with a_frontier(producer) as served:
-        victim = await served.link("victim")
+        victim = await served.websocket("victim")
         most = 0
         async with trio.open_nursery() as nursery:
             for number in range(40):
-                client = await served.link(f"half-{number}")
+                client = await served.websocket(f"half-{number}")
                 nursery.start_soon(send, client, masked(1, b'["' + b"x" * (2 * MIB))[: 2 * MIB])
             for number in range(2000):
                 await victim.send(tag(f"{number}"))
@@ -123,7 +125,7 @@ async def test_half_messages_do_not_keep_others_from_being_answered() -> None:
 async def test_large_messages_pass_one_after_the_other() -> None:
     """Ten at once of 6 MiB each within 16 MiB: all are stored, nobody is closed."""
     async with a_frontier(HandProducer(16 * MIB)) as served:
-        clients = [await served.link(f"run-{number}") for number in range(10)]
+        clients = [await served.websocket(f"run-{number}") for number in range(10)]
         replies = 0
         async with trio.open_nursery() as nursery:
 
@@ -146,7 +148,7 @@ async def test_large_messages_pass_one_after_the_other() -> None:
 async def test_a_message_beyond_the_budget_passes_alone() -> None:
     async with a_frontier(HandProducer(1 << 40)) as served:
         served.frontier.shared.sessions.budget.capacity = 1_000_000
-        client = await served.link()
+        client = await served.websocket()
         await client.send(figures(5))
         await until(
             lambda: bool(served.frontier.shared.sessions.alive) and held(served) > 4_000_000
@@ -160,7 +162,7 @@ async def test_a_message_beyond_the_budget_passes_alone() -> None:
 
 async def fill(served: Served) -> RawClient:
     """A connection whose frame waits in the queue, which is full by it."""
-    client = await served.link("waits")
+    client = await served.websocket("waits")
     await client.send(figures(7))
     await served.handed(1)
     served.frontier.shared.sessions.budget.capacity = held(served)
@@ -171,7 +173,7 @@ async def test_a_small_message_waits_on_an_open_connection_while_there_is_no_roo
     """The SDK leaves a server that answers no ping, and its message with it. What comes behind it is not read."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
         first = await fill(served)
-        client = await served.link("small")
+        client = await served.websocket("small")
         await client.stream.send_all(masked(1, tag("a")) + masked(9, b"alive?"))
         pong = await client.event()
         assert pong is not None
@@ -198,7 +200,7 @@ async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
         await fill(served)
         budget = served.frontier.shared.sessions.budget
         budget.park(budget.capacity)
-        client = await served.link("small")
+        client = await served.websocket("small")
         before = budget.held
         await client.stream.send_all(masked(1, tag("a")))
         while budget.held == before:
@@ -218,7 +220,7 @@ async def test_a_small_message_that_waited_on_the_wire_counts_from_its_arrival(
 
 async def test_who_cannot_be_answered_leaves_nothing_behind(served: Served) -> None:
     """It has gone: that shows at its second reply, while more of it is at hand."""
-    client = await served.link()
+    client = await served.websocket()
     await until(lambda: bool(served.frontier.lane.connections))
     half = masked(1, b'["' + b"x" * 100_000)[:30_000]
     with socket.socket(fileno=client.stream.socket.detach()) as sock:  # no turn in between
@@ -250,7 +252,7 @@ async def test_a_new_frame_is_not_read_while_there_is_no_room() -> None:
     async with a_frontier(HandProducer(64 * MIB)) as served:
         waits = await fill(served)
         before = held(served)
-        other = await served.link("other")
+        other = await served.websocket("other")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(other.send, figures(7, name="g"))
             await trio.sleep(0.3)
@@ -290,7 +292,7 @@ async def test_what_only_looks_like_a_resend_is_refused_while_there_is_no_room(
 async def test_another_frame_of_the_same_length_is_no_resend(change: int) -> None:
     """While there is room it is held, and known as another one at its end, wherever it differs."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
-        client = await served.link()
+        client = await served.websocket()
         message = figures(5)
         await client.send(message)
         await served.handed(1)
@@ -306,7 +308,7 @@ async def test_another_frame_of_the_same_length_is_no_resend(change: int) -> Non
 async def test_a_large_copy_that_crosses_the_reply(mock_clock: MockClock, took: float) -> None:
     """It begins to arrive before the reply of a frame that took 14 s, and ends long after."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
-        client = await served.link()
+        client = await served.websocket()
         await client.send(figures(3))
         while not served.producer.frames:
             await wait_all_tasks_blocked(0.01)
@@ -325,7 +327,7 @@ async def test_a_large_copy_that_crosses_the_reply(mock_clock: MockClock, took: 
 async def test_a_large_message_counts_from_its_beginning(mock_clock: MockClock) -> None:
     """Its client's patience began then: the answer of 40 s comes 40 s after it."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
-        client = await served.link()
+        client = await served.websocket()
         data = masked(1, figures(3))
         await client.stream.send_all(data[:1_000_000])
         await settle(mock_clock, 20)
@@ -355,7 +357,7 @@ async def test_a_message_has_a_least_rate(mock_clock: MockClock) -> None:
     """0.5 Mbit/s pass, also shared by eight; a message that trickles ends with a close that says why."""
     async with a_frontier(HandProducer(64 * MIB)) as served:
         data = masked(1, b'["' + b"x" * MIB)
-        client = await served.link()
+        client = await served.websocket()
         await trickle(mock_clock, client, served, data, 8_000, int(3 * RATE_S))
         assert served.frontier.lane.connections
         await trickle(mock_clock, client, served, b"x" * 60_000, 1_000, int(2 * RATE_S))
@@ -370,7 +372,7 @@ async def test_what_comes_beside_a_message_is_none_of_its_bytes(
 ) -> None:
     """Control frames and empty fragments keep no half message alive."""
     async with a_frontier() as served:
-        client = await served.link()
+        client = await served.websocket()
         await client.stream.send_all(masked(1, b"[", fin=False))
         flood = beside * (8_000 // len(beside))
         data = flood * int(2 * RATE_S)
@@ -382,13 +384,13 @@ async def test_what_comes_beside_a_message_is_none_of_its_bytes(
 async def test_small_messages_may_come_slowly(mock_clock: MockClock) -> None:
     """One after the other is always unfinished, but each ends in time."""
     async with a_frontier() as served:
-        client = await served.link()
+        client = await served.websocket()
         data = masked(1, b"[" + b" " * 500 + b"]") * 200
         await trickle(mock_clock, client, served, data, 100, int(4 * RATE_S))
         assert served.frontier.lane.connections
 
 
-class Claimant:
+class Waiter:
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
         self.evicted = self.went_on = False
@@ -410,7 +412,7 @@ async def test_the_largest_goes_when_nothing_moves() -> None:
     """Not before, and not while something is queued: that will be answered."""
     budget, now = Budget(1000), 0.0
     intake = Intake(budget, lambda: now)
-    small, large, late = (Claimant(intake) for _ in range(3))
+    small, large, late = (Waiter(intake) for _ in range(3))
     assert intake.may_begin(small, 300)
     assert intake.may_begin(large, 400)
     assert not intake.may_begin(late, 100)
@@ -435,7 +437,7 @@ async def test_the_largest_goes_when_the_unfinished_are_in_each_others_way() -> 
     """What is queued beside them is answered again and again, but gives them no room."""
     budget, now = Budget(1000), 0.0
     intake = Intake(budget, lambda: now)
-    small, large = Claimant(intake), Claimant(intake)
+    small, large = Waiter(intake), Waiter(intake)
     for one, size in ((small, 390), (large, 400)):
         assert intake.may_begin(one, 300)
         assert intake.may_go_on(one, size)
@@ -455,7 +457,7 @@ async def test_the_largest_goes_when_the_unfinished_are_in_each_others_way() -> 
 async def test_room_is_kept_for_what_was_announced_for_a_while() -> None:
     budget, now = Budget(1000), 0.0
     intake = Intake(budget, lambda: now)
-    slow, other = Claimant(intake), Claimant(intake)
+    slow, other = Waiter(intake), Waiter(intake)
     assert intake.may_begin(slow, int(SHARE * 1000))
     assert not intake.may_begin(other, 10)
     now = PROMISE_S
@@ -467,7 +469,7 @@ async def test_who_is_gone_leaves_nothing_behind() -> None:
     budget = Budget(1000)
     intake = Intake(budget, lambda: 0.0)
     for _ in range(1000):
-        one = Claimant(intake)
+        one = Waiter(intake)
         intake.may_begin(one, 10)
         intake.count(one, 10)
         intake.wait(one, begins=True)
@@ -495,7 +497,7 @@ WORST = {
 async def test_the_loop_turns_while_a_large_message_is_looked_at(kind: str) -> None:
     """Also when all of it is here at once: about once for each 256 KiB of what can be cut, and beside what cannot."""
     async with a_frontier(HandProducer(128 * MIB), Settings(ws_deflate=True)) as served:
-        client = await served.link(extensions=[ClientPerMessageDeflateFactory()])
+        client = await served.websocket(extensions=[ClientPerMessageDeflateFactory()])
         await client.stream.send_all(WORST[kind][:-1])
         turns = 0
         async with trio.open_nursery() as nursery:

@@ -45,27 +45,27 @@ async def break_a_rule(client: RawClient) -> None:
 
 
 async def connected(served: Served, begin: str) -> tuple[RawClient, Connection]:
-    client = await served.link()
+    client = await served.websocket()
     while not served.frontier.lane.connections:
         await trio.lowlevel.checkpoint()
-    (link,) = served.frontier.lane.connections
+    (connection,) = served.frontier.lane.connections
     if begin != "closing":
         await client.send(tag("a"))
         await served.handed(1)
     match begin:
         case "draining" | "closing":
-            link.drain()
+            connection.drain()
         case "closed by the client":
             await send_close(client)
         case "a rule broken":
             await break_a_rule(client)
         case "dropped":
-            link.drop()
+            connection.drop()
     await settled()
-    return client, link
+    return client, connection
 
 
-async def cause(event: str, served: Served, client: RawClient, link: Connection) -> None:
+async def cause(event: str, served: Served, client: RawClient, connection: Connection) -> None:
     over: dict[str, Callable[[], Awaitable[None]]] = {
         "close": lambda: send_close(client),
         "rule broken": lambda: break_a_rule(client),
@@ -75,16 +75,16 @@ async def cause(event: str, served: Served, client: RawClient, link: Connection)
         try:
             await over[event]()
         except trio.BrokenResourceError:
-            assert link._life is Life.CLOSED
+            assert connection._life is Life.CLOSED
     elif event == "drain":
-        link.drain()
+        connection.drain()
     elif event == "reply":
         if served.producer.frames:
             served.producer.deliver()
     elif event == "late sweep":
-        link.sweep(trio.current_time() + 30)
+        connection.sweep(trio.current_time() + 30)
     else:
-        link.force()
+        connection.force()
     await settled()
 
 
@@ -92,12 +92,12 @@ async def cause(event: str, served: Served, client: RawClient, link: Connection)
 async def test_what_happens_to_a_connection_in_each_state(
     served: Served, begin: str, event: str, end: Life
 ) -> None:
-    client, link = await connected(served, begin)
-    before = link._life
-    await cause(event, served, client, link)
-    assert link._life is end
+    client, connection = await connected(served, begin)
+    before = connection._life
+    await cause(event, served, client, connection)
+    assert connection._life is end
     assert end is before or end in reachable(before)
-    assert (link in served.frontier.lane.connections) is (end is not Life.CLOSED)
+    assert (connection in served.frontier.lane.connections) is (end is not Life.CLOSED)
 
 
 def reachable(life: Life) -> set[Life]:
@@ -120,16 +120,16 @@ def test_each_state_leads_to_the_end_and_none_back() -> None:
 @pytest.mark.parametrize("before", Life)
 @pytest.mark.parametrize("after", Life)
 async def test_no_other_life_follows(served: Served, before: Life, after: Life) -> None:
-    _, link = await connected(served, "open")
-    link._life = before
+    _, connection = await connected(served, "open")
+    connection._life = before
     if after in LIFE_AFTER[before]:
-        link._become(after)
-        assert link._life is after
+        connection._set_life(after)
+        assert connection._life is after
     else:
         with pytest.raises(AssertionError):
-            link._become(after)
-        assert link._life is before
-    link._life = Life.OPEN
+            connection._set_life(after)
+        assert connection._life is before
+    connection._life = Life.OPEN
 
 
 @pytest.mark.parametrize("before", Reading)
@@ -138,15 +138,15 @@ async def test_a_socket_stands_in_the_epoll_while_it_is_read(
     served: Served, before: Reading, after: Reading
 ) -> None:
     """Whatever it waits for, and no other state of reading follows than the table has."""
-    _, link = await connected(served, "open")
+    _, connection = await connected(served, "open")
     if before is not Reading.ON:
-        link._read(before)
+        connection._set_reading(before)
     if after in READING_AFTER[before]:
-        link._read(after)
-        assert link._reading is after
+        connection._set_reading(after)
+        assert connection._reading is after
     else:
         with pytest.raises(AssertionError):
-            link._read(after)
-        assert link._reading is before
-    stands = link in served.frontier.lane._sockets.values()
-    assert stands is (link._reading is Reading.ON)
+            connection._set_reading(after)
+        assert connection._reading is before
+    stands = connection in served.frontier.lane._sockets.values()
+    assert stands is (connection._reading is Reading.ON)

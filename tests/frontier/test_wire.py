@@ -94,7 +94,7 @@ def test_the_pieces_change_nothing(seed: int, deflate: bool) -> None:
         wire = Wire(1 << 20, deflate=deflate)
         assert messages(wire, data, cuts) == expected
         assert wire.is_open
-        assert wire.between
+        assert wire.is_between
         assert wire.held == 0
         assert wire.data_to_send() == (b"\x8a\x06alive?") * pings
 

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from matyan.broker.base import Batch, Partition
 from matyan.broker.kafka.admin import Group, describe_topic, metadata
 from matyan.broker.kafka.client import METADATA_MS, PollingThread, client_config
-from matyan.broker.kafka.start import Claimant, takes_over, where_committed, where_to_start
+from matyan.broker.kafka.start import FedStore, takes_over, where_committed, where_to_start
 from matyan.broker.kafka.watch import EndsWatch, GroupWatch, TopicWatch
 from matyan.errors import Unavailable
 from matyan.service import telemetry
@@ -110,7 +110,7 @@ class KafkaConsumer:
         config: `consumer_config`.
         offsets_are_stored: whether the owner of a partition keeps its offset in the store. Without (the control
             worker) the offset committed to Kafka decides where to start.
-        claimant: the store that the owners keep their offsets in.
+        fed_store: the store that the owners keep their offsets in.
         drain_s: seconds that the owner of a revoked partition has to leave it.
     """
 
@@ -120,12 +120,12 @@ class KafkaConsumer:
         topic: str,
         *,
         offsets_are_stored: bool = True,
-        claimant: Claimant | None = None,
+        fed_store: FedStore | None = None,
         drain_s: float = 10.0,
     ) -> None:
         self.topic = topic
         self.offsets_are_stored = offsets_are_stored
-        self._claimant = claimant or Claimant(config["group.id"])
+        self._fed_store = fed_store or FedStore(config["group.id"])
         self._config = config
         self._drain_s = drain_s
         self._member: _Member | None = None
@@ -139,7 +139,7 @@ class KafkaConsumer:
         self,
     ) -> AsyncIterator[AsyncIterator[AbstractAsyncContextManager[Partition]]]:
         member = _Member(
-            self._config, self.topic, self.offsets_are_stored, self._claimant, self._drain_s
+            self._config, self.topic, self.offsets_are_stored, self._fed_store, self._drain_s
         )
         self._member = member
         try:
@@ -156,12 +156,12 @@ class _Member:
         config: dict[str, Any],
         topic: str,
         offsets_are_stored: bool,
-        claimant: Claimant,
+        fed_store: FedStore,
         drain_s: float,
     ) -> None:
         self.topic = topic
         self.offsets_are_stored = offsets_are_stored
-        self.claimant = claimant
+        self.fed_store = fed_store
         self._drain_s = drain_s
         self.token = trio.lowlevel.current_trio_token()
         self._send, self._receive = trio.open_memory_channel[_Partition](10_000)
@@ -536,7 +536,7 @@ class _Partition:
         found = place[self.partition]
         if not self._member.offsets_are_stored:
             return where_committed(found), True
-        offset = where_to_start(self.topic, self.partition, stored, found, self._member.claimant)
+        offset = where_to_start(self.topic, self.partition, stored, found, self._member.fed_store)
         is_taken_over = takes_over(stored, found)
         if is_taken_over:
             log.info(
@@ -629,7 +629,7 @@ class _Partition:
         done = self._committed = self._done
         if done is None:
             return
-        name = metadata(self.topic_id, self._member.claimant.store_id)
+        name = metadata(self.topic_id, self._member.fed_store.store_id)
         rd.commit(
             offsets=[TopicPartition(self.topic, self.partition, done, name)],
             asynchronous=True,

@@ -15,7 +15,7 @@ from matyan.store.open import SYNTAX
 
 
 @dataclass(frozen=True, slots=True)
-class Claimant:
+class FedStore:
     """The store that a group's worker feeds."""
 
     group: str
@@ -29,27 +29,27 @@ class Claimant:
         return f"`matyan offsets reset --store {self.store} {which} --to {to}`"
 
 
-def require_own(topic: str, stores: Mapping[int, str | None], claimant: Claimant) -> None:
+def require_own(topic: str, stores: Mapping[int, str | None], fed_store: FedStore) -> None:
     """`stores`: by partition the id of the store whose worker committed last; None: it named none.
 
     Raises:
         ConfigurationError: another store's worker is of the same group.
     """
-    if not claimant.store_id:
+    if not fed_store.store_id:
         return
-    others = {number: id for number, id in stores.items() if id not in (None, claimant.store_id)}
+    others = {number: id for number, id in stores.items() if id not in (None, fed_store.store_id)}
     if others:
         number, other = min(others.items())
         raise ConfigurationError(
-            f"The consumer group {claimant.group} feeds another store, {other}, with {topic} [{number}], and "
-            f"{claimant.store} is {claimant.store_id}: each of them would hold a part of the runs. Start the worker on "
+            f"The consumer group {fed_store.group} feeds another store, {other}, with {topic} [{number}], and "
+            f"{fed_store.store} is {fed_store.store_id}: each of them would hold a part of the runs. Start the worker on "
             "that store; or, to go on with this one, stop all workers of the group and call "
-            f"{claimant.reset('--all-partitions', 'start')}; or name another group (MATYAN_INGESTION_GROUP)."
+            f"{fed_store.reset('--all-partitions', 'start')}; or name another group (MATYAN_INGESTION_GROUP)."
         )
 
 
 def where_to_start(
-    topic: str, partition: int, stored: int | None, found: Place, claimant: Claimant
+    topic: str, partition: int, stored: int | None, found: Place, fed_store: FedStore
 ) -> int:
     """The offset at which the worker of a store begins with a partition.
 
@@ -59,12 +59,12 @@ def where_to_start(
         OffsetConflict: only a person can say what is right.
         ConfigurationError: it is another store's.
     """
-    require_own(topic, {partition: found.store}, claimant)
+    require_own(topic, {partition: found.store}, fed_store)
     low, high, committed = found.low, found.high, found.committed
     place = f"{topic} [{partition}]"
 
     def reset(to: str) -> str:
-        return claimant.reset(f"--partition {partition}", to)
+        return fed_store.reset(f"--partition {partition}", to)
 
     if stored is None:
         if committed is None or not takes_over(stored, found):
@@ -89,7 +89,7 @@ def where_to_start(
         )
     if committed is not None and committed > stored and not found.is_ours:
         raise OffsetConflict(
-            f"{place}: another program of the group {claimant.group} committed {committed}, beyond the stored "
+            f"{place}: another program of the group {fed_store.group} committed {committed}, beyond the stored "
             f"offset {stored}: stop it; then {reset('stored')} applies those records here too, "
             "and `--to committed` skips them."
         )
