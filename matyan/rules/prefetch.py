@@ -98,7 +98,6 @@ def _set_run_property(reads: _Reads, keys: Keys, record: Record) -> None:
 def _tag(reads: _Reads, keys: Keys, record: Record) -> None:
     if isinstance(name := record.payload.get("tag_name"), str):
         reads.want(keys.tag_by_name(name))
-        reads.want_below(keys.tag_of_run(record.run))
 
 
 def _log_hparams(reads: _Reads, keys: Keys, record: Record) -> None:

@@ -8,7 +8,7 @@ from matyan import readable
 from matyan._codec import epoch_number, key_int
 from matyan.keys import POINT_FIELDS, range_of, unpack
 from matyan.rules.sequences.state import MAX_STEP, MIN_STEP
-from matyan.store.base import KeyValue, Snapshot
+from matyan.store.base import KeyValue, Range, Snapshot, scan
 
 
 def keyed(
@@ -36,6 +36,25 @@ def keyed(
                 0.0 if time is None else float(time),
                 value,
             )
+
+
+def last_val(prefix: bytes, below: int = MAX_STEP + 1) -> Range:
+    """What `highest` reads."""
+    vals = prefix + POINT_FIELDS["val"]
+    end = key_int(vals, below) if below <= MAX_STEP else key_int(vals, MAX_STEP) + b"\x00"
+    return Range(key_int(vals, MIN_STEP), end, limit=1, reverse=True)
+
+
+def highest(snap: Snapshot, prefix: bytes, below: int = MAX_STEP + 1) -> tuple[int, bytes] | None:
+    """The highest step below this one that has a val key, and the packed value there."""
+    start = len(prefix + POINT_FIELDS["val"])
+    wanted = last_val(prefix, below)
+    # One row, unless a key is damaged.
+    while (last := next(iter(scan(snap, wanted)), None)) is not None:
+        if (found := readable.elements(last[0], start, int)) is not None:
+            return found[0], last[1]
+        wanted = wanted._replace(end=last[0])
+    return None
 
 
 def _epoch(packed: bytes) -> int | float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from array import array
 from bisect import bisect_left
@@ -21,7 +20,7 @@ from matyan._codec import (
     key_int,
 )
 from matyan.errors import ConfigurationError, Unavailable
-from matyan.keys import CHUNK, POINT_FIELDS, range_of, unpack
+from matyan.keys import CHUNK, range_of, unpack
 from matyan.rules.free_steps import Below
 from matyan.rules.sequences.keyed import keyed
 from matyan.rules.sequences.parts import has_parts
@@ -49,11 +48,11 @@ class Growth:
 class PointLayout(Protocol):
     """A layout of log_metric points."""
 
-    def tail(self, prefix: bytes) -> Range:
+    def tails(self, prefix: bytes) -> tuple[Range, ...]:
         """What `load` reads."""
 
     def load(self, tr: Transaction, state: State) -> None:
-        """Fills the layout's part of the state of a sequence that exists."""
+        """Fills the layout's part of the state of a sequence."""
 
     def append(
         self, tr: Transaction, state: State, columns: Columns, ascending: bool, budget: int
@@ -75,19 +74,11 @@ class PointLayout(Protocol):
 class CompatiblePoints:
     """Four keys a point: what the reference's API server reads."""
 
-    def tail(self, prefix: bytes) -> Range:
-        return Range(*range_of(prefix + POINT_FIELDS["val"]), limit=1, reverse=True)
+    def tails(self, prefix: bytes) -> tuple[Range, ...]:
+        return ()
 
     def load(self, tr: Transaction, state: State) -> None:
-        # The reference's row names the step that was written last, which need not be the highest.
-        vals = state.prefix + POINT_FIELDS["val"]
-        for key, packed in scan(tr, self.tail(state.prefix)):
-            (step,) = unpack(key, len(vals))
-            if state.last_step is None or step > state.last_step:
-                state.last_step = step
-                value = readable.number(packed)
-                if value is not None and math.isfinite(value):
-                    state.last = float(value)
+        pass
 
     def append(
         self, tr: Transaction, state: State, columns: Columns, ascending: bool, budget: int
@@ -132,12 +123,13 @@ class PackedPoints:
     def __init__(self, growth: Growth) -> None:
         self._growth = growth
 
-    def tail(self, prefix: bytes) -> Range:
-        return Range(*range_of(prefix + CHUNK), limit=2 * self._growth.latest, reverse=True)
+    def tails(self, prefix: bytes) -> tuple[Range]:
+        return (Range(*range_of(prefix + CHUNK), limit=2 * self._growth.latest, reverse=True),)
 
     def load(self, tr: Transaction, state: State) -> None:
         level = FRESH
-        for i, (key, chunk) in enumerate(scan(tr, self.tail(state.prefix))):
+        (tail,) = self.tails(state.prefix)
+        for i, (key, chunk) in enumerate(scan(tr, tail)):
             (n,) = unpack(key, len(state.chunks))
             chunk_level, ordered, count, before = _head(chunk)
             level = max(level, chunk_level)

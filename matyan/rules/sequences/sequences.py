@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from matyan.keys import Keys, range_of
+from matyan.rules.sequences.keyed import last_val
 from matyan.rules.sequences.layout import Layout
 from matyan.rules.sequences.points import CompatiblePoints, Growth, PackedPoints
 from matyan.rules.sequences.reads import SequenceReads
@@ -44,7 +45,8 @@ class Sequences(SequenceReads):
         if (run, ctx, name) in self._cache:
             return ()
         traces = Range(*range_of(self.keys.traces_prefix(run, ctx, name)))
-        return traces, self.layout.tail(self.keys.seq(run, ctx, name))
+        prefix = self.keys.seq(run, ctx, name)
+        return traces, last_val(prefix), *self.layout.tails(prefix)
 
     def begin(self, tr: Transaction) -> SequenceWrites:
         """One transaction's work. A transaction whose body runs again begins again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Final
 
 from matyan._codec import LINES
@@ -44,6 +45,7 @@ class State:
         "trace_dtype",
         "trace_last",
         "trace_last_step",
+        "traced",
         "weight",
     )
 
@@ -55,7 +57,8 @@ class State:
         self.trace_last_step = keys.trace(run, ctx, name, "last_step")
         self.dtype: str | None = None
         self.last = 0.0
-        self.last_step: int | None = None  # None: the sequence does not exist
+        self.last_step: int | None = None  # None: nothing stands here
+        self.traced = False  # whether the rows of its trace are written
         self.parts: bool | None = (
             False  # whether a large object may stand here; None: not looked yet
         )
@@ -73,6 +76,13 @@ class State:
         self.merged: list[int] = []
         self.merged_before = self.merged_points = 0
         self.weight = 0  # bytes in the cache, as the cache counted them
+
+    def reaches(self, step: int, value: int | float | None) -> None:
+        """Something stands at `step`: of a point its value."""
+        if self.last_step is None or step > self.last_step:
+            self.last_step = step
+            if value is not None and isfinite(value):
+                self.last = float(value)
 
     @property
     def next_step(self) -> int:

@@ -17,12 +17,13 @@ from matyan._codec import (
     msgpack_int,
 )
 from matyan.errors import InvalidRecord
-from matyan.keys import POINT_FIELDS, pack_value, range_of, unpack
+from matyan.keys import pack_value, range_of
 from matyan.rules import free_steps, limits
 from matyan.rules.contexts import EMPTY
 from matyan.rules.free_steps import Below
+from matyan.rules.sequences.keyed import highest
 from matyan.rules.sequences.parts import PART_BYTES, has_parts, outline
-from matyan.rules.sequences.reads import SequenceInfo, SequenceReads
+from matyan.rules.sequences.reads import SequenceReads
 from matyan.rules.sequences.state import (
     MAX_STEP,
     LineState,
@@ -55,7 +56,6 @@ class SequenceWrites:
     def __init__(
         self, reads: SequenceReads, cache: StateCache, tr: Transaction, rewrite: int
     ) -> None:
-        self._reads = reads
         self._keys = reads.keys
         self._layout = reads.layout
         self._cache = cache
@@ -83,7 +83,7 @@ class SequenceWrites:
         elif state.free is not None:
             for step, _, _, _ in columns.between(state.free.next, state.free.end).rows():
                 state.free.taken(step or 0)
-        is_new = state.last_step is None
+        is_new = not state.traced
         last_step, last, ascending = columns.follow(state.last_step, state.last)
         self.budget += RATIO * len(columns)
         self.budget -= self._layout.append(self._tr, state, columns, ascending, self.budget)
@@ -184,17 +184,15 @@ class SequenceWrites:
     def _taken(self, state: State, unwritten: Sequence[int]) -> Below:
         """The taken steps of a sequence, wherever they stand."""
         points = self._layout.taken(self._tr, state.prefix)
-        vals = state.prefix + POINT_FIELDS["val"]
-        begin, end = range_of(vals)
 
         def below(step: int) -> int | None:
-            to = end if step > MAX_STEP else key_int(vals, step)
-            keyed = [
-                unpack(key, len(vals))[0]
-                for key, _ in self._tr.scan(begin, to, limit=1, reverse=True)
-            ]
+            keyed = highest(self._tr, state.prefix, step)
             place = bisect_left(unwritten, step)
-            found = [points(step), *keyed, *unwritten[max(0, place - 1) : place]]
+            found = [
+                points(step),
+                None if keyed is None else keyed[0],
+                *unwritten[max(0, place - 1) : place],
+            ]
             return max((one for one in found if one is not None), default=None)
 
         return below
@@ -211,7 +209,7 @@ class SequenceWrites:
             parts = [packed[i : i + PART_BYTES] for i in range(0, len(packed), PART_BYTES)]
             packed = pack_value(outline(name, value, len(parts)))
             limits.check(state.prefix, packed)
-        is_new = state.last_step is None
+        is_new = not state.traced
         rewrite = state.last_step is not None and step <= state.last_step
         if rewrite and has_parts(tr, state):
             tr.clear_range(*range_of(key_int(state.parts_prefix, step)))
@@ -224,7 +222,7 @@ class SequenceWrites:
                 tr.set(key, stored)
             elif rewrite:
                 tr.clear(key)
-        self._trace(state, dtype, step if is_new or not rewrite else state.last_step, state.last)
+        self._trace(state, dtype, state.last_step if rewrite else step, state.last)
         return is_new
 
     def forget_run(self, run: str) -> None:
@@ -254,21 +252,31 @@ class SequenceWrites:
         limits.check(state.parts_prefix + bytes(18), b"")
         row = tr.get(state.trace_last_step)
         if row is not None:
+            state.traced = True
             state.dtype = readable.text(tr.get(state.trace_dtype))
             last = readable.number(tr.get(state.trace_last))
             state.last = 0.0 if last is None else float(last)
-            state.last_step = readable.found(row)
-            if not readable.is_int64(state.last_step):
-                # A damaged row: the points tell it.
-                info = SequenceInfo(ctx, name, "", 0.0, 0)
-                _, state.last, state.last_step = self._reads.summary(tr, run, info)
+            found = readable.found(row)
+            state.last_step = found if readable.is_int64(found) else None
+        named = state.last_step
+        # Whatever the row says: the reference's names the step that was written last, which need not be the highest.
+        keyed = highest(tr, state.prefix)
+        if keyed is not None:
+            state.reaches(keyed[0], readable.number(keyed[1]))
+        self._layout.load(tr, state)
+        if named is None and state.points:
+            # A damaged row, or none: the points tell it.
+            _, point = self._layout.measure(tr, state.prefix)
+            if point is not None:
+                state.reaches(*point)
+        if state.last_step is not None:
             state.parts = None
-            self._layout.load(tr, state)
-            if lines is not None:
-                sent = readable.found(tr.get(lines.trace_sent))
-                pair = sent if isinstance(sent, list) else [sent, state.last_step]
-                if len(pair) == 2 and all(map(readable.is_int64, pair)):
-                    lines.sent, lines.at = pair
+        # Not where another program has written since: the last line is its one then.
+        if lines is not None and named is not None and named == state.last_step:
+            sent = readable.found(tr.get(lines.trace_sent))
+            pair = sent if isinstance(sent, list) else [sent, state.last_step]
+            if len(pair) == 2 and all(map(readable.is_int64, pair)):
+                lines.sent, lines.at = pair
         return state
 
     def _trace(self, state: State, dtype: str, last_step: int | None, last: float) -> None:
@@ -283,3 +291,4 @@ class SequenceWrites:
             state.dtype = dtype
         state.last_step = last_step
         state.last = last
+        state.traced = True
