@@ -114,7 +114,7 @@ class _Frame:
         self.on_done = on_done
         self.since = time.monotonic()
         self.failed: list[tuple[KafkaError, bytes]] = []
-        self.refused: set[bytes] = set()
+        self.refused: frozenset[bytes] = frozenset()
         """Those that were too large though they went alone."""
         self.sent = 0
         """How many of the values the present client was given."""
@@ -125,16 +125,14 @@ class _Frame:
         """What produce_batch takes of the values from `sent` on, up to `end`; their reports end in `done`."""
         key, report, values = self.key, self.report or _Report(self, done), self.values
         if self.sent or end < len(values):
+            self.report = report if end < len(values) else None
             values = values[self.sent : end]
         self.sent = end
-        self.report = report if end < len(self.values) else None
         return [{"value": value, "key": key, "callback": report} for value in values]
 
     def next_end(self, most_bytes: int, most_records: int) -> int:
-        """The end of what goes next, within these; one record at least."""
+        """The end of what goes next of a frame beyond one of these; one record at least."""
         values, end = self.values, self.sent
-        if self.size <= most_bytes and len(values) <= most_records:
-            return len(values)
         last = min(len(values), end + most_records)
         while end < last and most_bytes > 0:
             most_bytes -= _size_of(values[end : end + 1])
@@ -302,7 +300,10 @@ class KafkaProducer:
             frame = gathered[0]
             if not frame.sent:
                 self._in_flight += 1
-            sent = frame.messages(self._done, frame.next_end(most_bytes, most_records))
+            end = len(frame.values)
+            if frame.size > most_bytes or end > most_records:
+                end = frame.next_end(most_bytes, most_records)
+            sent = frame.messages(self._done, end)
             messages += sent
             most_records -= len(sent)
             if frame.report is not None:
@@ -352,7 +353,7 @@ class KafkaProducer:
                 self._fruitless = 0
                 self._refusal = None
                 self._wait_s = _REFUSED_AGAIN_S
-                self._settle(frame, self._too_large(frame))
+                self._settle(frame, self._too_large(frame) if frame.refused else None)
             elif self._has_another_try(frame):
                 self._failed.append(frame)
             else:
@@ -373,12 +374,9 @@ class KafkaProducer:
         text = f"Kafka did not take {count} of {len(frame.values)} records: {reason}"
         self._settle(frame, Unavailable(text))
 
-    def _too_large(self, frame: _Frame) -> RecordsRefused | None:
-        if not frame.refused:
-            return None
+    def _too_large(self, frame: _Frame) -> RecordsRefused:
         return RecordsRefused(
-            f"too large for the max.message.bytes of the topic {self._topic}",
-            frozenset(frame.refused),
+            f"too large for the max.message.bytes of the topic {self._topic}", frame.refused
         )
 
     # --- a client that failed, or was refused: another one takes over -------------------------------
