@@ -724,7 +724,10 @@ class Lane:
         wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
-        Connection(self, sock, wire, run).open(head.rest)
+        connection = Connection(self, sock, wire, run)
+        connection.open(head.rest)
+        if self.shared.draining.is_set():
+            connection.drain()  # the drain began while the answer was being sent
 
 
 def _handshake(head: Head) -> bytes:

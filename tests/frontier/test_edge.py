@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from contextlib import suppress
 from functools import partial
@@ -20,6 +21,7 @@ import matyan
 from matyan.frontier import lane
 from matyan.frontier.edge import drain
 from matyan.frontier.session import MAX_WAITING
+from matyan.service.http1 import parse_head
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.test_session import tag
@@ -584,6 +586,31 @@ async def test_drain_answers_what_is_half_here(served: Served) -> None:
             assert await client.reply() == OK
             assert await client.close_code() == 1001
         await client.stream.aclose()
+
+
+async def test_drain_meets_a_connection_whose_handshake_is_being_answered(served: Served) -> None:
+    """It gets its close frame as the others do, though it was none of them when the drain began."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    filled = 0
+    with suppress(BlockingIOError):
+        while True:
+            filled += ours.send(bytes(4096))
+    client = RawClient(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)), "run-1", 1)
+    client.protocol.send_request(client.protocol.connect())
+    head = parse_head(b"".join(client.protocol.data_to_send()), b"")
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served.frontier.lane.open, stream, head)
+        await trio.testing.wait_all_tasks_blocked()
+        served.frontier.shared.draining.set()
+        served.frontier.lane.drain()
+        while filled:
+            filled -= len(await client.stream.receive_some(filled))
+        assert await client.event() is not None
+        with trio.fail_after(10):
+            assert await client.close_code() == 1001
+    await client.stream.aclose()
 
 
 async def test_drain_ends_at_its_deadline_and_counts(served: Served) -> None:

@@ -136,8 +136,11 @@ def test_a_service_refuses_a_compacted_topic(broker: Broker) -> None:
         assert "which keeps the last record of each run" in checked.stderr
         assert f"Advice for {deployment.control}: retention.ms=60000 is unsafe" in checked.stderr
         assert "A run's records keep their order within one of the 6 partitions" in checked.stderr
-        matyan("topics", "create", "--alter", env=env)
-        wait_for(lambda: not service.unready())
+        for _ in "at its start", "while it runs":
+            matyan("topics", "create", "--alter", env=env)
+            wait_for(lambda: not service.unready())
+            set_topic(broker, deployment.ingestion, "cleanup.policy", "compact,delete")
+            wait_for(lambda: "cleanup.policy" in service.unready())
         assert service.stop() == 0
 
 

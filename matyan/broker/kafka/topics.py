@@ -85,6 +85,15 @@ class Topic:
             )
         return found
 
+    def removal(self) -> list[str]:
+        """Why it removes records that nobody has stored, with what mends that."""
+        if "compact" not in (self.cleanup_policy or ""):
+            return []
+        return [
+            f"cleanup.policy of the topic {self.name} is {self.cleanup_policy}, which keeps the last record of each "
+            "run and removes those before it: `matyan topics create --alter` sets delete"
+        ]
+
     def advice(self) -> list[str]:
         """What works and can be made safer."""
         return [*self._retention_advice(), *self._replication_advice()] if self.partitions else []
@@ -136,11 +145,14 @@ def about_order(topic: Topic) -> str:
 
 def troubles(topics: Sequence[Topic]) -> list[str]:
     """What is wrong with any of them, the missing ones in one sentence."""
-    missing = [topic.name for topic in topics if not topic.partitions]
-    found = [no_topics(missing)] if missing else []
-    return found + [
+    return _missing(topics) + [
         sentence for topic in topics if topic.partitions for sentence in topic.trouble()
     ]
+
+
+def _missing(topics: Sequence[Topic]) -> list[str]:
+    names = [topic.name for topic in topics if not topic.partitions]
+    return [no_topics(names)] if names else []
 
 
 def topic_names(settings: Settings, partitions: int = 6) -> dict[str, int]:
@@ -155,12 +167,14 @@ def topic_names(settings: Settings, partitions: int = 6) -> dict[str, int]:
 
 
 def require_topics(admin: AdminClient, names: Iterable[str]) -> None:
-    """The cheap question, for readiness.
+    """The question for readiness: they are there and keep what they are given. Another trouble is not asked for: it can
+    be one record's, and traffic would leave a service that does what can be done.
 
     Raises:
-        Unavailable: the broker does not answer, or some are missing.
+        Unavailable: the broker does not answer, some are missing, or remove records.
     """
-    _refuse([Topic(name) for name in sorted(set(names) - cluster(admin).topics.keys())])
+    topics = inspect_topics(admin, sorted(names))
+    _refuse(_missing(topics) + [sentence for topic in topics for sentence in topic.removal()])
 
 
 def require_access(admin: AdminClient, needs: Mapping[str, AclOperation]) -> dict[str, int]:
