@@ -1,7 +1,8 @@
 """How long the loop of a tracker stands still under the worst legal messages: the longest round trip of a ping beside them.
 
-A real `matyan up`; one connection sends a message of each kind, another pings every 2 ms. Bias: the client, the tracker
-and its store's thread share the machine's cores, so a busy machine shows stops that are not the tracker's; run it alone.
+A real `matyan up`; one connection sends a message of each kind, another, of a process of its own, pings every 2 ms (the
+sender's process stands still itself while it masks 90 MB). Bias: both, the tracker and its store's thread share the machine's
+cores, so a busy machine shows stops that are not the tracker's; run it alone.
 
     python -m bench.stalls
 """
@@ -11,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import threading
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from websockets.sync.client import connect
-from websockets.sync.connection import Connection
 
 from bench.machine import Server, free_port, heading, say, table, workplace
 
@@ -71,38 +72,36 @@ def unknown() -> str:
 KINDS: tuple[Callable[[], str], ...] = (figures, items, blobs, hparams, tokens, rejected, unknown)
 
 
-def longest_round_trip(pinger: Connection, stop: threading.Event) -> float:
-    """Seconds."""
+def watch(url: str, channel: Connection) -> None:
+    """Pings until it is told to stop; says when it begins, and the longest round trip in seconds."""
     longest = 0.0
-    while not stop.is_set():
-        began = time.perf_counter()
-        pinger.ping().wait(60)
-        longest = max(longest, time.perf_counter() - began)
-        time.sleep(0.002)
-    return longest
+    with connect(url, ping_interval=None) as pinger:
+        channel.send(None)
+        while not channel.poll(0.002):
+            began = time.perf_counter()
+            pinger.ping().wait(60)
+            longest = max(longest, time.perf_counter() - began)
+    channel.send(longest)
 
 
 def measure(url: str, make: Callable[[], str]) -> tuple[float, float]:
     """Seconds until the reply, and the longest round trip beside it."""
-    message = make().replace("RUN", make.__name__)
-    with (
-        connect(f"{url}/pings", ping_interval=None) as pinger,
-        connect(f"{url}/{make.__name__}", ping_interval=None, max_size=None) as sender,
-    ):
-        stop, found = threading.Event(), [0.0]
-
-        def watch() -> None:
-            found[0] = longest_round_trip(pinger, stop)
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+    message = make().replace("RUN", make.__name__).encode()
+    processes = get_context("spawn")
+    ours, theirs = processes.Pipe()
+    watcher = processes.Process(target=watch, args=(f"{url}/pings", theirs))
+    watcher.start()
+    theirs.close()
+    with connect(f"{url}/{make.__name__}", ping_interval=None, max_size=None) as sender:
+        ours.recv()
         began = time.perf_counter()
-        sender.send(message)
+        sender.send(message, text=True)
         sender.recv(timeout=120)
         took = time.perf_counter() - began
-        stop.set()
-        watcher.join()
-    return took, found[0]
+    ours.send(None)
+    longest: float = ours.recv()
+    watcher.join()
+    return took, longest
 
 
 def main() -> None:

@@ -204,11 +204,11 @@ def require_fit_topics(admin: AdminClient, names: Sequence[str]) -> None:
     Raises:
         Unavailable: the broker does not answer, or has not what our records need.
     """
-    _refuse(inspect_topics(admin, names))
+    _refuse(troubles(inspect_topics(admin, names)))
 
 
-def _refuse(topics: Sequence[Topic]) -> None:
-    if found := troubles(topics):
+def _refuse(found: Sequence[str]) -> None:
+    if found:
         raise Unavailable(" ".join(found))
 
 
