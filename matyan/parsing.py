@@ -53,9 +53,13 @@ class Whole:
         return number
 
 
+HIGHEST_PORT: Final = 65_535
+
 positive = Whole(1, 10**18, "a number above 0")
-port = Whole(0, 65_535, "a port, 0 to 65535")
-metrics_port = Whole(-(10**18), 65_535, "a port up to 65535; 0 or less turns it off")
+port = Whole(0, HIGHEST_PORT, f"a port, 0 to {HIGHEST_PORT}")
+metrics_port = Whole(
+    -(10**18), HIGHEST_PORT, f"a port up to {HIGHEST_PORT}; 0 or less turns it off"
+)
 LONGEST_EXPIRY_S: Final = 7 * 24 * 3600
 """Signature 4 allows no more of a presigned URL (Amazon S3 API reference)."""
 expiry = Whole(
@@ -101,7 +105,7 @@ class Matching:
 
     def __call__(self, raw: str) -> str:
         found = self._pattern.fullmatch(raw)
-        if found is None or not 0 < int(found.groupdict().get("port") or 1) <= 65_535:
+        if found is None or not 0 < int(found.groupdict().get("port") or 1) <= HIGHEST_PORT:
             raise ValueError(f"expected {self._expected}")
         return raw
 
@@ -138,7 +142,7 @@ def brokers(raw: str) -> str:
     found = [word.strip() for word in raw.split(",") if word.strip()]
     for word in found:
         match = _BROKER.fullmatch(word)
-        if match is None or not 0 < int(match[1] or 9092) <= 65_535:
+        if match is None or not 0 < int(match[1] or 9092) <= HIGHEST_PORT:
             raise ValueError("expected HOST:PORT, several with commas, without a scheme or a path")
     if not found:
         raise ValueError("expected HOST:PORT, several with commas; it is empty")

@@ -82,8 +82,8 @@ class FolderBlobs:
         try:
             # What a crash left unfinished was never acknowledged.
             shutil.rmtree(self._temporary, ignore_errors=True)
-            self._root.mkdir(private.FOLDER, parents=True, exist_ok=True)
-            self._temporary.mkdir(private.FOLDER, exist_ok=True)
+            self._root.mkdir(private.FOLDER_MODE, parents=True, exist_ok=True)
+            self._temporary.mkdir(private.FOLDER_MODE, exist_ok=True)
             if not private.is_private(self._root):
                 private.tighten_all(self._root)
         except OSError as error:
@@ -261,7 +261,7 @@ class FolderBlobs:
         file.close()
         while True:
             try:
-                target.parent.mkdir(private.FOLDER)
+                target.parent.mkdir(private.FOLDER_MODE)
             except FileExistsError:
                 pass
             else:

@@ -16,6 +16,7 @@ from matyan import settings as settings_
 from matyan.cli.flags import data_option
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
+from matyan.parsing import HIGHEST_PORT
 from matyan.service import logs, private, telemetry
 from matyan.service.descriptors import raise_limit
 from matyan.service.listeners import open_port
@@ -36,7 +37,7 @@ _log = get_logger()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=click.IntRange(0, HIGHEST_PORT),
     default=settings_.DEFAULT_PORT,
     show_default=True,
     help="0: any free.",

@@ -15,15 +15,16 @@ import trio
 from quart import Response, abort, g, has_request_context, request, websocket
 from quart.json.provider import DefaultJSONProvider
 from quart_trio import QuartTrio
+from websockets.frames import CloseCode
 from werkzeug.exceptions import HTTPException
 
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.intake import UNREAD_S, Intake
-from matyan.frontier.session import MAX_WAITING, Session
+from matyan.frontier.session import MAX_WAITING_FRAMES, Session
 from matyan.frontier.shared import Shared, count_request
 from matyan.frontier.transfer import Transfer, rest_discarded
-from matyan.frontier.wire import PIECE_BYTES
+from matyan.frontier.wire import GOODBYE, NO_TEXT, PIECE_BYTES
 from matyan.service.doors import PRESIGN, Doors, Refusal
 from matyan.service.http1 import SEND_S, Answer, detail
 from matyan.service.logs import get_logger
@@ -184,7 +185,7 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
 
         async def say_goodbye() -> None:
             await shared.draining.wait()
-            await close(1001, "the server is shutting down")
+            await close(CloseCode.GOING_AWAY, GOODBYE)
 
         try:
             async with trio.open_nursery() as nursery:
@@ -193,11 +194,11 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
                 while True:
                     message = await websocket.receive()
                     if not isinstance(message, str):
-                        await close(1003, "messages are text frames")
+                        await close(CloseCode.UNSUPPORTED_DATA, NO_TEXT)
                         nursery.cancel_scope.cancel()
                         break
                     await _receive(shared.intake, session, message.encode())
-                    while session.crowded or replies.unsent > MAX_WAITING:
+                    while session.crowded or replies.unsent > MAX_WAITING_FRAMES:
                         await replies.sent.wait()
         except* trio.TooSlowError:
             pass

@@ -23,7 +23,7 @@ import trio
 
 from matyan.broker.budget import Budget
 
-SHARE: Final = 0.75
+UNFINISHED_SHARE: Final = 0.75
 """Of the budget, for what is unfinished: so that messages which come whole find room beside it."""
 PROMISE_S: Final = 5.0
 """For which room is kept for what a frame's head announced. One that takes longer has but what came."""
@@ -81,7 +81,7 @@ class Intake:
     def __init__(self, budget: Budget, clock: Callable[[], float]) -> None:
         self._budget = budget
         self._clock = clock
-        self._limit = int(SHARE * budget.capacity)
+        self._limit = int(UNFINISHED_SHARE * budget.capacity)
         self._claims: dict[Waiter, Claim] = {}
         self._held = self._promised = self._begun = 0
         # Of what is held: by those that are small.

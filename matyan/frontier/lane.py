@@ -43,7 +43,7 @@ from matyan.frontier.states import (
     Life,
     Reading,
 )
-from matyan.frontier.wire import SMALL_BYTES, Kind, Wire
+from matyan.frontier.wire import GOODBYE, SMALL_BYTES, Kind, Wire
 from matyan.service import telemetry
 from matyan.service.http1 import (
     LINGER_S,
@@ -486,7 +486,7 @@ class Connection:
     def _send_farewell(self) -> None:
         """Sends the close frame; then the sweeper drops what the peer does not end by itself."""
         if not self._farewell:
-            self._wire.send_close(CloseCode.GOING_AWAY, "the server is shutting down")
+            self._wire.send_close(CloseCode.GOING_AWAY, GOODBYE)
             self._farewell = self._wire.data_to_send()
         farewell, self._farewell = self._farewell, b""
         self._set_life(CLOSING)

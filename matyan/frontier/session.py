@@ -40,7 +40,7 @@ COPY_AFTER_S = 14.0
 """Seconds. The SDK sends a frame again after 15 s: a reply at least this old may cross a copy on the wire."""
 COPY_WITHIN_S = 2.0
 """Seconds for which such a copy is expected after the reply."""
-MAX_WAITING = 64
+MAX_WAITING_FRAMES = 64
 """Frames of one connection that may wait for their reply before its socket is no longer read. The SDK has one."""
 MAX_WAITING_BYTES = 4 << 20
 """The same in bytes. One frame alone may be larger (a frame's limit is 96 MiB), or its pings would go unanswered."""
@@ -338,7 +338,7 @@ class Session:
     def crowded(self) -> bool:
         """Whether the socket must not be read further for now."""
         count = len(self.waiting)
-        return count >= MAX_WAITING or (count > 1 and self.waiting_bytes > MAX_WAITING_BYTES)
+        return count >= MAX_WAITING_FRAMES or (count > 1 and self.waiting_bytes > MAX_WAITING_BYTES)
 
     @property
     def is_first(self) -> bool:

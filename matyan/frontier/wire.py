@@ -19,6 +19,10 @@ from websockets.frames import Close, CloseCode, Frame, Opcode
 
 from matyan._codec import text_message, unmask
 
+GOODBYE = "the server is shutting down"
+NO_TEXT = "messages are text frames"
+"""Reasons of close frames, whichever server sends them."""
+
 SMALL_BYTES = 64 << 10
 """A message in one frame of so many bytes at most comes out whole, as today's clients send nearly all of theirs."""
 PIECE_BYTES = 64 << 10
@@ -202,7 +206,7 @@ class Wire:
                 else "unexpected continuation frame"
             )
         elif opcode == Opcode.BINARY:
-            self.fail(CloseCode.UNSUPPORTED_DATA, "messages are text frames")
+            self.fail(CloseCode.UNSUPPORTED_DATA, NO_TEXT)
             return _NOTHING
         wide = 2 if length == 126 else 8 if length == 127 else 0
         head = at + 2 + wide

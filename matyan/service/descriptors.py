@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import resource
 
-_MOST = 1 << 20
+_MOST_DESCRIPTORS = 1 << 20
 """Beyond a million nobody needs any, and some systems' hard limit has no end."""
 
 
 def raise_limit() -> None:
     """Raises the soft limit to the hard one, as far as the system lets it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
+    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
     if wanted > limit():
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
@@ -23,7 +23,7 @@ def raise_limit() -> None:
 def limit() -> int:
     """Descriptors that this process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST if soft == resource.RLIM_INFINITY else min(soft, _MOST)
+    return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _MOST_DESCRIPTORS)
 
 
 def for_connections() -> int:

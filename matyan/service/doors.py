@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, ip_address
 from typing import Final, NamedTuple
 
 from matyan.errors import ConfigurationError
+from matyan.parsing import HIGHEST_PORT
 from matyan.settings import Settings
 
 PRESIGN: Final = "/api/v1/rest/artifacts/presign"
@@ -50,7 +51,7 @@ def read_address(text: str) -> Address | None:
         return None
     host, digits = _host(found[1]), found[2]
     port = int(digits) if digits else None
-    if host is None or (port or 0) > 65535:
+    if host is None or (port or 0) > HIGHEST_PORT:
         return None
     return Address(host, None if port in _DEFAULT_PORTS else port)
 

@@ -15,6 +15,8 @@ from urllib.parse import unquote
 
 import trio
 
+from matyan.parsing import HIGHEST_PORT
+
 HEAD_BYTES = 16 << 10
 """What a request's head may hold: nginx allows 8 KiB a line, node 16 KiB in all."""
 HEAD_S = 10.0
@@ -167,7 +169,7 @@ def _field(line: bytes) -> tuple[bytes, bytes]:
 
 def _is_authority(text: bytes) -> bool:
     match = _AUTHORITY.fullmatch(text)
-    if match is None or int(match["port"] or 0) >= 1 << 16:
+    if match is None or int(match["port"] or 0) > HIGHEST_PORT:
         return False
     try:
         return match["ipv6"] is None or bool(IPv6Address(match["ipv6"].decode()))

@@ -10,7 +10,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-FOLDER = 0o700
+FOLDER_MODE = 0o700
 
 
 def set_umask() -> None:
@@ -21,7 +21,7 @@ def set_umask() -> None:
 def make(folder: Path) -> None:
     """Makes a folder if it can be; what is wrong with the place is said by who writes in it."""
     with suppress(OSError):
-        folder.mkdir(FOLDER, parents=True, exist_ok=True)
+        folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
 
 
 def is_private(path: Path) -> bool:
@@ -35,7 +35,7 @@ def tighten(path: Path) -> None:
         mode = path.stat().st_mode
         # A folder that everybody shares by design, such as /tmp, stays one.
         if mode & 0o077 and not mode & stat.S_ISVTX:
-            path.chmod(stat.S_IMODE(mode) & 0o700)
+            path.chmod(stat.S_IMODE(mode) & FOLDER_MODE)
 
 
 def tighten_all(folder: Path) -> None:

@@ -20,7 +20,7 @@ from websockets.frames import Frame, Opcode
 import matyan
 from matyan.frontier import lane
 from matyan.frontier.edge import drain
-from matyan.frontier.session import MAX_WAITING
+from matyan.frontier.session import MAX_WAITING_FRAMES
 from matyan.service.http1 import parse_head
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
@@ -649,7 +649,7 @@ async def test_a_connection_that_fills_its_share_is_read_no_further(served: Serv
         while before != len(served.producer.frames):
             before = len(served.producer.frames)
             await trio.testing.wait_all_tasks_blocked(0.05)
-        assert MAX_WAITING <= before < count
+        assert MAX_WAITING_FRAMES <= before < count
         replies = 0
         while replies < count:
             served.producer.deliver(len(served.producer.frames))

@@ -16,8 +16,8 @@ from websockets.frames import Frame, Opcode
 from matyan.broker.budget import Budget
 from matyan.frontier.intake import (
     PROMISE_S,
-    SHARE,
     STILL_S,
+    UNFINISHED_SHARE,
     UNREAD_S,
     Intake,
 )
@@ -458,7 +458,7 @@ async def test_room_is_kept_for_what_was_announced_for_a_while() -> None:
     budget, now = Budget(1000), 0.0
     intake = Intake(budget, lambda: now)
     slow, other = Waiter(intake), Waiter(intake)
-    assert intake.may_begin(slow, int(SHARE * 1000))
+    assert intake.may_begin(slow, int(UNFINISHED_SHARE * 1000))
     assert not intake.may_begin(other, 10)
     now = PROMISE_S
     intake.sweep(now)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from matyan.errors import RecordsRefused
-from matyan.frontier.session import MAX_WAITING, MAX_WAITING_BYTES, OK, Session, Sessions
+from matyan.frontier.session import MAX_WAITING_BYTES, MAX_WAITING_FRAMES, OK, Session, Sessions
 from tests.frontier.hand import HandProducer
 
 RUN = "run-1"
@@ -323,7 +323,7 @@ def test_what_waits_for_room_is_in_the_budget() -> None:
 
 def test_a_connection_with_too_many_frames_is_crowded(bench: Bench) -> None:
     """Then its socket is no longer read: what one connection may have waiting is bounded."""
-    for index in range(MAX_WAITING):
+    for index in range(MAX_WAITING_FRAMES):
         assert not bench.session.crowded
         bench.receive(tag(f"{index}"))
     assert bench.session.crowded

@@ -28,7 +28,7 @@ def lock_folder(folder: Path) -> IO[str]:
     """Takes the folder for this process. The lock goes with the process, however that ends; the text in the file
     tells a second process whom to name, and in which boot of the machine the store was last open."""
     try:
-        folder.mkdir(private.FOLDER, parents=True, exist_ok=True)
+        folder.mkdir(private.FOLDER_MODE, parents=True, exist_ok=True)
         file = (folder / _LOCK_NAME).open("a+", encoding="utf-8")
     except (FileExistsError, NotADirectoryError):
         raise ConfigurationError(
