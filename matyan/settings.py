@@ -258,8 +258,8 @@ class Settings:
     )
 
     @property
-    def rocks_layout(self) -> Literal["compatible", "packed"] | None:
-        """The sequence layout of a store on RocksDB; None: what the store has, else packed."""
+    def layout(self) -> Literal["compatible", "packed"] | None:
+        """The sequence layout that is wanted; None: what the store has, else its engine's default."""
         return cast('Literal["compatible", "packed"]', self.sequence_layout) or None
 
     def refuse_development_values(self, used: Collection[str] | None = None) -> None:

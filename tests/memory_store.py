@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import trio
 
-from matyan.store.base import KeyValue, Range, Snapshot, Transaction
+from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction
 
 T = TypeVar("T")
 
@@ -79,6 +79,8 @@ class _Rows:
 
 
 class MemoryStore:
+    default_layout: Layout = "packed"
+
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
         self.on_get: Callable[[bytes], object] | None = None

@@ -220,7 +220,7 @@ async def _check_store(settings: Settings, folder: Path) -> str:
             if tr.get(keys.layout()) is None:
                 return "no layout yet"
             # Only checks, since there is a stamp.
-            return f"{open_layout(tr, keys, settings.rocks_layout)} layout"
+            return f"{open_layout(tr, keys, settings.layout, store.default_layout)} layout"
 
         text = f"{folder} opens, {await store.transact(check)}"
         id = await store.read(lambda snap: known_store_id(snap, keys))

@@ -68,7 +68,7 @@ def up(data: Path, host: str, port: int) -> int:
 
 
 async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
-    async with open_tracker(data, settings, layout=settings.rocks_layout or "packed") as tracker:
+    async with open_tracker(data, settings) as tracker:
         frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings)
         listeners: list[trio.SocketListener] = []
 

@@ -158,7 +158,7 @@ async def _ingest(settings: Settings, path: Path, count: int) -> int:
             settings.kafka_control_events_topic: AclOperation.WRITE,
         },
     )
-    async with open_folder(path, settings.rocks_layout, patience_s=_PATIENCE_S) as folder:
+    async with open_folder(path, settings.layout, patience_s=_PATIENCE_S) as folder:
         if folder.fed_by_tracker:
             raise ConfigurationError(
                 f"The records of {path} come from `matyan up`: go on with it, by `matyan up --data {path}`, or name "

@@ -119,11 +119,11 @@ class LastHeard(NamedTuple):
 
 @asynccontextmanager
 async def open_folder(
-    path: Path, layout: Layout | None, *, patience_s: float = 0.0
+    path: Path, layout: Layout | None, *, strict: bool = False, patience_s: float = 0.0
 ) -> AsyncIterator[DataFolder]:
     """Opens a data folder, made when it is not there; leaving closes it.
 
-    `layout`: None is what the folder has, else packed. `patience_s`: how long another process may go on holding it;
+    `layout`: None is what the folder has, else its engine's default; when `strict`, that default alone. `patience_s`: how long another process may go on holding it;
     a command that reads a folder without a service holds it for a moment.
 
     Raises:
@@ -135,7 +135,9 @@ async def open_folder(
     private.tighten(path)
     try:
         keys = Keys(store)
-        stamped = await store.transact(lambda tr: open_layout(tr, keys, layout))
+        default = store.default_layout
+        wanted = layout or (default if strict else None)
+        stamped = await store.transact(lambda tr: open_layout(tr, keys, wanted, default))
         make_id = store_id()
         id = await store.transact(lambda tr: make_id(tr, keys))
         yield DataFolder(

@@ -32,7 +32,6 @@ from matyan.keys import range_of
 from matyan.rules import runs
 from matyan.rules.queries import Row
 from matyan.rules.rows import RunRows
-from matyan.rules.sequences import Layout
 from matyan.service import private
 from matyan.service.health import Health
 from matyan.service.supervise import Task
@@ -205,15 +204,13 @@ class Tracker:
 
 
 @asynccontextmanager
-async def open_tracker(
-    data: Path, settings: Settings, *, layout: Layout | None = None
-) -> AsyncIterator[Tracker]:
-    """Opens a data folder as a tracker of its own; see `open_folder`.
+async def open_tracker(data: Path, settings: Settings) -> AsyncIterator[Tracker]:
+    """Opens a data folder as a tracker of its own, in the layout that is set or else the default; see `open_folder`.
 
     Raises:
         ConfigurationError: its records come from Kafka.
     """
-    async with open_folder(data, layout) as folder:
+    async with open_folder(data, settings.layout, strict=True) as folder:
         if folder.fed_by_kafka:
             raise ConfigurationError(
                 f"The records of {data} come from Kafka: run its worker, with: "

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
 KeyValue = tuple[bytes, bytes]
+
+Layout = Literal["compatible", "packed"]
+"""How the points of metrics are stored, which is `rules.sequences`' subject: an engine only says which one its new stores get."""
 
 
 class Range(NamedTuple):
@@ -101,6 +104,11 @@ class Transaction(Snapshot, Protocol):
 
 class Store(Protocol):
     """An open store. Made by the composition root, closed by it."""
+
+    @property
+    def default_layout(self) -> Layout:
+        """What a new store of this engine gets where nobody wants one: compatible where other programs read its stores."""
+        ...
 
     def directory(self, path: tuple[str, ...]) -> bytes:
         """The key prefix of a directory (FoundationDB's directory layer, or a fixed one)."""

@@ -12,6 +12,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from matyan.rules.sequences.layout import STAMPS
 from matyan.store.base import KeyValue, Snapshot, Store, Transaction
 from matyan.store.rocks import open_rocks
 from tests.memory_store import MemoryStore
@@ -61,6 +62,11 @@ async def test_directories_are_prefix_free(store: Store) -> None:
     assert all(prefixes)
     for one in prefixes:
         assert [other for other in prefixes if other.startswith(one)] == [one]
+
+
+async def test_an_engine_says_the_layout_of_its_new_stores(store: Store) -> None:
+    """One that the rules know."""
+    assert store.default_layout in STAMPS
 
 
 async def test_transact_returns_what_the_body_returned_and_commits(store: Store) -> None:

@@ -244,7 +244,7 @@ async def open_crew(
     store = open_rocks(folder)
     kafka_consumer.RdConsumer, client = _Client, kafka_consumer.RdConsumer
     try:
-        await store.transact(lambda tr: open_layout(tr, Keys(store), layout))
+        await store.transact(lambda tr: open_layout(tr, Keys(store), layout, store.default_layout))
         async with trio.open_nursery() as nursery:
             crew = Crew(settings, topic, store, layout, nursery, consumer or {}, worker)
             try:

@@ -1004,12 +1004,26 @@ def test_a_new_store_is_stamped_and_keeps_its_layout(empty: RocksStore, layout: 
     """Opened with the other one it is an error that says what to set."""
     keys = Keys(empty)
     for _ in range(2):
-        trio.run(empty.transact, lambda tr: open_layout(tr, keys, layout))
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, layout, "packed"))
     stamp = trio.run(empty.transact, lambda tr: tr.get(keys.layout()))
     assert unpack_value(stamp) == {"compatible": 1, "packed": 2}[layout]
     other: Layout = "packed" if layout == "compatible" else "compatible"
     with pytest.raises(ConfigurationError, match=f"MATYAN_SEQUENCE_LAYOUT={layout}"):
-        trio.run(empty.transact, lambda tr: open_layout(tr, keys, other))
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, other, "packed"))
+
+
+@layouts
+def test_a_new_store_gets_its_engines_default(empty: RocksStore, layout: Layout) -> None:
+    """Where none is wanted; ever after it is what the store has."""
+    keys = Keys(empty)
+    other: Layout = "packed" if layout == "compatible" else "compatible"
+    for default in layout, other:
+        got = trio.run(
+            empty.transact, lambda tr, default=default: open_layout(tr, keys, None, default)
+        )
+        assert got == layout
+    trio.run(empty.transact, lambda tr: tr.clear(keys.layout()))
+    assert trio.run(empty.transact, lambda tr: open_layout(tr, keys, other, layout)) == other
 
 
 def test_runs_without_a_stamp_are_the_references(empty: RocksStore) -> None:
@@ -1017,12 +1031,12 @@ def test_runs_without_a_stamp_are_the_references(empty: RocksStore) -> None:
     keys = Keys(empty)
     trio.run(empty.transact, lambda tr: tr.set(keys.meta("r", "name"), b"\xa1r"))
     with pytest.raises(ConfigurationError, match="compatible"):
-        trio.run(empty.transact, lambda tr: open_layout(tr, keys, "packed"))
-    trio.run(empty.transact, lambda tr: open_layout(tr, keys, "compatible"))
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, "packed", "packed"))
+    trio.run(empty.transact, lambda tr: open_layout(tr, keys, "compatible", "packed"))
 
 
 def test_an_unknown_layout_is_a_clear_error(empty: RocksStore) -> None:
     keys = Keys(empty)
     trio.run(empty.transact, lambda tr: tr.set(keys.layout(), b"\x03"))
     with pytest.raises(ConfigurationError, match="layout 3"):
-        trio.run(empty.transact, lambda tr: open_layout(tr, keys, "packed"))
+        trio.run(empty.transact, lambda tr: open_layout(tr, keys, "packed", "packed"))

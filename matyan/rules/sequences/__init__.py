@@ -27,11 +27,12 @@ The next free step is the highest one + 1, and at least 0; where the highest is 
 that has a free one behind it (`free_steps.py`).
 """
 
-from matyan.rules.sequences.layout import Layout, open_layout
+from matyan.rules.sequences.layout import open_layout
 from matyan.rules.sequences.points import Growth
 from matyan.rules.sequences.reads import SequenceInfo
 from matyan.rules.sequences.sequences import Sequences
 from matyan.rules.sequences.writes import Entry, SequenceWrites
+from matyan.store.base import Layout
 
 __all__ = [
     "Entry",

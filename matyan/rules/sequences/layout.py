@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 from matyan._codec import msgpack_int
 from matyan.errors import ConfigurationError
 from matyan.keys import Keys, range_of, unpack_value
-from matyan.store.base import Transaction
-
-Layout = Literal["compatible", "packed"]
+from matyan.store.base import Layout, Transaction
 
 STAMPS: Final[dict[Layout, int]] = {"compatible": 1, "packed": 2}
 
 
-def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
+def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None, default: Layout) -> Layout:
     """Stamps a new store with the wanted layout, or checks an old one's; returns it.
 
-    `wanted`: None is what the store has; a new one gets packed.
+    `wanted`: None is what the store has; a new one gets `default`, its engine's.
 
     Raises:
         ConfigurationError: the store has the other layout, or one that this version does not know.
@@ -28,7 +26,7 @@ def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None) -> Layout:
     elif next(iter(tr.scan(*range_of(keys.runs), limit=1)), None) is not None:
         found = STAMPS["compatible"]  # runs and no stamp: the reference's worker wrote here
     else:
-        found = STAMPS[wanted or "packed"]
+        found = STAMPS[wanted or default]
     if found not in STAMPS.values():
         raise ConfigurationError(
             f"The store has the sequence layout {found!r}, which this version does not know: use the version that wrote it."

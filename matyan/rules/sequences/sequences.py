@@ -6,12 +6,11 @@ from typing import Final
 
 from matyan.keys import Keys, range_of
 from matyan.rules.sequences.keyed import last_val
-from matyan.rules.sequences.layout import Layout
 from matyan.rules.sequences.points import CompatiblePoints, Growth, PackedPoints
 from matyan.rules.sequences.reads import SequenceReads
 from matyan.rules.sequences.state import StateCache
 from matyan.rules.sequences.writes import SequenceWrites
-from matyan.store.base import Range, Transaction
+from matyan.store.base import Layout, Range, Transaction
 
 CACHE_BYTES: Final = 48 * 2**20
 

@@ -30,7 +30,7 @@ import trio
 
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.service import private
-from matyan.store.base import Snapshot, Transaction, View
+from matyan.store.base import Layout, Snapshot, Transaction, View
 from matyan.store.rocks.database import Stalled, check_room, compact, open_database, translated
 from matyan.store.rocks.lock import boot_id, last_boot_of, lock_folder, note_boot
 from matyan.store.rocks.snapshot import RocksSnapshot
@@ -75,6 +75,8 @@ async def _taking_turns(work: Generator[None, None, T]) -> T:
 
 class RocksStore:
     """Made by `open_rocks`. All calls come from one trio thread."""
+
+    default_layout: Final[Layout] = "packed"
 
     def __init__(
         self, folder: Path, lock: IO[str], database: rocksdict.Rdict, *, sync: bool
