@@ -30,6 +30,8 @@ PIECE_BYTES = 64 << 10
 
 _CONTROL = 0x08
 _FIN, _RSV1, _RSV23 = 0x80, 0x40, 0x30
+_MASKED = 0x80
+_WHOLE_TEXT = _FIN | Opcode.TEXT
 _KNOWN = {Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG}
 _TAIL = b"\x00\x00\xff\xff"
 """What ends each compressed message and is not sent (RFC 7692, 7.2.2)."""
@@ -190,22 +192,10 @@ class Wire:
             return None
         first, second = data[at], data[at + 1]
         opcode, length = first & 0x0F, second & 0x7F
-        if opcode not in _KNOWN:
-            raise ProtocolError("invalid opcode")
-        if not second & 0x80:
-            raise ProtocolError("incorrect masking")
-        compressible = self.deflate and opcode in {Opcode.TEXT, Opcode.BINARY}
-        if first & (_RSV23 if compressible else _RSV1 | _RSV23):
-            raise ProtocolError("reserved bits must be 0")
-        if opcode & _CONTROL:
-            _check_control(first, length)
-        elif (opcode == Opcode.CONT) is not self._message:
-            raise ProtocolError(
-                "expected a continuation frame"
-                if self._message
-                else "unexpected continuation frame"
-            )
-        elif opcode == Opcode.BINARY:
+        # A message in one frame, as nearly all are, breaks no rule.
+        if first != _WHOLE_TEXT or second < _MASKED or self._message:
+            self._check_rules(first, second)
+        if opcode == Opcode.BINARY:
             self.fail(CloseCode.UNSUPPORTED_DATA, NO_TEXT)
             return _NOTHING
         wide = 2 if length == 126 else 8 if length == 127 else 0
@@ -219,27 +209,48 @@ class Wire:
             return _NOTHING
         body = head + 4
         whole = body + length <= len(data)
-        if opcode & _CONTROL:
+        small = first == _WHOLE_TEXT and length <= SMALL_BYTES and (whole or not self.splits_small)
+        if small or opcode & _CONTROL:
             if not whole:
                 return None
             self._at = body + length
-            self._control(opcode, unmask(data, body, length, data[head:body], 0))
+            payload = unmask(data, body, length, data[head:body], 0)
+            if small:
+                return Kind.WHOLE, payload
+            self._control(opcode, payload)
             return _NOTHING
-        if (
-            first == _FIN | Opcode.TEXT
-            and length <= SMALL_BYTES
-            and (whole or not self.splits_small)
-        ):
-            if not whole:
-                return None
-            self._at = body + length
-            return Kind.WHOLE, unmask(data, body, length, data[head:body], 0)
         if len(data) < body:
             return None
         self._at = body
         self._left, self._mask, self._mask_at = length, data[head:body], 0
         self._fin = bool(first & _FIN)
         return _NOTHING if opcode == Opcode.CONT else self._begin_message(first, length)
+
+    def _check_rules(self, first: int, second: int) -> None:
+        """What RFC 6455, section 5, asks of the first two bytes of a client's frame.
+
+        Raises:
+            ProtocolError: they break a rule.
+        """
+        opcode = first & 0x0F
+        if opcode not in _KNOWN:
+            raise ProtocolError("invalid opcode")
+        if second < _MASKED:
+            raise ProtocolError("incorrect masking")
+        compressible = self.deflate and opcode in {Opcode.TEXT, Opcode.BINARY}
+        if first & (_RSV23 if compressible else _RSV1 | _RSV23):
+            raise ProtocolError("reserved bits must be 0")
+        if opcode & _CONTROL:
+            if not first & _FIN:
+                raise ProtocolError("fragmented control frame")
+            if second & 0x7F > 125:
+                raise ProtocolError("control frame too long")
+        elif (opcode == Opcode.CONT) is not self._message:
+            raise ProtocolError(
+                "expected a continuation frame"
+                if self._message
+                else "unexpected continuation frame"
+            )
 
     def _begin_message(self, first: int, length: int) -> tuple[Kind, bytes]:
         """A message that comes out in pieces: its first frame's head was taken."""
@@ -368,13 +379,6 @@ class Wire:
             self._at += size
             self._left = length
         self._data, self._at = b"", 0
-
-
-def _check_control(first: int, length: int) -> None:
-    if not first & _FIN:
-        raise ProtocolError("fragmented control frame")
-    if length > 125:
-        raise ProtocolError("control frame too long")
 
 
 _NOTHING = (Kind.PIECE, b"")
