@@ -6,7 +6,6 @@ Only requests, answers and their pace. What is read stands in `rules/queries.py`
 
 from __future__ import annotations
 
-import inspect
 import os
 import select
 import socket
@@ -16,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, 
 from contextlib import aclosing, closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgpack
 import trio
@@ -34,6 +33,8 @@ from matyan.folder.wire import (
 )
 from matyan.service.logs import get_logger
 from matyan.store.base import Store
+
+T = TypeVar("T")
 
 Read = Callable[..., Iterator[object]]
 """Called with a Snapshot and the request's arguments, in the store's thread."""
@@ -190,18 +191,16 @@ class LocalAPI:
             raise _not_known(f"{op!r}")
         if op in self._reads:
             return await self._read(stream, op, arguments)
-        write = self._writes[op]
-        _check_arguments(op, partial(write, **arguments))
-        async with aclosing(cast("AsyncGenerator[object]", write(**arguments))) as items:
+        rows = _called(op, partial(self._writes[op], **arguments))
+        async with aclosing(cast("AsyncGenerator[object]", rows)) as items:
             async for item in items:
                 await _send(stream, _items([_packed(item)]))
         return b""
 
     async def _read(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
         async with self._store.snapshot() as snapshot:
-            read = partial(self._reads[op], snapshot, **arguments)
-            _check_arguments(op, read)
-            with closing(_Pieces(read())) as pieces:
+            rows = _called(op, partial(self._reads[op], snapshot, **arguments))
+            with closing(_Pieces(rows)) as pieces:
                 while True:
                     async with self._limit:
                         piece, is_last = await trio.to_thread.run_sync(pieces.next)
@@ -210,13 +209,14 @@ class LocalAPI:
                     await _send(stream, piece)
 
 
-def _check_arguments(op: str, call: partial[Any]) -> None:
-    """
+def _called(op: str, call: Callable[[], T]) -> T:
+    """What answers: it has only looked at its arguments so far, since it yields.
+
     Raises:
         MatyanError: another version of the program would have asked so.
     """
     try:
-        inspect.signature(call.func).bind(*call.args, **call.keywords)
+        return call()
     except TypeError as error:
         raise _not_known(f"{op!r} as it was asked ({error})") from None
 

@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final
 
@@ -33,6 +34,25 @@ LOG_WINDOW_BYTES: Final = 32 << 20
 """Within so much, whichever is less, log rows are put in order."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs are wanted: what is None lets every run pass."""
+
+    experiment: str | None = None
+    tag: str | None = None
+    active: bool | None = None
+    archived: bool | None = None
+    heard_before: float | None = None
+    """Only active runs whose last record came before that time, in epoch seconds."""
+
+    def indexed(self) -> list[tuple[str, bool]]:
+        """The index entries that a run must have."""
+        facts = [("active", self.active), ("archived", self.archived)]
+        if self.heard_before is not None:
+            facts.append(("active", True))
+        return [(name, value) for name, value in facts if value is not None]
+
+
 class Queries:
     """Every read that a user can ask for. The snapshot is the first argument of each."""
 
@@ -49,48 +69,45 @@ class Queries:
         self,
         snap: Snapshot,
         *,
-        experiment: str | None = None,
-        tag: str | None = None,
-        active: bool | None = None,
-        archived: bool | None = None,
-        heard_before: float | None = None,
         limit: int | None = None,
         counts: bool = False,
+        **wanted: Any,
     ) -> Iterator[Row]:
-        """A row a run, newest first; a filter that is None lets every run pass. It costs what it holds: how many sequences and
-        points a run has is counted, key by key where need be, only for `counts`.
+        """A row a run, newest first, of those that `RunFilter(**wanted)` lets pass. A row costs what it holds: how many sequences
+        and points a run has is counted, key by key where need be, only for `counts`.
 
-        heard_before: only active runs whose last record came before that time, in epoch seconds.
+        Raises:
+            TypeError: there is no such filter.
         """
-        wanted = [
-            fact
-            for fact, given in (
-                (("active", active), active),
-                (("archived", archived), archived),
-                (("active", True), heard_before),
-            )
-            if given is not None
-        ]
+        return self._listed(snap, RunFilter(**wanted), limit, counts)
+
+    def _listed(
+        self, snap: Snapshot, wanted: RunFilter, limit: int | None, counts: bool
+    ) -> Iterator[Row]:
+        names = entities.Names(snap, self._keys)
+        for run in itertools.islice(self._passing(snap, wanted), limit):
+            row = self._run_row(snap, run, names)
+            yield row | self._counts(snap, run) if counts else row
+
+    def _passing(self, snap: Snapshot, wanted: RunFilter) -> Iterator[str]:
+        facts = wanted.indexed()
         # Those two not by their indexes, which the API server leaves under the old name of a tag that it renames.
         members = [
             runs_of(snap, self._keys, name)
             for runs_of, name in (
-                (entities.runs_of_experiment, experiment),
-                (entities.runs_of_tag, tag),
+                (entities.runs_of_experiment, wanted.experiment),
+                (entities.runs_of_tag, wanted.tag),
             )
             if name is not None
         ]
-        found = (
-            run
-            for run in runs.list_runs(snap, self._keys, newest_first=True)
-            if all(snap.get(self._keys.index(*fact, run)) is not None for fact in wanted)
-            and all(has(run) for has in members)
-            and (heard_before is None or self._heard_before(snap, run, heard_before))
-        )
-        names = entities.Names(snap, self._keys)
-        for run in itertools.islice(found, limit):
-            row = self._run_row(snap, run, names)
-            yield row | self._counts(snap, run) if counts else row
+        moment = wanted.heard_before
+        for run in runs.list_runs(snap, self._keys, newest_first=True):
+            if (
+                all(snap.get(self._keys.index(*fact, run)) is not None for fact in facts)
+                and all(has(run) for has in members)
+                and (moment is None or self._heard_before(snap, run, moment))
+            ):
+                yield run
 
     def _heard_before(self, snap: Snapshot, run: str, moment: float) -> bool:
         last = runs.get_activity(self._rows(snap, run))

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from matyan.errors import MatyanError
+from matyan.folder.hold import hold
+from matyan.reader import Reader
+from matyan.settings import Settings
 from tests.cli.test_main import fill
 from tests.tracker import environment, running
 
@@ -58,3 +62,19 @@ def test_it_touches_neither_logging_nor_the_users_dotenv(tmp_path: Path, held: b
     assert done.stdout == ""
     assert [line for line in done.stderr.splitlines() if not line.startswith("mine ")] == []
     assert "mine user still here" in done.stderr
+
+
+def test_what_another_version_would_ask_is_told_so(tmp_path: Path) -> None:
+    """A command, an argument or a filter that the process which holds the folder does not have."""
+    with hold(tmp_path, Settings()):
+        reader = Reader(tmp_path)
+        assert list(reader.ask("runs", active=True, tag="a", heard_before=1.0, limit=1)) == []
+        for op, arguments in (
+            ("colours", {}),
+            ("show", {}),
+            ("show", {"run": "a", "colour": "red"}),
+            ("runs", {"colour": "red"}),
+            ("delete", {}),
+        ):
+            with pytest.raises(MatyanError, match=f"does not know '{op}'.*same version of matyan"):
+                list(reader.ask(op, **arguments))
