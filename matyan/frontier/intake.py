@@ -3,15 +3,15 @@
 What arrived of a message is held until it can be judged or answered, so it counts like what is queued. A large one
 begins when there is room for all of it, in turn; what fits in one read always begins while the budget is not full.
 
-What finds no room waits on the wire, where it costs nothing. But its client's pings stand behind it, and the SDK leaves a
-server that is silent for 20 s, with the frame. So after UNREAD_S it is read and not held: only its digest is
-kept, until its reply is due after 40 s. The SDK sends such a frame again every 15 s: each copy is another chance, and
-waits on the wire as the first did, so that there is nearly always one at hand when there is room. It is refused last,
-since the SDK takes a refusal for an answer and the frame is lost. Rejected: to hold what is small whatever there is
-(thousands of connections do not fit), to leave the frame unread for all of the 40 s (the client goes), to refuse at once.
+A message that finds no room waits on the wire, where it costs nothing. But its client's pings stand behind it, and the SDK
+gives up a server that is silent for 20 s, and the frame with it. So after UNREAD_S the message is read and not held: only its
+digest is kept, until its reply is due after 40 s. The SDK sends such a frame again every 15 s. Each copy is another chance,
+and waits on the wire as the first did, so that nearly always one is at hand when there is room. Only at the end is the frame
+refused, since the SDK takes a refusal for an answer and the frame is lost. Rejected: to hold small messages whatever there is
+(thousands of connections do not fit); to leave the frame unread for all of the 40 s (the client goes); to refuse at once.
 
-An unfinished message that brings nothing, while others wait for the room that it has, is closed. No sockets here: who
-wants room is a `Waiter`.
+A connection whose unfinished message brings nothing, while others wait for the room that it holds, is closed. No sockets
+here: whoever wants room is a `Waiter`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from matyan.broker.budget import Budget
 UNFINISHED_SHARE: Final = 0.75
 """Of the budget, for what is unfinished: so that messages which come whole find room beside it."""
 PROMISE_S: Final = 5.0
-"""For which room is kept for what a frame's head announced. One that takes longer has but what came."""
+"""How long room is kept for what the head of a frame announced. After that only what has come counts."""
 WAITING_SHARE: Final = 0.5
-"""Beside the budget, as a part of it: for the small messages, whole or not, of connections that wait for nothing else."""
+"""So much on top of the budget, as a part of it, is for the small messages of connections of which nothing else is held."""
 UNREAD_S: Final = 15.0
 """How long a message waits on the wire: a ping has 20 s, and the SDK sends its frame again after 15."""
 EVICTED_SHARE: Final = 1 / 16
-"""Of the budget, which closing the largest gives back at a time."""
+"""Of the budget: so much is freed at a time, by closing the connections that hold the most."""
 STILL_S: Final = 2.0
 STILL_BYTES: Final = 128 << 10
-"""Nothing moves when, while some wait for room, less than this came of all that is unfinished in so many seconds."""
+"""While some wait for room, nothing moves if all unfinished messages together bring fewer bytes than this in so many seconds."""
 
 
 class Waiter(Protocol):
@@ -50,7 +50,7 @@ class Waiter(Protocol):
         ...
 
     def evict(self) -> None:
-        """Give back what its unfinished message holds."""
+        """Gives back what its unfinished message holds."""
         ...
 
 
@@ -93,10 +93,11 @@ class Intake:
         budget.on_room(self._on_room)
 
     def may_take(self, *, is_first: bool) -> bool:
-        """Whether a small message may be taken. Where all that is held is unfinished, it may: it adds nothing.
+        """Whether a small message that is complete may be taken. It may whenever nothing is queued, whatever unfinished
+        messages hold.
 
         Args:
-            is_first: nothing that is held of its connection waits for a reply.
+            is_first: no frame of its connection that waits for a reply is held.
         """
         return self._budget.held <= self._held or self.may_gather(is_first=is_first)
 
@@ -126,7 +127,7 @@ class Intake:
             self._budget.tell_room()
 
     def may_begin(self, who: Waiter, size: int, *, in_turn: bool = True) -> bool:
-        """Lets a message in of which `size` bytes are announced, if there is room for them."""
+        """Lets a large message begin, of which `size` bytes are announced, if there is room for them."""
         first = next((one for one, wait in self._waiting.items() if wait.begins), who)
         if in_turn and first is not who:
             return False
@@ -148,7 +149,8 @@ class Intake:
         return claim is not None and claim.begun
 
     def may_go_on(self, who: Waiter, came: int) -> bool:
-        """Whether one that was let in may take `came` bytes more. The only one always may: it could never end else."""
+        """Whether one that was let in may take `came` bytes more. When it is the only one it always may: it could
+        never end otherwise."""
         claim = self._claims.get(who)
         if claim is None or not claim.begun:
             return False
@@ -212,7 +214,7 @@ class Intake:
             return
         self._on_room()
         if self._came >= STILL_BYTES or (self._budget.held > self._held and not self._is_jammed()):
-            # What is queued will be answered, one way or another.
+            # Bytes come, or room does: what is queued will be answered, one way or another.
             self._came, self._moved = 0, now
         elif now >= self._moved + STILL_S:
             self._moved = now

@@ -37,17 +37,17 @@ OK = b'{"status":"ok","error":null}'
 ANSWER_WITHIN_S = 40.0
 """Seconds. The SDK's sender gives up about 46 s after its first try and stays away for the rest of the run."""
 COPY_AFTER_S = 14.0
-"""Seconds. The SDK sends a frame again after 15 s: a reply at least this old may cross a copy on the wire."""
+"""Seconds. The SDK sends a frame again after 15 s: a reply that took so long may cross a copy of its frame on the wire."""
 COPY_WITHIN_S = 2.0
 """Seconds for which such a copy is expected after the reply."""
 MAX_WAITING_FRAMES = 64
 """Frames of one connection that may wait for their reply before its socket is no longer read. The SDK has one."""
 MAX_WAITING_BYTES = 4 << 20
-"""The same in bytes. One frame alone may be larger (a frame's limit is 96 MiB), or its pings would go unanswered."""
+"""The same in bytes. One frame alone may have more (its limit is 96 MiB): if it stopped the reading, pings would go unanswered."""
 _HEAD_BYTES = 64
-"""So much of a frame's beginning tells it from most others of its length."""
+"""By so many of its first bytes a frame is told from most others of its length."""
 _KEEP_WHOLE_S = 1.0
-"""Seconds for which a waiting frame is kept as it came; then a digest of it is enough to know a copy."""
+"""Seconds for which a waiting frame is kept as it came; after that only its digest, which is enough to recognise a copy."""
 
 _messages = telemetry.WS_MESSAGES.counts(KINDS)
 _frames = telemetry.FRAMES.counts(
@@ -69,18 +69,19 @@ def _encode(reply: dict[str, object]) -> bytes:
 
 
 class PendingFrame:
-    """A frame between its arrival and its reply. Its identity outlives the bytes: they may be 96 MiB.
+    """A frame between its arrival and its reply. A copy of it is recognised even when its bytes, up to 96 MiB, were let go.
 
     Args:
-        data: its bytes, as far as they matter: all, or the beginning of one that came in pieces.
-        since: when it began to arrive, which is all that its client's patience knows of.
-        digest: of one that came in pieces.
+        data: its bytes; of one that came in pieces none, see `identify`.
+        since: when it began to arrive: from then on its client waits for the reply.
+        now: when it was complete.
     """
 
     __slots__ = (
         "_data",
         "_digest",
         "_head",
+        "completed",
         "copy_until",
         "frame",
         "handed",
@@ -91,7 +92,6 @@ class PendingFrame:
         "since",
         "size",
         "weight",
-        "whole",
     )
 
     def __init__(
@@ -100,27 +100,27 @@ class PendingFrame:
         self.session = session
         self.frame = frame
         self.since = since
-        self.whole = now
+        self.completed = now
         self.size = len(data)
         self.reply: bytes | None = None
         self.handed = False
         """Whether the producer has it; then its delivery goes on whatever is answered."""
         self.missing = False
-        """Whether it found no room and is only known by its digest, so that a copy of it can still be stored for it."""
+        """Whether it found no room, so that only its digest is kept. A copy of it can still be stored in its place."""
         self.weight = 0
         """Bytes that it counts for in its session."""
         self.copy_until = inf
-        """Until when a copy of it may begin: for ever before it is answered."""
+        """Until when a copy of it may begin to arrive: without end while it is not answered."""
         self._data: bytes | None = data
 
-    # What few frames come to is not set for all: by `identify`, and by `Session._park`.
+    # Few frames need these: they are set by `identify`, and by `Session._park`.
     _head: bytes
     _digest: bytes
     parked: int
     """Bytes that it holds while it waits for room."""
 
     def identify(self, size: int, head: bytes, digest: bytes) -> None:
-        """For one whose bytes are not here: what recognises a copy."""
+        """Keeps what recognises a copy in place of the bytes."""
         self.size, self._head, self._digest, self._data = size, head, digest, None
 
     def shrink(self) -> PendingFrame:
@@ -141,7 +141,7 @@ class PendingFrame:
         return size == self.size and self.shrink()._digest == digest
 
     def begins_with(self, head: bytes) -> bool:
-        """Whether it and a frame that begins so can be one."""
+        """Whether a frame that begins with `head` can be a copy of it."""
         own = self._head if self._data is None else self._data[:_HEAD_BYTES]
         common = min(len(own), len(head))
         return own[:common] == head[:common]
@@ -159,7 +159,7 @@ class PendingFrame:
             self.reply = OK
         else:
             self.reply = self._complaint(frame, error)
-        # Its records are counted no more, and this may be remembered for a while.
+        # The records are let go: this object may be remembered for a while.
         self.frame = None
         if self.copy_until == inf:
             self.session.flush()
@@ -169,7 +169,9 @@ class PendingFrame:
         if isinstance(error, RecordsRefused):
             _reject(frame, error)
         elif error is not None:
-            if isinstance(error, NotFound):  # its run was deleted, which who dropped it has logged
+            if isinstance(
+                error, NotFound
+            ):  # its run was deleted: whoever dropped the records has logged that
                 _frames["deleted"] += 1
             else:
                 _frames["lost"] += 1
@@ -188,10 +190,10 @@ class PendingFrame:
 
 
 class Incoming:
-    """A message that arrives in pieces, judged as it comes. Who feeds it counts what it holds.
+    """A message that arrives in pieces and is judged as they come. Whoever feeds it counts what it holds.
 
-    It can go on without being held: then it is known at its end by its digest, as a copy of a frame that waits or as
-    one that is missing.
+    It can also go on without being held. At its end it is then known by its digest alone: as a copy of a frame that
+    waits, or as a frame that is missing.
     """
 
     __slots__ = ("_candidates", "_digest", "_head", "_session", "_validator", "began", "size")
@@ -218,13 +220,14 @@ class Incoming:
         return 0 if self._validator is None else self._validator.held
 
     def needs_room(self, piece: bytes) -> bool:
-        """False: it seems to be, as far as the next `piece`, a copy of what is held or answered."""
+        """Whether the next `piece` must be held. False: so far the message looks like a copy of a frame that is held or
+        answered."""
         head = (self._head + piece)[:_HEAD_BYTES]
         self._candidates = [one for one in self._candidates if one.begins_with(head)]
         return not self._candidates or any(one.missing for one in self._candidates)
 
     def may_wait(self) -> bool:
-        """Whether its connection may stay unread for its sake; after `needs_room`."""
+        """Whether its connection may stay unread until there is room. Call `needs_room` first."""
         return not self._session.misses or bool(self._candidates)
 
     def keep_digest_only(self) -> None:
@@ -240,7 +243,7 @@ class Incoming:
         return self._validator is None or self._validator.feed(piece)
 
     def judge(self) -> None:
-        """What takes up to a second: for a thread."""
+        """The part that takes up to a second: to be called in a thread."""
         assert self._validator is not None
         self._validator.judge()
 
@@ -325,7 +328,7 @@ class Session:
         self.waiting: list[PendingFrame] = []
         self.waiting_bytes = 0
         self.misses = 0
-        """How many of them are missing."""
+        """How many of those that wait are missing."""
         self._unhanded: list[PendingFrame] = []
         self._late: list[PendingFrame] = []
         sessions.alive.add(self)
@@ -342,14 +345,14 @@ class Session:
 
     @property
     def is_first(self) -> bool:
-        """Whether nothing is held that waits: the next frame is the only one."""
+        """Whether no frame that waits is held, so that the next one would be the only one."""
         return len(self.waiting) == self.misses
 
     def receive(self, data: bytes, now: float, *, room: bool = True) -> None:
         """Takes one whole text message.
 
         Args:
-            room: False: what must be stored is not held, and is missing.
+            room: False: a message with something to store is not held, and so is missing.
 
         Raises:
             UnicodeDecodeError: it is not UTF-8, so no text message: close with 1007.
@@ -398,16 +401,16 @@ class Session:
             self._publish(pending, frame)
 
     def needs_room(self, data: bytes, now: float) -> bool:
-        """Whether a whole message wants to be held: False for the copy of one that is, or that is answered."""
+        """Whether a whole message must be held. False: it is a copy of a frame that is held or answered."""
         known = self._known(data, now)
         return known is None or known.missing
 
     def may_wait(self, data: bytes, now: float) -> bool:
-        """Whether the connection may stay unread for the sake of a message that needs room."""
+        """Whether the connection may stay unread until there is room for this message."""
         return not self.misses or self._known(data, now) is not None
 
     def _known(self, data: bytes, now: float) -> PendingFrame | None:
-        """The frame of which it is a copy: what its client sent again before a reply came."""
+        """The frame of which `data` is a copy that its client sent before the reply came; or None."""
         for one in (*self.waiting, *self._late):
             if one.is_due(now) and one.same(data):
                 return one
@@ -432,7 +435,7 @@ class Session:
             pending.delivered(None)
             return
         if self.misses:
-            # What is stored after a frame was missed stands behind it: its copy would come out of order.
+            # This frame came after the missing ones: if their copies were stored behind it, they would be out of order.
             self.refuse_missing(pending)
         if self._unhanded or not self._hand_over(pending):
             self._park(pending)
@@ -443,7 +446,7 @@ class Session:
         self.waiting.append(pending)
 
     def refuse_missing(self, behind: PendingFrame | None = None) -> None:
-        """Answers the frames that are missing, or those that came before one; they wait for a copy no more."""
+        """Refuses the frames that are missing, and no longer waits for their copies; `behind`: only those before this one."""
         for pending in self.waiting:
             if pending is behind:
                 break
@@ -480,7 +483,7 @@ class Session:
         return late
 
     def flush(self) -> None:
-        """Sends the replies that are due: a frame's reply never overtakes an earlier frame's."""
+        """Sends the replies that are due; none overtakes the reply of an earlier frame."""
         waiting = self.waiting
         while waiting and waiting[0].reply is not None:
             pending = waiting.pop(0)
@@ -489,7 +492,7 @@ class Session:
             pending.copy_until = -inf
             self.waiting_bytes -= pending.weight
             now = self._sessions.clock()
-            _observe_ack(now - pending.whole)
+            _observe_ack(now - pending.completed)
             if now - pending.since >= COPY_AFTER_S:
                 pending.copy_until = now + COPY_WITHIN_S
                 self._late.append(pending.shrink())

@@ -1,6 +1,6 @@
 """The receiving side of a WebSocket connection (RFC 6455, and 7692 without context takeover): bytes in, messages out.
 
-A large, fragmented or compressed message comes out in pieces as it arrives, so that nobody holds it whole who need not.
+A large, fragmented or compressed message comes out in pieces as it arrives, so that nobody has to hold it whole.
 Pongs and close frames are made here and wait in `data_to_send`. No sockets, no clock, no budget, and no JSON: whoever
 calls `next` decides when, and holds what comes out.
 
@@ -36,7 +36,7 @@ _KNOWN = {Opcode.CONT, Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Op
 _TAIL = b"\x00\x00\xff\xff"
 """What ends each compressed message and is not sent (RFC 7692, 7.2.2)."""
 _utf8 = codecs.getincrementaldecoder("utf-8")
-# What the decoder keeps as the beginning of a character, though there is none.
+# The decoder keeps these as the beginning of a character, though no character begins so.
 _SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
 
 
@@ -108,11 +108,11 @@ class Wire:
         self.close_rcvd: Close | None = None
         self.close_sent: Close | None = None
         self.closed = False
-        """Whether a whole close frame came, be it among what is no longer taken."""
+        """Whether a whole close frame came, be it after the last that was taken."""
         self.splits_small = False
-        """Whether a small message comes in pieces too, when it is not all there: nothing is to be held here."""
+        """Whether a small message that is not all there comes out in pieces too, so that nothing is held here."""
         self.failed = False
-        """Whether nothing more is taken: of a peer that said goodbye or broke the rules."""
+        """Whether nothing more is taken: the peer said goodbye, or broke the rules."""
         self.taken = 0
         """Bytes that messages in pieces brought so far, as they came; no heads and no control frames."""
 
@@ -266,7 +266,7 @@ class Wire:
         left, at = self._left, self._at
         assert left is not None
         piece = b""
-        # What is compressed may come to much more: it goes on when what came out is taken.
+        # Few compressed bytes can become very many: no more of them are taken before all that they became has come out.
         if left and not self._tail and not self._more:
             size = min(left, len(self._data) - at, PIECE_BYTES)
             if not size:
@@ -332,7 +332,7 @@ class Wire:
             self.closed = True
             self.close_rcvd = close = Close.parse(payload)
             if self.close_sent is None:
-                # Between two fragments it needs a code of its own; else it is what came, which may be none.
+                # The answer repeats the code that came, or the lack of one; between two fragments it always has one.
                 if self._message and close.code == CloseCode.NO_STATUS_RCVD:
                     close = Close(CloseCode.NORMAL_CLOSURE, "")
                 self._close(close)
@@ -382,4 +382,4 @@ class Wire:
 
 
 _NOTHING = (Kind.PIECE, b"")
-"""Something was taken of which nobody need hear."""
+"""Something was taken that is nothing to the caller."""

@@ -1,0 +1,1 @@
+"""What every process has, whatever it serves. No engine, no record and no key."""

@@ -1,7 +1,7 @@
 """The nursery around a service: signals, the drain and its deadline, tasks that crash, the exit code.
 
 Knows no engine and no record: a service is some tasks and one way to drain them, put together by the
-composition root. The only place with `except Exception`, since only here is a bug survived.
+composition root. A task that meets a bug is started again here, and nowhere else.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""What takes records and events from the broker and does what they ask for. It knows the words, no engine."""
