@@ -172,7 +172,7 @@ class FolderBlobs:
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(_discard, file)
                 raise
-            # What deletes the blobs of a deleted run may just have passed by.
+            # Whoever deletes the blobs of a deleted run may just have passed by.
             with trio.CancelScope(shield=True):
                 try:
                     await self._require(run)
@@ -183,7 +183,7 @@ class FolderBlobs:
     async def _require(self, run: str) -> None:
         if self._is_deleted is None:
             return
-        # Who cannot say now refuses nothing: a client does not come again.
+        # When nobody can say it now, nothing is refused: the client would not try again.
         with contextlib.suppress(Unavailable):
             if await self._is_deleted(run):
                 raise NotFound(

@@ -27,10 +27,10 @@ from matyan.settings import Settings
 T = TypeVar("T")
 
 _PIECE_BYTES = 1 << 20
-"""Of a blob, read at once."""
+"""So much of a blob is read at once."""
 _CONNECT_S = 5.0
 _READ_S = 20.0
-"""In which an answer must come. A deletion that takes longer goes on in the server, and the next attempt finds less."""
+"""An answer must come within this time. A deletion that takes longer goes on in the server, and the next attempt finds less."""
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What the body of DeleteObjects cannot carry (XML 1.0, Char; a carriage return would come out as a line feed)."""
 

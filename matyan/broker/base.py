@@ -154,7 +154,7 @@ class ControlEvent:
 
     def to_bytes(self) -> bytes:
         """The record of the topic control-events (contract, section 3)."""
-        # An offset can carry a record's timestamp over the last year's end.
+        # With its offset from UTC a record's timestamp can lie behind the year 9999.
         first, last = _YEARS_US
         moment = min(max(round(self.timestamp * 1e6), first), last)
         record = {

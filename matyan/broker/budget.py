@@ -39,8 +39,8 @@ class Budget:
     def queue(self, size: int) -> None:
         """Counts a frame of so many bytes that enters the queue.
 
-        One that would be alone there is always taken: where it is larger than the budget it could never be, and what is
-        held elsewhere waits for nothing but to be queued itself.
+        A frame that finds the queue empty is always taken: one that is larger than the budget would never be taken otherwise,
+        and whatever is held elsewhere only waits to be queued itself.
 
         Raises:
             QueueFull: there is no room. When there is, `on_room` tells.
@@ -72,7 +72,7 @@ class Budget:
         self._rooms.append(callback)
 
     def tell_room(self) -> None:
-        """Calls them if that may be so."""
+        """Calls these callbacks if there may be room."""
         if self._refused:
             self._refused = False
             for callback in self._rooms:

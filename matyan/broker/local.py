@@ -43,8 +43,8 @@ BATCH_BYTES = 8 << 20
 """Everything that waits is one batch, up to so many bytes of records: one sync acknowledges it all."""
 
 GATHER_S = 0.002
-"""How long after an acknowledgement the next batch waits for those who were just answered: who sends in a loop sends again
-at once, and one commit serves them all. A client that is alone never waits, nor does one that was not answered last.
+"""How long after an acknowledgement the next batch waits for the clients that were just answered: one that sends in a loop
+sends again at once, and one commit serves them all. A client that is alone never waits, nor does one that was not answered last.
 Rejected: to let everybody wait for 2 or 3 ms, which saved a sixth of the CPU of 100 clients that send now and then,
 and took three times as long to answer them."""
 GATHER_BYTES = 64 << 10
@@ -80,7 +80,7 @@ class LocalBroker:
         return self._log.redeliver(Redelivery(number), letter, on_done)
 
     def is_redelivered(self, number: int) -> bool:
-        """Whether the dead letter is under way; what was read of it before that is over may not be handed over."""
+        """Whether the dead letter is under way. What was read of it before that ended must not be handed over."""
         return self._log.is_redelivered(number)
 
     def ingest_consumer(self) -> Consumer:
@@ -107,7 +107,7 @@ class Redelivery:
     """A dead letter on its way through the ingestion again."""
 
     number: int
-    """The letter's in the store; one that dies again stands on under it."""
+    """The letter's number in the store; a letter that dies again keeps it."""
     died: bool = False
     """Whether the last transaction that settled it could not apply it."""
 
@@ -126,11 +126,11 @@ class _Log:
         self._waiting_bytes = 0
         # Deleted runs that still send -> the offset from which on their records are not stored.
         self._deleted: dict[bytes, int] = {}
-        # Whose frames were acknowledged last and who has not sent since; and when that was.
+        # The runs whose frames were acknowledged last and that have not sent since; and when that was.
         self._absent: set[bytes] = set()
         self._answered = -inf
         self._stranger = False
-        """Whether the last frame came from somebody who is not among them."""
+        """Whether the last frame was of a run that is not among them."""
         self._arrival = trio.lowlevel.ParkingLot()
         self._settled = trio.lowlevel.ParkingLot()
         self._empty = trio.lowlevel.ParkingLot()
@@ -167,7 +167,7 @@ class _Log:
         return any(one.number == number for one in self._redelivered.values())
 
     def redelivered(self, offsets: Sequence[int]) -> dict[int, Redelivery]:
-        """Those of the records at `offsets` that are dead letters again."""
+        """Which of the records at `offsets` are dead letters that were handed over again."""
         found: dict[int, Redelivery] = {}
         if self._redelivered:
             offset = self._head or 0
@@ -178,9 +178,9 @@ class _Log:
         return found
 
     async def coalesce(self) -> None:
-        """Waits while a batch is being committed for others than those whose frames come in: these wait for its end
-        anyway, and one burst then is cheaper than a wake-up for each. No longer than GATHER_S, so that a store that is
-        away stops no reader."""
+        """Waits while a batch is being committed that holds nothing of the runs whose frames come in. These frames wait for
+        its end anyway, and to read them in one burst then is cheaper than to wake up for each. It waits no longer than
+        GATHER_S, so that a store that is away stops no reader."""
         if self._stranger and self._given:
             with trio.move_on_after(GATHER_S):
                 await self._settled.park()

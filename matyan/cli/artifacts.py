@@ -25,7 +25,7 @@ from matyan.service import terminal
 from matyan.service.terminal import clean
 
 _NAME_BYTES = 200
-"""Of one name below --all DIR; file systems take 255."""
+"""The longest name of a file below --all DIR; file systems take 255."""
 
 Advance = Callable[[int], None]
 """Told of each number of bytes that came."""

@@ -25,7 +25,7 @@ from matyan.settings import Settings, read_environment, unknown_names
 _CHECK_S = 20.0
 """The longest that one check is waited for."""
 _LEAST_S = 5.0
-"""What each check gets in a round that begins right before the end: a verdict must not be the clock's."""
+"""How long each check may take in a round that begins right before the deadline: the clock must not decide the verdict."""
 _AGAIN_S = 1.0
 _SKEW_S = 60.0
 """Clocks that are kept by NTP differ by far less, and S3 refuses signatures at 15 minutes."""
@@ -38,7 +38,7 @@ class Finding:
     check: str
     ok: bool
     text: str
-    """What is there, or what is wrong and how to mend it."""
+    """What is there, in a few words; or in sentences what is wrong and how to mend it."""
 
 
 @click.command()

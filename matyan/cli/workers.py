@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from matyan.workers.partition import Holder
 
 _PATIENCE_S = 10.0
-"""For a command that reads the worker's folder just when the worker starts."""
+"""How long a command that reads the folder at the moment of the start is waited for."""
 _GUARD_S = 5.0
-"""Between two looks at whose the consumer group is."""
+"""How often it is looked whose the consumer group is."""
 _WELL_S = 30.0
 """How long a check that costs money is not asked again after it was well."""
 

@@ -33,11 +33,11 @@ from matyan.store.base import FolderStore, Snapshot
 from matyan.store.open import open_store
 
 _LOCK_POLL_S = 0.1
-"""Between two looks at a lock that another process has."""
+"""How often a lock that another process holds is looked at."""
 _WRITE_S = 60.0
 """How long a command waits for what it asked for; the store may be busy with large batches."""
 _GRACE_S = 2.0
-"""What a command that is being answered gets before the folder is given free."""
+"""How long commands that are being answered may take before the folder is given free."""
 
 T = TypeVar("T")
 

@@ -22,7 +22,7 @@ from matyan.store.open import name_of
 _EFFECT_S: Final = 60.0
 """How long a command waits for the worker to come to its record."""
 _POLL_S: Final = 0.02
-"""Between two looks whether it has."""
+"""How often that is looked for."""
 
 
 OpenProducer = Callable[[], AbstractAsyncContextManager[Producer]]

@@ -42,17 +42,17 @@ Write = Callable[..., AsyncIterator[object]]
 """Called with the request's arguments, in the trio thread."""
 
 _ANSWER_BYTES = 256 << 10
-"""Answers are sent when so many bytes have gathered: one crossing between threads each."""
+"""Rows of an answer are sent when they have so many bytes: each sending crosses from one thread to another."""
 _ANSWER_S = 0.2
-"""Or so much time has passed: rows that take long come one by one, and a store that must be opened again waits no longer."""
+"""Or when so much time has passed: rows that take long are sent one by one, and a store that must be opened again waits no longer."""
 _REQUEST_BYTES = 1 << 20
 """The longest request, with its header."""
 _REQUEST_S = 10.0
-"""In which a request must be complete."""
+"""A request must be complete within this time."""
 SEND_S = 30.0
-"""In which a client must take a piece of its answer. Until it has, its answer holds a snapshot of the store, no thread."""
+"""A client must take a piece of its answer within this time. Until then its answer holds a snapshot of the store, but no thread."""
 _READS_AT_ONCE = 8
-"""The ingestion needs threads, too."""
+"""Not more: the ingestion needs threads, too."""
 
 _log = get_logger()
 
@@ -185,8 +185,8 @@ class LocalAPI:
     async def _rows(
         self, stream: trio.SocketStream, op: object, arguments: dict[str, Any]
     ) -> bytes:
-        """Sends the rows of the answer, but for the last ones of a read, which it returns: most answers need no other
-        crossing between threads."""
+        """Sends the rows of the answer, but for the last ones of a read, which it returns: so most answers cross between threads
+        once."""
         if not isinstance(op, str) or op not in {*self._reads, *self._writes}:
             raise _not_known(f"{op!r}")
         if op in self._reads:
@@ -210,7 +210,7 @@ class LocalAPI:
 
 
 def _called(op: str, call: Callable[[], T]) -> T:
-    """What answers: it has only looked at its arguments so far, since it yields.
+    """What yields the answer: so far the call has only taken its arguments.
 
     Raises:
         MatyanError: another version of the program would have asked so.

@@ -1,7 +1,7 @@
-"""An answer between its socket and its reader: taken at the pace of who answers, handed over at the reader's.
+"""An answer between its socket and its reader: taken at the pace of the process that answers, handed over at the reader's.
 
-Who answers holds a snapshot of the store until the answer was taken, and drops a client that takes nothing (`server.py`). A
-reader may pause for hours, as a pager does. So a thread takes the messages; what the reader leaves waits in memory, and from
+The process that answers holds a snapshot of the store until the answer is taken, and drops a client that takes nothing
+(`server.py`). A reader may pause for hours, as a pager does. So a thread takes the messages; what the reader leaves waits in memory, and from
 HELD_BYTES on in a temporary file. No wire here: messages are bytes.
 """
 
@@ -20,10 +20,10 @@ import outcome
 from matyan.errors import MatyanError
 
 HELD_BYTES: Final = 4 << 20
-"""What waits in memory."""
+"""So much waits in memory."""
 PATIENCE_S = 5.0
-"""Who takes nothing for so long is waited for no more: the rest goes into a file, at once. A reader that is only slower than the
-answer needs none, however long the answer."""
+"""A reader that takes nothing for so long is waited for no more: the rest goes into a file, at once. A reader that is only slower
+than the answer needs no file, however long the answer is."""
 
 
 class Spool:

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 log = get_logger()
 
 TOLD_CONNECTIONS = 16
-"""At a time, beyond those that there may be: they are told so. More are closed without a word."""
+"""So many connections at a time beyond the limit are told that there are too many; others are closed without a word."""
 TOLD_S = 1.0
-"""For which their request is waited for."""
+"""How long the request of such a connection is waited for, before it is told."""
 
 
 class Frontier:

@@ -77,7 +77,7 @@ BURST_CONNECTIONS = 64
 BURST_S = 0.01
 """Connections that are read one after the other, and for how long, before anybody else has a turn."""
 TURN_BYTES = 256 << 10
-"""Of a message in pieces, inflated, that one connection takes before anybody else has a turn."""
+"""So much of a message in pieces, inflated, one connection takes before anybody else has a turn."""
 
 _COMPLAINTS = {
     CloseCode.PROTOCOL_ERROR,
@@ -174,7 +174,7 @@ class Connection:
         self._event_since = 0.0
         # Whether that waited for long enough: it is taken, and not held if there is no room.
         self._has_waited = False
-        # When, and at which of an unfinished message's bytes and of the messages, a watch began.
+        # Where the watch on an unfinished message began: the time, the bytes that had come, the number of messages.
         self._window: tuple[float, int, int] | None = None
 
     @_contained

@@ -20,7 +20,7 @@ from matyan.frontier.shared import RATE_BYTES, RATE_S, count_request
 from matyan.service.descriptors import for_uploads
 
 TURN_WITHIN_S = 60.0
-"""Seconds that an upload waits for its turn, unread, while as many as may be are under way."""
+"""Seconds that an upload waits for its turn, unread, while as many are under way as are allowed."""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -144,7 +144,7 @@ class Transfer:
                     408,
                     f"The body came too slowly: fewer than {RATE_BYTES:,} bytes in {RATE_S:.0f} s.",
                 )
-            # What the disk takes is not the client's time.
+            # The time that the disk takes is not the client's.
             waited += trio.current_time() - begun
             came += len(event.get("body", b""))
             if came >= RATE_BYTES:
@@ -161,7 +161,7 @@ class Transfer:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Each upload takes a descriptor and up to 1 MiB of memory: so there is only a number of them at a time."""
+        """Each upload takes a descriptor and up to 1 MiB of memory: so only a limited number of them runs at a time."""
         with trio.move_on_after(TURN_WITHIN_S) as waiting:
             await self._uploads.acquire()
         if waiting.cancelled_caught:

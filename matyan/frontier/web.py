@@ -1,5 +1,5 @@
-"""Hypercorn behind the edge, with what it needs to be kept in its place: one request at a time, on a stream that ends where our
-parser says so, with deadlines that it has not.
+"""Hypercorn behind the edge, and what confines it: it gets one request at a time, on a stream that ends where our parser says so,
+and the deadlines that it lacks.
 
 No routes here (`app.py`), and no listener (`edge.py`). Imported late: Quart and Hypercorn cost a start 0.7 s.
 """
@@ -103,7 +103,7 @@ class WebServer:
         self._app = wrap_app(create_app(shared), 0, "asgi")
         self._config = Config()
         self._config.include_server_header = False
-        # As it is: by default it gets a handler of its own, and each error is written twice.
+        # The logger as it is: by default Hypercorn adds a handler of its own, and each error is written twice.
         self._config.errorlog = logging.getLogger("hypercorn.error")
         self._state: dict[str, Any] = {}
 

@@ -1,6 +1,6 @@
 """The next free step of a sequence whose highest step is taken, the last one that int64 has: which steps below it are free.
 
-No store here: what is taken tells the caller.
+No store here: the caller tells what is taken.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def _refusal(key: bytes, value: bytes) -> InvalidRecord:
 
 
 def packed(value: object, name: str = "a value") -> bytes:
-    """`pack_value` of what came in a record, and is called `name`.
+    """`pack_value` of a value that came in a record; `name` is what an error calls it.
 
     Raises:
         InvalidRecord: msgpack cannot hold it.

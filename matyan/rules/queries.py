@@ -1,7 +1,7 @@
 """Reads over a snapshot, as plain values: the rows that the CLI and `reader.py` get.
 
 No sockets, no formats for people, no writes. Every function yields as it scans, so that an answer's size
-costs no memory; what a sequence is made of knows `sequences` alone.
+costs no memory. Only `sequences` knows what a sequence is made of.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SUGGEST_FROM_RUNS: Final = 10_000
 """Near ids are looked for among so many of the newest runs."""
 LOG_WINDOW_ROWS: Final = 50_000
 LOG_WINDOW_BYTES: Final = 32 << 20
-"""Within so much, whichever is less, log rows are put in order."""
+"""Log rows are put in order within a window of so many rows or bytes, whichever is less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ class Queries:
 
     def _passing(self, snap: Snapshot, wanted: RunFilter) -> Iterator[str]:
         facts = wanted.indexed()
-        # Those two not by their indexes, which the API server leaves under the old name of a tag that it renames.
+        # Not by the indexes of these two: when the API server renames a tag, it leaves the index under the old name.
         members = [
             runs_of(snap, self._keys, name)
             for runs_of, name in (
@@ -160,8 +160,8 @@ class Queries:
         raise self._no_such(snap, run)
 
     def exact(self, snap: Snapshot, run: str) -> str:
-        """The same id. What changes a run takes no beginning of one: between the question and the change the run that was
-        meant may have gone, and another alone may begin so.
+        """`run`, if there is a run of this id. Whatever changes a run takes no beginning of an id: between the question and the
+        change the run that was meant may have gone, and another one be the only one that begins so.
 
         Raises:
             NotFound: there is no such run.
@@ -269,7 +269,7 @@ class Queries:
                         "level": None,
                         "time": when,
                     }
-                # A NaN has no place among times: then it is the one at which the record came.
+                # A NaN has no place in an order of times: the time at which the record came stands in for it.
                 yield next((at for at in (row["time"], when) if not math.isnan(at)), 0.0), row
 
         yield from _in_order(

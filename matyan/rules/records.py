@@ -378,7 +378,7 @@ def log_hparams(unit: Unit, rows: RunRows[Transaction], record: Record) -> Itera
 
 
 def _single(value: dict[str, Any]) -> tuple[tuple[str, ...], Any]:
-    """The single keys from the top on, and what lies below them."""
+    """The keys from the top down, as long as each is the only one of its object, and what lies below them."""
     path: tuple[str, ...] = ()
     subtree: Any = value
     while isinstance(subtree, dict) and len(subtree) == 1:

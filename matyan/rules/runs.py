@@ -94,7 +94,7 @@ def read_listed(rows: RunRows[Snapshot]) -> dict[str, Any]:
 
 
 def _field(name: str, value: object) -> object:
-    """The value, or None where it is none that this field can have."""
+    """The value, or None where this field cannot have it."""
     types = _TYPES.get(name, object)
     # For Python a bool is an int.
     fits = isinstance(value, types) and (
@@ -119,7 +119,7 @@ def get_activity(rows: RunRows[Snapshot]) -> float | None:
 
 
 def put_owner(rows: RunRows[Transaction], owner: str) -> bool:
-    """Notes whose records the run's last ones are, "topic_id/partition"; returns whether that is new."""
+    """Notes where the run's latest records come from, "topic_id/partition"; returns whether that is new."""
     key, packed = rows.keys.owner(rows.run), pack_value(owner)
     if rows.tr.get(key) == packed:
         return False

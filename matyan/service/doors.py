@@ -25,7 +25,7 @@ _READS: Final = {"GET", "HEAD", "OPTIONS"}
 
 _LOOPBACK: Final = IPv4Network("127.0.0.0/8")
 _DEFAULT_PORTS: Final = {80, 443}
-"""Left out by who speaks http or https; since the scheme is not compared, both count as left out."""
+"""Clients that speak http or https leave these out; since the scheme is not compared, each counts as left out."""
 
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
 _ADDRESS = re.compile(r"(\[[^\]]*\]|[^\[\]:]*)(?::([0-9]{0,5}))?")
@@ -77,7 +77,7 @@ def read_origin(text: str) -> tuple[str, Address] | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether this host, as in an Address, can only be the machine of who names it."""
+    """Whether this host, as in an Address, can only be the machine of whoever names it."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -20,13 +20,13 @@ from matyan.parsing import HIGHEST_PORT
 HEAD_BYTES = 16 << 10
 """What a request's head may hold: nginx allows 8 KiB a line, node 16 KiB in all."""
 HEAD_S = 10.0
-"""In which a head must be complete once it has begun, and for which a new connection may say nothing."""
+"""A head must be complete within this time once it has begun; a new connection may say nothing for as long."""
 KEEP_ALIVE_S = 60.0
-"""For which a connection may say nothing after an answer."""
+"""How long a connection may say nothing after an answer."""
 SEND_S = 30.0
-"""In which a peer must take what it is sent."""
+"""A peer must take what it is sent within this time."""
 LINGER_S = 2.0
-"""For which a socket is still read after the last answer."""
+"""How long a socket is still read after the last answer."""
 
 
 class Answer(NamedTuple):
@@ -56,7 +56,7 @@ class BadRequest(Exception):
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _REQUEST_LINE = re.compile(rb"([!-~]+) ([!-~]+) HTTP/([0-9])\.([0-9])")
-# What no line holds but a field's value its tabs: a control character, and a CR or LF that stands alone.
+# What no line may hold: control characters (but tabs in the value of a field), and a CR or LF that stands alone.
 _FOREIGN = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r[^\n]|(?<!\r)\n")
 _EMPTY_LINES = re.compile(rb"\A(?:\r\n)+")
 # RFC 3986, and what browsers leave as it is in a query besides: [ ] { } | ^ ` \\.
@@ -64,7 +64,7 @@ _ORIGIN_FORM = re.compile(rb"/(?:[!$&-;=?-~]|%[0-9A-Fa-f]{2})*")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*)?\r\n")
 _LINE_BYTES = 4 << 10
-"""Of a chunked body's line: a size with its extensions, or a field of the trailer."""
+"""The longest line of a chunked body: a size with its extensions, or a field of the trailer."""
 _NO_LINE = "A control character, or a line that does not end in CRLF."
 _ABSOLUTE_FORM = re.compile(rb"(?:https?|wss?)://([^/?]+)(.*)", re.IGNORECASE)
 _AUTHORITY = re.compile(
@@ -220,7 +220,7 @@ async def read_head(
             raise BadRequest(431, f"The request's head is longer than {HEAD_BYTES} bytes.")
         if is_complete:
             return parse_head(data[:size], data[size:])
-        # Said at once: the end of such a head may never come.
+        # Refused at once: the end of such a head may never come.
         if _FOREIGN.search(data, max(checked - 1, 0)):
             raise BadRequest(400, _NO_LINE)
         checked = len(data)

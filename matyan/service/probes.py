@@ -74,8 +74,8 @@ _QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 
 
 def _quality(accept: str, media_type: str) -> tuple[bool, float]:
-    """Whether a client names this type itself, and how much it wants it (RFC 9110, 12.5.1): of what stands there for it, the most
-    exact counts. Not by prometheus_client, which does not weigh and stumbles over a version that is none."""
+    """Whether a client names this type itself, and how much it wants it (RFC 9110, 12.5.1): of all entries that fit the type, the
+    most exact one counts. Not by prometheus_client, which ignores weights and fails at a version that is none."""
     exactness = {"*/*": 1, f"{media_type.partition('/')[0]}/*": 2, media_type: 3}
     best = (0, 0.0)
     for wish in accept.lower().split(","):

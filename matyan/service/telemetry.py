@@ -214,7 +214,7 @@ ERRORS: Final = {"ingest": INGEST_ERRORS, "control": CONTROL_ERRORS}
 
 
 def export_only_of(service: str) -> None:
-    """For a process that is one service of a deployment: what the others count is not shown, as zeros neither."""
+    """For a process that is one service of a deployment: what the other services count is not shown, not even as zeros."""
     own = set(_OF[service])
     for metric in {metric for metrics in _OF.values() for metric in metrics} - own:
         REGISTRY.unregister(metric)

@@ -19,7 +19,7 @@ from typing import Any, Final
 HELD_BYTES: Final = 1 << 20
 """What a sink keeps of the text that it could not write yet."""
 CLOSE_S: Final = 2.0
-"""What a process that ends leaves its sinks for the rest of their text."""
+"""How long a process that ends waits for its sinks to write the rest of their text."""
 
 
 def clean(text: object) -> str:
@@ -104,11 +104,11 @@ def open_standard_streams() -> None:
 
 
 def _ignore(lost: int) -> None:
-    """Who loses lines need not be told."""
+    """The default: nobody counts the lines that were lost."""
 
 
 class Sink:
-    """A descriptor for text that may be lost but must not stop who writes it: closed pipes, terminals that are gone, full disks,
+    """A descriptor for text that may be lost but must not stop whoever writes it: closed pipes, terminals that are gone, full disks,
     pipes that nobody reads.
 
     `write` only hands over; a thread writes. At most HELD_BYTES wait there. Lines that could not be written are counted, and told

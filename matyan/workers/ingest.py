@@ -35,10 +35,10 @@ from matyan.workers.pace import Pace
 from matyan.workers.partition import BlamingTheRecord, Holder, Tenure, class_of
 
 MOST_WORK_US: Final = 50_000
-"""Of one transaction, as `cut_records` estimates it, in about microseconds. What it writes is handed to the store in one call,
-which holds everything else up."""
+"""The most work of one transaction, as `cut_records` estimates it, in about microseconds. What it writes is handed to the store
+in one call, which holds everything else up."""
 MOST_OPS: Final = 4_000
-"""Sequences and single records of one transaction: how many sequences a batch is of shows when it is decoded."""
+"""The most sequences and single records of one transaction: only when a batch is decoded it shows how many it has."""
 
 
 class _TooMuch(Exception):

@@ -22,7 +22,7 @@ from matyan.service.logs import get_logger
 T = TypeVar("T")
 
 _REASON_CHARACTERS: Final = 2_000
-"""Of a dead letter's reason: it may quote a name that fills the record, and stands beside the record in the letter."""
+"""The longest reason of a dead letter: it may quote a name that fills the record, and stands in the letter beside the record."""
 
 
 STILL_S = 10.0
@@ -61,7 +61,8 @@ class Tenure:
             outcome = await wait()
         finally:
             self._is_idle = False
-        # Cancelled in the very moment when it came: or a transaction would be cancelled, whose outcome nobody learns.
+        # It may have been cancelled just when the wait ended. That counts here, and not in a transaction, of which nobody would
+        # learn whether it was committed.
         await trio.lowlevel.checkpoint_if_cancelled()
         return outcome
 
@@ -87,7 +88,7 @@ class Tenure:
             try:
                 outcome = await attempt()
             except Unavailable as error:
-                await self._end_if_to_be_left()  # then the reason may be just that
+                await self._end_if_to_be_left()  # which may be why it is unavailable
                 if self.trouble is None:
                     self.partition.pause()
                     self._log.warning("waits for an engine", reason=str(error))

@@ -108,8 +108,8 @@ class KafkaConsumer:
 
     Args:
         config: `consumer_config`.
-        offsets_are_stored: whether the owner of a partition keeps its offset in the store. Without (the control
-            worker) the offset committed to Kafka decides where to start.
+        offsets_are_stored: whether the owner of a partition keeps its offset in the store. If not (the control
+            worker), the offset committed to Kafka decides where to start.
         fed_store: the store that the owners keep their offsets in.
         drain_s: seconds that the owner of a revoked partition has to leave it.
     """
@@ -417,8 +417,8 @@ class _Chunk(NamedTuple):
     size: int
     """Bytes of the messages."""
     in_doubt_since: float
-    """They may be another topic's of the same name: its id is to be as it was at this time (monotonic seconds) or
-    later. 0: they are not in doubt."""
+    """They may belong to another topic of the same name: then the topic's id decides, as it was at this time (monotonic
+    seconds) or later. 0: they are not in doubt."""
 
 
 class _Partition:

@@ -36,8 +36,7 @@ GATHER_S = 0.001
 """Frames that wait while others are in flight are handed over after one to two times this, whatever is in flight:
 a partition without a leader must not delay the other partitions' frames."""
 GATHER_BYTES = 128 << 10
-"""Frames of this size together, as `_size_of` counts it, fill a request and do not wait. (A request has each value once,
-`_size_of` counts it twice.)"""
+"""Frames that together have this size, as `_size_of` counts (each value twice), fill a request and wait no longer."""
 _TURN_BYTES = 4 << 20
 _TURN_RECORDS = 2_000
 """At most so much is handed over in one turn of the loop, which takes some 2 ms; bytes as the budget counts them. A frame
@@ -140,12 +139,12 @@ class _Frame:
         return end
 
     def break_off(self, error: KafkaError) -> None:
-        """What its client was not given yet, it never gets."""
+        """Its client is never given the rest: that counts as failed."""
         self.failed += [(error, value) for value in self.values[self.sent :]]
         self.report = None
 
     def set_aside_too_large(self) -> bool:
-        """After each record went alone; whether there were any."""
+        """Moves the records that were too large though they went alone from `failed` to `refused`; returns whether there were any."""
         large = {value for error, value in self.failed if error.code() in TOO_LARGE}
         self.refused |= large
         self.failed = [one for one in self.failed if one[0].code() not in TOO_LARGE]
@@ -347,7 +346,7 @@ class KafkaProducer:
             frame = done.popleft()
             self._in_flight -= 1
             if self._is_unbatched and frame.set_aside_too_large():
-                # The gap that it leaves ends this client.
+                # The gap that a refused record leaves ends this client.
                 self._will_be_unbatched = True
             if not frame.failed:
                 self._fruitless = 0
@@ -385,7 +384,7 @@ class KafkaProducer:
         """Whether another client can still deliver what failed of `frame`; then none gets more until that is here."""
         errors = {error.code(): error for error, _ in frame.failed}
         if KafkaError._MSG_TIMED_OUT in errors:
-            return False  # by its age
+            return False  # it is too old
         if not TOO_LARGE.isdisjoint(errors):
             self._will_be_unbatched = True
         elif refusals := _REFUSALS.intersection(errors):

@@ -26,7 +26,7 @@ _WATCH_S = 5.0
 _ENDS_S = 3.0
 """How often the ends of the partitions are asked for."""
 _ANSWER_S = 1.0
-"""How long the thread waits for the members of the group: records wait with it, rebalances can."""
+"""How long the thread waits for the members of the group: records have to wait meanwhile, and rebalances can."""
 
 
 class TopicWatch:
@@ -105,7 +105,7 @@ class GroupWatch:
         self._next = time.monotonic() + _WATCH_S
 
     def look(self, partition_count: int, member_id: Callable[[], str]) -> set[int]:
-        """The partitions without an owner for which this member is to join anew: the one that has the least to lose."""
+        """The partitions without an owner, when this member is the one that has to join anew for them: it has the least to lose."""
         if time.monotonic() < self._next or not partition_count:
             return set()
         self._next = time.monotonic() + _WATCH_S
@@ -117,7 +117,7 @@ class GroupWatch:
         if owners is None:
             return set()
         unowned = set(range(partition_count)).difference(*owners.values())
-        # It stands so for a moment in each rebalance, too: so it is looked at twice.
+        # For a moment it is so in each rebalance, too: therefore it is looked at twice.
         is_so_still, self._unowned = bool(unowned & self._unowned), unowned
         if not unowned:
             self._next = math.inf

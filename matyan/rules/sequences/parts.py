@@ -1,4 +1,4 @@
-"""Entries that are too large for one value: they stand in parts, and what readers that know none see instead."""
+"""Entries that are too large for one value: how they stand in parts, and what readers see that know no parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matyan.store.base import Transaction
 
 PART_BYTES: Final = 90_000
 CUT_BYTES: Final = 60_000
-"""Of a line that stands in parts, what a reader that knows none sees."""
+"""So much of a line that stands in parts is seen by a reader that knows no parts."""
 
 
 def has_parts(tr: Transaction, state: State) -> bool:
