@@ -36,7 +36,7 @@ class Producer(Protocol):
     """Takes frames of records for one topic. All calls come from the trio thread."""
 
     budget: Budget
-    """Where it counts what is queued; who feeds it counts there too (MATYAN_QUEUE_BYTES)."""
+    """Where it counts what is queued; whoever feeds it counts there too (MATYAN_QUEUE_BYTES)."""
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         """Hands over all `values` with one `key`, in order, or none of them.

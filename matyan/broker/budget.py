@@ -1,6 +1,6 @@
 """One count of the bytes that a process holds before an answer: MATYAN_QUEUE_BYTES.
 
-Who holds bytes counts them here, each copy: a connection whose message is not complete, a frame that waits for room, the
+Whoever holds bytes counts them here, each copy: a connection whose message is not complete, a frame that waits for room, the
 producer's queue. What happens when there is no room is the holder's affair, not this file's.
 """
 
@@ -22,7 +22,7 @@ class Budget:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.held = 0
-        """Bytes. Who begins to hold some, whether they fit or not, adds them here; who lets go of them subtracts them and
+        """Bytes. Whoever begins to hold some, whether they fit or not, adds them here; whoever lets go of them subtracts them and
         calls `tell_room` as soon as its own state is in order. An attribute and no method, since each frame does both."""
         self.parked = 0
         """Of these, the bytes that only wait to be queued: they are not in each other's way."""

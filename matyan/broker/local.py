@@ -60,7 +60,7 @@ _END_NUMBER = (1 << 63) - 1
 
 
 class LocalBroker:
-    """Made by the composition root. It has no store: who reads or writes passes one."""
+    """Made by the composition root. It has no store: whoever reads or writes passes one."""
 
     def __init__(self, keys: Keys, capacity_bytes: int) -> None:
         self._keys = keys

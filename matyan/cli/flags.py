@@ -174,7 +174,7 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 def _age(value: str) -> float:
     """Seconds from "90s", "30m", "1h", "2d" or "1w", in either case but for M."""
     if value.rstrip().endswith("M") and _AGE.fullmatch(value.strip().lower()):
-        # Elsewhere M is a month: who is understood as minutes would end runs that go on.
+        # Elsewhere M is a month: taken for minutes it would end runs that go on.
         raise click.BadParameter(f"{value!r}: minutes or months? Write 30min or 30d.")
     found = _AGE.fullmatch(value.strip().lower())
     if found is None:

@@ -92,7 +92,7 @@ _OUTPUT_ENDED = {errno.EPIPE, errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 class _OutputEnded(Exception):
-    """What a command prints cannot be written: nobody reads it, or there is no room. No OSError, since click ends with 1 at those."""
+    """What a command prints cannot be written: nobody reads it, or there is no room. It is no OSError, at which click would end with 1."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror)
@@ -151,7 +151,7 @@ def _end(code: int, sentence: str | None = None) -> NoReturn:
 
 
 def _drop_output() -> None:
-    """What standard output has not taken yet goes nowhere: who is interrupted waits for no pager."""
+    """What standard output has not taken yet goes nowhere: a command that is interrupted does not wait for a pager."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

@@ -211,7 +211,7 @@ def _sequences(rows: Iterable[Row]) -> None:
 
 
 def artifacts(rows: Sequence[Row]) -> None:
-    """A run's artifacts; who holds the bytes of them elsewhere does not say how many there are."""
+    """A run's artifacts; where their bytes are kept elsewhere, nobody says how many there are."""
     sized = all("bytes" in row for row in rows)
     table(
         ("path", "bytes", "type") if sized else ("path", "type"),

@@ -99,7 +99,7 @@ class LocalAPI:
     async def finish(self) -> None:
         """Takes the socket away, and returns when everybody who had come by then is answered.
 
-        Who comes later finds nobody here, and waits for the folder's lock instead.
+        Whoever comes later finds nobody here, and waits for the folder's lock instead.
         """
         self._hide()
         while self._busy or select.select([self._listener.socket.fileno()], [], [], 0)[0]:

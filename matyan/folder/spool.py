@@ -87,7 +87,7 @@ class Spool:
     def _run(self) -> None:
         ended = outcome.capture(self._take)
         if isinstance(ended, outcome.Error):
-            self._stop()  # who answers is not to wait for a client that takes nothing more
+            self._stop()  # the other side must not wait for a client that takes nothing more
         with self._turn:
             self._outcome = ended
             self._turn.notify_all()

@@ -38,7 +38,7 @@ BODY_S = 30
 ROOM_WITHIN_S = 20.0
 """Seconds that a presign waits for room in the producer's queue; the SDK waits for 30 s and does not ask again."""
 ROOM_ASKED_S = 0.25
-"""How often who waits for room asks, where nobody tells."""
+"""How often room is asked for where nobody tells of it."""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]

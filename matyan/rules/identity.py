@@ -1,6 +1,6 @@
 """Which store this is, and whose records it holds: two stores of one consumer group would each hold a part of the runs.
 
-The rows ("store",) and ("ingest", topic_id, …) of the contract's section 4. Who refuses what because of them stands in
+The rows ("store",) and ("ingest", topic_id, …) of the contract's section 4. What is refused because of them stands in
 the callers.
 """
 

@@ -322,7 +322,7 @@ def response(answer: Answer, *, keep_alive: bool, head_only: bool = False) -> by
         f"HTTP/1.1 {status.value} {status.phrase}",
         f"Content-Type: {answer.content_type}",
         f"Content-Length: {len(answer.body)}",
-        # Who asks with another Origin may get another answer: no cache may give one to the other.
+        # A request with another Origin may get another answer: no cache may give the one for the other.
         "Vary: Origin",
         f"Connection: {'keep-alive' if keep_alive else 'close'}",
         "",

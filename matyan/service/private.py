@@ -19,7 +19,7 @@ def set_umask() -> None:
 
 
 def make(folder: Path) -> None:
-    """Makes a folder if it can be; what is wrong with the place is said by who writes in it."""
+    """Makes a folder if it can be; whoever writes in it says what is wrong with the place."""
     with suppress(OSError):
         folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
 

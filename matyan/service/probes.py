@@ -43,7 +43,7 @@ class HealthView(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """Who answers."""
+    """The process that answers."""
 
     component: str
     health: HealthView
@@ -117,7 +117,7 @@ PROBES: dict[str, Callable[[About, str], Answer]] = {
     "/metrics/": _metrics,
     "/docs/": lambda about, _: _docs(about),
 }
-"""Path → page, of who answers and the request's Accept. Each path is answered without its last slash too, and without a redirect."""
+"""Path → page, of the process that answers and the request's Accept. Each path is answered without its last slash too, and without a redirect."""
 
 
 def probe(about: About, path: str, accept: str) -> Answer | None:

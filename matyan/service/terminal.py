@@ -211,7 +211,7 @@ class Sink:
             try:
                 left = left[os.write(self._descriptor, left) :]
             except BlockingIOError:
-                # Somebody else who has this terminal or pipe made it non-blocking for all.
+                # Another program that has this terminal or pipe made it non-blocking for all.
                 self._room.poll()
             except OSError as error:
                 self._torn = self._torn or len(left) < whole

@@ -1,4 +1,4 @@
-"""Says which deleted runs are still written to: each with its id, once a minute at most. Who drops, decides elsewhere."""
+"""Says which deleted runs are still written to: each with its id, once a minute at most. What is dropped is decided elsewhere."""
 
 from __future__ import annotations
 

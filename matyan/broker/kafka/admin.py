@@ -230,7 +230,7 @@ _FORBIDDEN = frozenset(
 
 
 class Group:
-    """A consumer group, as somebody sees it who is no member.
+    """A consumer group, as seen by somebody who is no member.
 
     While the group's coordinator moves, librdkafka's admin client ends the process when it is asked for the group's
     offsets or members (its issue 5040 and pull request 5397). So a consumer that never joins reads and commits the

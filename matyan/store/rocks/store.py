@@ -93,7 +93,7 @@ class RocksStore:
         self._cut = 0
         """How often compactions were ended early."""
         self._holders: set[trio.CancelScope] = set()
-        """Who holds a snapshot over several steps, at the pace of somebody outside of this process."""
+        """Those that hold a snapshot over several steps, at the pace of somebody outside of this process."""
         # Writes are numbered. `_synced` is the newest that is on the disk.
         self._written = 0
         self._synced = 0
@@ -101,9 +101,9 @@ class RocksStore:
         self._syncer = Syncer()
         self._transacting = False
         self._next = trio.lowlevel.ParkingLot()
-        """Parks whose transaction waits for the one that is under way."""
+        """Parks those whose transaction waits for the one that is under way."""
         self._progress = trio.lowlevel.ParkingLot()
-        """Parks who waits for a sync, or for the last reader, to end."""
+        """Parks whoever waits for a sync, or for the last reader, to end."""
 
     def directory(self, path: tuple[str, ...]) -> bytes:
         """The one byte that the keys of this directory begin with."""
@@ -217,7 +217,7 @@ class RocksStore:
             self._reader_ends()
             ended.set()
 
-        # Not `to_thread`: who gives up waiting must not wait for the end, and the database stays open until then.
+        # Not `to_thread`: a caller that gives up must not wait for the end, and the database stays open until then.
         self._compactions += 1
         self._readers += 1
         trio.lowlevel.start_thread_soon(
