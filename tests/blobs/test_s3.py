@@ -15,7 +15,7 @@ from dev.process import free_ports
 from matyan.blobs.s3 import S3Blobs
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.settings import load
-from tests.blobs_s3 import Bucket, bucket
+from tests.blobs.bucket import Bucket, bucket
 
 __all__ = ["bucket"]
 

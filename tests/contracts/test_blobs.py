@@ -16,7 +16,7 @@ from matyan.blobs.base import URL_PATH, Blobs, Upload
 from matyan.blobs.folder import FolderBlobs
 from matyan.blobs.s3 import S3Blobs
 from matyan.errors import NotFound
-from tests.blobs_s3 import Bucket, bucket
+from tests.blobs.bucket import Bucket, bucket
 
 __all__ = ["bucket"]
 

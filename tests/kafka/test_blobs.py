@@ -13,7 +13,7 @@ from PIL import Image as Pillow
 
 from dev.broker import Broker
 from dev.s3 import S3
-from tests.blobs_s3 import Bucket, bucket, s3_environment
+from tests.blobs.bucket import Bucket, bucket, s3_environment
 from tests.kafka.deployment import deploy, event
 from tests.kafka.topics import read_topic
 from tests.services import frontier

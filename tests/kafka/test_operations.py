@@ -30,7 +30,7 @@ from matyan.broker.base import DeadLetter
 from matyan.broker.kafka.outbox import KafkaOutbox
 from matyan.settings import Settings, load
 from matyan.store.open import DATABASE
-from tests.blobs_s3 import s3_environment
+from tests.blobs.bucket import s3_environment
 from tests.kafka.deployment import Deployment, record
 from tests.kafka.topics import read_topic
 from tests.tracker import MATYAN, asked, environment, matyan, running, started

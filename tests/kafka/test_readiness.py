@@ -17,7 +17,7 @@ from dev.s3 import S3
 from matyan.cli.doctor import _check_broker
 from matyan.errors import Unavailable
 from matyan.settings import load
-from tests.blobs_s3 import s3_environment
+from tests.blobs.bucket import s3_environment
 from tests.kafka.deployment import Deployment, deploy, record
 from tests.kafka.rules import GROUP, READ, TOPIC, WRITE, allow, denied, guarded_environment
 from tests.kafka.test_operations import set_topic
