@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from matyan._codec import Malformed, context_text, decode_records, unpack
 from matyan.keys import Keys, unpack_value
 from matyan.rules import contexts, entities, runs, trees
+from matyan.rules.prefetch import prefetch
 from matyan.rules.records import Rules, Unit
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Growth, Layout, SequenceInfo, Sequences
-from tests.memory_store import MemoryStore
+from tests.memory_store import Faults, MemoryStore
 
 T0 = 1_700_000_000.0
 """The time of the first record, epoch seconds."""
@@ -47,8 +48,11 @@ def metric(
 class Ledger:
     """A store, its rules, and what a reader sees."""
 
+    faults: ClassVar[type[Faults] | None] = None
+    """Of the stores to come."""
+
     def __init__(self, layout: Layout = "packed", growth: Growth | None = None) -> None:
-        self.store = MemoryStore()
+        self.store = MemoryStore(self.faults and self.faults())
         self.keys = Keys(self.store)
         self.layout: Layout = layout
         self.growth = growth
@@ -62,9 +66,14 @@ class Ledger:
         rules = rules or self.rules
 
         def body(tr: Any) -> Unit:
-            unit = rules.begin(tr, owner)
+            ops = []
             for op in decode_records(values):
                 assert not isinstance(op, Malformed), op.reason
+                ops.append(op)
+            if tr.prefetches:
+                prefetch(tr, rules, ops)
+            unit = rules.begin(tr, owner)
+            for op in ops:
                 unit.apply(op)
             return unit
 

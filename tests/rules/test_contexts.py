@@ -20,6 +20,8 @@ from matyan.rules.sequences import Layout, Sequences
 from tests.ledger import Ledger, metric, record
 from tests.memory_store import MemoryStore
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 TWINS = [
     ({"layer": 4141}, {"layer": 8106}),
     ({"subset": "caf\u00e9 68808"}, {"subset": "caf\u00e9 77950"}),

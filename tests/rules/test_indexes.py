@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from matyan.rules import indexes
 from tests.ledger import Ledger, record
+
+pytestmark = pytest.mark.usefixtures("bodies")
 
 
 def test_runs_are_found_by_fact_in_key_order_and_backwards() -> None:

@@ -20,6 +20,8 @@ from tests.codec.test_limits import (
 )
 from tests.ledger import Ledger
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 
 def stored(message: dict[str, Any]) -> Ledger:
     (record,) = validate(message).records

@@ -16,6 +16,8 @@ from matyan.rules.records import ACTIVITY_S, KINDS, Rules, event_of
 from matyan.rules.sequences import Layout, Sequences
 from tests.ledger import T0, Ledger, metric, moment, record
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 
 @pytest.fixture(params=["packed", "compatible"])
 def ledger(request: pytest.FixtureRequest) -> Ledger:

@@ -6,6 +6,7 @@ import json
 from operator import methodcaller
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,8 @@ from matyan.workers.ingest import IngestWorker
 from tests.ledger import T0, Ledger, moment, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
 from tests.until import until
+
+pytestmark = pytest.mark.usefixtures("bodies")
 
 LAST = 2**63 - 1
 """The highest step."""

@@ -1,4 +1,4 @@
-"""Sequences: one suite for both layouts, on a real RocksDB store."""
+"""Sequences: one suite for both layouts, on a real RocksDB store, and on the one in memory."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ from matyan.rules.sequences import (
     SequenceWrites,
     open_layout,
 )
-from matyan.store.base import Snapshot, Transaction
-from matyan.store.rocks import RocksStore, open_rocks
+from matyan.store.base import Snapshot, Store, Transaction
+from matyan.store.rocks import open_rocks
+from tests.memory_store import MemoryStore
 
 T = TypeVar("T")
 Row = tuple[int | None, float, float, int | float | None]
@@ -46,9 +47,15 @@ _runs = itertools.count()
 LAST = 2**63 - 1
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RocksStore]:
-    opened = open_rocks(tmp_path_factory.mktemp("sequences"), sync=False)
+@pytest.fixture(scope="module", params=["rocks", "memory"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Store]:
+    opened: Store = (
+        MemoryStore()
+        if request.param == "memory"
+        else open_rocks(tmp_path_factory.mktemp("sequences"), sync=False)
+    )
     yield opened
     trio.run(opened.aclose)
 
@@ -61,7 +68,7 @@ class Aborted(Exception):
 class Desk:
     """A store and sequences of one layout, used as a worker uses them."""
 
-    store: RocksStore
+    store: Store
     layout: Layout
     growth: Growth | None = None
     cache_bytes: int = 1 << 20
@@ -221,7 +228,7 @@ BATCHES = st.lists(
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BATCHES, st.sampled_from([0, 4_000, 1 << 20]), st.integers(-3, 60), st.integers(-3, 60))
 def test_same_points_in_same_points_out(
-    store: RocksStore,
+    store: Store,
     layout: Layout,
     batches: list[tuple[Groups, str]],
     cache_bytes: int,
@@ -303,7 +310,7 @@ EXPECTED_IN_BOTH: dict[tuple[Any, ...], Any] = {
 
 
 @layouts
-def test_the_keys_are_the_contracts(store: RocksStore, layout: Layout) -> None:
+def test_the_keys_are_the_contracts(store: Store, layout: Layout) -> None:
     """Every key and every value of two points and a log line, in both layouts, and no others."""
     desk = Desk(store, layout)
 
@@ -328,7 +335,7 @@ def test_the_keys_are_the_contracts(store: RocksStore, layout: Layout) -> None:
 
 
 @layouts
-def test_an_epoch_with_a_fraction_is_kept_as_it_is(store: RocksStore, layout: Layout) -> None:
+def test_an_epoch_with_a_fraction_is_kept_as_it_is(store: Store, layout: Layout) -> None:
     """A float64 beside integers that no float64 holds, of points and of objects; through merges too."""
     desk = Desk(store, layout, TINY)
     epochs = [0.25, 2**63 - 1, None, 1 / 3, -(2**63), -0.5, 2.0, 7]
@@ -348,9 +355,7 @@ def test_an_epoch_with_a_fraction_is_kept_as_it_is(store: RocksStore, layout: La
 
 
 @layouts
-def test_a_step_written_again_without_epoch_loses_the_old_one(
-    store: RocksStore, layout: Layout
-) -> None:
+def test_a_step_written_again_without_epoch_loses_the_old_one(store: Store, layout: Layout) -> None:
     """In another batch and in the same one; `last` follows an equal step."""
     desk = Desk(store, layout)
     desk.append("loss", [(1, 1.0, 1.0, 5), (2, 2.0, 1.0, 5), (2, 3.0, 2.0, None)])
@@ -376,7 +381,7 @@ def test_a_step_written_again_without_epoch_loses_the_old_one(
 )
 @layouts
 def test_last_is_the_last_finite_value_at_the_highest_step(
-    store: RocksStore,
+    store: Store,
     layout: Layout,
     batches: list[list[tuple[int, float]]],
     last: float,
@@ -410,7 +415,7 @@ SHOWN: list[tuple[list[list[tuple[int, float]]], float, int]] = [
 @layouts
 @pytest.mark.parametrize(("batches", "last", "last_step"), SHOWN)
 def test_the_last_value_is_shown_as_it_is(
-    store: RocksStore,
+    store: Store,
     layout: Layout,
     batches: list[list[tuple[int, float]]],
     last: float,
@@ -431,7 +436,7 @@ def test_the_last_value_is_shown_as_it_is(
 
 
 @layouts
-def test_a_missing_step_is_the_next_free_one(store: RocksStore, layout: Layout) -> None:
+def test_a_missing_step_is_the_next_free_one(store: Store, layout: Layout) -> None:
     """Counted over points and objects alike, across batches, transactions and restarts; the caller's columns
     stay as they were, since a transaction's body may run again."""
     desk = Desk(store, layout)
@@ -472,7 +477,7 @@ def behind(steps: list[int]) -> int:
     ],
 )
 def test_behind_the_last_step_of_all_comes_the_next_free_one(
-    store: RocksStore, layout: Layout, steps: list[int], free: int
+    store: Store, layout: Layout, steps: list[int], free: int
 ) -> None:
     """What was accepted is stored and takes nothing's place: points, in one batch and in others, and objects, after a restart too."""
     points: list[Row] = [(step, 1.0, 1.0, None) for step in steps]
@@ -529,7 +534,7 @@ _few_steps = st.one_of(
     st.sampled_from(["packed", "compatible"]),
 )
 def test_a_next_free_step_is_free_whatever_came_before(
-    store: RocksStore, work: list[tuple[str, list[int | None]]], layout: Layout
+    store: Store, work: list[tuple[str, list[int | None]]], layout: Layout
 ) -> None:
     """Points and objects under one name, at the end of int64 and elsewhere, forgotten and rolled back in between."""
     desk = Desk(store, layout, TINY)
@@ -591,7 +596,7 @@ def test_the_search_for_a_free_step_is_short_whatever_was_sent() -> None:
 
 
 @layouts
-def test_objects_come_back(store: RocksStore, layout: Layout) -> None:
+def test_objects_come_back(store: Store, layout: Layout) -> None:
     """In the steps' order, the later one of a step, its epoch gone when the later one has none."""
     desk = Desk(store, layout)
     assert desk.put("figure", 3, {"type": "figure", "data": [1, None]}, epoch=1)
@@ -608,7 +613,7 @@ def test_objects_come_back(store: RocksStore, layout: Layout) -> None:
 
 @layouts
 @pytest.mark.parametrize("size", [90_001, 500_000, 900_000])
-def test_a_large_object_stands_in_parts(store: RocksStore, layout: Layout, size: int) -> None:
+def test_a_large_object_stands_in_parts(store: Store, layout: Layout, size: int) -> None:
     """val says how many, each has 90,000 bytes, joined they are the packed value; a smaller object over it, and
     after a restart too, clears them."""
     desk = Desk(store, layout)
@@ -634,7 +639,7 @@ def test_a_large_object_stands_in_parts(store: RocksStore, layout: Layout, size:
     assert [row[3] for row in desk.objects("figure")] == [{"small": True}, large]
 
 
-def test_a_point_over_a_large_object_clears_its_parts(store: RocksStore) -> None:
+def test_a_point_over_a_large_object_clears_its_parts(store: Store) -> None:
     """In the compatible layout, where they share a key."""
     desk = Desk(store, "compatible")
     desk.put("x", 2, {"data": "x" * 100_000})
@@ -682,7 +687,7 @@ SEEN: list[tuple[str, object, object]] = [
 @layouts
 @pytest.mark.parametrize(("name", "value", "seen"), SEEN)
 def test_what_is_over_90_000_bytes_stands_in_parts(
-    store: RocksStore, layout: Layout, name: str, value: object, seen: object
+    store: Store, layout: Layout, name: str, value: object, seen: object
 ) -> None:
     """A terminal line and a log record too: whole for readers of ours, and the beginning for others."""
     desk = Desk(store, layout)
@@ -704,14 +709,14 @@ def test_what_is_over_90_000_bytes_stands_in_parts(
 
 @layouts
 @pytest.mark.parametrize("short", [0, 1])
-def test_90_000_bytes_are_one_value(store: RocksStore, layout: Layout, short: int) -> None:
+def test_90_000_bytes_are_one_value(store: Store, layout: Layout, short: int) -> None:
     """Head included."""
     desk = Desk(store, layout)
     desk.put("logs", 0, "x" * (90_000 - 5 + 1 - short))
     assert len([key for key in desk.stored() if key[0] == "parts"]) == (2 if short == 0 else 0)
 
 
-def test_a_value_whose_outline_is_too_large_is_refused(store: RocksStore) -> None:
+def test_a_value_whose_outline_is_too_large_is_refused(store: Store) -> None:
     """The type of an object stands in one value."""
     desk = Desk(store, "packed")
     with pytest.raises(InvalidRecord, match="100000"):
@@ -719,7 +724,7 @@ def test_a_value_whose_outline_is_too_large_is_refused(store: RocksStore) -> Non
 
 
 @layouts
-def test_parts_are_looked_for_and_no_text_is_read(store: RocksStore, layout: Layout) -> None:
+def test_parts_are_looked_for_and_no_text_is_read(store: Store, layout: Layout) -> None:
     """A line that looks cut is itself; of a value whose parts are damaged the beginning is left."""
     desk = Desk(store, layout)
     cut = "x … [cut, 180000 bytes]"
@@ -761,7 +766,7 @@ LINES: list[tuple[str, Sent, list[tuple[int, int]]]] = [
     ("sent", "expected"), [case[1:] for case in LINES], ids=[case[0] for case in LINES]
 )
 def test_no_line_takes_anothers_place(
-    store: RocksStore, layout: Layout, sent: Sent, expected: list[tuple[int, int]], restarts: bool
+    store: Store, layout: Layout, sent: Sent, expected: list[tuple[int, int]], restarts: bool
 ) -> None:
     """The table above: by an owner that remembers the lines before, and by one that reads them."""
     desk = Desk(store, layout)
@@ -777,7 +782,7 @@ def test_no_line_takes_anothers_place(
     assert desk.rows("logs") == []
 
 
-def test_many_lines_at_the_end_of_int64_do_not_end_the_search(store: RocksStore) -> None:
+def test_many_lines_at_the_end_of_int64_do_not_end_the_search(store: Store) -> None:
     """It is short, and a line finds its place."""
     desk = Desk(store, "packed")
 
@@ -791,7 +796,7 @@ def test_many_lines_at_the_end_of_int64_do_not_end_the_search(store: RocksStore)
 
 
 @layouts
-def test_the_row_of_the_sent_step_is_the_contracts(store: RocksStore, layout: Layout) -> None:
+def test_the_row_of_the_sent_step_is_the_contracts(store: Store, layout: Layout) -> None:
     """Cleared by the next session."""
     desk = Desk(store, layout)
     row = ("traces", 0, "logs", "sent")
@@ -803,7 +808,7 @@ def test_the_row_of_the_sent_step_is_the_contracts(store: RocksStore, layout: La
 
 
 @layouts
-def test_a_long_line_that_is_rewritten_leaves_no_part(store: RocksStore, layout: Layout) -> None:
+def test_a_long_line_that_is_rewritten_leaves_no_part(store: Store, layout: Layout) -> None:
     """From large to small and back."""
     desk = Desk(store, layout)
     for text in LONG, "short", LONG:
@@ -814,7 +819,7 @@ def test_a_long_line_that_is_rewritten_leaves_no_part(store: RocksStore, layout:
         )
 
 
-def test_a_sequence_of_the_reference_goes_on_after_its_highest_step(store: RocksStore) -> None:
+def test_a_sequence_of_the_reference_goes_on_after_its_highest_step(store: Store) -> None:
     """Its row names the step that was written last."""
     desk = Desk(store, "compatible")
     desk.append("loss", [(step, float(step), 1.0, None) for step in range(8)])
@@ -835,14 +840,14 @@ def test_a_sequence_of_the_reference_goes_on_after_its_highest_step(store: Rocks
     ]
 
 
-def test_what_msgpack_cannot_hold_is_refused(store: RocksStore) -> None:
+def test_what_msgpack_cannot_hold_is_refused(store: Store) -> None:
     desk = Desk(store, "packed")
     for value in ({"n": 2**64}, {"s": "\ud800"}):
         with pytest.raises(InvalidRecord, match="figure"):
             desk.put("figure", 0, value)
 
 
-def test_an_object_that_looks_like_parts_is_itself(store: RocksStore) -> None:
+def test_an_object_that_looks_like_parts_is_itself(store: Store) -> None:
     desk = Desk(store, "packed")
     desk.put("x", 0, {"type": None, "data": None, "__parts__": 2})
     assert desk.objects("x")[0][3] == {"type": None, "data": None, "__parts__": 2}
@@ -852,7 +857,7 @@ def test_an_object_that_looks_like_parts_is_itself(store: RocksStore) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 10, 50, 300, 1024, 3000])
-def test_a_point_is_written_three_times_at_most(store: RocksStore, size: int) -> None:
+def test_a_point_is_written_three_times_at_most(store: Store, size: int) -> None:
     """And the keys stay few, whatever the size of the batches."""
     desk = Desk(store, "packed")
     written = 0
@@ -876,7 +881,7 @@ def test_a_point_is_written_three_times_at_most(store: RocksStore, size: int) ->
     assert len(desk.rows("loss")) == total == desk.count("loss")
 
 
-def test_sequences_that_grow_in_step_are_merged_in_turn(store: RocksStore) -> None:
+def test_sequences_that_grow_in_step_are_merged_in_turn(store: Store) -> None:
     """No transaction rewrites much more than its budget, though all sequences are due together."""
     desk = Desk(store, "packed", Growth(rewrite=2_000))
     worst = 0
@@ -894,7 +899,7 @@ def test_sequences_that_grow_in_step_are_merged_in_turn(store: RocksStore) -> No
     assert all(desk.count(f"loss{number}") == 600 for number in range(0, 200, 50))
 
 
-def test_a_later_chunk_has_a_higher_number(store: RocksStore) -> None:
+def test_a_later_chunk_has_a_higher_number(store: Store) -> None:
     """And the head tells the points before it, so that a count is one read."""
     desk = Desk(store, "packed", TINY)
     numbers = -1
@@ -912,7 +917,7 @@ def test_a_later_chunk_has_a_higher_number(store: RocksStore) -> None:
 
 
 @layouts
-def test_transactions_may_overlap_their_commits(store: RocksStore, layout: Layout) -> None:
+def test_transactions_may_overlap_their_commits(store: Store, layout: Layout) -> None:
     """The first is told of its commit after the second has begun: what it knew of the sequence is old then."""
     desk = Desk(store, layout)
     begun: list[SequenceWrites] = []
@@ -936,7 +941,7 @@ def test_transactions_may_overlap_their_commits(store: RocksStore, layout: Layou
     assert [row[0] for row in desk.rows("loss")] == list(range(15))
 
 
-def test_the_cache_is_bounded(store: RocksStore) -> None:
+def test_the_cache_is_bounded(store: Store) -> None:
     """It forgets the longest unused sequences first."""
     desk = Desk(store, "packed", cache_bytes=20_000)
     for number in range(100):
@@ -947,7 +952,7 @@ def test_the_cache_is_bounded(store: RocksStore) -> None:
 
 
 @layouts
-def test_a_small_cache_loses_no_point(store: RocksStore, layout: Layout) -> None:
+def test_a_small_cache_loses_no_point(store: Store, layout: Layout) -> None:
     """Whatever is cached, thrown out, aborted and forgotten, in whatever order."""
     chance = random.Random(7)
     desk = Desk(store, layout, TINY, cache_bytes=6_000)
@@ -977,7 +982,7 @@ def test_a_small_cache_loses_no_point(store: RocksStore, layout: Layout) -> None
         assert [row[0] for row in desk.rows(name)] == list(range(count))
 
 
-def test_a_damaged_chunk_is_an_error_not_other_points(store: RocksStore) -> None:
+def test_a_damaged_chunk_is_an_error_not_other_points(store: Store) -> None:
     desk = Desk(store, "packed")
     desk.append("loss", [(0, 1.0, 1.0, None)])
     key = desk.keys.seq(desk.run, 0, "loss") + fdb.tuple.pack(("chunk", 0))
@@ -993,14 +998,14 @@ def test_a_damaged_chunk_is_an_error_not_other_points(store: RocksStore) -> None
 
 
 @pytest.fixture
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RocksStore]:
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     opened = open_rocks(tmp_path_factory.mktemp("empty"), sync=False)
     yield opened
     trio.run(opened.aclose)
 
 
 @layouts
-def test_a_new_store_is_stamped_and_keeps_its_layout(empty: RocksStore, layout: Layout) -> None:
+def test_a_new_store_is_stamped_and_keeps_its_layout(empty: Store, layout: Layout) -> None:
     """Opened with the other one it is an error that says what to set."""
     keys = Keys(empty)
     for _ in range(2):
@@ -1026,7 +1031,7 @@ def test_a_new_store_gets_its_engines_default(empty: RocksStore, layout: Layout)
     assert trio.run(empty.transact, lambda tr: open_layout(tr, keys, other, layout)) == other
 
 
-def test_runs_without_a_stamp_are_the_references(empty: RocksStore) -> None:
+def test_runs_without_a_stamp_are_the_references(empty: Store) -> None:
     """So they are compatible: chunks beside them would be invisible to who reads that store."""
     keys = Keys(empty)
     trio.run(empty.transact, lambda tr: tr.set(keys.meta("r", "name"), b"\xa1r"))
@@ -1035,7 +1040,7 @@ def test_runs_without_a_stamp_are_the_references(empty: RocksStore) -> None:
     trio.run(empty.transact, lambda tr: open_layout(tr, keys, "compatible", "packed"))
 
 
-def test_an_unknown_layout_is_a_clear_error(empty: RocksStore) -> None:
+def test_an_unknown_layout_is_a_clear_error(empty: Store) -> None:
     keys = Keys(empty)
     trio.run(empty.transact, lambda tr: tr.set(keys.layout(), b"\x03"))
     with pytest.raises(ConfigurationError, match="layout 3"):

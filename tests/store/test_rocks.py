@@ -477,3 +477,23 @@ async def test_writers_wait_for_a_late_compaction_without_an_error(tmp_path: Pat
         assert await store.read(numbers) == set(range(300))
         await store.aclose()
     assert runs > 300
+
+
+async def test_a_scan_goes_on_over_what_stood_there_when_it_began(tmp_path: Path) -> None:
+    """Whatever its body writes to the range meanwhile."""
+    store = open_rocks(tmp_path)
+    for i in range(50):
+        await put(store, i)
+
+    def body(tr: Transaction) -> int:
+        seen = 0
+        for key, _ in tr.scan(b"\x01", b"\x02"):
+            tr.clear(key)
+            tr.set(key + b"\x01", b"moved")
+            seen += 1
+        return seen
+
+    assert await store.transact(body) == 50
+    rows = await store.read(lambda snap: [value for _, value in snap.scan(b"\x01", b"\x02")])
+    assert rows == [b"moved"] * 50
+    await store.aclose()

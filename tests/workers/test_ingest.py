@@ -57,15 +57,13 @@ class Engine:
             hook()
 
         def limited(tr: Transaction) -> T:
-            before = dict(tr.rows)
             outcome = body(tr)
             size = sum(outcome.applied.values()) if isinstance(outcome, Unit) else 0
             if self.most_points_in_time is not None and size > self.most_points_in_time:
                 self.expired += 1
                 raise Expired("the transaction is too old")
             self.sizes.append(size)
-            changed = len(tr.rows.items() ^ before.items())
-            if self.most_writes is not None and changed > self.most_writes:
+            if self.most_writes is not None and len(tr.writes) > self.most_writes:
                 raise InvalidRecord("the transaction is too large")
             return outcome
 
