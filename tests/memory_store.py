@@ -266,7 +266,10 @@ class MemoryTransaction:
 
     def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
         assert all(one[1] <= other[0] for one, other in pairwise(ranges))
+        # At once, as a real one does.
+        self._store.spend_trip()
         for begin, end in ranges:
+            self._said.add(Range(begin, end))
             yield from self.scan(begin, end)
 
     def _lies_in_whole(self, begin: bytes, end: bytes) -> bool:

@@ -66,8 +66,10 @@ class _Reads:
     def want_below(self, prefix: bytes) -> None:
         self.ranges[Range(*range_of(prefix))] = None
 
-    def sequence(self, run: str, text: str, first: int, name: str) -> None:
-        """A sequence in the context `text`, which `first` is the preferred id of."""
+    def sequence(
+        self, run: str, text: str, first: int, name: str, *, entries: bool = False
+    ) -> None:
+        """A sequence in the context `text`, which `first` is the preferred id of; `entries`: what can stand in parts."""
         if (run, text, name) in self._sequences:
             return
         self._sequences.add((run, text, name))
@@ -76,7 +78,8 @@ class _Reads:
             # Where it stands, unless another one has taken that place.
             ctx = EMPTY if text == "{}" else first or 1
             self.want(self._pack.context(run, ctx))
-        self.ranges.update(dict.fromkeys(self._rules.sequences.prefetched(run, ctx, name)))
+        known = self._rules.sequences.prefetched(run, ctx, name, entries=entries)
+        self.ranges.update(dict.fromkeys(known))
 
 
 # --- one function per kind, as in records.py --------------------------------------------------------
@@ -109,11 +112,11 @@ def _log_hparams(reads: _Reads, keys: Keys, record: Record) -> None:
 def _log_custom_object(reads: _Reads, keys: Keys, record: Record) -> None:
     name, context = record.payload.get("name"), record.payload.get("context")
     if isinstance(name, str) and (context is None or isinstance(context, dict)):
-        reads.sequence(record.run, context_text(context), context_id(context), name)
+        reads.sequence(record.run, context_text(context), context_id(context), name, entries=True)
 
 
 def _in_sequence(name: str) -> Callable[[_Reads, Keys, Record], None]:
-    return lambda reads, keys, record: reads.sequence(record.run, "{}", EMPTY, name)
+    return lambda reads, keys, record: reads.sequence(record.run, "{}", EMPTY, name, entries=True)
 
 
 def _delete_run(reads: _Reads, keys: Keys, record: Record) -> None:

@@ -1018,7 +1018,7 @@ def test_a_new_store_is_stamped_and_keeps_its_layout(empty: Store, layout: Layou
 
 
 @layouts
-def test_a_new_store_gets_its_engines_default(empty: RocksStore, layout: Layout) -> None:
+def test_a_new_store_gets_its_engines_default(empty: Store, layout: Layout) -> None:
     """Where none is wanted; ever after it is what the store has."""
     keys = Keys(empty)
     other: Layout = "packed" if layout == "compatible" else "compatible"

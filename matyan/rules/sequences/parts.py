@@ -9,17 +9,21 @@ from matyan import readable
 from matyan._codec import LOG_RECORDS
 from matyan.keys import range_of
 from matyan.rules.sequences.state import State
-from matyan.store.base import Transaction
+from matyan.store.base import Range, Transaction, scan
 
 PART_BYTES: Final = 90_000
 CUT_BYTES: Final = 60_000
 """So much of a line that stands in parts is seen by a reader that knows no parts."""
 
 
+def any_part(parts_prefix: bytes) -> Range:
+    """What `has_parts` reads."""
+    return Range(*range_of(parts_prefix), limit=1)
+
+
 def has_parts(tr: Transaction, state: State) -> bool:
     if state.parts is None:
-        found = tr.scan(*range_of(state.parts_prefix), limit=1)
-        state.parts = next(iter(found), None) is not None
+        state.parts = next(scan(tr, any_part(state.parts_prefix)), None) is not None
     return state.parts
 
 

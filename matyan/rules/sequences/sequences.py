@@ -6,6 +6,7 @@ from typing import Final
 
 from matyan.keys import Keys, range_of
 from matyan.rules.sequences.keyed import last_val
+from matyan.rules.sequences.parts import any_part
 from matyan.rules.sequences.points import CompatiblePoints, Growth, PackedPoints
 from matyan.rules.sequences.reads import SequenceReads
 from matyan.rules.sequences.state import StateCache
@@ -39,13 +40,16 @@ class Sequences(SequenceReads):
         self._cache = StateCache(cache_bytes)
         self._newest: SequenceWrites | None = None
 
-    def prefetched(self, run: str, ctx: int, name: str) -> tuple[Range, ...]:
-        """What a transaction reads of a sequence before it appends to it: nothing where that is known."""
+    def prefetched(
+        self, run: str, ctx: int, name: str, *, entries: bool = False
+    ) -> tuple[Range, ...]:
+        """What a transaction reads of a sequence before it appends points to it, or `entries`: nothing where that is known."""
         if (run, ctx, name) in self._cache:
             return ()
         traces = Range(*range_of(self.keys.traces_prefix(run, ctx, name)))
         prefix = self.keys.seq(run, ctx, name)
-        return traces, last_val(prefix), *self.layout.tails(prefix)
+        parts = (any_part(self.keys.parts(run, ctx, name)),) if entries else ()
+        return traces, last_val(prefix), *self.layout.tails(prefix), *parts
 
     def begin(self, tr: Transaction) -> SequenceWrites:
         """One transaction's work. A transaction whose body runs again begins again."""
