@@ -77,7 +77,7 @@ class Admin(AdminClient):
         heard, self._heard = self._heard, {}
         for code in (*_CONNECTION_ERRORS, *heard):
             if code in heard and code != KafkaError._ALL_BROKERS_DOWN:
-                return _reason(code, heard[code])
+                return connection_reason(code, heard[code])
         return None
 
 
@@ -89,9 +89,9 @@ _CONNECTION_ERRORS = (
 )
 
 
-def _reason(code: int, said: str) -> str:
+def connection_reason(code: int, said: str) -> str:
     """librdkafka's line about a connection, such as "ssl://kafka:9093/bootstrap: SSL handshake failed: …"."""
-    found = re.match(r"\w+://([^/]+)/\S+: (.*?)(?: \(after .*)?$", said, re.DOTALL)
+    found = re.match(r"(?:\w+://)?([^/]+)/\S+: (.*?)(?: \(after .*)?$", said, re.DOTALL)
     address, text = found.groups() if found else ("its address", said)
     if code == KafkaError._AUTHENTICATION:
         return (
