@@ -6,11 +6,12 @@ the callers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from matyan._codec import MAX_KEY_BYTES
 from matyan.keys import Keys, range_of, unpack
 from matyan.rules.rows import RunRows
+from matyan.rules.trees import writing
 from matyan.store.base import Snapshot, Transaction
 
 
@@ -42,15 +43,34 @@ def drop_all(rows: RunRows[Transaction], *beginning: object) -> None:
 
 def dropping_all(rows: RunRows[Transaction], *beginning: object) -> Iterator[None]:
     """`drop_all`, with a pause wherever others may have a turn."""
+    return replacing_all(rows, beginning, ())
+
+
+def replacing_all(
+    rows: RunRows[Transaction], beginning: tuple[object, ...], facts: Iterable[tuple[object, ...]]
+) -> Iterator[None]:
+    """Makes `facts` all those that begin so and that the run is under; pauses as `dropping_all` does."""
     tr, keys, run = rows.tr, rows.keys, rows.run
+    forward: dict[bytes, bytes] = {}
+    twins = []
+    for fact in facts:
+        forward[keys.index(*fact, run)] = b""
+        twins.append((keys.reverse_index(run, *fact, run), b""))
+        yield
     begin, end = range_of(keys.reverse_index(run, *beginning))
     fact_at = len(keys.reverse_index(run))
     # The twin is the forward key behind ("_rev", run): the tuple layer joins tuples as bytes.
     root = keys.index()
+    stale = []
     for twin, _ in tr.scan(begin, end):
-        tr.clear(root + twin[fact_at:])
+        # As in trees.replacing_each.
+        if (key := root + twin[fact_at:]) not in forward:
+            stale.append((key, None))
         yield
     tr.clear_range(begin, end)
+    yield from writing(tr, stale)
+    yield from writing(tr, [*forward.items()])
+    yield from writing(tr, twins)
 
 
 def runs_under(snap: Snapshot, keys: Keys, *fact: object, reverse: bool = False) -> Iterator[str]:

@@ -391,14 +391,14 @@ def _index_hparams(
     rows: RunRows[Transaction], path: tuple[str, ...], subtree: Any
 ) -> Iterator[None]:
     """`subtree` was put at `path` below hparams: the index of its top-level scalars follows."""
-    yield from indexes.dropping_all(rows, "hparam", *path[:1])
     top = {path[0]: subtree} if len(path) == 1 else subtree if not path else {}
-    if isinstance(top, dict):
-        for name, value in top.items():
-            # A text too long for a key stands among the attributes only.
-            if isinstance(value, str | int | float) and indexes.fits(rows, "hparam", name, value):
-                indexes.put(rows, "hparam", name, value)
-            yield
+    facts = (
+        ("hparam", name, value)
+        for name, value in (top.items() if isinstance(top, dict) else ())
+        # A text too long for a key stands among the attributes only.
+        if isinstance(value, str | int | float) and indexes.fits(rows, "hparam", name, value)
+    )
+    yield from indexes.replacing_all(rows, ("hparam", *path[:1]), facts)
 
 
 def blob_ref(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:

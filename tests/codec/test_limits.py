@@ -157,7 +157,8 @@ def rows_of(value: dict[str, Any]) -> list[tuple[bytes, bytes]]:
         marker = "__empty_dict__" if node == {} else "__empty_list__" if node == [] else "__leaf__"
         leaf = True if isinstance(node, dict | list) else node
         rows.append((key(RUN, "attrs", *path, marker), msgpack.packb(leaf)))
-        if len(path) == 2 and path[0] == "hparams" and isinstance(node, str | int | float):
+        of_hparams = len(path) == 2 and path[0] == "hparams" and isinstance(path[1], str)
+        if of_hparams and isinstance(node, str | int | float):
             forward = ("hparam", path[1], node, RUN)
             twin = key("_rev", RUN, *forward)
             if len(twin) <= 4_096 + 3:
