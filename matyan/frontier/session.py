@@ -176,7 +176,7 @@ class PendingFrame:
             else:
                 _frames["lost"] += 1
                 log.error("a frame was given up", run=self.session.run, error=str(error))
-            return self.answer(f"not stored: {error}")
+            return self.answer(f"not stored: {str(error).removesuffix('.')}")
         _frames["partly"] += 1
         return error_reply(frame)
 

@@ -370,8 +370,8 @@ class KafkaProducer:
 
     def _give_up(self, frame: _Frame, reason: str) -> None:
         count = len(frame.failed) or len(frame.values)
-        text = f"Kafka did not take {count} of {len(frame.values)} records: {reason}"
-        self._settle(frame, Unavailable(text))
+        why = f"Kafka did not take {count} of {len(frame.values)} records: {reason.removesuffix('.')}."
+        self._settle(frame, Unavailable(why))
 
     def _too_large(self, frame: _Frame) -> RecordsRefused:
         return RecordsRefused(
