@@ -146,7 +146,7 @@ async def test_a_partition_that_is_revoked_while_it_is_located_is_left(
                 await anext(others)
                 answers.set()
                 await until(lambda: len(outcomes) == 2)
-    assert sorted(outcome.split()[-1] for outcome in outcomes.values()) == ["revoked", "started"]
+    assert sorted(outcome.split()[-1] for outcome in outcomes.values()) == ["revoked.", "started"]
 
 
 def test_an_answer_that_does_not_come_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
