@@ -297,13 +297,17 @@ class MemoryTransaction:
         self.written.keys.add(key)
 
     def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
-        pairs = list(pairs)
+        keys = self.update_guarded(pairs)
+        if keys:
+            self.written.ranges.append((min(keys), max(keys) + b"\x00"))
+
+    def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> list[bytes]:
+        keys = []
         for key, value in pairs:
             assert value is None or isinstance(value, bytes)
             self._write(key, value)
-        if pairs:
-            keys = [key for key, _ in pairs]
-            self.written.ranges.append((min(keys), max(keys) + b"\x00"))
+            keys.append(key)
+        return keys
 
     def clear_range(self, begin: bytes, end: bytes) -> None:
         if begin >= end:

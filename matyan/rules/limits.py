@@ -45,6 +45,7 @@ class Limited:
     __slots__ = (
         "_set",
         "_update",
+        "_update_guarded",
         "clear",
         "clear_range",
         "get",
@@ -57,6 +58,7 @@ class Limited:
     def __init__(self, tr: Transaction) -> None:
         self._set = tr.set
         self._update = tr.update
+        self._update_guarded = tr.update_guarded
         self.prefetches = tr.prefetches
         self.prefetch = tr.prefetch
         self.get = tr.get
@@ -72,7 +74,14 @@ class Limited:
         self._set(key, value)
 
     def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
-        pairs = list(pairs)
-        for key, value in pairs:
-            check(key, value or b"")
-        self._update(pairs)
+        self._update(_checked(pairs))
+
+    def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        self._update_guarded(_checked(pairs))
+
+
+def _checked(pairs: Iterable[tuple[bytes, bytes | None]]) -> list[tuple[bytes, bytes | None]]:
+    pairs = list(pairs)
+    for key, value in pairs:
+        check(key, value or b"")
+    return pairs

@@ -90,6 +90,11 @@ class Transaction(Snapshot, Protocol):
         """Sets each key to its value in order, or clears it when the value is None: many in one call."""
         ...
 
+    def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """`update` of rows that other rows of this transaction guard: whoever writes them too, or decides by them, also
+        reads a row that is set here by `set`, so that an engine need not look for conflicts in these."""
+        ...
+
     def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
         """The pairs of all `ranges`, which ascend and do not overlap: cheap where most of them hold nothing.
 

@@ -39,7 +39,7 @@ class Measured:
 
     def _write(self, key: bytes, value: bytes | None) -> None:
         self.size += MUTATION_BYTES + len(key) + (len(key) + 1 if value is None else len(value))
-        self._tr.update([(key, value)])
+        self._tr.update_guarded([(key, value)])  # what it conflicts with is counted here
         self.rows.pop(key, None)
         if value is not None:
             self.rows[key] = value
@@ -59,6 +59,8 @@ class Measured:
         if pairs:
             written = [key for key, _ in pairs]
             self._covers(min(written), max(written) + b"\x00")
+
+    update_guarded = update
 
     def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
         """In one scan: there may be 100,000 ranges."""

@@ -79,7 +79,8 @@ class Turns:
                     counter.note(len(pairs))
                     update(pairs)
 
-                self.set, self.update = counted_set, counted_update
+                self.set = counted_set
+                self.update = self.update_guarded = counted_update
 
         monkeypatch.setattr(rocks_store, "RocksTransaction", Counting)
         monkeypatch.setattr(rocks_store, "_TURN_S", 0.0)

@@ -92,7 +92,8 @@ class CompatiblePoints:
                 below = None if highest == MAX_STEP else highest + 1
                 for step, _, _, _ in columns.between(None, below).rows():
                     tr.clear_range(*range_of(key_int(state.parts_prefix, step or 0)))
-        tr.update(compatible_points(state.prefix, columns, highest))
+        # Guarded by the run's owner row and by the sequence's trace rows.
+        tr.update_guarded(compatible_points(state.prefix, columns, highest))
         return 0
 
     def taken(self, tr: Transaction, prefix: bytes) -> Below:

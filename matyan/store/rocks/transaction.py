@@ -1,19 +1,20 @@
-"""A transaction: its own writes, kept in memory as an overlay over the database, and how both become one at its end.
+"""A transaction: its own writes over the database, and how both become one at its end.
 
 No thread and no sync: the database must not change while a transaction is under way, which is the store's affair.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import rocksdict
 
 from matyan.store.base import KeyValue, Range
+from matyan.store.overlay import Overlay
 from matyan.store.rocks.database import translated
 from matyan.store.rocks.snapshot import walk
 
@@ -30,111 +31,35 @@ _SORTED_KEYS: Final = 16_384
 """So many keys are sorted in one go: some 5 ms."""
 
 
-_UNWRITTEN: Any = object()
-
-
-class RocksTransaction:
+class RocksTransaction(Overlay):
     """An overlay over the database, which does not change while a body runs."""
 
-    __slots__ = (
-        "_begins",
-        "_database",
-        "_ends",
-        "_folder",
-        "_in_runs",
-        "_runs",
-        "_writes",
-        "set",
-        "update",
-    )
+    __slots__ = ("_database", "_folder")
 
     prefetches = False
 
-    if TYPE_CHECKING:
-
-        def set(self, key: bytes, value: bytes) -> None: ...
-
-        def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None: ...
-
     def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
+        super().__init__()
         self._database = database
         self._folder = folder
-        # The newest write of each key (None: cleared), in the order of first writes. Keys never leave it, so a
-        # sorted view can be brought up to date from its tail.
-        self._writes: dict[bytes, bytes | None] = {}
-        # The first `_in_runs` keys of it, as sorted lists each of which is twice as long as the next one at least, as in a
-        # log-structured merge tree: one sorted list would be moved as a whole for each range that is looked at.
-        self._runs: list[list[bytes]] = []
-        self._in_runs = 0
-        # Cleared ranges of the database, disjoint and ascending.
-        self._begins: list[bytes] = []
-        self._ends: list[bytes] = []
-        if not TYPE_CHECKING:
-            # The hottest calls of the store: a dict's own methods, without a frame of Python around them.
-            self.set = self._writes.__setitem__
-            self.update = self._writes.update
 
     def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None: ...
 
-    def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._writes.get(key, _UNWRITTEN)
-        if value is not _UNWRITTEN:
-            return value
-        if self._begins:
-            place = bisect_right(self._begins, key) - 1
-            if place >= 0 and key < self._ends[place]:
-                return None
+    def _get_stored(self, key: bytes) -> bytes | None:
         try:
-            value = self._database.get(key)
+            value: bytes | None = self._database.get(key)
         except Exception as error:
             raise translated(error, self._folder) from error
         return value
 
-    def clear(self, key: bytes) -> None:
-        self._writes[key] = None
-
-    def clear_range(self, begin: bytes, end: bytes) -> None:
-        if begin >= end:
-            return
-        writes = self._writes
-        for key in self._written(begin, end):
-            writes[key] = None
-        first, last = bisect_left(self._ends, begin), bisect_right(self._begins, end)
-        if first < last:
-            begin, end = min(begin, self._begins[first]), max(end, self._ends[last - 1])
-        self._begins[first:last] = [begin]
-        self._ends[first:last] = [end]
-
-    def scan(
-        self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
+    def _scan_stored(
+        self, begin: bytes, end: bytes, reverse: bool, most: int
     ) -> Iterator[KeyValue]:
-        """Sees the writes that were made before this call, not those made while it is consumed."""
-        keys = self._written(begin, end)
-        writes = [(key, self._writes[key]) for key in (reversed(keys) if reverse else keys)]
-        stored = self._stored(self._gaps(begin, end), reverse)
-        pairs = _merged(stored, writes, reverse) if writes else stored
-        return islice(pairs, limit) if limit else pairs
-
-    def _written(self, begin: bytes, end: bytes) -> list[bytes]:
-        """The keys of the overlay in [begin, end), in order."""
-        new = len(self._writes) - self._in_runs
-        if new:
-            self._add_run(sorted(islice(reversed(self._writes), new)))
-        found: list[bytes] = []
-        for run in self._runs:
-            first = bisect_left(run, begin)
-            if first < len(run) and run[first] < end:
-                found += run[first : bisect_left(run, end, first)]
-        found.sort()
-        return found
-
-    def _add_run(self, run: list[bytes]) -> None:
-        self._in_runs += len(run)
-        while self._runs and len(self._runs[-1]) < 2 * len(run):
-            # Sorting two sorted lists is linear.
-            run = self._runs.pop() + run
-            run.sort()
-        self._runs.append(run)
+        try:
+            yield from walk(self._bounded(end), begin, end, reverse)
+        except Exception as error:
+            error.__traceback__ = None  # as in the snapshot
+            raise translated(error, self._folder) from error
 
     def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
         if not ranges:
@@ -154,27 +79,6 @@ class RocksTransaction:
                     yield from self.scan(begin, end)
             if not probe.valid():
                 probe.status()
-        except Exception as error:
-            error.__traceback__ = None  # as in the snapshot
-            raise translated(error, self._folder) from error
-
-    def _gaps(self, begin: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
-        """[begin, end) without the cleared ranges."""
-        gaps = []
-        place = bisect_right(self._ends, begin)
-        while place < len(self._begins) and self._begins[place] < end:
-            if begin < self._begins[place]:
-                gaps.append((begin, self._begins[place]))
-            begin = self._ends[place]
-            place += 1
-        if begin < end:
-            gaps.append((begin, end))
-        return gaps
-
-    def _stored(self, gaps: list[tuple[bytes, bytes]], reverse: bool) -> Iterator[KeyValue]:
-        try:
-            for begin, end in reversed(gaps) if reverse else gaps:
-                yield from walk(self._bounded(end), begin, end, reverse)
         except Exception as error:
             error.__traceback__ = None  # as in the snapshot
             raise translated(error, self._folder) from error
@@ -260,25 +164,3 @@ class RocksTransaction:
             self._runs.append(run)
             yield
         return self._runs[0] if self._runs else []
-
-
-def _merged(
-    stored: Iterator[KeyValue], writes: list[tuple[bytes, bytes | None]], reverse: bool
-) -> Iterator[KeyValue]:
-    """Both in one order; of a key that is in both, the write counts."""
-    place = 0
-    for pair in stored:
-        key = pair[0]
-        while place < len(writes) and (
-            writes[place][0] > key if reverse else writes[place][0] < key
-        ):
-            written, value = writes[place]
-            place += 1
-            if value is not None:
-                yield written, value
-        if place < len(writes) and writes[place][0] == key:
-            continue
-        yield pair
-    for written, value in writes[place:]:
-        if value is not None:
-            yield written, value
