@@ -1,9 +1,10 @@
 """The frontier beside the reference's: `matyan-frontier` 0.3.0 and ours in turn, on one Kafka broker, under one load generator.
 
-    python -m bench.frontier [--rounds 3] [--seconds 5] [--only reference,ours] [--env FOLDER] [--python 3.12]
+    python -m bench.frontier [--rounds 3] [--seconds 5] [--only reference,ours,lz4] [--loads 32x100,1x1] [--env FOLDER] [--python 3.12]
 
 The broker is `dev/broker.py`'s (one node, real Kafka, in a folder under build/). The reference runs in an environment of its own (Python 3.12,
 made from the package index under build/envs, or given by --env), with its defaults; ours with its defaults: one setting for all loads.
+The name of a compression (gzip, lz4, zstd, snappy) is ours with MATYAN_KAFKA_COMPRESSION, which the reference's worker does not read but for gzip.
 
 What is counted, and the bias that it has:
 - messages/s and acknowledgements are the generator's (see `loadgen.py`); CPU is the frontier's alone, the broker's stands beside it.
@@ -78,12 +79,19 @@ def records(broker: Broker) -> int:
 
 
 def measure(
-    command: list[str], broker: Broker, load: Load, scratch: Path, seconds: float
+    command: list[str],
+    broker: Broker,
+    load: Load,
+    scratch: Path,
+    seconds: float,
+    **variables: str,
 ) -> dict[str, float]:
     """One load on a fresh frontier."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     port = free_port()
-    env = environment(KAFKA_BOOTSTRAP_SERVERS=broker.bootstrap, HOST="127.0.0.1", PORT=str(port))
+    env = environment(
+        KAFKA_BOOTSTRAP_SERVERS=broker.bootstrap, HOST="127.0.0.1", PORT=str(port), **variables
+    )
     with Server(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         ready=f"http://127.0.0.1:{port}/health/live/",
@@ -151,21 +159,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Our frontier and the reference's, on Kafka.")
     parser.add_argument("--rounds", type=int, default=3, help="medians over so many")
     parser.add_argument("--seconds", type=float, default=5, help="of each load")
-    parser.add_argument("--only", default="reference,ours")
+    parser.add_argument(
+        "--only", default="reference,ours,lz4", help="who, or ours with a compression"
+    )
+    parser.add_argument("--loads", help="connections x messages of each; all when not given")
     parser.add_argument("--env", type=Path, help="an environment that has matyan-frontier 0.3.0")
     parser.add_argument("--python", default="3.12", help="makes that environment")
     given = parser.parse_args()
     commands: dict[str, list[str]] = {}
+    variables: dict[str, dict[str, str]] = {}
     for name in given.only.split(","):
-        commands[name] = ours() if name == "ours" else reference(given.python, given.env)
+        if name == "reference":
+            commands[name] = reference(given.python, given.env)
+        else:
+            commands[name] = ours()
+            if name != "ours":
+                variables[name] = {"MATYAN_KAFKA_COMPRESSION": name}
+    wanted = given.loads and given.loads.split(",")
+    loads = [
+        load for load in LOADS if not wanted or f"{load.connections}x{load.messages}" in wanted
+    ]
     results: dict[tuple[Load, str], list[dict[str, float]]] = {}
     with workplace("frontier") as scratch, running(scratch / "kafka") as broker:
         print(heading("matyan-trio", "confluent-kafka") + "\n")
         alone, single = bare(broker, given.seconds)
         for _ in range(given.rounds):
-            for load in LOADS:
+            for load in loads:
                 for who, command in commands.items():
-                    result = measure(command, broker, load, scratch, given.seconds)
+                    more = variables.get(who, {})
+                    result = measure(command, broker, load, scratch, given.seconds, **more)
                     say(f"{load}, {who}: {result}")
                     results.setdefault((load, who), []).append(result)
     print(report(results))
@@ -190,7 +212,7 @@ def report(results: dict[tuple[Load, str], list[dict[str, float]]]) -> str:
         found = {who: medians(r) for (of, who), r in results.items() if of == load}
         for who, median in found.items():
             rows.append([f"{load}, {who}", *(number(median[key]) for key in columns.values())])
-        if len(found) == 2:
+        if "ours" in found and "reference" in found:
             a, b = found["ours"], found["reference"]
             rows.append(
                 [f"{load}, ours : reference", *(f"{a[k] / b[k]:.2f}" for k in columns.values())]

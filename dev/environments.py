@@ -50,6 +50,15 @@ def reference_frontier(*, python: str = "3.12", folder: Path = FOLDER) -> list[s
     return [str(bin / "matyan-frontier"), "start"]
 
 
+def reference_consumer(*, folder: Path = FOLDER) -> Path:
+    """The Python of an environment with the library that the reference's workers consume with, as they install it.
+
+    Raises:
+        Missing: as `make` does.
+    """
+    return make("consumer", ("aiokafka==0.14.0",), folder=folder) / "python"
+
+
 # PyTorch from the package index brings CUDA's libraries with it, some gigabytes; Keras is content with JAX.
 _TORCH = (
     "torch==2.15.0",

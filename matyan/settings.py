@@ -108,6 +108,12 @@ class Settings:
         "The certificates of the authorities that Kafka's are signed by, PEM; empty: the machine's.",
         parsing.text,
     )
+    kafka_compression: str = _setting(
+        "none",
+        "MATYAN_KAFKA_COMPRESSION",
+        "How records are compressed: none, gzip, lz4, zstd or snappy. The reference's programs read none and gzip; the others only with the package cramjam.",
+        parsing.OneOf("none", "gzip", "lz4", "zstd", "snappy"),
+    )
     ingestion_group: str = _setting(
         "ingestion-workers",
         "MATYAN_INGESTION_GROUP",

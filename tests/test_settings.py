@@ -77,6 +77,7 @@ BAD: dict[str, list[str]] = {
     "KAFKA_SASL_PASSWORD": LINE,
     "MATYAN_KAFKA_CA_FILE": LINE,
     "MATYAN_INGESTION_GROUP": ["", " ", " a", *LINE, "x" * 300],
+    "MATYAN_KAFKA_COMPRESSION": ["", "brotli", "9", "gzip:1"],
     "MATYAN_CONTROL_GROUP": ["", " ", "a ", *LINE, "x" * 300],
     "MATYAN_INSTANCE_ID": NAMES[1:],
     "FDB_CLUSTER_FILE": ["", " ", *LINE],

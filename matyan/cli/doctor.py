@@ -53,7 +53,9 @@ class Finding:
 )
 @store_option("Check this store, too.", required=False)
 @as_json_option
-@settings_flags(*KAFKA, *S3, "ingestion_group", "sequence_layout", "environment")
+@settings_flags(
+    *KAFKA, *S3, "kafka_compression", "ingestion_group", "sequence_layout", "environment"
+)
 def doctor(
     settings: Settings, wait: bool, timeout: float, folder: Path | None, as_json: bool
 ) -> None:
@@ -142,7 +144,24 @@ async def _check_settings(settings: Settings) -> str:
     settings.refuse_development_values()
     S3Blobs(settings)
     return "; ".join(
-        [f"fit for MATYAN_ENVIRONMENT={settings.environment}", *unknown_names(read_environment())]
+        [
+            f"fit for MATYAN_ENVIRONMENT={settings.environment}",
+            _about_compression(settings.kafka_compression),
+            *unknown_names(read_environment()),
+        ]
+    )
+
+
+def _about_compression(compression: str) -> str:
+    """Who can read records that are compressed so, and when another way is better."""
+    if compression in ("none", "gzip"):
+        return (
+            f"records are compressed by MATYAN_KAFKA_COMPRESSION={compression}, which every reader knows; where no worker of "
+            "the reference's reads them, lz4 (or zstd, where the network or the brokers' disks are the limit) is better"
+        )
+    return (
+        f"records are compressed by MATYAN_KAFKA_COMPRESSION={compression}: a worker of the reference's ends at the first, "
+        "unless the package cramjam is installed beside it"
     )
 
 

@@ -26,6 +26,7 @@ from matyan.settings import Settings
     "port",
     *KAFKA,
     *S3,
+    "kafka_compression",
     "presign_blob_ref",
     "queue_bytes",
     "delivery_timeout_s",
