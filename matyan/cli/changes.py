@@ -30,7 +30,7 @@ def _chosen(
     return [*(opened.find(names) if names else opened.runs(**filters))]
 
 
-def _begun(names: Sequence[str], rows: Sequence[views.Row]) -> dict[str, str]:
+def _abbreviated(names: Sequence[str], rows: Sequence[views.Row]) -> dict[str, str]:
     """The words that are no whole ids, and the runs that they were taken for."""
     ids = {row["run"] for row in rows}
     return {
@@ -38,25 +38,25 @@ def _begun(names: Sequence[str], rows: Sequence[views.Row]) -> dict[str, str]:
     }
 
 
-def _must_be_whole(verb: str, begun: dict[str, str]) -> None:
+def _must_be_whole(verb: str, abbreviated: dict[str, str]) -> None:
     """What nobody is asked about needs the whole id: the run that was meant may be gone, and another begin with the same letters.
 
     Raises:
         NotFound: one is only the beginning of an id.
     """
-    for name, run in begun.items():
+    for name, run in abbreviated.items():
         raise NotFound(
             f"There is no run {name!r}, only {run}, which begins so: name it whole, or leave out --yes to be asked; "
             f"nothing was {verb}."
         )
 
 
-def _note_begun(begun: dict[str, str]) -> None:
-    for name, run in begun.items():
+def _note_abbreviated(abbreviated: dict[str, str]) -> None:
+    for name, run in abbreviated.items():
         terminal.note(f"{terminal.clean(name)} is the beginning of {run}.")
 
 
-def _ask(verb: str, rows: Sequence[views.Row], what: str) -> None:
+def _confirm(verb: str, rows: Sequence[views.Row], what: str) -> None:
     if len(rows) > 1:
         for row in rows[:_NAMED_RUNS]:
             terminal.note(f"{row['run']}  {terminal.clean(row['name'] or '')}")
@@ -84,12 +84,14 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
     """
     with reader.open(data) as opened:
         rows = [row for row in _chosen(opened, runs, filters) if runs or row["active"]]
-        begun = _begun(runs, rows)
+        abbreviated = _abbreviated(runs, rows)
         if yes:
-            _must_be_whole("finished", begun)
-        elif rows and (filters or begun):
-            _note_begun(begun)
-            _ask("Finish", rows, f"run {rows[0]['run']}" if len(rows) == 1 else f"{len(rows)} runs")
+            _must_be_whole("finished", abbreviated)
+        elif rows and (filters or abbreviated):
+            _note_abbreviated(abbreviated)
+            _confirm(
+                "Finish", rows, f"run {rows[0]['run']}" if len(rows) == 1 else f"{len(rows)} runs"
+            )
         for row in rows:
             ended = opened.finish(row["run"])
             if ended["was_active"]:
@@ -118,12 +120,12 @@ def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
     pending = False
     with reader.open(data) as opened:
         rows = _chosen(opened, runs, filters)
-        begun = _begun(runs, rows)
+        abbreviated = _abbreviated(runs, rows)
         if yes:
-            _must_be_whole("deleted", begun)
+            _must_be_whole("deleted", abbreviated)
         elif rows:
-            _note_begun(begun)
-            _ask("Delete", rows, f"{_described(opened, rows)} for good")
+            _note_abbreviated(abbreviated)
+            _confirm("Delete", rows, f"{_described(opened, rows)} for good")
         for row in rows:
             pending |= opened.delete(row["run"])["blobs_pending"]
             terminal.out(f"deleted run {row['run']}")

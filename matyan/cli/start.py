@@ -70,18 +70,18 @@ class KafkaStart:
     async def wait(self) -> None:
         """Returns when Kafka is there."""
         async with trio.open_nursery() as asking:
-            asking.start_soon(self._tell)
-            await self._ask()
+            asking.start_soon(self._log_silence)
+            await self._ask_until_fit()
             asking.cancel_scope.cancel()
 
-    async def _tell(self) -> None:
+    async def _log_silence(self) -> None:
         await trio.sleep(_SILENCE_S)
         if self._missing == _NOT_ASKED:
             why = self._admin.why_away()
             reason = "no answer yet" if why is None else f"no answer yet: {why}"
             self._log.info("waits at its start", reason=reason)
 
-    async def _ask(self) -> None:
+    async def _ask_until_fit(self) -> None:
         backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
         while self._missing is not None:
             try:

@@ -357,10 +357,10 @@ class Session:
         Raises:
             UnicodeDecodeError: it is not UTF-8, so no text message: close with 1007.
         """
-        known = self._known(data, now) if self.waiting or self._late else None
-        if known is not None:
+        original = self._original_of(data, now) if self.waiting or self._late else None
+        if original is not None:
             _frames["resend"] += 1
-            if not (known.missing and room):
+            if not (original.missing and room):
                 return
         try:
             frame = validate(data, self._key, _now())
@@ -372,11 +372,11 @@ class Session:
             return
         if frame.rejected:
             data.decode()
-        pending = known or PendingFrame(self, data, None, now, now)
+        pending = original or PendingFrame(self, data, None, now, now)
         if room or not frame.records:
             self._publish(pending, frame)
         else:
-            self._miss(pending.shrink())
+            self._add_missing(pending.shrink())
 
     def begin(self, declared: int | None, now: float) -> Incoming:
         """A message that arrives in pieces, of `declared` bytes where that is known."""
@@ -390,7 +390,7 @@ class Session:
     def take(self, pending: PendingFrame, validator: Validator | None) -> None:
         """Takes a message that arrived in pieces; None: it was not held, and is the copy of nothing."""
         if validator is None:
-            self._miss(pending)
+            self._add_missing(pending)
             return
         try:
             frame = validator.result()
@@ -402,14 +402,14 @@ class Session:
 
     def needs_room(self, data: bytes, now: float) -> bool:
         """Whether a whole message must be held. False: it is a copy of a frame that is held or answered."""
-        known = self._known(data, now)
-        return known is None or known.missing
+        original = self._original_of(data, now)
+        return original is None or original.missing
 
     def may_wait(self, data: bytes, now: float) -> bool:
         """Whether the connection may stay unread until there is room for this message."""
-        return not self.misses or self._known(data, now) is not None
+        return not self.misses or self._original_of(data, now) is not None
 
-    def _known(self, data: bytes, now: float) -> PendingFrame | None:
+    def _original_of(self, data: bytes, now: float) -> PendingFrame | None:
         """The frame of which `data` is a copy that its client sent before the reply came; or None."""
         for one in (*self.waiting, *self._late):
             if one.is_due(now) and one.same(data):
@@ -440,7 +440,7 @@ class Session:
         if self._unhanded or not self._hand_over(pending):
             self._park(pending)
 
-    def _miss(self, pending: PendingFrame) -> None:
+    def _add_missing(self, pending: PendingFrame) -> None:
         pending.missing = True
         self.misses += 1
         self.waiting.append(pending)

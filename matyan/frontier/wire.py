@@ -157,12 +157,12 @@ class Wire:
 
     def send_close(self, code: int, reason: str) -> None:
         """Says goodbye; what comes nevertheless is still taken."""
-        self._close(Close(code, reason))
+        self._queue_close(Close(code, reason))
 
     def fail(self, code: int, reason: str) -> None:
         """Says goodbye for a reason that makes it useless to read on (RFC 6455, 7.1.7)."""
         if self.close_sent is None:
-            self._close(Close(code, reason))
+            self._queue_close(Close(code, reason))
         self._stop()
 
     def next(self) -> tuple[Kind, bytes] | None:
@@ -172,7 +172,7 @@ class Wire:
                 if self._left is None:
                     found = self._begin_frame()
                 elif self._left or self._more or self._tail or self._put_tail():
-                    found = self._piece()
+                    found = self._next_piece()
                 else:
                     found = self._end_frame()
                 if found is None:
@@ -217,7 +217,7 @@ class Wire:
             payload = unmask(data, body, length, data[head:body], 0)
             if small:
                 return Kind.WHOLE, payload
-            self._control(opcode, payload)
+            self._take_control(opcode, payload)
             return _NOTHING
         if len(data) < body:
             return None
@@ -262,7 +262,7 @@ class Wire:
         self.declared = length if self._fin and not compressed else None
         return Kind.BEGIN, b""
 
-    def _piece(self) -> tuple[Kind, bytes] | None:
+    def _next_piece(self) -> tuple[Kind, bytes] | None:
         left, at = self._left, self._at
         assert left is not None
         piece = b""
@@ -284,7 +284,7 @@ class Wire:
         if self._size > self._max_bytes:
             self._too_large()
             return _NOTHING
-        self._decode(piece)
+        self._check_text(piece)
         return Kind.PIECE, piece
 
     def _put_tail(self) -> bool:
@@ -318,14 +318,14 @@ class Wire:
         self._message, self._size, self._text, self._inflate = False, 0, None, None
         return Kind.END, b""
 
-    def _decode(self, piece: bytes) -> None:
+    def _check_text(self, piece: bytes) -> None:
         assert self._text is not None
         self._text.decode(piece)
         held, _ = self._text.getstate()
         if _SURROGATE.match(held):
             self._text.decode(b"", final=True)
 
-    def _control(self, opcode: int, payload: bytes) -> None:
+    def _take_control(self, opcode: int, payload: bytes) -> None:
         if opcode == Opcode.PING:
             self._out.append(Frame(Opcode.PONG, payload).serialize(mask=False))
         elif opcode == Opcode.CLOSE:
@@ -335,10 +335,10 @@ class Wire:
                 # The answer repeats the code that came, or the lack of one; between two fragments it always has one.
                 if self._message and close.code == CloseCode.NO_STATUS_RCVD:
                     close = Close(CloseCode.NORMAL_CLOSURE, "")
-                self._close(close)
+                self._queue_close(close)
             self._stop()
 
-    def _close(self, close: Close) -> None:
+    def _queue_close(self, close: Close) -> None:
         none = close.code == CloseCode.NO_STATUS_RCVD
         payload = b"" if none else close.serialize()
         self._out.append(Frame(Opcode.CLOSE, payload).serialize(mask=False))

@@ -154,7 +154,7 @@ class Sink:
         data = self._encoded(text)
         with self._turn:
             if self._held + len(data) > HELD_BYTES:
-                self._lose(data, "nobody read them")
+                self._count_lost(data, "nobody read them")
             else:
                 self._held += len(data)
                 self._waiting.append(data)
@@ -171,7 +171,7 @@ class Sink:
             self._turn.notify()
         self._thread.join(patience_s)
 
-    def _lose(self, data: bytes, why: str) -> None:
+    def _count_lost(self, data: bytes, why: str) -> None:
         lines = data.count(b"\n")
         self._lost += lines
         self._why = why
@@ -191,19 +191,19 @@ class Sink:
             told = (
                 not lost
                 or self._told is None
-                or self._put(self._encoded(self._told(lost, why))) is None
+                or self._write_all(self._encoded(self._told(lost, why))) is None
             )
-            failure = self._put(data)
+            failure = self._write_all(data)
             with self._turn:
                 if told:
                     self._lost -= lost
                 if failure is not None:
-                    self._lose(data, failure)
+                    self._count_lost(data, failure)
                 # Only now: until it is written it counts as held.
                 self._waiting.popleft()
                 self._held -= len(data)
 
-    def _put(self, data: bytes) -> str | None:
+    def _write_all(self, data: bytes) -> str | None:
         """Writes it all; why that failed, or None."""
         left = memoryview(b"\n" + data if self._torn else data)
         whole = len(left)

@@ -140,7 +140,7 @@ class Ingestion:
         """Goes to where the store says that the partition stands."""
         self._unsettled = None
         while True:
-            await self._look()
+            await self._read_stored_offset()
             try:
                 await self._tenure.retrying(lambda: self.partition.start(self._stored))
             except OffsetConflict as error:
@@ -150,7 +150,7 @@ class Ingestion:
                 self._tenure.conflict = None
                 return
 
-    async def _look(self) -> None:
+    async def _read_stored_offset(self) -> None:
         """Reads the stored offset and forgets what was remembered under another one."""
         self._rules = self._worker.make_rules()
         row = await self._tenure.retrying(lambda: self._worker.store.read(self.read_offset))
@@ -214,7 +214,7 @@ class Ingestion:
             except Fenced as error:
                 telemetry.INGEST_ERRORS.labels("Fenced").inc()
                 believed = self._stored
-                await self._look()
+                await self._read_stored_offset()
                 if self._settle(batch):
                     return True
                 self._log.warning("looks again", reason=str(error), stored=self._stored)
@@ -271,7 +271,7 @@ class Ingestion:
         """The transaction is durable."""
         batch, contents, unit = attempt
         if contents.events or contents.dead:
-            self._tell(contents)
+            self._log_events(contents)
         self.partition.committed(batch.next_offset)
         self._count(batch, contents, unit)
 
@@ -342,8 +342,8 @@ class Ingestion:
         self.remember_offset(batch.next_offset, row)
         return unit
 
-    def _tell(self, contents: Contents) -> None:
-        """A line a batch for its dead letters: a producer of nonsense can bring millions."""
+    def _log_events(self, contents: Contents) -> None:
+        """What a batch brought besides points: one line for all of its dead letters, since a producer of nonsense can bring millions."""
         for event in contents.events.values():
             if event.type == "run_deleted":
                 self._log.info("a run was deleted", run=event.payload["run_id"])

@@ -190,12 +190,12 @@ class _Member:
 
     async def assigned(self) -> AsyncIterator[AbstractAsyncContextManager[Partition]]:
         async for part in self._receive:
-            yield self._held(part)
+            yield self._ownership(part)
         # Only the thread's end closes the channel, and only an error ends it before `aclose`.
         raise Unavailable(self._thread.crashed() or "The consumer is closed.")
 
     @asynccontextmanager
-    async def _held(self, part: _Partition) -> AsyncIterator[Partition]:
+    async def _ownership(self, part: _Partition) -> AsyncIterator[Partition]:
         part.is_left.clear()
         try:
             part.topic_id = await self.topic_id(part, time.monotonic())
@@ -306,11 +306,11 @@ class _Member:
         telemetry.REBALANCES.labels("assigned").inc()
         self.forbidden = None
         self._group_watch.assigned()
-        self._tell("partitions are assigned", partitions)
+        self._log_partitions("partitions are assigned", partitions)
         self._assign(rd, partitions)
         self._announce(tp.partition for tp in partitions)
 
-    def _tell(self, what: str, partitions: list[TopicPartition]) -> None:
+    def _log_partitions(self, what: str, partitions: list[TopicPartition]) -> None:
         if partitions:
             numbers = sorted(tp.partition for tp in partitions)
             log.info(what, group=self.group.name, topic=self.topic, partitions=numbers)
@@ -330,7 +330,7 @@ class _Member:
         """Answers when each owner has left its partition, or at the deadline. An owner that is late does no harm, since
         the stored offset fences it."""
         telemetry.REBALANCES.labels("revoked").inc()
-        self._tell("partitions are given back", partitions)
+        self._log_partitions("partitions are given back", partitions)
         parts = self._leave(partitions)
         deadline = time.monotonic() + self._drain_s
         for part in parts:
@@ -346,7 +346,7 @@ class _Member:
     def _on_lost(self, rd: RdConsumer, partitions: list[TopicPartition]) -> None:
         """Others own them already: nothing is gained by waiting."""
         telemetry.REBALANCES.labels("lost").inc()
-        self._tell("partitions were lost", partitions)
+        self._log_partitions("partitions were lost", partitions)
         self._leave(partitions)
         rd.incremental_unassign(partitions)
 
