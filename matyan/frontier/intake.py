@@ -39,7 +39,7 @@ STILL_BYTES: Final = 128 << 10
 
 
 class Waiter(Protocol):
-    """A connection."""
+    """A connection that may have to wait for room."""
 
     def try_again(self) -> bool:
         """There may be room: tries again. False: there is none for it, and it waits on."""
