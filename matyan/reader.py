@@ -64,10 +64,16 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.moments = 1
+        """How many moments of the store one of the answers so far shows, at most. 1: each of them is of one moment. More: it
+        took longer than the store remembers a moment, and what was written meanwhile stands in it or not."""
 
     def ask(self, op: str, **arguments: Any) -> Iterator[Any]:
         """See `matyan.folder.client.ask`."""
-        return client.ask(self.folder, op, arguments)
+        return client.ask(self.folder, op, arguments, self._saw)
+
+    def _saw(self, moments: int) -> None:
+        self.moments = max(self.moments, moments)
 
     def _one(self, op: str, **arguments: Any) -> Any:
         (answer,) = self.ask(op, **arguments)

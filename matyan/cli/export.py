@@ -15,9 +15,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from matyan import reader
 from matyan.cli.flags import data_option
-from matyan.cli.output import not_for_a_terminal, output_file, output_option
+from matyan.cli.output import not_for_a_terminal, output_file, output_option, reading
 from matyan.reader import Block
 from matyan.service import json_text
 
@@ -224,7 +223,7 @@ def export(run: str, data: Path, format_: str, output: Path | None) -> None:
     """
     if format_ == "parquet":
         not_for_a_terminal("Parquet", output)
-    with reader.open(data) as opened:
+    with reading(data) as opened:
         shown = opened.show(run)
         total = sum(sequence["points"] or 0 for sequence in shown["sequences"])
         with output_file(output) as out, _progress(opened.blocks(shown["run"]), total) as blocks:

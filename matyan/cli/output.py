@@ -1,4 +1,4 @@
-"""Where a command writes the bytes that it was asked for: `--output FILE`, or standard output."""
+"""What commands that read share: where they read from, and where they write what they were asked for."""
 
 from __future__ import annotations
 
@@ -10,9 +10,22 @@ from typing import Any, BinaryIO, cast
 
 import click
 
+from matyan import reader
 from matyan.cli.flags import CheckedPath
 from matyan.errors import ConfigurationError
 from matyan.service import terminal
+
+
+@contextmanager
+def reading(data: Path) -> Iterator[reader.Reader]:
+    """`reader.open`, which says at its end when what was read is not of one moment."""
+    with reader.open(data) as opened:
+        yield opened
+        if opened.moments > 1:
+            terminal.note(
+                f"This took longer than the store remembers a moment: it shows {opened.moments} moments, one after the other; "
+                "what was written meanwhile may be missing."
+            )
 
 
 def output_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -17,6 +17,7 @@ import click
 from matyan import reader
 from matyan.cli import views
 from matyan.cli.flags import as_json_option, data_option, run_filters
+from matyan.cli.output import reading
 from matyan.cli.plot import draw, metrics_named
 from matyan.errors import NotFound
 
@@ -40,7 +41,7 @@ def runs(
       matyan runs --stale 1h
       matyan runs --counts --json | jq '.[] | select(.points > 1000) | .run'
     """
-    with reader.open(data) as opened:
+    with reading(data) as opened:
         rows: Iterable[dict[str, Any]] = opened.runs(limit=limit, counts=counts, **filters)
         if counts:
             with _counting(rows) as counted:
@@ -82,7 +83,7 @@ def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
       matyan show 3f2a --plot loss
       matyan show 3f2a --json | jq .attrs.hparams
     """
-    with reader.open(data) as opened:
+    with reading(data) as opened:
         shown = opened.show(run)
         if as_json:
             views.as_json(shown)
@@ -126,7 +127,7 @@ def logs(run: str, data: Path, as_json: bool) -> None:
       matyan logs 3f2a
       matyan logs 3f2a --json | jq -r 'select(.level >= 30) | .message'
     """
-    with reader.open(data) as opened:
+    with reading(data) as opened:
         rows = opened.logs(run)
         if as_json:
             views.json_lines(rows)

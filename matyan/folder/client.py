@@ -6,7 +6,7 @@ No store and no trio here; what can be asked is named in `reader.py`, how it is 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,15 @@ from matyan.folder.wire import (
 _GONE = "The process that holds this data folder went away while it answered: run the same command again."
 
 
-def ask(folder: Path, op: str, arguments: dict[str, Any]) -> Iterator[Any]:
+def ask(
+    folder: Path,
+    op: str,
+    arguments: dict[str, Any],
+    on_end: Callable[[int], None] = lambda moments: None,
+) -> Iterator[Any]:
     """Sends one request and yields its answers as they come. Whoever takes them may pause: they wait here, and hold nobody up.
+
+    `on_end`: told how many moments of the store the answers show, when they are all there.
 
     Raises:
         MatyanError: what the other side says, or an argument that no message holds; Unavailable when it went away.
@@ -42,7 +49,7 @@ def ask(folder: Path, op: str, arguments: dict[str, Any]) -> Iterator[Any]:
         except OSError as error:
             raise Unavailable(_GONE) from error
         with closing(Spool(_messages(connection), partial(_hang_up, connection))) as messages:
-            yield from _rows(messages)
+            yield from _rows(messages, on_end)
 
 
 def is_answered(folder: Path) -> bool:
@@ -58,10 +65,11 @@ def is_answered(folder: Path) -> bool:
     return True
 
 
-def _rows(messages: Iterable[bytes]) -> Iterator[Any]:
+def _rows(messages: Iterable[bytes], on_end: Callable[[int], None]) -> Iterator[Any]:
     for message in messages:
         kind, *rest = unpack_message(message)
         if kind == END:
+            on_end(rest[0] if rest else 1)
             return
         if kind == ERROR:
             raise _error(*rest)

@@ -163,9 +163,8 @@ class LocalAPI:
         if request is None:
             return
         op = request.pop("op", None)
-        last = b""
         try:
-            last = await self._rows(stream, op, request)
+            answer = await self._rows(stream, op, request)
         except MatyanError as error:
             answer = _refusal(error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -178,15 +177,13 @@ class LocalAPI:
                     "this folder says where."
                 )
             )
-        else:
-            answer = pack_message([END])
-        await _send(stream, last + answer)
+        await _send(stream, answer)
 
     async def _rows(
         self, stream: trio.SocketStream, op: object, arguments: dict[str, Any]
     ) -> bytes:
-        """Sends the rows of the answer, but for the last ones of a read, which it returns: so most answers cross between threads
-        once."""
+        """Sends the rows of the answer, but for the last ones of a read, which it returns with the end: so most answers cross
+        between threads once."""
         if not isinstance(op, str) or op not in {*self._reads, *self._writes}:
             raise _not_known(f"{op!r}")
         if op in self._reads:
@@ -195,7 +192,7 @@ class LocalAPI:
         async with aclosing(cast("AsyncGenerator[object]", rows)) as items:
             async for item in items:
                 await _send(stream, _items([_packed(item)]))
-        return b""
+        return _end(1)
 
     async def _read(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
         async with self._store.snapshot() as snapshot:
@@ -205,7 +202,7 @@ class LocalAPI:
                     async with self._limit:
                         piece, is_last = await trio.to_thread.run_sync(pieces.next)
                     if is_last:
-                        return piece
+                        return piece + _end(snapshot.moments)
                     await _send(stream, piece)
 
 
@@ -260,6 +257,11 @@ class _Pieces:
     def close(self) -> None:
         if isinstance(self._rows, Generator):
             self._rows.close()
+
+
+def _end(moments: int) -> bytes:
+    """The end of an answer, which saw so many moments of the store."""
+    return pack_message([END] if moments == 1 else [END, moments])
 
 
 def _packed(item: object) -> bytes:

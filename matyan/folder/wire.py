@@ -1,8 +1,8 @@
 """The wire of the unix socket in a data folder: its name and its messages.
 
 One request a connection. Each message is a length (4 bytes, big endian) and msgpack. The request is a map with "op" and its
-arguments; each answer is `[ITEMS, [item, …]]`, the last `[END]` or `[ERROR, class, text]`. `client.py`
-asks, `server.py` answers.
+arguments; each answer is `[ITEMS, [item, …]]`, the last `[END]` or `[ERROR, class, text]`; `[END, moments]` when what was
+read is of several moments of the store. `client.py` asks, `server.py` answers.
 """
 
 from __future__ import annotations

@@ -23,10 +23,12 @@ from matyan.keys import Keys, range_of, unpack
 from matyan.rules import contexts, entities, runs, trees
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import SequenceInfo, Sequences
-from matyan.store.base import Snapshot
+from matyan.store.base import Range, Snapshot
 
 Row = dict[str, Any]
 
+_PAGE_RUNS: Final = 200
+"""Whose rows are read together, where each read takes a round trip."""
 _SUGGEST_FROM_RUNS: Final = 10_000
 """Near ids are looked for among so many of the newest runs."""
 LOG_WINDOW_ROWS: Final = 50_000
@@ -85,9 +87,28 @@ class Queries:
         self, snap: Snapshot, wanted: RunFilter, limit: int | None, counts: bool
     ) -> Iterator[Row]:
         names = entities.Names(snap, self._keys)
-        for run in itertools.islice(self._passing(snap, wanted), limit):
+        passing = itertools.islice(self._passing(snap, wanted), limit)
+        for run in self._with_rows(snap, passing):
             row = self._run_row(snap, run, names)
             yield row | self._counts(snap, run) if counts else row
+
+    def _with_rows(self, snap: Snapshot, found: Iterator[str]) -> Iterator[str]:
+        """The runs, and what `_run_row` reads of each page of them said before."""
+        if not snap.prefetches:
+            yield from found
+            return
+        keys = self._keys
+        while page := list(itertools.islice(found, _PAGE_RUNS)):
+            snap.prefetch(
+                [key for run in page for key in (keys.activity(run), keys.experiment_of_run(run))],
+                [
+                    Range(*range_of(prefix))
+                    for run in page
+                    for prefix in (keys.meta_prefix(run), keys.tag_of_run(run))
+                ],
+            )
+            # One that was deleted between two moments is no run any more.
+            yield from (run for run in page if runs.exists(self._rows(snap, run)))
 
     def _passing(self, snap: Snapshot, wanted: RunFilter) -> Iterator[str]:
         facts = wanted.indexed()
@@ -275,6 +296,7 @@ class Queries:
         yield from _in_order(
             heapq.merge(rows("record", LOG_RECORDS), rows("line", LINES), key=itemgetter(0))
         )
+        self._must_still_be(snap, run)
 
     def export(
         self,
@@ -304,8 +326,17 @@ class Queries:
                     yield from blocks
                 except ConfigurationError as error:
                     damage = error
+        self._must_still_be(snap, run)
         if damage is not None:
             raise damage
+
+    def _must_still_be(self, snap: Snapshot, run: str) -> None:
+        """
+        Raises:
+            NotFound: the run was deleted at one of the moments that were read: some of it may be missing.
+        """
+        if next(iter(snap.scan(*self._keys.run_range(run), limit=1)), None) is None:
+            raise NotFound(f"Run {run} was deleted while it was read.")
 
     def _points(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
         for block in self._sequences.points(snap, run, info.ctx, info.name):

@@ -252,13 +252,32 @@ class PackedPoints:
         for _, chunk in snap.scan(*range_of(prefix + CHUNK), limit=1, reverse=True):
             ordered = _head(chunk)[1]
         columns = Columns()
+        seen = 0  # points in the chunks so far
+        sorted_ = ordered  # whether the points come in the steps' order, each step once
+        last: int | None = None  # the last step that was handed out
         for _, chunk in snap.scan(*range_of(prefix + CHUNK)):
+            _, is_ordered, count, before = _head(chunk)
+            if not is_ordered or before < seen:
+                # At a later moment of a view: steps have come out of order, or chunks that were read already were merged into
+                # this one. Whatever was merged got a higher number, so nothing is passed over.
+                ordered, sorted_ = ordered and is_ordered, False
+            seen = before + count
             _decode(chunk, columns)
             if ordered and len(columns) >= READ_POINTS:
-                yield from _cut(columns, begin, end)
+                ready = columns if sorted_ else _behind(columns.merged(), last)
                 columns = Columns()
+                if (end_point := _last(ready)) is not None:
+                    last = end_point[0]
+                yield from _cut(ready, begin, end)
         # Steps that came out of order can stand anywhere: only all of them together can be sorted.
-        yield from _cut(columns if ordered else columns.merged(), begin, end)
+        yield from _cut(columns if sorted_ else _behind(columns.merged(), last), begin, end)
+
+
+def _behind(columns: Columns, step: int | None) -> Columns:
+    """The points behind a step."""
+    if step is None:
+        return columns
+    return Columns() if step == MAX_STEP else columns.between(step + 1, None)
 
 
 def _head(chunk: bytes) -> tuple[int, bool, int, int]:
