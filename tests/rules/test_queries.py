@@ -20,6 +20,8 @@ from tests.ledger import Ledger, metric, record
 class Counted:
     """A snapshot that counts what is read of it."""
 
+    prefetches = False
+
     def __init__(self, snap: Snapshot) -> None:
         self._snap = snap
         self.rows = 0
