@@ -34,6 +34,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("activity", run), ("owner", run)                    | activity, owner                           |
 | ("ingest", topic_id, partition)                      | ingest, ingest_prefix                     |
 | ("dropped", topic_id, partition)                     | dropped: records of deleted runs, counted |
+| ("counts_owed", run, family, uuid)                   | owed_count                                |
 | ("layout",), ("store",)                              | layout, store                             |
 | ("control_events", n), ("dead_letters", n)           | control_event, dead_letter: the embedded  |
 |                                                      | broker's                                  |
@@ -104,6 +105,8 @@ class Keys:
     """The packers, bound to a store's directories."""
 
     def __init__(self, store: Store) -> None:
+        self.are_shared = store.is_shared
+        """Whether others write the store, too."""
         self.runs = store.directory(("data", "runs"))
         self.indexes = store.directory(("data", "indexes"))
         self.system = store.directory(("system",))
@@ -199,6 +202,10 @@ class Keys:
 
     def tag_of_run(self, run: str, *uuid: str) -> bytes:
         return pack(("run_tags", run, *uuid), self.system)
+
+    def owed_count(self, *place: str) -> bytes:
+        """Run, family and uuid; what a part of them starts with."""
+        return pack(("counts_owed", *place), self.system)
 
     def job_lock(self, job: str) -> bytes:
         return pack(("job_lock", job), self.system)

@@ -346,6 +346,7 @@ class MemoryStore:
     """
 
     default_layout: Layout = "packed"
+    is_shared = False
 
     def __init__(
         self,

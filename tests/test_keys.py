@@ -15,6 +15,8 @@ from matyan.keys import Keys, pack_value, range_of, unpack, unpack_value
 class Directories:
     """A store's directory layer and nothing more: all that Keys asks for."""
 
+    is_shared = False
+
     def directory(self, path: tuple[str, ...]) -> bytes:
         return {
             ("data", "runs"): b"\x15\x01",

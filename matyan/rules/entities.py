@@ -17,13 +17,17 @@ from uuid import UUID, uuid5
 
 from matyan import readable
 from matyan.keys import Keys, pack_value, range_of
-from matyan.rules import indexes, trees
+from matyan.rules import counts, indexes, trees
 from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
 # Ours and never to change: the uuids of new experiments and tags are v5 ones under this namespace, so that a transaction that
 # runs twice writes the same bytes.
 NAMESPACE: Final = UUID("5d4c4d1e-8d0b-5f3a-9c53-6d6174796e21")
+
+EXPERIMENTS: Final = "experiments"
+TAGS: Final = "tags"
+"""The two families."""
 
 _TRUE = pack_value(True)
 
@@ -32,14 +36,17 @@ _TRUE = pack_value(True)
 class _Family:
     """Where a family's rows stand."""
 
+    name: str
     field: Callable[..., bytes]
     by_name: Callable[[Keys, str], bytes]
     member: Callable[[Keys, str, str], bytes]
     defaults: Mapping[str, object]
 
 
-_EXPERIMENTS = _Family(Keys.experiment, Keys.experiment_by_name, Keys.experiment_run, {})
-_TAGS = _Family(Keys.tag, Keys.tag_by_name, Keys.tag_run, {"color": ""})
+_EXPERIMENTS = _Family(
+    "experiments", Keys.experiment, Keys.experiment_by_name, Keys.experiment_run, {}
+)
+_TAGS = _Family(TAGS, Keys.tag, Keys.tag_by_name, Keys.tag_run, {"color": ""})
 
 
 def _find(snap: Snapshot, keys: Keys, family: _Family, name: str) -> str | None:
@@ -97,7 +104,7 @@ def _join(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
     tr, keys = rows.tr, rows.keys
     member = family.member(keys, uuid, rows.run)
     if tr.get(member) is None:
-        _count(tr, keys, family, uuid, 1)
+        counts.change(rows, family.name, uuid, 1)
     tr.set(member, _TRUE)
 
 
@@ -106,17 +113,8 @@ def _leave(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
     tr, keys = rows.tr, rows.keys
     member = family.member(keys, uuid, rows.run)
     if tr.get(member) is not None:
-        _count(tr, keys, family, uuid, -1)
+        counts.change(rows, family.name, uuid, -1)
     tr.clear(member)
-
-
-def _count(tr: Transaction, keys: Keys, family: _Family, uuid: str, change: int) -> None:
-    key = family.field(keys, uuid, "run_count")
-    packed = tr.get(key)
-    # No row: another program has removed the experiment or tag, and a lone counter helps nobody.
-    if packed is not None:
-        count = readable.value(packed)
-        tr.set(key, pack_value(max(0, (count if readable.is_int64(count) else 0) + change)))
 
 
 # --- experiments ----------------------------------------------------------------------------------
@@ -191,13 +189,15 @@ def _tag_uuids(rows: RunRows[Snapshot]) -> Iterator[str]:
             yield found[0]
 
 
-def add_tag(rows: RunRows[Transaction], name: str, now: float) -> None:
+def add_tag(rows: RunRows[Transaction], name: str, now: float) -> str:
+    """Tags the run with `name`, which is made when it is new; returns its uuid."""
     tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _find_or_create(tr, keys, _TAGS, name, now)
     tr.set(keys.run_tag(run, uuid), _TRUE)
     tr.set(keys.tag_of_run(run, uuid), _TRUE)
     indexes.put(rows, "tag", name)
     _join(rows, _TAGS, uuid)
+    return uuid
 
 
 def remove_tag(rows: RunRows[Transaction], name: str) -> None:

@@ -23,6 +23,7 @@ from matyan._codec import (
 from matyan.keys import Keys, range_of
 from matyan.rules import runs
 from matyan.rules.contexts import EMPTY
+from matyan.rules.entities import EXPERIMENTS, TAGS
 from matyan.rules.records import HPARAMS, Op, Rules
 from matyan.store.base import Range, Transaction
 
@@ -63,6 +64,13 @@ class _Reads:
     def want(self, *keys: bytes) -> None:
         self.keys.update(dict.fromkeys(keys))
 
+    def want_owed(self, run: str) -> None:
+        if self._pack.are_shared:
+            self.want_below(self._pack.owed_count(run))
+
+    def met(self, family: str, name: str) -> str | None:
+        return self._rules.met.get((family, name))
+
     def want_below(self, prefix: bytes) -> None:
         self.ranges[Range(*range_of(prefix))] = None
 
@@ -96,11 +104,17 @@ def _finish_run(reads: _Reads, keys: Keys, record: Record) -> None:
 def _set_run_property(reads: _Reads, keys: Keys, record: Record) -> None:
     if isinstance(name := record.payload.get("experiment"), str):
         reads.want(keys.experiment_by_name(name), keys.experiment_of_run(record.run))
+        if (uuid := reads.met(EXPERIMENTS, name)) is not None:
+            reads.want(keys.experiment_run(uuid, record.run))
+        reads.want_owed(record.run)
 
 
 def _tag(reads: _Reads, keys: Keys, record: Record) -> None:
     if isinstance(name := record.payload.get("tag_name"), str):
         reads.want(keys.tag_by_name(name))
+        if (uuid := reads.met(TAGS, name)) is not None:
+            reads.want(keys.tag_run(uuid, record.run))
+        reads.want_owed(record.run)
 
 
 def _log_hparams(reads: _Reads, keys: Keys, record: Record) -> None:
@@ -123,6 +137,7 @@ def _delete_run(reads: _Reads, keys: Keys, record: Record) -> None:
     reads.want(keys.experiment_of_run(record.run))
     reads.want_below(keys.tag_of_run(record.run))
     reads.want_below(keys.reverse_index(record.run))
+    reads.want_owed(record.run)
 
 
 _KINDS: Final[dict[str, Callable[[_Reads, Keys, Record], Any]]] = {

@@ -39,6 +39,9 @@ ACTIVITY_S: Final = 60.0
 
 HPARAMS: Final = "hparams"
 
+MOST_MET: Final = 10_000
+"""Experiments and tags whose uuids are kept."""
+
 MAX_RUN_BYTES: Final = 512
 """Of a run id: frontiers take 128, but other programs write records too, and each key holds one."""
 
@@ -59,6 +62,8 @@ class Rules:
         self._activity: dict[str, float] = {}
         self.contexts = contexts.Remembered()
         """The ids of contexts that are known to be stored."""
+        self.met: dict[tuple[str, str], str] = {}
+        """The uuid that an experiment or a tag had last, by family and name: a hint of what will be read, no more."""
 
     def begin(self, tr: Transaction, owner: str) -> Unit:
         """The work of one transaction. `owner`: whose records it applies, "topic_id/partition"."""
@@ -248,6 +253,13 @@ class Unit:
         self.contexts.setdefault(rows.run, {})[text] = ctx
         return ctx
 
+    def met(self, family: str, name: str, uuid: str) -> str:
+        """The uuid of an experiment or a tag, which is kept as a hint."""
+        if len(self._rules.met) >= MOST_MET:
+            self._rules.met.clear()
+        self._rules.met[family, name] = uuid
+        return uuid
+
     def forget(self, run: str) -> None:
         """What was remembered of this run counts no more, from here on."""
         self._rules.forget(run)
@@ -348,13 +360,15 @@ def set_run_property(unit: Unit, rows: RunRows[Transaction], record: Record) -> 
     }
     experiment = _field(record, "experiment", str, default=None)
     if experiment is not None:
-        fields["experiment_id"] = entities.set_experiment(rows, experiment, record.timestamp)
+        uuid = entities.set_experiment(rows, experiment, record.timestamp)
+        fields["experiment_id"] = unit.met(entities.EXPERIMENTS, experiment, uuid)
     given = {field: value for field, value in fields.items() if value is not None}
     runs.put_meta(rows, record.timestamp, given)
 
 
 def add_tag(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
-    entities.add_tag(rows, _field(record, "tag_name", str), record.timestamp)
+    name = _field(record, "tag_name", str)
+    unit.met(entities.TAGS, name, entities.add_tag(rows, name, record.timestamp))
 
 
 def remove_tag(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
@@ -467,3 +481,6 @@ KINDS: Final[dict[str, Rule]] = {
 }
 """Every kind but log_metric, whose records come gathered as MetricPoints. One whose work grows with what the record or the
 store holds pauses in it."""
+
+COUNTING: Final = frozenset({"set_run_property", "add_tag", "remove_tag", "delete_run"})
+"""The kinds that may change how many runs an experiment or a tag has."""

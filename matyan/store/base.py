@@ -115,6 +115,11 @@ class Store(Protocol):
         """What a new store of this engine gets where nobody wants one: compatible where other programs read its stores."""
         ...
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write it, too: what many transactions change is then changed where they do not meet."""
+        ...
+
     def directory(self, path: tuple[str, ...]) -> bytes:
         """The key prefix of a directory (FoundationDB's directory layer, or a fixed one)."""
         ...

@@ -25,8 +25,9 @@ from matyan.broker.base import (
 )
 from matyan.errors import Bug, Expired, Fenced, InvalidRecord, OffsetConflict
 from matyan.keys import Keys, pack_value, unpack_value
+from matyan.rules.counts import fold
 from matyan.rules.prefetch import prefetch
-from matyan.rules.records import Rules, Unit, event_of
+from matyan.rules.records import COUNTING, Rules, Unit, event_of
 from matyan.service import telemetry
 from matyan.service.logs import get_logger
 from matyan.store.base import Snapshot, Store, Transaction
@@ -130,6 +131,8 @@ class Ingestion:
         """Why records are dead letters, by offset."""
         self._rules = worker.make_rules()
         self._unsettled: _Attempt | None = None
+        self._owes = False
+        """Whether counts may be owed."""
         self._pace = Pace()
         self._log = get_logger().bind(
             service="ingest", topic=self.partition.topic, partition=self.partition.partition
@@ -148,6 +151,8 @@ class Ingestion:
                 await self._tenure.stand_still(str(error))
             else:
                 self._tenure.conflict = None
+                self._owes = self._worker.keys.are_shared
+                await self._fold_counts()
                 return
 
     async def _read_stored_offset(self) -> None:
@@ -177,7 +182,14 @@ class Ingestion:
         for piece in self._split(batch):
             if not await self._apply(piece):
                 return False
+        await self._fold_counts()
         return True
+
+    async def _fold_counts(self) -> None:
+        """Pays what is owed, behind the batch and not in it (`rules/counts.py`)."""
+        while self._owes:
+            pay = partial(self._worker.store.transact, lambda tr: fold(tr, self._worker.keys))
+            self._owes = await self._tenure.retrying(pay)
 
     def _split(self, batch: Batch) -> Iterator[Batch]:
         """Pieces that one transaction can take; a record that is too big for that stays alone."""
@@ -396,6 +408,8 @@ class Ingestion:
         if contents.ops:
             first = contents.ops[0].timestamp
             telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - first))
+        if not unit.applied.keys().isdisjoint(COUNTING):
+            self._owes = self._worker.keys.are_shared
         for kind, count in unit.applied.items():
             telemetry.INGEST_PROCESSED_OF(kind).inc(count)
         if self._worker.on_deletion is not None and "delete_run" in unit.applied:

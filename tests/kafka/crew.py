@@ -68,6 +68,8 @@ class Door:
             await self._thawed.wait()
             self.waiting -= 1
 
+    is_shared = False
+
     def directory(self, path: tuple[str, ...]) -> bytes:
         return self._store.directory(path)
 

@@ -46,6 +46,8 @@ class Engine:
         """Records applied by each transaction."""
         self.before_next: Callable[[], None] | None = None
 
+    is_shared = False
+
     def directory(self, path: tuple[str, ...]) -> bytes:
         return self._store.directory(path)
 

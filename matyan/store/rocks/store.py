@@ -77,6 +77,7 @@ class RocksStore:
     """Made by `open_rocks`. All calls come from one trio thread."""
 
     default_layout: Final[Layout] = "packed"
+    is_shared: Final = False
 
     def __init__(
         self, folder: Path, lock: IO[str], database: rocksdict.Rdict, *, sync: bool
