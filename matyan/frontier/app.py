@@ -235,8 +235,8 @@ class _Replies:
 
 
 async def _receive(intake: Intake, session: Session, data: bytes) -> None:
-    """Takes a whole message, a large one in slices between which the loop turns. Here what finds no room waits as long as
-    on the lane, where `intake.py` says why, but is held by Hypercorn."""
+    """Takes a whole message, a large one in slices between which the loop turns. A message that finds no room waits as long as
+    on the lane (`intake.py` says why), but here Hypercorn holds it."""
     now = trio.current_time()
     while not (room := intake.may_take(is_first=session.is_first)):
         may_wait = session.needs_room(data, now) and session.may_wait(data, now)

@@ -295,12 +295,12 @@ class Connection:
         wire.splits_small = self._budget.held >= self._budget.capacity and self._may_lack_room()
         taken = 0
         while self._reading is ON or self._reading is HELD_BACK:
-            # What waited for room came then: its client's patience counts from there.
+            # What waited for room came earlier: since then its client waits for the reply.
             came = now if self._event is None else self._event_since
             event, self._event = self._event or wire.next(), None
             if event is None:
                 break
-            # A ping that came before it is answered before it, whose reply may be at hand at once.
+            # A ping that came before the message is answered first: the message's reply may be at hand at once.
             if wire.is_open and (pongs := wire.data_to_send()):
                 self._write(pongs)
             taken += len(event[1])
@@ -319,7 +319,7 @@ class Connection:
             self._incoming = None
             self._intake.end(self)
         if self._life is CLOSED:
-            # By a reply that could not be sent: nobody asks again for what is at hand.
+            # A reply could not be sent: nobody will ask for what is at hand.
             self._incoming = None
             self._intake.leave(self)
         else:
