@@ -31,7 +31,7 @@ test: setup
 
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
-	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/faults tests/kafka
+	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/faults tests/kafka tests/workers/test_storm.py
 
 # Hostile connections for MATYAN_FUZZ_SECONDS (600), from MATYAN_FUZZ_SEED or one that is printed.
 fuzz: export MATYAN_FUZZ_SECONDS ?= 600

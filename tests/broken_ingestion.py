@@ -36,3 +36,16 @@ class IgnoresStoredOffset(IngestWorker):
 
     def ingestion(self, tenure: Tenure) -> Ingestion:
         return _IgnoresStoredOffset(self, tenure)
+
+
+class _FencesNobody(Ingestion):
+    async def transact(self, batch: Batch, contents: Contents) -> Unit:
+        self._stored_row = await self._worker.store.read(self.read_offset)
+        return await super().transact(batch, contents)
+
+
+class FencesNobody(IngestWorker):
+    """Moves the stored offset, and never minds where it stood."""
+
+    def ingestion(self, tenure: Tenure) -> Ingestion:
+        return _FencesNobody(self, tenure)

@@ -28,6 +28,8 @@ from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
 from tests.memory_store import MemoryStore, exhaust
 from tests.until import until
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 T = TypeVar("T")
 
 
@@ -42,6 +44,7 @@ class Engine:
         self.most_writes: int | None = None
         self.most_points_in_time: int | None = None
         self.expired = 0
+        self.size = 0
         self.sizes: list[int] = []
         """Records applied by each transaction."""
         self.before_next: Callable[[], None] | None = None
@@ -64,12 +67,13 @@ class Engine:
             if self.most_points_in_time is not None and size > self.most_points_in_time:
                 self.expired += 1
                 raise Expired("the transaction is too old")
-            self.sizes.append(size)
+            self.size = size
             if self.most_writes is not None and len(tr.writes) > self.most_writes:
                 raise InvalidRecord("the transaction is too large")
             return outcome
 
         outcome = self._store.commit(limited)
+        self.sizes.append(self.size)
         self.transactions += 1
         await trio.lowlevel.checkpoint()
         if self.lose_answers:
