@@ -1,14 +1,19 @@
-"""A real S3 server on loopback, for tests and `make s3`: S3Proxy from Maven Central.
+"""Real S3 servers on loopback, for tests and `make s3`: S3Proxy from Maven Central, and versitygw, a Go program.
 
-It checks what S3 checks: signatures (AWS Signature 4) of headers and presigned URLs, their expiry, and the headers that
-they cover. Tried and left: versitygw, a Go program (135 CPU seconds to build), which keeps keys as paths of files
-and so refuses keys that S3 takes (`a` beside `a/b`, `a//b`, a segment over 255 bytes). What S3Proxy does worse: its
-Jetty rewrites the Content-Types that it knows (`text/html; charset=utf-8`, `TEXT/html`), so that it refuses their signatures.
+Both check what S3 checks: signatures (AWS Signature 4) of headers and presigned URLs, their expiry, and the headers that
+they cover. S3Proxy is the one to try things with: in memory it takes any key. Its Jetty rewrites the Content-Types that
+it knows (`text/html; charset=utf-8`, `TEXT/html`), so that it refuses their signatures. versitygw takes these. It keeps
+keys as paths of files and so refuses keys that S3 takes (`a` beside `a/b`, `a//b`, a segment over 255 bytes); it costs 135 CPU
+seconds to build once, and a second from then on.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
+import shutil
+import subprocess
 import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dev.process import (
     HERE,
     TARGET,
+    Missing,
     Server,
     fetch_jars,
     free_ports,
@@ -31,6 +37,9 @@ from dev.process import (
 BUCKET = "matyan-artifacts"
 ACCESS_KEY = SECRET_KEY = "rustfsadmin"
 """The services' defaults, so that `make s3` needs no setting."""
+
+VERSITY = "github.com/versity/versitygw"
+VERSITY_VERSION = "v1.8.0"
 
 PROPERTIES = """\
 s3proxy.endpoint=http://127.0.0.1:{port}
@@ -60,6 +69,32 @@ def classpath() -> str:
     return fetch_jars(HERE / "s3.xml")
 
 
+def versity() -> Path:
+    """The versitygw program, built when it was not built yet.
+
+    Raises:
+        Missing: Go is not installed, or cannot build it.
+    """
+    if shutil.which("go") is None:
+        raise Missing("go is not on the PATH: it builds the second S3 server")
+    folder = TARGET / f"versitygw-{VERSITY_VERSION}"
+    program = folder / "versitygw"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (TARGET / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not program.exists():
+            done = subprocess.run(
+                ["go", "install", f"{VERSITY}/cmd/versitygw@{VERSITY_VERSION}"],
+                env={**os.environ, "GOBIN": str(folder)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise Missing(f"go could not build versitygw: {done.stderr[-2000:]}")
+    return program
+
+
 class S3(Server):
     """One S3 server with the bucket of the services' defaults.
 
@@ -87,6 +122,20 @@ class S3(Server):
         """
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
+        self.spawn_on(data)
+        client = self.client()
+
+        def has_bucket() -> bool:
+            try:
+                self.make_bucket(BUCKET, client)
+            except (BotoCoreError, ClientError):
+                return False
+            return True
+
+        self.wait_until(has_bucket, timeout)
+
+    def spawn_on(self, data: Path) -> None:
+        """Starts the program, whose objects are files under `data`."""
         properties = self.folder / "s3proxy.conf"
         properties.write_text(
             PROPERTIES.format(
@@ -106,16 +155,6 @@ class S3(Server):
                 *("org.gaul.s3proxy.Main", "--properties", properties),
             ]
         )
-        client = self.client()
-
-        def has_bucket() -> bool:
-            try:
-                self.make_bucket(BUCKET, client)
-            except (BotoCoreError, ClientError):
-                return False
-            return True
-
-        self.wait_until(has_bucket, timeout)
 
     def client(self) -> Any:
         """A plain client, for what a test does beside the engine."""
@@ -145,6 +184,19 @@ class S3(Server):
             self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         )
         return {row["Key"] for page in pages for row in page.get("Contents", [])}
+
+
+class Versity(S3):
+    """The same with versitygw."""
+
+    def spawn_on(self, data: Path) -> None:
+        self.spawn(
+            [
+                *(versity(), "--port", f"127.0.0.1:{self.port}"),
+                *("--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet"),
+                *("posix", data),
+            ]
+        )
 
 
 def running(folder: Path, port: int = 0, *, in_memory: bool = False) -> AbstractContextManager[S3]:

@@ -15,7 +15,8 @@ import pytest
 from dev import broker as kafka
 from dev import s3 as s3_
 from dev.broker import Broker
-from dev.s3 import S3
+from dev.process import stopped_at_end
+from dev.s3 import S3, Versity
 from matyan.settings import Settings, load
 from tests.kafka.topics import create_topic
 from tests.needs import needed
@@ -83,6 +84,15 @@ def guarded_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -
 def s3(s3_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
     """The session's S3 server, in memory, so that every key is legal. Tests make their own buckets on it."""
     with s3_.running(tmp_path_factory.mktemp("s3"), in_memory=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    """The session's second S3 server, by other people. Tests make their own buckets on it."""
+    needed(s3_.versity, "MATYAN_TEST_REQUIRE_S3")
+    server = Versity(tmp_path_factory.mktemp("versity"))
+    with stopped_at_end(server, server.start):
         yield server
 
 

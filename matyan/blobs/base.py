@@ -5,9 +5,9 @@ Bytes never pass through here: a client PUTs them to a signed URL.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 URL_PATH = "/api/v1/rest/artifacts/blob/"
 """Of the signed URLs that a process serves itself; the run and the blob's path follow."""
@@ -42,4 +42,31 @@ class Blobs(Protocol):
 
     async def delete_run(self, run: str) -> int:
         """Deletes every blob under `run`/; returns how many there were."""
+        ...
+
+
+class ListedBlob(NamedTuple):
+    """A blob as its engine lists it."""
+
+    key: str
+    """run/path."""
+    age_s: float
+    """Since it was last put, by the clock of whoever keeps it."""
+    size: int
+    """Bytes."""
+
+
+class ListedBlobs(Protocol):
+    """Blobs as what cleans up sees them: everything that is there, whether a record names it or not."""
+
+    def pages(self, prefix: str = "", after: str = "") -> AsyncIterator[list[ListedBlob]]:
+        """The blobs whose keys begin so, behind the key `after`, in the keys' order, in pages of 1,000 at most.
+
+        Raises:
+            Unavailable: try again.
+        """
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        """See `Blobs`."""
         ...

@@ -1,6 +1,6 @@
 """Blobs in S3 or a server that speaks it: URLs are signed in this process, bytes never pass through it.
 
-No retry: the callers have their own.
+No retry of a call: the callers have their own. Only keys that an answer names as not deleted are asked for again.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -19,7 +20,7 @@ import trio
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from matyan.blobs.base import Upload
+from matyan.blobs.base import ListedBlob, Upload
 from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.parsing import LONGEST_EXPIRY_S
 from matyan.settings import Settings
@@ -28,9 +29,13 @@ T = TypeVar("T")
 
 _PIECE_BYTES = 1 << 20
 """So much of a blob is read at once."""
-_CONNECT_S = 5.0
-_READ_S = 20.0
-"""An answer must come within this time. A deletion that takes longer goes on in the server, and the next attempt finds less."""
+_CONNECT_S = 3.0
+_READ_S = 8.0
+"""The server must say something within this time. A deletion that takes longer goes on in it, and the next attempt finds less."""
+_CALL_S = 20.0
+"""And be through within this: one that says a byte now and then is as good as frozen."""
+_AGAIN_S: Final = (0.1, 0.5)
+"""Waits before keys that were not deleted are asked for again, in the same call."""
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What the body of DeleteObjects cannot carry (XML 1.0, Char; a carriage return would come out as a line feed)."""
 
@@ -44,6 +49,9 @@ _MENDS: Final = {
     "RequestTimeTooSkewed": "Set this machine's clock.",
 }
 """What mends an error, by the S3 API's code."""
+
+Refused = dict[str, dict[str, str]]
+"""What a server says of each key that it did not delete."""
 
 
 class S3Blobs:
@@ -103,40 +111,79 @@ class S3Blobs:
         return url
 
     async def delete(self, keys: Sequence[str]) -> int:
-        alone = [key for key in keys if _NOT_XML.search(key)]
-        for key in alone:
-            await self._call(self._client.delete_object, Key=key)
-        together = [key for key in keys if key not in alone]
-        for begin in range(0, len(together), self._page):
-            objects = [{"Key": key} for key in together[begin : begin + self._page]]
-            answer = await self._call(
-                self._client.delete_objects, Delete={"Objects": objects, "Quiet": True}
-            )
-            if answer.get("Errors"):
-                first = answer["Errors"][0]
-                raise Unavailable(
-                    f"{self._where}: {first.get('Key')} was not deleted: {first.get('Code')}, {first.get('Message')}. "
-                    f"{_MENDS.get(first.get('Code'), _MEND)}"
-                )
+        """See `Blobs`. One key that cannot be deleted holds up no other: what is wrong is told at the end."""
+        refused = await self._delete(keys)
+        if refused:
+            raise self._not_deleted(refused)
         return len(keys)
 
     async def delete_run(self, run: str) -> int:
+        """See `Blobs`. Page by page, so that an end in the midst of it leaves less to the next attempt."""
         count = 0
-        last = ""
+        refused: Refused = {}
+        async for page in self.pages(f"{run}/"):
+            refused |= await self._delete([blob.key for blob in page])
+            count += len(page)
+        if refused:
+            raise self._not_deleted(refused)
+        return count
+
+    async def pages(self, prefix: str = "", after: str = "") -> AsyncIterator[list[ListedBlob]]:
+        """The objects whose keys begin so, behind the key `after`, in pages; see `ListedBlobs`."""
         while True:
             # From the last key on and not from the first again: a server that lists what it does not delete must not
             # turn this into a loop without end (some show folders as keys).
-            page = await self._call(
-                self._client.list_objects_v2,
-                Prefix=f"{run}/",
-                MaxKeys=self._page,
-                StartAfter=last,
+            answer = await self._call(
+                self._client.list_objects_v2, Prefix=prefix, MaxKeys=self._page, StartAfter=after
             )
-            keys = [row["Key"] for row in page.get("Contents", [])]
-            if not keys:
-                return count
-            count += await self.delete(keys)
-            last = keys[-1]
+            # By the clock that has set the times: this machine's may be another.
+            now = _date(answer) or datetime.now(UTC)
+            rows = answer.get("Contents", [])
+            if not rows:
+                return
+            yield [
+                ListedBlob(row["Key"], (now - row["LastModified"]).total_seconds(), row["Size"])
+                for row in rows
+            ]
+            after = rows[-1]["Key"]
+
+    async def _delete(self, keys: Sequence[str]) -> Refused:
+        """What could not be deleted."""
+        refused: Refused = {}
+        together = []
+        for key in keys:
+            if not _NOT_XML.search(key):
+                together.append(key)
+                continue
+            await self._call(self._client.delete_object, Key=key)
+        for begin in range(0, len(together), self._page):
+            refused |= await self._delete_page(together[begin : begin + self._page])
+        return refused
+
+    async def _delete_page(self, keys: Sequence[str]) -> Refused:
+        for wait_s in (*_AGAIN_S, None):
+            objects = [{"Key": key} for key in keys]
+            answer = await self._call(
+                self._client.delete_objects, Delete={"Objects": objects, "Quiet": True}
+            )
+            refused = {
+                row.get("Key", ""): row
+                for row in answer.get("Errors", [])
+                if row.get("Code") != "NoSuchKey"
+            }
+            keys = [key for key in refused if refused[key].get("Code") not in _MENDS]
+            if not keys or wait_s is None:
+                break
+            await trio.sleep(wait_s)
+        return refused
+
+    def _not_deleted(self, refused: Refused) -> Unavailable:
+        key, row = next(iter(refused.items()))
+        others = f" and {len(refused) - 1} other keys were" if len(refused) > 1 else " was"
+        return Unavailable(
+            f"{self._where}: {key}{others} not deleted: {row.get('Code')}, {row.get('Message')}. "
+            f"{_MENDS.get(row.get('Code', ''), _MEND)}"
+        )
 
     # --- for `matyan artifacts`, in its own thread -------------------------------------------------
 
@@ -208,20 +255,23 @@ class S3Blobs:
             answer = error.response
         except BotoCoreError as error:
             raise Unavailable(f"{self._where} does not answer: {_said(error)}. {_MEND}") from error
-        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        date = _date(answer)
         if date is None:
             raise Unavailable(
                 f"{self._where} tells no time: its answer has no Date header. {_MEND}"
             )
-        return parsedate_to_datetime(date).timestamp()
+        return date.timestamp()
 
     async def _call(self, call: Callable[..., T], **arguments: Any) -> T:
-        with self._translated():
+        with self._translated(), trio.move_on_after(_CALL_S):
             # Given up with its thread when the caller is cancelled: a drain must not wait for a server that hangs,
             # and to delete again what this call still deletes is harmless.
             return await trio.to_thread.run_sync(
                 partial(call, Bucket=self._bucket, **arguments), abandon_on_cancel=True
             )
+        raise Unavailable(
+            f"{self._where} does not answer: nothing whole within {_CALL_S:g} s. {_MEND}"
+        )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -234,6 +284,12 @@ class S3Blobs:
             ) from error
         except BotoCoreError as error:
             raise Unavailable(f"{self._where} does not answer: {_said(error)}. {_MEND}") from error
+
+
+def _date(answer: Mapping[str, Any]) -> datetime | None:
+    """The server's time, as an answer of it tells."""
+    date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    return None if date is None else parsedate_to_datetime(date)
 
 
 def _said(error: Exception) -> str:

@@ -44,8 +44,13 @@ class Bucket:
         return answer["ContentType"], answer["Body"].read()
 
 
+def bucket_on(server: S3) -> Bucket:
+    """A new one."""
+    made = Bucket(server, f"b-{uuid.uuid4().hex[:12]}", server.client())
+    server.make_bucket(made.name, made.client)
+    return made
+
+
 @pytest.fixture
 def bucket(s3: S3) -> Bucket:
-    made = Bucket(s3, f"b-{uuid.uuid4().hex[:12]}", s3.client())
-    s3.make_bucket(made.name, made.client)
-    return made
+    return bucket_on(s3)

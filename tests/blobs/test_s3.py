@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -171,14 +175,18 @@ def silent_endpoint() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-async def test_a_server_that_hangs_can_be_left(silent_endpoint: str) -> None:
-    """A deletion that waits for it ends when it is cancelled, long before its own limit of 20 s."""
+async def test_a_server_that_hangs_can_be_left(
+    silent_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deletion that waits for it ends when it is cancelled, long before its own limits."""
+    monkeypatch.setattr("matyan.blobs.s3._READ_S", 60.0)
+    monkeypatch.setattr("matyan.blobs.s3._CALL_S", 60.0)
     blobs = S3Blobs(load({"S3_ENDPOINT": silent_endpoint}))
     began = time.monotonic()
     with trio.move_on_after(0.5) as scope:
         await blobs.delete_run("run")
     assert scope.cancelled_caught
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 30
 
 
 async def test_a_server_that_hangs_is_unavailable(
@@ -188,4 +196,115 @@ async def test_a_server_that_hangs_is_unavailable(
     monkeypatch.setattr("matyan.blobs.s3._READ_S", 0.5)
     blobs = S3Blobs(load({"S3_ENDPOINT": silent_endpoint}))
     with trio.fail_after(60), pytest.raises(Unavailable, match="does not answer"):
+        await blobs.delete_run("run")
+
+
+class StubbornS3(BaseHTTPRequestHandler):
+    """A server that lists 2,500 keys of a run and deletes as its `refusals` say."""
+
+    protocol_version = "HTTP/1.1"
+    keys: set[str]
+    refusals: dict[str, list[str]]
+    """By key, the codes with which its deletion is refused, one after the other."""
+    pages: list[int]
+    """The keys of each deletion that was asked for."""
+
+    def do_GET(self) -> None:
+        query = parse_qs(urlsplit(self.path).query)
+        after = query.get("start-after", [""])[0]
+        rows = sorted(key for key in self.keys if key > after)[: int(query["max-keys"][0])]
+        stamp = "<LastModified>2026-01-02T03:04:05.000Z</LastModified><Size>1</Size>"
+        contents = "".join(f"<Contents><Key>{key}</Key>{stamp}</Contents>" for key in rows)
+        self.answer(f"<ListBucketResult>{contents}</ListBucketResult>")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        asked = re.findall("<Key>(.*?)</Key>", body)
+        self.pages.append(len(asked))
+        errors = ""
+        for key in asked:
+            if codes := self.refusals.get(key):
+                errors += f"<Error><Key>{key}</Key><Code>{codes.pop(0)}</Code></Error>"
+            else:
+                self.keys.discard(key)
+        self.answer(f"<DeleteResult>{errors}</DeleteResult>")
+
+    def answer(self, text: str) -> None:
+        data = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None: ...
+
+
+@pytest.fixture
+def stubborn() -> type[StubbornS3]:
+    class Handler(StubbornS3):
+        pass
+
+    Handler.keys = {f"run/{number:04}" for number in range(2_500)}
+    Handler.refusals = {}
+    Handler.pages = []
+    return Handler
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]) -> Iterator[S3Blobs]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield S3Blobs(load({"S3_ENDPOINT": f"http://127.0.0.1:{server.server_port}"}))
+        server.shutdown()
+
+
+async def test_keys_that_were_not_deleted_are_asked_for_again(
+    stubborn: type[StubbornS3],
+) -> None:
+    """Only they: a server that is busy with three of 2,500 keys deletes all of them in one call."""
+    stubborn.refusals.update({f"run/{n}": ["InternalError", "SlowDown"] for n in ("0000", "0999")})
+    stubborn.refusals["run/2000"] = ["NoSuchKey"]
+    with served(stubborn) as blobs:
+        assert await blobs.delete_run("run") == 2_500
+    assert stubborn.keys == {"run/2000"}  # as it said, there is none
+    assert stubborn.pages == [1_000, 2, 2, 1_000, 500]
+
+
+async def test_a_key_that_stays_holds_up_no_other(stubborn: type[StubbornS3]) -> None:
+    """It is named at the end, with what mends it; what mends nothing by itself is not asked for again."""
+    stubborn.refusals["run/0001"] = ["InternalError"] * 9
+    stubborn.refusals["run/1500"] = ["AccessDenied"] * 9
+    with served(stubborn) as blobs:
+        with pytest.raises(Unavailable, match=r"run/0001 and 1 other keys .*: InternalError"):
+            await blobs.delete_run("run")
+        assert stubborn.keys == {"run/0001", "run/1500"}
+        assert stubborn.pages == [1_000, 1, 1, 1_000, 500]
+        with pytest.raises(Unavailable, match=r"AccessDenied.*may list, put and delete"):
+            await blobs.delete(["run/1500"])
+        assert stubborn.pages[-1:] == [1]
+
+
+async def test_a_server_that_says_a_byte_now_and_then_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each byte is in time, and the call as a whole is not."""
+    monkeypatch.setattr("matyan.blobs.s3._CALL_S", 1.0)
+
+    class Trickling(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(60):
+                    self.wfile.write(b"<")
+                    time.sleep(0.25)
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    with (
+        served(Trickling) as blobs,
+        trio.fail_after(60),
+        pytest.raises(Unavailable, match="does not answer"),
+    ):
         await blobs.delete_run("run")
