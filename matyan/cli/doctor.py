@@ -154,7 +154,9 @@ async def _check_settings(settings: Settings) -> str:
 
 def _about_compression(compression: str) -> str:
     """Who can read records that are compressed so, and when another way is better."""
-    if compression in ("none", "gzip"):
+    from matyan.broker.kafka.client import READ_BY_ALL
+
+    if compression in READ_BY_ALL:
         return (
             f"records are compressed by MATYAN_KAFKA_COMPRESSION={compression}, which every reader knows; where no worker of "
             "the reference's reads them, lz4 (or zstd, where the network or the brokers' disks are the limit) is better"

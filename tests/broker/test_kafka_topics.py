@@ -66,6 +66,24 @@ def test_what_removes_records_is_judged(
         assert expected is None or expected in found[0]
 
 
+@pytest.mark.parametrize(
+    ("compression", "is_fine"),
+    [
+        *((name, True) for name in ("producer", "uncompressed", "gzip", None)),
+        *((name, False) for name in ("lz4", "zstd", "snappy")),
+    ],
+)
+def test_what_the_broker_makes_of_our_compression_is_judged(
+    compression: str | None, is_fine: bool
+) -> None:
+    """A topic can have one of its own, which the reference's worker may not read."""
+    topic = Topic("t", 6, 3, 3, KAFKA_DEFAULT_BYTES, 2, compression_type=compression)
+    assert topic.trouble() == []
+    found = topic.advice()
+    assert (found == []) == is_fine
+    assert is_fine or f"compression.type={compression}" in found[0]
+
+
 def test_missing_topics_are_one_sentence() -> None:
     """Three that are missing are named together, beside what is wrong with the others."""
     found = troubles([Topic("a"), Topic("b", 1, 1, 1, 10, 1), Topic("c")])

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from matyan.cli.doctor import _check_clock
+from matyan.cli.doctor import _check_clock, _check_settings
 from matyan.errors import MatyanError
 from matyan.settings import load
 
@@ -60,3 +60,20 @@ async def test_the_clock_is_compared_with_the_servers(
         except MatyanError as error:
             finding, was_ok = str(error), False
     assert (was_ok, text in finding) == (is_ok, True), finding
+
+
+@pytest.mark.parametrize(
+    ("compression", "text"),
+    [
+        ("none", "lz4 (or zstd, "),
+        ("gzip", "lz4 (or zstd, "),
+        ("lz4", "ends at the first, unless the package cramjam"),
+        ("zstd", "ends at the first, unless the package cramjam"),
+        ("snappy", "ends at the first, unless the package cramjam"),
+    ],
+)
+async def test_it_says_who_reads_our_records(compression: str, text: str) -> None:
+    """And when another compression is better."""
+    finding = await _check_settings(load({"MATYAN_KAFKA_COMPRESSION": compression}))
+    assert f"MATYAN_KAFKA_COMPRESSION={compression}" in finding
+    assert text in finding

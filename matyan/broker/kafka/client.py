@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import trio
 from confluent_kafka import KafkaError
@@ -33,6 +33,10 @@ TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO
 
 LIBRDKAFKA_LOGGER = "matyan.librdkafka"
 """The name of the logger that gets librdkafka's own lines."""
+
+
+READ_BY_ALL: Final = ("none", "gzip")
+"""The compressions that a plain installation of the reference's programs reads."""
 
 
 def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
 )
 
 from matyan.broker.kafka.admin import NETWORK_S, Forbidden, cluster, no_topics, result
+from matyan.broker.kafka.client import READ_BY_ALL
 from matyan.errors import Unavailable
 from matyan.settings import Settings, dead_letter_topic
 
@@ -56,6 +57,8 @@ class Topic:
     retention_ms: int | None = None
     """Below 0: for ever; the same of bytes."""
     retention_bytes: int | None = None
+    compression_type: str | None = None
+    """What the broker compresses records with as it takes them; producer: they stay as they come."""
 
     def trouble(self) -> list[str]:
         """Why our records cannot go through it, with what mends that."""
@@ -96,7 +99,13 @@ class Topic:
 
     def advice(self) -> list[str]:
         """What works and can be made safer."""
-        return [*self._retention_advice(), *self._replication_advice()] if self.partitions else []
+        if not self.partitions:
+            return []
+        return [
+            *self._retention_advice(),
+            *self._replication_advice(),
+            *self._compression_advice(),
+        ]
 
     def _retention_advice(self) -> list[str]:
         found = []
@@ -112,6 +121,15 @@ class Topic:
                 "stored or not; set it to -1."
             )
         return found
+
+    def _compression_advice(self) -> list[str]:
+        # Kafka calls none of a topic "uncompressed".
+        if self.compression_type in (None, "producer", "uncompressed", *READ_BY_ALL):
+            return []
+        return [
+            f"compression.type={self.compression_type}: the broker compresses all records so, whatever MATYAN_KAFKA_COMPRESSION "
+            "says, and a plain worker of the reference's ends at the first; set it to producer if such a worker reads it."
+        ]
 
     def _replication_advice(self) -> list[str]:
         if self.max_message_bytes is None:
@@ -267,6 +285,7 @@ def _topic(name: str, described: Any, config: Mapping[str, ConfigEntry] | None) 
         cleanup_policy=str(config["cleanup.policy"].value),
         retention_ms=int(config["retention.ms"].value or -1),
         retention_bytes=int(config["retention.bytes"].value or -1),
+        compression_type=str(config["compression.type"].value),
         max_message_bytes=int(config["max.message.bytes"].value or 0),
         min_insync_replicas=int(config["min.insync.replicas"].value or 0),
     )
