@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi) setup.py pyproject.toml
+SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
 
 .PHONY: setup run kafka s3 test test-faults fuzz test-adapters lint asan wheel bench clean
 setup: $(VENV)/.ready
@@ -51,7 +51,7 @@ lint: setup
 # Python's own allocations are not judged for leaks; PYTHONMALLOC makes each object a malloc, so that its end is seen.
 ASAN := build/asan
 asan: setup
-	rm -rf $(ASAN) && mkdir -p $(ASAN) && cp -r matyan $(ASAN)/ && rm -f $(ASAN)/matyan/*.so $(ASAN)/matyan/_codec.c
+	rm -rf $(ASAN) && mkdir -p $(ASAN) && cp -r matyan $(ASAN)/ && find $(ASAN)/matyan -name '*.so' -delete -o -name '_*.c' -delete
 	cp setup.py $(ASAN)/ && cp -r tests dev $(ASAN)/
 	cd $(ASAN) && MATYAN_SANITIZE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cd $(ASAN) && LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
@@ -76,4 +76,5 @@ wheel: setup
 	cd build/wheel && bin/matyan --version && bin/matyan up --help && bin/python -c 'import matyan._codec'
 
 clean:
-	rm -rf $(VENV) build *.egg-info matyan/_codec.c matyan/*.so
+	rm -rf $(VENV) build *.egg-info
+	find matyan -name '*.so' -delete -o -name '_*.c' -delete

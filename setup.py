@@ -1,4 +1,4 @@
-"""Builds the Cython module; everything else about the package stands in pyproject.toml.
+"""Builds the Cython modules; everything else about the package stands in pyproject.toml.
 
 MATYAN_SANITIZE=1 builds it with AddressSanitizer and UBSan (see `make asan`).
 """
@@ -20,11 +20,12 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "matyan._codec",
-                ["matyan/_codec.pyx"],
+                name,
+                [name.replace(".", "/") + ".pyx"],
                 extra_compile_args=compile_args,
                 extra_link_args=link_args,
             )
+            for name in ("matyan._codec", "matyan.store.fdb._calls")
         ],
         compiler_directives={"language_level": "3"},
     )

@@ -149,6 +149,24 @@ INGEST_FDB_RETRIES = Counter(
 COMMIT_SECONDS = Histogram(
     "matyan_store_commit_seconds", "One transaction, its sync included", buckets=_SECONDS
 )
+FDB_COMMIT_SECONDS = Histogram(
+    "matyan_fdb_commit_seconds", "One FoundationDB commit", buckets=_SECONDS
+)
+FDB_READ_SECONDS = Histogram(
+    "matyan_fdb_read_seconds",
+    "How long a committed FoundationDB transaction waited for what it read",
+    buckets=_SECONDS,
+)
+FDB_TXN_BYTES = Histogram(
+    "matyan_fdb_transaction_bytes",
+    "Keys and values that a FoundationDB transaction wrote",
+    buckets=_BYTES,
+)
+FDB_ERRORS = Counter(
+    "matyan_fdb_errors_total",
+    "FoundationDB transactions that did not commit, by error code (1020: a conflict)",
+    ["code"],
+)
 END_TO_END_SECONDS = Histogram(
     "matyan_ingestion_end_to_end_seconds",
     "From the frontier's timestamp of a batch's first record to its commit",
@@ -201,6 +219,7 @@ _FRONTIER: Final = (
 _INGEST: Final = (
     *(INGEST_CONSUMED, INGEST_PROCESSED, INGEST_ERRORS, INGEST_BATCH_SIZE, INGEST_BATCH_SECONDS),
     *(INGEST_TXN_BYTES, INGEST_FDB_RETRIES, COMMIT_SECONDS, END_TO_END_SECONDS, SKIPPED),
+    *(FDB_COMMIT_SECONDS, FDB_READ_SECONDS, FDB_TXN_BYTES, FDB_ERRORS),
 )
 _CONTROL: Final = (CONTROL_CONSUMED, CONTROL_PROCESSED, CONTROL_ERRORS, CONTROL_SECONDS)
 _WORKERS: Final = (DEAD_LETTERS, PAUSED_SECONDS, REBALANCES, LAG)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from matyan.rules.sequences.layout import STAMPS
 from matyan.store.base import KeyValue, Range, Snapshot, Store, Transaction
 from matyan.store.rocks import open_rocks
+from tests import fdb
 from tests.memory_store import Faults, MemoryStore, Twice
 
-ENGINES = ["rocks", "memory", "each body twice", "conflicts"]
+ENGINES = ["rocks", "memory", "each body twice", "conflicts", *fdb.ENGINES]
 engines = pytest.mark.parametrize("engine", ENGINES)
 
 DIRECTORIES = [("data", "runs"), ("data", "indexes"), ("system",)]
@@ -29,6 +30,10 @@ async def open_engine(
 ) -> AsyncIterator[Store]:
     store: Store
     match engine:
+        case "fdb":
+            async with fdb.fdb_store() as store:
+                yield store
+            return
         case "rocks":
             store = open_rocks(tmp_path_factory.mktemp("store"))
         case "memory":
