@@ -43,6 +43,7 @@ class FdbStore:
     """Made by `open_fdb`. Any number of processes may have one of the same cluster, and any tasks call it."""
 
     default_layout: Final[Layout] = "compatible"
+    is_shared: Final = True
 
     def __init__(self, cluster: Cluster, directories: dict[tuple[str, ...], bytes]) -> None:
         self._cluster = cluster
