@@ -78,9 +78,9 @@ def tracker(folder: Path, layout: str = "packed") -> Iterator[tuple[Server, int]
         yield server, port
 
 
-def stored(folder: Path, prefix: str) -> int:
-    """Points of the runs that begin with `prefix`."""
-    with reader.open(folder) as opened:
+def stored(store: Path | str, prefix: str) -> int:
+    """Points of the runs that begin with `prefix`; store: a data folder, or what `--store` takes."""
+    with reader.open(store) as opened:
         return sum(
             run["points"] for run in opened.runs(counts=True) if run["run"].startswith(prefix)
         )

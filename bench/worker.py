@@ -1,6 +1,6 @@
-"""The ingest worker on Kafka and RocksDB: how fast it catches up, and how soon a point can be read while it keeps up.
+"""The ingest worker on Kafka and RocksDB or FoundationDB: how fast it catches up, and how soon a point can be read meanwhile.
 
-    python -m bench.worker [--rounds 3] [--records 1000000] [--seconds 10] [--parts rate,fresh]
+    python -m bench.worker [--store rocks|fdb] [--rounds 3] [--records 1000000] [--seconds 10] [--parts rate,fresh]
 
 The broker is `dev/broker.py`'s (one node, real Kafka, in a folder under build/). The records are what our frontier writes for the SDK's log_metric, an epoch
 included, so that a point has four keys: 96 runs over 6 partitions, in frames of 100 messages of a run; with 10 metrics that is ten steps of each.
@@ -21,6 +21,10 @@ What is counted, and the bias that it has:
   socket in the store's folder, 5 ms after its last answer: what an answer shows is durable. So a time includes the reader's turn, and the reader costs the worker CPU.
   The first second is not counted.
 - Contender, broker and producer share the machine's cores.
+
+With `--store fdb`, on the cluster of FDB_CLUSTER_FILE, which must be one for benches (see `engines.py`): consume and write is the binding's
+`tr[key] = value`, 1,000 points a transaction; the contenders are processes instead of consumers in one; the reference's worker 0.3.0 (Python 3.12, an
+environment of its own, REFERENCE_S seconds of its full pace) is one of them. The server shares the cores too, its CPU has a column of its own.
 """
 
 from __future__ import annotations
@@ -28,23 +32,23 @@ from __future__ import annotations
 import argparse
 import itertools
 import multiprocessing
-import shutil
+import os
 import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import rocksdict
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench import loadgen
+from bench.engines import VALUES, Engine, Fdb, Rocks, Write
 from bench.ingest import stored
 from bench.machine import (
     OPENER,
@@ -59,19 +63,17 @@ from bench.machine import (
     workplace,
 )
 from dev.broker import TOPICS, Broker, running
+from dev.environments import reference_worker
 from matyan import reader, settings
-from matyan._codec import Columns, compatible_points, format_timestamp, pack, validate
+from matyan._codec import format_timestamp, validate
 from matyan.broker.kafka.admin import open_admin
 from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.consumer import BATCH_AGE_S, BATCH_RECORDS, consumer_config
 from matyan.errors import NotFound
 from matyan.settings import Settings
-from matyan.store.rocks.database import open_database
-from matyan.store.rocks.store import DIRECTORIES
 
 RUNS = 96
 FRAME = 100
-PREBUILT = 65_536
 PROBE = "probe-%d"
 PROBE_S = 0.01
 PROBE_STEPS = 100
@@ -80,9 +82,11 @@ LINGER_MS = 5
 UNREPORTED = {"delivery.report.only.error": True}
 """Of librdkafka's properties, for producers that nobody asks what was delivered."""
 READ_S = 0.005
-PACES = {"a tenth": 0.1, "half": 0.5}
+PACES = {"a tenth": 0.1, "a fifth": 0.2, "half": 0.5}
 LAYOUTS = ("compatible", "packed")
 WRITES = "consume and write"
+REFERENCE = "the reference's worker"
+REFERENCE_S = 20
 
 Result = dict[str, float]
 
@@ -123,7 +127,6 @@ class Run:
 
 
 EPOCH = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
-VALUES = loadgen.table("smooth")
 TEXT = loadgen.template({**loadgen.LOG_METRIC, "epoch": "%s"}).replace('"%s"', "%s")
 for mark in (loadgen.RUN, loadgen.NAME, loadgen.VALUE, loadgen.STEP, loadgen.TIME):
     TEXT = TEXT.replace(mark, "%s")
@@ -166,82 +169,98 @@ def send(producer: Producer, given: Settings, key: bytes, values: list[bytes]) -
 # --- contenders ------------------------------------------------------------------------------------
 
 
-def bare(given: Settings, records: int, each: Callable[[int], None]) -> Result:
+def bare(given: Settings, records: int, engine: Engine, each: Write) -> Result:
     """Consumes them all in this thread, and calls `each` with the count of what a consume() brought."""
     consumer = Consumer(consumer_config(given, "bare"))
     topic = given.kafka_data_ingestion_topic
     consumer.assign([TopicPartition(topic, n, 0) for n in range(TOPICS["data-ingestion"])])
-    begun = cpu = 0.0
+    begun = cpu = served = 0.0
     count = 0
     while count < records:
         messages = consumer.consume(BATCH_RECORDS, BATCH_AGE_S)
         if messages and not count:
-            begun, cpu = time.perf_counter(), time.process_time()
+            begun, cpu, served = time.perf_counter(), time.process_time(), engine.cpu()
         count += len(messages)
         if messages:
             each(len(messages))
-    result = rate(records, time.perf_counter() - begun, time.process_time() - cpu)
+    took, cpu = time.perf_counter() - begun, time.process_time() - cpu
     consumer.close()
-    return result
+    return rate(records, took, cpu, engine.cpu() - served)
 
 
-def rate(records: float, seconds: float, cpu: float) -> Result:
-    return {"records_per_s": records / seconds, "cpu_s_per_million": cpu / records * 1e6}
+def rate(records: float, seconds: float, cpu: float, served: float) -> Result:
+    return {
+        "records_per_s": records / seconds,
+        "cpu_s_per_million": cpu / records * 1e6,
+        "server_cpu": served / records * 1e6,
+    }
 
 
-def write_prebuilt(folder: Path) -> Callable[[int], None]:
-    """Writes the four keys of so many points in one batch with one sync, in the keys' order."""
-    pairs: list[tuple[bytes, bytes]] = []
-    for run in range(PREBUILT // 1024):
-        columns = Columns()
-        for step in range(1024):
-            columns.append(step, VALUES[step], 1.77e9 + step / 50, step // 100)
-        prefix = pack((f"run-{run:05d}", "seqs", 7, "metric_000"), DIRECTORIES["data", "runs"])
-        packed = compatible_points(prefix, columns)
-        pairs += [(key, value) for key, value in packed if value is not None]
-    pairs.sort()
-    folder.mkdir()
-    database = open_database(folder, torn=False)
-    at = 0
+class Workers:
+    """The processes of a contender."""
 
-    def write(records: int) -> None:
-        nonlocal at
-        at = 0 if at + 4 * records > len(pairs) else at
-        batch = rocksdict.WriteBatch(raw_mode=True)
-        put = batch.put
-        for key, value in pairs[at : at + 4 * records]:
-            put(key, value)
-        at += 4 * records
-        database.write(batch)
-        database.flush_wal(True)
+    def __init__(self, servers: list[Server], ports: list[int]) -> None:
+        self._servers = servers
+        self._ports = ports
 
-    return write
+    def done(self) -> float:
+        """How many records they have committed."""
+        return sum(committed(f"http://127.0.0.1:{port}/metrics/") for port in self._ports)
+
+    def cpu(self) -> float:
+        return sum(server.cpu() for server in self._servers)
+
+    def memory(self) -> float:
+        return sum(server.memory() for server in self._servers)
+
+    def quiet(self) -> None:
+        for server in self._servers:
+            server.quiet()
+
+    def have_ended(self) -> bool:
+        return any(server.process.poll() is not None for server in self._servers)
 
 
 @contextmanager
-def worker(
-    given: Settings, folder: Path, layout: str, workers: int
-) -> Iterator[tuple[Server, Callable[[], float]]]:
-    """`matyan ingest-worker` on a fresh store, ready; and how many records it has committed."""
-    folder.mkdir()
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    with Server(
-        [
-            *(Path(sys.executable).with_name("matyan"), "ingest-worker"),
-            *("--store", f"rocks:{folder}", "--workers", str(workers)),
-        ],
-        ready=f"{url}/health/ready/",
-        env=environment(
-            KAFKA_BOOTSTRAP_SERVERS=given.kafka_bootstrap_servers,
-            KAFKA_DATA_INGESTION_TOPIC=given.kafka_data_ingestion_topic,
-            MATYAN_SEQUENCE_LAYOUT=layout,
-            HOST="127.0.0.1",
-            METRICS_PORT=str(port),
-        ),
-        folder=folder,
-    ) as server:
-        yield server, lambda: committed(f"{url}/metrics/")
+def workers(
+    given: Settings, engine: Engine, folder: Path, command: list[str], count: int, **env: str
+) -> Iterator[Workers]:
+    """So many processes on a fresh store, ready."""
+    engine.fresh()
+    group = f"bench-{time.time_ns()}"
+    with ExitStack() as stack:
+        servers, ports = [], []
+        for number in range(count):
+            port = free_port()
+            here = folder.with_name(f"{folder.name}-{number}")
+            here.mkdir(exist_ok=True)
+            ports.append(port)
+            server = Server(
+                command,
+                ready=f"http://127.0.0.1:{port}/health/ready/",
+                env=environment(
+                    KAFKA_BOOTSTRAP_SERVERS=given.kafka_bootstrap_servers,
+                    KAFKA_DATA_INGESTION_TOPIC=given.kafka_data_ingestion_topic,
+                    MATYAN_INGESTION_GROUP=group,
+                    HOST="127.0.0.1",
+                    METRICS_PORT=str(port),
+                    **env,
+                ),
+                folder=here,
+            )
+            servers.append(stack.enter_context(server))
+        yield Workers(servers, ports)
+
+
+def ours(engine: Engine, members: int) -> tuple[list[str], int]:
+    """The command for so many members of the group, and how many processes of it."""
+    command = [str(Path(sys.executable).with_name("matyan")), "ingest-worker"]
+    command += ["--store", engine.name]
+    return (
+        (command, members)
+        if isinstance(engine, Fdb)
+        else ([*command, "--workers", str(members)], 1)
+    )
 
 
 def committed(url: str) -> float:
@@ -255,31 +274,51 @@ def committed(url: str) -> float:
     return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
 
 
-def catch_up(given: Settings, records: int, folder: Path, layout: str, workers: int) -> Result:
-    """A worker reads the topic from its beginning to its end."""
-    deadline = time.monotonic() + 600
-    with worker(given, folder, layout, workers) as (server, done):
-
-        def reach(count: float) -> float:
-            while (stands := done()) < count:
-                if server.process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the worker stands at {stands:g} of {records} records")
-                time.sleep(0.1)
-            return stands
-
-        first = reach(records / 4)
-        begun, cpu = time.perf_counter(), server.cpu()
-        last = reach(records)
-        result = rate(last - first, time.perf_counter() - begun, server.cpu() - cpu)
-        result["rss_mb"] = server.memory() / 1e6
-    found = stored(folder, "run-")
+def catch_up(
+    given: Settings, records: int, engine: Engine, folder: Path, layout: str, members: int
+) -> Result:
+    """Workers read the topic from its beginning to its end."""
+    command, count = ours(engine, members)
+    env = {"MATYAN_SEQUENCE_LAYOUT": layout}
+    with workers(given, engine, folder, command, count, **env) as running:
+        result = measure_pace(running, engine, records / 4, records, 600)
+    found = stored(engine.name, "run-")
     if found != records:
         raise RuntimeError(f"{layout}: {records} records, {found} points stored")
     return result
 
 
+def measure_pace(
+    running: Workers, engine: Engine, first: float, last: float, most_s: float
+) -> Result:
+    """Their pace between so many records and so many, or as many as it is after `most_s` seconds."""
+    deadline = time.monotonic() + most_s
+
+    def reach(count: float) -> float:
+        while (stands := running.done()) < count and time.monotonic() < deadline:
+            if running.have_ended():
+                raise RuntimeError(f"a worker has ended at {stands:g} records")
+            time.sleep(0.1)
+        return stands
+
+    first = reach(first)
+    begun, cpu, served = time.perf_counter(), running.cpu(), engine.cpu()
+    last = reach(last)
+    took = time.perf_counter() - begun
+    result = rate(last - first, took, running.cpu() - cpu, engine.cpu() - served)
+    result["rss_mb"] = running.memory() / 1e6
+    return result
+
+
+def measure_reference(given: Settings, records: int, engine: Engine, folder: Path) -> Result:
+    """The reference's worker, for as long as it is given."""
+    # Its group cannot be named: it is fresh with each topic.
+    with workers(given, engine, folder, reference_worker(), 1) as running:
+        return measure_pace(running, engine, 1, records, REFERENCE_S)
+
+
 def measure_rate(
-    broker: Broker, folder: Path, topic: str, records: int, metrics: int
+    broker: Broker, engine: Engine, folder: Path, topic: str, records: int, metrics: int
 ) -> dict[str, Result]:
     """Every contender once, on one topic."""
     results: dict[str, Result] = {}
@@ -290,25 +329,27 @@ def measure_rate(
 
     with new_topic(broker, topic) as given:
         records = fill(given, records, metrics)
-        note("consume and count", bare(given, records, lambda count: None))
-        note(WRITES, bare(given, records, write_prebuilt(folder)))
-        shutil.rmtree(folder)
+        note("consume and count", bare(given, records, engine, lambda count: None))
+        engine.fresh()
+        note(WRITES, bare(given, records, engine, engine.write_prebuilt()))
+        if isinstance(engine, Fdb):
+            note(REFERENCE, measure_reference(given, records, engine, folder))
         for layout in LAYOUTS:
-            for workers in (1, 2):
-                result = catch_up(given, records, folder, layout, workers)
-                note(contender(layout, workers), result)
-                shutil.rmtree(folder)
+            for members in (1, 2):
+                result = catch_up(given, records, engine, folder, layout, members)
+                note(contender(engine, layout, members), result)
     for result in results.values():
         result["ratio"] = result["records_per_s"] / results[WRITES]["records_per_s"]
+        if REFERENCE in results:
+            result["to_reference"] = result["records_per_s"] / results[REFERENCE]["records_per_s"]
     return results
 
 
-def contender(layout: str, workers: int) -> str:
-    what = (
-        "one consumer"
-        if workers == 1
-        else f"{workers} consumers, {TOPICS['data-ingestion'] // workers} partitions each"
-    )
+def contender(engine: Engine, layout: str, members: int) -> str:
+    each = TOPICS["data-ingestion"] // members
+    kind = "process" if isinstance(engine, Fdb) else "consumer"
+    many = "processes" if isinstance(engine, Fdb) else "consumers"
+    what = f"one {kind}" if members == 1 else f"{members} {many}, {each} partitions each"
     return f"matyan, {layout}, {what}"
 
 
@@ -355,35 +396,45 @@ def keep_pace(given: Settings, pace: float, seconds: float, outcome: Connection)
 
 
 def measure_fresh(
-    broker: Broker, folder: Path, topic: str, layout: str, pace: float, seconds: float
+    broker: Broker,
+    engine: Engine,
+    folder: Path,
+    topic: str,
+    layout: str,
+    pace: float,
+    seconds: float,
 ) -> Result:
     """Milliseconds from acknowledged to readable at a pace of so many records/s."""
-    ours, theirs = multiprocessing.Pipe()
+    command, count = ours(engine, 1)
+    env = {"MATYAN_SEQUENCE_LAYOUT": layout}
+    pipe, theirs = multiprocessing.Pipe()
     readable: list[float] = []
     kept: tuple[float, dict[int, float]] | None = None
-    with new_topic(broker, topic) as given, worker(given, folder, layout, 1) as (server, done):
-        server.quiet()
+    with (
+        new_topic(broker, topic) as given,
+        workers(given, engine, folder, command, count, **env) as running,
+    ):
+        running.quiet()
         producer = multiprocessing.get_context("spawn").Process(
             target=keep_pace, args=(given, pace, seconds, theirs), daemon=True
         )
         producer.start()
         theirs.close()  # so that its end is heard here
-        ours.recv()
-        cpu = server.cpu()
+        pipe.recv()
+        cpu = running.cpu()
         deadline = time.monotonic() + seconds + 60
-        with reader.open(folder) as opened:
+        with reader.open(engine.name) as opened:
             while kept is None or len(readable) < len(kept[1]):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{len(readable)} probes can be read")
                 number, seen = divmod(len(readable), PROBE_STEPS)
                 last = last_step(opened, PROBE % number)
                 readable += [time.monotonic()] * (last + 1 - seen)
-                if kept is None and ours.poll():
-                    kept = ours.recv()
+                if kept is None and pipe.poll():
+                    kept = pipe.recv()
                 time.sleep(READ_S)
         producer.join()
-        cpu = (server.cpu() - cpu) / done()
-    shutil.rmtree(folder)
+        cpu = (running.cpu() - cpu) / running.done()
     attained, acknowledged = kept
     times = [
         1e3 * max(0.0, readable[step] - moment)
@@ -413,7 +464,8 @@ def last_step(opened: reader.Reader, run: str) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The ingest worker on Kafka and RocksDB.")
+    parser = argparse.ArgumentParser(description="The ingest worker on Kafka and a store.")
+    parser.add_argument("--store", choices=("rocks", "fdb"), default="rocks")
     parser.add_argument("--rounds", type=int, default=3, help="medians over so many")
     parser.add_argument("--records", type=int, default=1_000_000, help="of each topic")
     parser.add_argument("--seconds", type=float, default=10, help="of each pace")
@@ -422,23 +474,29 @@ def main() -> None:
     given = parser.parse_args()
     kinds = [int(word) for word in given.metrics.split(",")]
     with workplace("worker") as scratch, running(scratch / "kafka") as broker:
-        print(heading("matyan-trio", "confluent-kafka", "rocksdict") + "\n")
+        engine: Engine = (
+            Rocks(scratch / "store")
+            if given.store == "rocks"
+            else Fdb(os.environ.get("FDB_CLUSTER_FILE", "fdb.cluster"))
+        )
+        print(heading("matyan-trio", "confluent-kafka", *engine.packages) + "\n")
         rates: dict[int, dict[str, list[Result]]] = {kind: {} for kind in kinds}
         fresh: dict[str, list[Result]] = {}
         for turn in range(given.rounds):
             for kind in kinds:
                 found = measure_rate(
-                    broker, scratch / "rate", f"rate-{turn}-{kind}", given.records, kind
+                    broker, engine, scratch / "rate", f"rate-{turn}-{kind}", given.records, kind
                 )
                 for name, result in found.items():
                     rates[kind].setdefault(name, []).append(result)
             if "fresh" in given.parts.split(","):
                 for layout in LAYOUTS:
-                    full = rates[kinds[0]][contender(layout, 1)][-1]["records_per_s"]
+                    full = rates[kinds[0]][contender(engine, layout, 1)][-1]["records_per_s"]
                     for name, share in PACES.items():
                         topic = f"fresh-{turn}-{layout}-{share}"
                         result = measure_fresh(
                             broker,
+                            engine,
                             scratch / "fresh",
                             topic,
                             layout,
@@ -461,7 +519,9 @@ def main() -> None:
 RATE = {
     "records/s": "records_per_s",
     "ratio": "ratio",
+    "to the reference": "to_reference",
     "CPU s / million": "cpu_s_per_million",
+    "the server's": "server_cpu",
     "RSS, MB": "rss_mb",
 }
 FRESH = {

@@ -50,6 +50,19 @@ def reference_frontier(*, python: str = "3.12", folder: Path = FOLDER) -> list[s
     return [str(bin / "matyan-frontier"), "start"]
 
 
+def reference_worker(*, python: str = "3.12", folder: Path = FOLDER) -> list[str]:
+    """The command that starts the reference's ingestion worker.
+
+    Raises:
+        Missing: as `make` does. It wants Python 3.12 or newer.
+    """
+    packages = ("matyan-backend==0.3.0", "matyan-api-models==0.2.1")
+    return [
+        str(make("backend", packages, python=python, folder=folder) / "matyan-backend"),
+        "ingest-worker",
+    ]
+
+
 def reference_consumer(*, folder: Path = FOLDER) -> Path:
     """The Python of an environment with the library that the reference's workers consume with, as they install it.
 

@@ -44,4 +44,4 @@ async def fdb_store() -> AsyncIterator[FdbStore]:
 
 def remove(store: FdbStore, root: tuple[str, ...]) -> None:
     cluster = store._cluster
-    cluster.fdb.directory.remove_if_exists(cluster._database, root)
+    cluster.fdb.directory.remove_if_exists(cluster.database, root)

@@ -45,7 +45,7 @@ class Cluster:
     def __init__(self, fdb: ModuleType, file: str, database: Any) -> None:
         self.fdb = fdb
         self.file = file
-        self._database = database
+        self.database = database
         library = fdb.impl._capi
         self._library = library
         addresses = [
@@ -55,7 +55,7 @@ class Cluster:
 
     def transaction(self) -> Any:
         """A new transaction, the binding's."""
-        return self._database.create_transaction()
+        return self.database.create_transaction()
 
     def is_retryable(self, code: int) -> bool:
         return bool(self._library.fdb_error_predicate(_RETRYABLE, code))
