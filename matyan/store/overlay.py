@@ -7,7 +7,7 @@ here: what is stored comes through two methods that each engine has.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,24 +19,11 @@ _UNWRITTEN: Final[Any] = object()
 class Overlay:
     """Made anew for each attempt at a transaction."""
 
-    __slots__ = (
-        "_begins",
-        "_ends",
-        "_in_runs",
-        "_runs",
-        "_writes",
-        "set",
-        "update",
-        "update_guarded",
-    )
+    __slots__ = ("_begins", "_ends", "_in_runs", "_runs", "_writes", "set")
 
     if TYPE_CHECKING:
 
         def set(self, key: bytes, value: bytes) -> None: ...
-
-        def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None: ...
-
-        def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None: ...
 
     def __init__(self) -> None:
         # The newest write of each key (None: cleared), in the order of first writes. Keys never leave it, so a
@@ -50,9 +37,8 @@ class Overlay:
         self._begins: list[bytes] = []
         self._ends: list[bytes] = []
         if not TYPE_CHECKING:
-            # The hottest calls of the store: a dict's own methods, without a frame of Python around them.
+            # The hottest call of the store: a dict's own method, without a frame of Python around it.
             self.set = self._writes.__setitem__
-            self.update = self.update_guarded = self._writes.update
 
     def _get_stored(self, key: bytes) -> bytes | None:
         """What stands under `key`, whatever this transaction has written."""

@@ -30,10 +30,6 @@ _RETRYABLE: Final = 50_000
 """FDB_ERROR_PREDICATE_RETRYABLE."""
 
 
-class ReadFailed(Unavailable):
-    """A read of a transaction failed. Whoever runs the transaction knows the code and decides."""
-
-
 class Cluster:
     """A cluster that was opened; it need not answer.
 

@@ -24,10 +24,9 @@ from matyan.store.fdb.client import (
     TOO_LARGE,
     TOO_OLD,
     Cluster,
-    ReadFailed,
     open_cluster,
 )
-from matyan.store.fdb.transaction import FdbSnapshot, FdbTransaction
+from matyan.store.fdb.transaction import Failure, FdbSnapshot, FdbTransaction
 from matyan.store.view import RenewedView
 
 T = TypeVar("T")
@@ -139,15 +138,14 @@ class _Transacting(_Work[T]):
     def run(self) -> T:
         calls = self._cluster.calls
         while True:
-            transaction = FdbTransaction(self._cluster, self._tr)
+            failure = Failure()
+            transaction = FdbTransaction(self._cluster, self._tr, failure)
             try:
                 result = self._body(transaction)
             except Exception:
-                if transaction.failure is None:
+                if failure.code is None:
                     raise
-                self._again(transaction.failure, answered=transaction.has_read)
-                continue
-            code = transaction.failure
+            code = failure.code
             if code is None:
                 began = time.perf_counter()
                 size = transaction.write()
@@ -166,24 +164,17 @@ class _Reading(_Work[T]):
         self._body = body
 
     def run(self) -> T:
-        failure: int | None = None
-
-        def failed(code: int) -> Unavailable:
-            nonlocal failure
-            failure = failure or code
-            return ReadFailed(f"A read from FoundationDB failed with the code {code}.")
-
         while True:
-            snapshot = FdbSnapshot(self._cluster, self._tr, snapshot=True, failed=failed)
+            failure = Failure()
+            snapshot = FdbSnapshot(self._cluster, self._tr, snapshot=True, failed=failure.note)
             try:
                 result = self._body(snapshot)
-                if failure is None:
+                if failure.code is None:
                     return result
             except Exception:
-                if failure is None:
+                if failure.code is None:
                     raise
-            code, failure = failure, None
-            self._again(code, answered=snapshot.answers > 0)
+            self._again(failure.code, answered=snapshot.answers > 0)
 
 
 class _Moments:

@@ -9,12 +9,12 @@ import time
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from matyan.errors import Unavailable
 from matyan.store.base import KeyValue, Range
 from matyan.store.fdb._calls import Pending
-from matyan.store.fdb.client import Cluster, ReadFailed
+from matyan.store.fdb.client import Cluster
 from matyan.store.overlay import Overlay
 
 _FIRST_PAGE_BYTES: Final = 16_000
@@ -23,6 +23,19 @@ _AHEAD: Final = 64
 """Ranges of one `scan_each` that are asked for together."""
 
 _KEY: Final = itemgetter(0)
+
+
+class Failure:
+    """Which read of an attempt failed first. (Not a part of the attempt, which would hold itself then.)"""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def note(self, code: int) -> Unavailable:
+        """The error for the reader."""
+        if self.code is None:
+            self.code = code
+        return Unavailable(f"A read from FoundationDB failed with the code {code}.")
 
 
 class _Page:
@@ -177,41 +190,31 @@ class FdbTransaction(Overlay):
     trace rows, which each of them reads, and which are set one by one.
     """
 
-    __slots__ = ("_calls", "_pointer", "_ranges", "_reads", "_unranged", "failure")
+    __slots__ = ("_calls", "_pointer", "_ranges", "_reads", "_unranged")
 
     prefetches = True
 
-    def __init__(self, cluster: Cluster, tr: Any) -> None:
+    def __init__(self, cluster: Cluster, tr: Any, failure: Failure) -> None:
         super().__init__()
         # Reads are answered with this transaction's writes here, in the overlay.
         tr.options.set_read_your_writes_disable()
-        self.failure: int | None = None
-        """The code of the first read that failed."""
-        self._reads = FdbSnapshot(cluster, tr, snapshot=False, failed=self._fail)
+        self._reads = FdbSnapshot(cluster, tr, snapshot=False, failed=failure.note)
         self._calls = cluster.calls
         self._pointer: int = tr.tpointer
         self._unranged: set[bytes] = set()
         self._ranges: list[tuple[bytes, bytes]] = []
-        if not TYPE_CHECKING:
-            self.update = self._update
-            self.update_guarded = self._update_guarded
 
-    def _update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
-        keys = self._update_guarded(pairs)
-        if keys:
-            self._ranges.append((min(keys), max(keys) + b"\x00"))
-
-    def _update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> list[bytes]:
+    def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
         pairs = list(pairs)
-        keys = [key for key, _ in pairs]
-        self._writes.update(pairs)
-        self._unranged.update(keys)
-        return keys
+        if pairs:
+            keys = [key for key, _ in pairs]
+            self._ranges.append((min(keys), max(keys) + b"\x00"))
+            self.update_guarded(pairs)
 
-    def _fail(self, code: int) -> Unavailable:
-        if self.failure is None:
-            self.failure = code
-        return ReadFailed(f"A read from FoundationDB failed with the code {code}.")
+    def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        pairs = list(pairs)
+        self._writes.update(pairs)
+        self._unranged.update(map(_KEY, pairs))
 
     @property
     def has_read(self) -> bool:

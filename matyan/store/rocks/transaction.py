@@ -6,10 +6,10 @@ No thread and no sync: the database must not change while a transaction is under
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import rocksdict
 
@@ -34,14 +34,22 @@ _SORTED_KEYS: Final = 16_384
 class RocksTransaction(Overlay):
     """An overlay over the database, which does not change while a body runs."""
 
-    __slots__ = ("_database", "_folder")
+    __slots__ = ("_database", "_folder", "update", "update_guarded")
 
     prefetches = False
+
+    if TYPE_CHECKING:
+
+        def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None: ...
+
+        def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None: ...
 
     def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
         super().__init__()
         self._database = database
         self._folder = folder
+        if not TYPE_CHECKING:
+            self.update = self.update_guarded = self._writes.update  # as `set`
 
     def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None: ...
 
