@@ -131,6 +131,12 @@ def main() -> None:
     except KeyboardInterrupt:
         _drop_output()
         _end(130)
+    except BaseExceptionGroup as group:
+        # Ctrl-C in a nursery.
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        _drop_output()
+        _end(130)
     except click.ClickException as error:
         said = io.StringIO()
         error.show(said)
