@@ -29,6 +29,10 @@ class FolderInUse(ConfigurationError):
         self.holder = holder
 
 
+class NoStore(ConfigurationError):
+    """There is no store yet where one was looked for: a worker makes it."""
+
+
 class NotFound(MatyanError):
     """What was asked for does not exist: say so and exit with 1."""
 

@@ -4,9 +4,9 @@
     with matyan.reader.open(".matyan") as reader:
         points = reader.metric(run, "loss", context={"subset": "train"})
 
-It asks the process that holds the data folder (`matyan up`, `matyan ingest-worker`); when nobody holds it, this process opens
-the store for as long as the reader is open. No store, no trio and no printing here: the answers come
-from the folder's socket, so that what a command shows does not depend on who holds it.
+It asks the process that holds the data folder (`matyan up`, `matyan ingest-worker`); when nobody holds it, and always for
+a FoundationDB cluster ("fdb:"), this process opens the store for as long as the reader is open. No store, no trio and no
+printing here: the answers come through a socket, so that what a command shows does not depend on who has the store open.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matyan.errors import ConfigurationError, FolderInUse, NotFound
 from matyan.folder import client
-from matyan.settings import Settings
-from matyan.store.open import is_data_folder
+from matyan.settings import Settings, load_cluster
+from matyan.store.open import ClusterName, is_data_folder, is_named, named
 
 _LOCK_WAIT_S = 30.0
 """Who holds the folder may be starting, on a machine that is busy."""
@@ -60,17 +61,17 @@ class Block:
 
 
 class Reader:
-    """Asks the process that holds a data folder. Made by `open`; every call is a connection of its own."""
+    """Asks whoever has a store open. Made by `open`; every call is a connection of its own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, connect: client.Connect) -> None:
+        self._connect = connect
         self.moments = 1
         """How many moments of the store one of the answers so far shows, at most. 1: each of them is of one moment. More: it
         took longer than the store remembers a moment, and what was written meanwhile stands in it or not."""
 
     def ask(self, op: str, **arguments: Any) -> Iterator[Any]:
         """See `matyan.folder.client.ask`."""
-        return client.ask(self.folder, op, arguments, self._saw)
+        return client.ask(self._connect, op, arguments, self._saw)
 
     def _saw(self, moments: int) -> None:
         self.moments = max(self.moments, moments)
@@ -209,12 +210,37 @@ class Reader:
 
 @contextmanager
 def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
-    """Opens a data folder for reading, whether or not `matyan up` or an ingest worker runs on it.
+    """Opens a data folder for reading, whether or not `matyan up` or an ingest worker runs on it; or the store that `data` is
+    the name of: "rocks:FOLDER", or "fdb:CLUSTER_FILE", a FoundationDB cluster ("fdb:": of the setting FDB_CLUSTER_FILE).
 
     Raises:
-        ConfigurationError: there is no tracker's data in the folder, or it cannot be opened.
+        ConfigurationError: there is no tracker's data in the folder, no store in the cluster, or it cannot be opened.
+        Unavailable: the cluster does not answer.
     """
-    folder = Path(data).absolute()
+    place = _place(data)
+    with ExitStack() as stack:
+        if isinstance(place, Path):
+            connect: client.Connect = _answered(place, stack)
+        else:
+            # The engines cost a start-up that most readers do not need.
+            from matyan.folder.hold import open_cluster
+
+            connect = stack.enter_context(open_cluster(place, load_cluster()))
+        yield Reader(connect)
+
+
+def _place(data: str | os.PathLike[str]) -> Path | ClusterName:
+    if isinstance(data, str) and is_named(data):
+        try:
+            name = named(data)
+        except ValueError as error:
+            raise ConfigurationError(f"{data!r}: {error}.") from None
+        return name if isinstance(name, ClusterName) else name.folder.absolute()
+    return Path(data).absolute()
+
+
+def _answered(folder: Path, stack: ExitStack) -> client.Connect:
+    """Returns when somebody answers for the folder, if need be a thread of this process until `stack` is closed."""
     if not is_data_folder(folder):
         raise ConfigurationError(
             f"There is no tracker data in {folder}: name another folder with --data, "
@@ -222,20 +248,18 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
         )
     deadline = time.monotonic() + _LOCK_WAIT_S
     pause = _FIRST_POLL_S
-    with ExitStack() as stack:
-        while not client.is_answered(folder):
-            # The engines cost a start-up that most readers do not need.
-            from matyan.folder.hold import hold
+    while not client.is_answered(folder):
+        from matyan.folder.hold import hold
 
-            try:
-                stack.enter_context(hold(folder, Settings()))
-            except FolderInUse:
-                # Somebody is between taking the lock and answering, or between the last answer and the exit.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_POLL_S)
-        yield Reader(folder)
+        try:
+            stack.enter_context(hold(folder, Settings()))
+        except FolderInUse:
+            # Somebody is between taking the lock and answering, or between the last answer and the exit.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL_S)
+    return partial(client.connect, folder)
 
 
 def _block(item: dict[str, Any]) -> Block:

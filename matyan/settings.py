@@ -385,6 +385,20 @@ def load(
     return settings
 
 
+def load_cluster() -> Settings:
+    """For a command or a library on the store of a cluster: those of FoundationDB and Kafka, and of no others, which may be
+    another program's.
+
+    Raises:
+        ConfigurationError: as `load` does.
+    """
+    names = [row.metadata["env"] for row in fields(Settings)]
+    return load(ignore=tuple(name for name in names if not name.startswith(_CLUSTER)))
+
+
+_CLUSTER = ("FDB_", "KAFKA_", "MATYAN_KAFKA_")
+
+
 def read_environment() -> dict[str, str]:
     """The variables of this process over the `.env` file of the working folder.
 

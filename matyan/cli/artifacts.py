@@ -1,6 +1,6 @@
 """`matyan artifacts`: the list of a run's artifacts, and their bytes back as files.
 
-The list comes from the data folder. The bytes lie in the folder too, or in S3 where Kafka feeds it; then this process
+The list comes from the store. The bytes lie in its data folder, or in S3 where Kafka feeds it; then this process
 asks S3 itself. Paths are a client's: whatever they say, nothing is written outside of the folder that was named.
 """
 
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import click
 
-from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import CheckedPath, as_json_option, data_option
-from matyan.cli.output import not_for_a_terminal, output_file, output_option
+from matyan.cli.flags import CheckedPath, as_json_option, place_options
+from matyan.cli.output import not_for_a_terminal, output_file, output_option, reading
 from matyan.errors import ConfigurationError, NotFound
 from matyan.service import terminal
 from matyan.service.terminal import clean
+from matyan.store.open import StoreName
 
 _NAME_BYTES = 200
 """The longest name of a file below --all DIR; file systems take 255."""
@@ -35,7 +35,7 @@ Fetch = Callable[[str, str], Iterator[bytes]]
 
 @click.command()
 @click.argument("run")
-@data_option
+@place_options
 @click.option("--get", "path", metavar="PATH", help="Write the bytes of this artifact.")
 @output_option("The file for --get.")
 @click.option(
@@ -47,11 +47,16 @@ Fetch = Callable[[str, str], Iterator[bytes]]
 )
 @as_json_option
 def artifacts(
-    run: str, data: Path, path: str | None, output: Path | None, folder: Path | None, as_json: bool
+    run: str,
+    store: StoreName,
+    path: str | None,
+    output: Path | None,
+    folder: Path | None,
+    as_json: bool,
 ) -> None:
     """List a run's artifacts, or bring them back.
 
-    One that was signed and never uploaded has no bytes. The artifacts of a folder that Kafka feeds are in S3, which is asked
+    One that was signed and never uploaded has no bytes. The artifacts of a store that Kafka feeds are in S3, which is asked
     with the S3_… variables of the services.
 
     \b
@@ -71,7 +76,7 @@ def artifacts(
         )
     if path is not None:
         not_for_a_terminal("an artifact", output)
-    with reader.open(data) as opened:
+    with reading(store) as opened:
         (row,) = opened.find([run])
         run = row["run"]
         rows = [*opened.artifacts(run)]

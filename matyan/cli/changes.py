@@ -1,21 +1,22 @@
 """The commands that change runs: `matyan finish`, `matyan delete` and, for the space of what was deleted, `matyan compact`.
 
-They choose runs, ask and tell; what is done is done by the process that holds the data folder, through its log.
+They choose runs, ask and tell; what is done is done by the process that feeds the store, through its log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import data_option, run_filters, yes_option
+from matyan.cli.flags import place_options, run_filters, yes_option
+from matyan.cli.output import reading
 from matyan.errors import MatyanError, NotFound
 from matyan.service import terminal
+from matyan.store.open import ClusterName, StoreName
 
 _NAMED_RUNS = 10
 """So many of the chosen runs are named in a question."""
@@ -68,10 +69,10 @@ def _confirm(verb: str, rows: Sequence[views.Row], what: str) -> None:
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@data_option
+@place_options
 @run_filters
 @yes_option
-def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool) -> None:
+def finish(runs: tuple[str, ...], store: StoreName, filters: dict[str, Any], yes: bool) -> None:
     """End runs that are active for ever, since their training was killed.
 
     A run's end is when it was last heard of, to the minute, and so its duration is true. A training that goes on is not
@@ -82,7 +83,7 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
       matyan finish --stale 1d
       matyan runs --stale 1h | cut -f1 | xargs matyan finish
     """
-    with reader.open(data) as opened:
+    with reading(store) as opened:
         rows = [row for row in _chosen(opened, runs, filters) if runs or row["active"]]
         abbreviated = _abbreviated(runs, rows)
         if yes:
@@ -104,10 +105,10 @@ def finish(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
 
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...")
-@data_option
+@place_options
 @run_filters
 @yes_option
-def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool) -> None:
+def delete(runs: tuple[str, ...], store: StoreName, filters: dict[str, Any], yes: bool) -> None:
     """Delete runs, with their points, logs and artifacts, for good.
 
     The beginning of an id is enough where you are asked; --yes takes whole ids alone.
@@ -118,7 +119,7 @@ def delete(runs: tuple[str, ...], data: Path, filters: dict[str, Any], yes: bool
       matyan delete --experiment digits --finished
     """
     pending = False
-    with reader.open(data) as opened:
+    with reading(store) as opened:
         rows = _chosen(opened, runs, filters)
         abbreviated = _abbreviated(runs, rows)
         if yes:
@@ -144,8 +145,8 @@ def _described(opened: reader.Reader, rows: Sequence[views.Row]) -> str:
 
 
 @click.command()
-@data_option
-def compact(data: Path) -> None:
+@place_options
+def compact(store: StoreName) -> None:
     """Make the data folder as small as it can be, now.
 
     The space of deleted runs comes back by itself when little else is done. This rewrites everything, and takes a while; a
@@ -154,6 +155,10 @@ def compact(data: Path) -> None:
     \b
       matyan compact
     """
-    with reader.open(data) as opened:
+    if isinstance(store, ClusterName):
+        from matyan.folder.cluster import refuse_compaction
+
+        refuse_compaction()
+    with reading(store) as opened:
         sizes = opened.compact()
     terminal.out(f"{sizes['before']:,} bytes before, {sizes['after']:,} after")

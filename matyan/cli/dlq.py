@@ -8,16 +8,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import as_json_option, data_option
+from matyan.cli.flags import as_json_option, place_options
+from matyan.cli.output import reading
 from matyan.errors import MatyanError
 from matyan.service import terminal
+from matyan.store.open import ClusterName, StoreName
 
 if TYPE_CHECKING:
     from matyan.broker.kafka.letters import KafkaLetters
@@ -32,9 +33,9 @@ _kafka = click.option(
 
 
 @contextmanager
-def _letters(data: Path, kafka: bool) -> Iterator[Letters]:
-    if not kafka:
-        with reader.open(data) as opened:
+def _letters(store: StoreName, kafka: bool) -> Iterator[Letters]:
+    if not _in_kafka(store, kafka):
+        with reading(store) as opened:
             yield opened
         return
     from matyan.broker.kafka.letters import open_letters
@@ -44,9 +45,14 @@ def _letters(data: Path, kafka: bool) -> Iterator[Letters]:
         yield letters
 
 
-def _ids(words: Iterable[str], kafka: bool) -> list[Any]:
+def _in_kafka(store: StoreName, kafka: bool) -> bool:
+    """Kafka feeds every store of a cluster, and then has its dead letters too."""
+    return kafka or isinstance(store, ClusterName)
+
+
+def _ids(words: Iterable[str], store: StoreName, kafka: bool) -> list[Any]:
     """Numbers in the embedded store; TOPIC/PARTITION/OFFSET on Kafka."""
-    if kafka:
+    if _in_kafka(store, kafka):
         return [*words]
     number = click.IntRange(0, (1 << 63) - 1)
     return [number(word) for word in words]
@@ -57,25 +63,26 @@ def dlq() -> None:
     """Look at records that could not be applied, and send them again.
 
     \b
-    On the data folder of `matyan up`, or with --kafka on the dead-letter topics of a deployment:
+    On the data folder of `matyan up`, or with --kafka on the dead-letter topics of a deployment, which are those of a
+    FoundationDB store, too:
       matyan dlq list
       matyan dlq list --kafka
     """
 
 
 @dlq.command("list")
-@data_option
+@place_options
 @_kafka
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N.")
 @as_json_option
-def dlq_list(data: Path, kafka: bool, limit: int | None, as_json: bool) -> None:
+def dlq_list(store: StoreName, kafka: bool, limit: int | None, as_json: bool) -> None:
     """List the dead letters: where each came from and why it could not be applied.
 
     \b
       matyan dlq list --json | jq -r '.[] | [.time, .version, .error_text] | @tsv'
       matyan dlq list --kafka --limit 20
     """
-    with _letters(data, kafka) as letters:
+    with _letters(store, kafka) as letters:
         rows = letters.dead_letters(limit)
         if as_json:
             views.as_json(list(rows))
@@ -85,9 +92,9 @@ def dlq_list(data: Path, kafka: bool, limit: int | None, as_json: bool) -> None:
 
 @dlq.command("show")
 @click.argument("id_", metavar="ID")
-@data_option
+@place_options
 @_kafka
-def dlq_show(id_: str, data: Path, kafka: bool) -> None:
+def dlq_show(id_: str, store: StoreName, kafka: bool) -> None:
     """Print the original bytes of one dead letter, as they came; in a terminal without control characters.
 
     \b
@@ -95,8 +102,8 @@ def dlq_show(id_: str, data: Path, kafka: bool) -> None:
       matyan dlq show --kafka data-ingestion-dlq/0/12 | jq
     """
 
-    with _letters(data, kafka) as letters:
-        value: bytes = letters.dead_letter(_ids([id_], kafka)[0])["value"]
+    with _letters(store, kafka) as letters:
+        value: bytes = letters.dead_letter(_ids([id_], store, kafka)[0])["value"]
     if sys.stdout.isatty():
         terminal.out(value.decode(errors="backslashreplace"))
     else:
@@ -105,10 +112,10 @@ def dlq_show(id_: str, data: Path, kafka: bool) -> None:
 
 @dlq.command("replay")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@data_option
+@place_options
 @_kafka
 @click.option("--all", "everything", is_flag=True, help="Every dead letter there is.")
-def dlq_replay(ids: tuple[str, ...], data: Path, kafka: bool, everything: bool) -> None:
+def dlq_replay(ids: tuple[str, ...], store: StoreName, kafka: bool, everything: bool) -> None:
     """Send dead letters through the ingestion again; those that are applied leave the list.
 
     \b
@@ -127,8 +134,8 @@ def dlq_replay(ids: tuple[str, ...], data: Path, kafka: bool, everything: bool) 
     if bool(ids) == everything:
         raise click.UsageError("Name the dead letters by their ids, or all of them with --all.")
     again = 0
-    with _letters(data, kafka) as letters:
-        for outcome in letters.replay(None if everything else _ids(ids, kafka)):
+    with _letters(store, kafka) as letters:
+        for outcome in letters.replay(None if everything else _ids(ids, store, kafka)):
             terminal.out(outcome["id"], outcome["outcome"])
             again += outcome["outcome"].startswith("dead again")
     if again:

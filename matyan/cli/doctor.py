@@ -17,10 +17,19 @@ import click
 import trio
 
 from matyan.cli import views
-from matyan.cli.flags import KAFKA, S3, as_json_option, settings_flags, store_name, store_option
-from matyan.errors import ConfigurationError, FolderInUse, MatyanError, Unavailable
+from matyan.cli.flags import (
+    FDB,
+    KAFKA,
+    S3,
+    as_json_option,
+    settings_flags,
+    store_name,
+    store_option,
+)
+from matyan.errors import ConfigurationError, FolderInUse, MatyanError, NoStore, Unavailable
 from matyan.service import terminal
 from matyan.settings import Settings, read_environment, unknown_names
+from matyan.store.open import FolderName, StoreName
 
 _CHECK_S = 20.0
 """The longest that one check is waited for."""
@@ -54,10 +63,10 @@ class Finding:
 @store_option("Check this store, too.", required=False)
 @as_json_option
 @settings_flags(
-    *KAFKA, *S3, "kafka_compression", "ingestion_group", "sequence_layout", "environment"
+    *KAFKA, *FDB, *S3, "kafka_compression", "ingestion_group", "sequence_layout", "environment"
 )
 def doctor(
-    settings: Settings, wait: bool, timeout: float, folder: Path | None, as_json: bool
+    settings: Settings, wait: bool, timeout: float, store: StoreName | None, as_json: bool
 ) -> None:
     """Check what the services need, and say how to mend what is wrong; exit with 1 when something is.
 
@@ -72,7 +81,7 @@ def doctor(
       matyan doctor --wait --timeout 120 && matyan frontier
       matyan doctor --json | jq -r '.[] | select(.ok | not) | .text'
     """
-    found = trio.run(_examine_until_well, settings, folder, timeout if wait else None)
+    found = trio.run(_examine_until_well, settings, store, timeout if wait else None)
     if as_json:
         views.as_json([{"check": one.check, "ok": one.ok, "text": one.text} for one in found])
     else:
@@ -86,13 +95,13 @@ def doctor(
 
 
 async def _examine_until_well(
-    settings: Settings, folder: Path | None, wait_s: float | None
+    settings: Settings, store: StoreName | None, wait_s: float | None
 ) -> list[Finding]:
     """Once when `wait_s` is None; else again and again, with a line for each new reason to wait."""
     deadline = trio.current_time() + (_CHECK_S if wait_s is None else wait_s)
     told = ""
     while True:
-        found = await examine(settings, folder, deadline)
+        found = await examine(settings, store, deadline)
         wrong = [one for one in found if not one.ok]
         if (
             wait_s is None
@@ -109,7 +118,7 @@ async def _examine_until_well(
 
 
 async def examine(
-    settings: Settings, folder: Path | None, deadline: float = float("inf")
+    settings: Settings, store: StoreName | None, deadline: float = float("inf")
 ) -> list[Finding]:
     """All checks side by side; `deadline`: the trio time at which it is time to end."""
     checks: dict[str, Callable[[], Awaitable[str]]] = {
@@ -119,8 +128,8 @@ async def examine(
         "blobs": partial(_check_blobs, settings),
         "clock": partial(_check_clock, settings),
     }
-    if folder is not None:
-        checks["store"] = partial(_check_store, settings, folder)
+    if store is not None:
+        checks["store"] = partial(_check_store, settings, store)
     found: dict[str, Finding] = {}
 
     async def ask(name: str) -> None:
@@ -219,38 +228,40 @@ def _check_group(settings: Settings) -> bool:
     return True
 
 
-async def _check_store(settings: Settings, folder: Path) -> str:
+async def _check_store(settings: Settings, name: StoreName) -> str:
     from matyan.broker.kafka.start import FedStore
     from matyan.cli.group_offsets import GroupOffsets
     from matyan.keys import Keys
     from matyan.rules.identity import known_store_id
-    from matyan.rules.sequences import open_layout
-    from matyan.store.base import Transaction
-    from matyan.store.open import has_store, open_store
+    from matyan.rules.sequences import find_layout
+    from matyan.store.base import Snapshot
+    from matyan.store.open import open_store
 
-    if not has_store(folder):
-        return _check_place(folder)
+    where = name.folder if isinstance(name, FolderName) else name
     try:
-        store = open_store(folder)
+        store = await open_store(name, settings, create=False)
     except FolderInUse as error:
-        return f"{folder} is held by {error.holder}"
+        return f"{where} is held by {error.holder}"
+    except NoStore:
+        if isinstance(name, FolderName):
+            return _check_place(name.folder)
+        return f"the cluster answers and has none yet; it is made in {name} at the first start"
     try:
         keys = Keys(store)
 
-        def check(tr: Transaction) -> str:
-            if tr.get(keys.layout()) is None:
+        def check(snap: Snapshot) -> str:
+            if snap.get(keys.layout()) is None:
                 return "no layout yet"
-            # Only checks, since there is a stamp.
-            return f"{open_layout(tr, keys, settings.layout, store.default_layout)} layout"
+            return f"{find_layout(snap, keys, settings.layout, store.default_layout)} layout"
 
-        text = f"{folder} opens, {await store.transact(check)}"
+        text = f"{where} opens, {await store.read(check)}"
         id = await store.read(lambda snap: known_store_id(snap, keys))
-        fed_store = FedStore(settings.ingestion_group, id, store_name(folder))
+        fed_store = FedStore(settings.ingestion_group, id, store_name(name))
     finally:
         await store.aclose()
     try:
         kafka = await trio.to_thread.run_sync(GroupOffsets, settings, 0.0, abandon_on_cancel=True)
-        rows = await kafka.stored(folder)
+        rows = await kafka.stored(name)
     except Unavailable:
         return text  # the other checks say why nothing can be compared
     if found := kafka.conflicts(fed_store, rows):

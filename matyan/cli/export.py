@@ -15,10 +15,11 @@ from typing import Any, BinaryIO
 
 import click
 
-from matyan.cli.flags import data_option
+from matyan.cli.flags import place_options
 from matyan.cli.output import not_for_a_terminal, output_file, output_option, reading
 from matyan.reader import Block
 from matyan.service import json_text
+from matyan.store.open import StoreName
 
 FIELDS = ("name", "context", "dtype", "step", "epoch", "time", "value")
 
@@ -203,7 +204,7 @@ WRITERS: dict[str, Writer] = {
 
 @click.command()
 @click.argument("run")
-@data_option
+@place_options
 @click.option(
     "--format",
     "format_",
@@ -212,7 +213,7 @@ WRITERS: dict[str, Writer] = {
     show_default=True,
 )
 @output_option("The file to write.")
-def export(run: str, data: Path, format_: str, output: Path | None) -> None:
+def export(run: str, store: StoreName, format_: str, output: Path | None) -> None:
     """Write every point, object and log line of a run to a file.
 
     \b
@@ -223,7 +224,7 @@ def export(run: str, data: Path, format_: str, output: Path | None) -> None:
     """
     if format_ == "parquet":
         not_for_a_terminal("Parquet", output)
-    with reading(data) as opened:
+    with reading(store) as opened:
         shown = opened.show(run)
         total = sum(sequence["points"] or 0 for sequence in shown["sequences"])
         with output_file(output) as out, _progress(opened.blocks(shown["run"]), total) as blocks:

@@ -19,7 +19,7 @@ from typing import Any, cast
 import click
 
 from matyan.settings import Settings, is_secret, load
-from matyan.store.open import SYNTAX, folder_of, name_of
+from matyan.store.open import SYNTAX, FolderName, StoreName, is_named, named
 
 KAFKA = (
     "kafka_bootstrap_servers",
@@ -31,6 +31,7 @@ KAFKA = (
     "kafka_sasl_password",
     "kafka_ca_file",
 )
+FDB = ("fdb_cluster_file", "fdb_api_version")
 S3 = (
     "blob_backend_type",
     "s3_endpoint",
@@ -109,11 +110,12 @@ def _variable(row: Field[Any]) -> str:
 
 
 class CheckedPath(click.Path):
-    """A path that can be looked at, whatever stands there; `inside`: and into, by RocksDB, which knows UTF-8 alone."""
+    """A path that can be looked at, whatever stands there; `inside`: and into. `utf8`: for an engine, which knows UTF-8 alone."""
 
-    def __init__(self, *, inside: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, inside: bool = False, utf8: bool = False, **kwargs: Any) -> None:
         super().__init__(path_type=Path, **kwargs)
         self._inside = inside
+        self._utf8 = utf8
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "-" and self.allow_dash:
@@ -125,7 +127,7 @@ class CheckedPath(click.Path):
             pass
         except OSError as error:
             self.fail(f"{str(path)!r}: {error.strerror}.", param, ctx)
-        if self._inside:
+        if self._utf8:
             try:
                 str(path).encode()
             except UnicodeEncodeError:
@@ -133,39 +135,77 @@ class CheckedPath(click.Path):
         return path
 
 
-def store_name(folder: Path) -> str:
+# --- stores --------------------------------------------------------------------------------------
+
+
+def store_name(store: StoreName) -> str:
     """What `--store` takes, for a shell."""
-    return shlex.quote(name_of(folder))
+    return shlex.quote(str(store))
 
 
-def _folder(value: str) -> Path:
+def _store(value: str) -> StoreName:
     try:
-        folder = folder_of(value)
+        store = named(value)
     except ValueError as error:
         raise click.BadParameter(f"{value!r}: {error}.") from error
-    return cast("Path", CheckedPath(inside=True).convert(folder, None, None))
+    if isinstance(store, FolderName):
+        CheckedPath(inside=True, utf8=True).convert(store.folder, None, None)
+    else:
+        CheckedPath(utf8=True).convert(store.file, None, None)
+    return store
+
+
+_METAVAR = SYNTAX.replace(" or ", "|")
 
 
 def store_option(help: str, *, required: bool = True) -> Callable[[Any], Any]:
-    """--store; the command gets `folder`."""
-    return click.option(
-        "--store",
-        "folder",
-        type=_folder,
-        metavar=SYNTAX,
-        required=required,
-        help=help,
-    )
+    """--store; the command gets `store`."""
+    return click.option("--store", type=_store, metavar=_METAVAR, required=required, help=help)
 
 
-data_option = click.option(
-    "--data",
-    type=CheckedPath(inside=True),
-    default=Path(".matyan"),
-    show_default=True,
-    envvar="MATYAN_DATA",
-    help="The data folder.",
-)
+class _DataFolder(CheckedPath):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and is_named(value):
+            self.fail(
+                f"{value!r} is a store's name: give it with --store, or write ./{value} for a folder that is called so.",
+                param,
+                ctx,
+            )
+        return super().convert(value, param, ctx)
+
+
+def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--data and --store, of which one says where the runs are; the command gets `store`."""
+
+    @functools.wraps(command)
+    def call(*arguments: Any, data: Path, store: StoreName | None, **given: Any) -> Any:
+        source = click.get_current_context().get_parameter_source("data")
+        if store is None:
+            store = FolderName(data)
+        elif source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                "Name one place, with --data or with --store: --data FOLDER is --store rocks:FOLDER."
+            )
+        return command(*arguments, store=store, **given)
+
+    for option in (
+        store_option(
+            "The store in place of --data: a data folder's, or that of a FoundationDB cluster, by its cluster file "
+            "(FDB_CLUSTER_FILE).",
+            required=False,
+        ),
+        click.option(
+            "--data",
+            type=_DataFolder(inside=True, utf8=True),
+            default=Path(".matyan"),
+            show_default=True,
+            envvar="MATYAN_DATA",
+            help="The data folder.",
+        ),
+    ):
+        call = option(call)
+    return call
+
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|m|h|d|w)")
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}

@@ -18,12 +18,13 @@ from matyan import readable
 from matyan.broker.kafka.admin import PATIENCE_S, Group, Place, describe_topic, patiently
 from matyan.broker.kafka.start import FedStore, where_to_start
 from matyan.errors import ConfigurationError, MatyanError
+from matyan.folder import client
 from matyan.keys import LOCAL, Keys, pack_value, unpack_value
 from matyan.reader import Reader
 from matyan.rules.identity import feeders, store_id
 from matyan.settings import Settings
 from matyan.store.base import Snapshot, Store, Transaction
-from matyan.store.open import open_store
+from matyan.store.open import StoreName, open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class GroupOffsets:
         """
         from matyan.broker.kafka.client import client_config
 
+        self._settings = settings
         self._patience_s = patience_s
         self.topic = topic or settings.kafka_data_ingestion_topic
         self._group = Group(client_config(settings), group or settings.ingestion_group)
@@ -104,23 +106,25 @@ class GroupOffsets:
     def told_by(self, folder: Path, rows: list[PartitionOffsets]) -> list[PartitionOffsets]:
         """The same with what the process that holds the folder can tell, where one answers."""
         try:
-            answer = [*Reader(folder).ask("dropped", topic_id=self._topic_id)]
+            reader = Reader(partial(client.connect, folder))
+            answer = [*reader.ask("dropped", topic_id=self._topic_id)]
         except MatyanError:
             return rows
         told = {one["partition"]: one["dropped"] for one in answer}
         return [replace(row, dropped=told.get(row.partition, 0)) for row in rows]
 
-    async def stored(self, folder: Path) -> list[PartitionOffsets]:
-        """Each partition, by what the store and Kafka know; the store is held meanwhile.
+    async def stored(self, name: StoreName) -> list[PartitionOffsets]:
+        """Each partition, by what the store and Kafka know; a data folder is held meanwhile.
 
         Raises:
             FolderInUse: another process holds it.
+            NoStore: there is none.
         """
-        async with _opened(folder) as (store, keys):
+        async with self._opened(name, create=False) as (store, keys):
             return await self._read(store, keys)
 
-    async def reset(self, folder: Path, choose: Choice) -> list[PartitionOffsets]:
-        """Sets what `choose` says, in the store and in Kafka, with the store's id; the store is held meanwhile.
+    async def reset(self, name: StoreName, choose: Choice) -> list[PartitionOffsets]:
+        """Sets what `choose` says, in the store and in Kafka, with the store's id; a data folder is held meanwhile.
 
         Returns:
             Each partition, as it stands then.
@@ -129,17 +133,18 @@ class GroupOffsets:
             FolderInUse: another process holds it.
             ConfigurationError: its records do not come from Kafka.
         """
-        async with _opened(folder) as (store, keys):
+        async with self._opened(name, create=True) as (store, keys):
             rows = await self._read(store, keys)
             if LOCAL in await store.read(lambda snap: feeders(snap, keys)):
                 raise ConfigurationError(
-                    f"The records of {folder} come from `matyan up`, and not from Kafka: name a worker's store."
+                    f"The records of {name} come from `matyan up`, and not from Kafka: name a worker's store."
                 )
             make_id = store_id()
             id = await store.transact(lambda tr: make_id(tr, keys))
             chosen = choose(rows, id)
             if chosen:
-                # Kafka first: it refuses while the group has members, and then nothing has changed.
+                # Kafka first: it refuses while the group has members, and then nothing has changed. A worker of a cluster's
+                # store that joins before the next line is fenced by it, and reads its offset again.
                 self._group.commit(self.topic, self._topic_id, chosen, id)
                 await store.transact(partial(self._write, keys, chosen))
             return [replace(row, stored=chosen.get(row.partition, row.stored)) for row in rows]
@@ -158,6 +163,14 @@ class GroupOffsets:
             except ConfigurationError as error:
                 found.append(str(error))
         return found
+
+    @asynccontextmanager
+    async def _opened(self, name: StoreName, *, create: bool) -> AsyncIterator[tuple[Store, Keys]]:
+        store = await open_store(name, self._settings, create=create)
+        try:
+            yield store, Keys(store)
+        finally:
+            await store.aclose()
 
     def _places(self) -> dict[int, Place]:
         numbers = [row.id for row in self._described.partitions]
@@ -180,12 +193,3 @@ class GroupOffsets:
     def _write(self, keys: Keys, chosen: Mapping[int, int], tr: Transaction) -> None:
         for number, offset in chosen.items():
             tr.set(keys.ingest(self._topic_id, number), pack_value(offset))
-
-
-@asynccontextmanager
-async def _opened(folder: Path) -> AsyncIterator[tuple[Store, Keys]]:
-    store = open_store(folder)
-    try:
-        yield store, Keys(store)
-    finally:
-        await store.aclose()

@@ -6,18 +6,17 @@ They ask and tell; what stands where, and how it is set, is `group_offsets.py`'s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import click
 import trio
 
 from matyan.cli import views
-from matyan.cli.flags import KAFKA, as_json_option, settings_flags, store_option, yes_option
+from matyan.cli.flags import FDB, KAFKA, as_json_option, settings_flags, store_option, yes_option
 from matyan.cli.group_offsets import GroupOffsets, PartitionOffsets
-from matyan.errors import ConfigurationError, FolderInUse, NotFound
+from matyan.errors import ConfigurationError, FolderInUse, NoStore, NotFound
 from matyan.service import terminal
 from matyan.settings import Settings
-from matyan.store.open import SYNTAX, has_store
+from matyan.store.open import SYNTAX, FolderName, StoreName
 
 _STORE_HELP = "The store of the ingestion workers."
 
@@ -38,11 +37,13 @@ def offsets() -> None:
     help="The consumer group: the ingestion workers' (the default) or the control workers', such as control-workers.",
 )
 @as_json_option
-@settings_flags(*KAFKA, "ingestion_group", "control_group")
-def offsets_show(settings: Settings, folder: Path | None, group: str | None, as_json: bool) -> None:
+@settings_flags(*KAFKA, *FDB, "ingestion_group", "control_group")
+def offsets_show(
+    settings: Settings, store: StoreName | None, group: str | None, as_json: bool
+) -> None:
     """Show stored, committed and end offset and the lag of each partition.
 
-    While a worker holds the store its stored offsets cannot be read; the lag is then that of the committed ones,
+    While a worker holds a data folder its stored offsets cannot be read; the lag is then that of the committed ones,
     which follow within a second.
 
     Where records came for deleted runs, which are not stored, a last column counts them: "dropped". The worker's log names
@@ -63,19 +64,24 @@ def offsets_show(settings: Settings, folder: Path | None, group: str | None, as_
             f"There is no group {group} here: {settings.ingestion_group} and {settings.control_group} are the ones that "
             "MATYAN_INGESTION_GROUP and MATYAN_CONTROL_GROUP name."
         )
-    if folder is None:
+    if store is None:
         raise click.UsageError(f"Name the ingestion workers' store: --store {SYNTAX}.")
     kafka = GroupOffsets(settings)
-    unread = None if has_store(folder) else f"There is no store in {folder} yet"
     try:
-        rows = [] if unread else trio.run(kafka.stored, folder)
-    except FolderInUse as error:
-        unread = f"{folder} is held by {error.holder}"
-    if unread:
+        rows = trio.run(kafka.stored, store)
+    except (FolderInUse, NoStore) as error:
+        where = store.folder if isinstance(store, FolderName) else store
+        unread = (
+            f"{where} is held by {error.holder}"
+            if isinstance(error, FolderInUse)
+            else f"There is no store in {where} yet"
+        )
         terminal.note(
             f"{unread}: no stored offsets are shown, and the lag is that of the committed ones."
         )
-        rows = kafka.told_by(folder, kafka.committed())
+        rows = kafka.committed()
+        if isinstance(store, FolderName):
+            rows = kafka.told_by(store.folder, rows)
     _show(rows, as_json)
 
 
@@ -104,10 +110,10 @@ def _show(rows: Iterable[PartitionOffsets], as_json: bool) -> None:
 )
 @click.option("--all-partitions", is_flag=True, help="Every partition of the topic.")
 @yes_option
-@settings_flags(*KAFKA, "ingestion_group")
+@settings_flags(*KAFKA, *FDB, "ingestion_group")
 def offsets_reset(
     settings: Settings,
-    folder: Path,
+    store: StoreName,
     to: str,
     partitions: tuple[int, ...],
     all_partitions: bool,
@@ -142,7 +148,7 @@ def offsets_reset(
             terminal.ask(f"Set {which} of {kafka.topic} to its {to} offset?", abort=True)
         return chosen
 
-    rows = trio.run(kafka.reset, folder, choose)
+    rows = trio.run(kafka.reset, store, choose)
     views.table(
         ("partition", "goes on at"),
         (

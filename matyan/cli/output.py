@@ -14,12 +14,13 @@ from matyan import reader
 from matyan.cli.flags import CheckedPath
 from matyan.errors import ConfigurationError
 from matyan.service import terminal
+from matyan.store.open import StoreName
 
 
 @contextmanager
-def reading(data: Path) -> Iterator[reader.Reader]:
-    """`reader.open`, which says at its end when what was read is not of one moment."""
-    with reader.open(data) as opened:
+def reading(store: StoreName) -> Iterator[reader.Reader]:
+    """`reader.open` of the store, whoever has it open, which says at its end when what was read is not of one moment."""
+    with reader.open(str(store)) as opened:
         yield opened
         if opened.moments > 1:
             terminal.note(

@@ -1,4 +1,4 @@
-"""The commands that show what a data folder holds: `matyan runs`, `matyan show` and `matyan logs`.
+"""The commands that show what a store holds: `matyan runs`, `matyan show` and `matyan logs`.
 
 They only ask and print: answers come through `reader.py`, text through `views.py` and `plot.py`.
 """
@@ -9,21 +9,21 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import click
 
 from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import as_json_option, data_option, run_filters
+from matyan.cli.flags import as_json_option, place_options, run_filters
 from matyan.cli.output import reading
 from matyan.cli.plot import draw, metrics_named
 from matyan.errors import NotFound
+from matyan.store.open import StoreName
 
 
 @click.command()
-@data_option
+@place_options
 @run_filters
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The N newest.")
 @click.option(
@@ -31,7 +31,7 @@ from matyan.errors import NotFound
 )
 @as_json_option
 def runs(
-    data: Path, filters: dict[str, Any], limit: int | None, counts: bool, as_json: bool
+    store: StoreName, filters: dict[str, Any], limit: int | None, counts: bool, as_json: bool
 ) -> None:
     """List the runs, newest first, and when each was last heard of.
 
@@ -41,7 +41,7 @@ def runs(
       matyan runs --stale 1h
       matyan runs --counts --json | jq '.[] | select(.points > 1000) | .run'
     """
-    with reading(data) as opened:
+    with reading(store) as opened:
         rows: Iterable[dict[str, Any]] = opened.runs(limit=limit, counts=counts, **filters)
         if counts:
             with _counting(rows) as counted:
@@ -72,10 +72,10 @@ def _counting(rows: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any
 
 @click.command()
 @click.argument("run")
-@data_option
+@place_options
 @click.option("--plot", metavar="NAME", help="Draw this metric, in each of its contexts.")
 @as_json_option
-def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
+def show(run: str, store: StoreName, plot: str | None, as_json: bool) -> None:
     """Show one run: its parameters, and its sequences with their last values.
 
     \b
@@ -83,7 +83,7 @@ def show(run: str, data: Path, plot: str | None, as_json: bool) -> None:
       matyan show 3f2a --plot loss
       matyan show 3f2a --json | jq .attrs.hparams
     """
-    with reading(data) as opened:
+    with reading(store) as opened:
         shown = opened.show(run)
         if as_json:
             views.as_json(shown)
@@ -117,9 +117,9 @@ def _draw(opened: reader.Reader, shown: views.Row, name: str) -> None:
 
 @click.command()
 @click.argument("run")
-@data_option
+@place_options
 @as_json_option
-def logs(run: str, data: Path, as_json: bool) -> None:
+def logs(run: str, store: StoreName, as_json: bool) -> None:
     """Print a run's log records and terminal lines, by time.
 
     \b
@@ -127,7 +127,7 @@ def logs(run: str, data: Path, as_json: bool) -> None:
       matyan logs 3f2a
       matyan logs 3f2a --json | jq -r 'select(.level >= 30) | .message'
     """
-    with reading(data) as opened:
+    with reading(store) as opened:
         rows = opened.logs(run)
         if as_json:
             views.json_lines(rows)

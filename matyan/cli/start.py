@@ -1,11 +1,12 @@
 """How the services of a deployment begin: what each of them sets up first, and the wait for Kafka.
 
-Alive at once, ready when the broker is there and the topics are fit for our records.
+Alive at once, ready when the broker is there and the topics are fit for our records. The wait for a store is
+`cluster_start.py`'s, since a frontier has none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 from confluent_kafka.admin import AclOperation
@@ -24,8 +25,8 @@ from matyan.settings import Settings, read_environment, unknown_names
 
 _SILENCE_S = 2.0
 """Without an answer for so long, the log says that a start waits: the first one of brokers that are away takes 10 s."""
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0
-_NOT_ASKED = "Not asked yet."
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 5.0
+NOT_ASKED = "Not asked yet."
 
 log = get_logger()
 
@@ -59,13 +60,11 @@ class KafkaStart:
         self._log = log.bind(missing="kafka", brokers=settings.kafka_bootstrap_servers)
         self._needs = needs
         self._partitions: dict[str, int] = {}
-        self._missing: str | None = _NOT_ASKED
+        self._missing: str | None = NOT_ASKED
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """As a task of a service: started when Kafka is there."""
-        await self.wait()
-        calm_collector()
-        task_status.started()
+        await wait_for(self.wait, task_status=task_status)
 
     async def wait(self) -> None:
         """Returns when Kafka is there."""
@@ -76,13 +75,13 @@ class KafkaStart:
 
     async def _log_silence(self) -> None:
         await trio.sleep(_SILENCE_S)
-        if self._missing == _NOT_ASKED:
+        if self._missing == NOT_ASKED:
             why = self._admin.why_away()
             reason = "no answer yet" if why is None else f"no answer yet: {why}"
             self._log.info("waits at its start", reason=reason)
 
     async def _ask_until_fit(self) -> None:
-        backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
+        backoff = Backoff(FIRST_WAIT_S, LONGEST_WAIT_S)
         while self._missing is not None:
             try:
                 await trio.to_thread.run_sync(
@@ -125,3 +124,14 @@ class KafkaStart:
                     partitions=count,
                 )
         self._partitions = counts
+
+
+async def wait_for(
+    *waits: Callable[[], Awaitable[None]], task_status: trio.TaskStatus[None]
+) -> None:
+    """As a task of a service: started when all that it waits for, side by side, is there."""
+    async with trio.open_nursery() as nursery:
+        for wait in waits:
+            nursery.start_soon(wait)
+    calm_collector()
+    task_status.started()

@@ -13,7 +13,8 @@ from prometheus_client import Counter, Gauge
 
 from matyan import __version__
 from matyan import settings as settings_
-from matyan.cli.flags import data_option
+from matyan.cli.flags import place_options, store_name
+from matyan.errors import ConfigurationError
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
 from matyan.parsing import HIGHEST_PORT
@@ -24,6 +25,7 @@ from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, calm_collector, run_service
 from matyan.service.terminal import StatusLine, announce
 from matyan.settings import Settings
+from matyan.store.open import ClusterName, StoreName
 
 _STATUS_S = 1.0
 _TRAFFIC_S = 60.0
@@ -33,7 +35,7 @@ _log = get_logger()
 
 
 @click.command()
-@data_option
+@place_options
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
@@ -42,7 +44,7 @@ _log = get_logger()
     show_default=True,
     help="0: any free.",
 )
-def up(data: Path, host: str, port: int) -> int:
+def up(store: StoreName, host: str, port: int) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.
 
     \b
@@ -53,6 +55,12 @@ def up(data: Path, host: str, port: int) -> int:
     Reachable from other machines, on another port:
       matyan up --host 0.0.0.0 --port 8080
     """
+    if isinstance(store, ClusterName):
+        raise ConfigurationError(
+            "`matyan up` keeps what it has accepted in the transactions of its own data folder, which is RocksDB: name one "
+            f"with --data. A FoundationDB store is fed through Kafka: start `matyan frontier`, and `matyan ingest-worker "
+            f"--store {store_name(store)}`."
+        )
     settings = settings_.load(ignore=settings_.EMBEDDED_IGNORES)
     private.set_umask()
     raise_limit()
@@ -61,7 +69,7 @@ def up(data: Path, host: str, port: int) -> int:
     for sentence in names:
         _log.warning(sentence)
     try:
-        return trio.run(_up, data.absolute(), host, port, settings, line)
+        return trio.run(_up, store.folder.absolute(), host, port, settings, line)
     finally:
         if line is not None:
             line.show("")

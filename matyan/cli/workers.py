@@ -6,8 +6,9 @@ Puts parts together; decides nothing about records.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,8 +17,8 @@ from confluent_kafka.admin import AclOperation
 
 from matyan.broker.kafka.admin import Group
 from matyan.broker.kafka.start import FedStore, require_own
-from matyan.cli.flags import KAFKA, S3, SERVICE, settings_flags, store_name, store_option
-from matyan.cli.start import KafkaStart, begin
+from matyan.cli.flags import FDB, KAFKA, S3, SERVICE, settings_flags, store_name, store_option
+from matyan.cli.start import KafkaStart, begin, wait_for
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.service import private
 from matyan.service.doors import doors_of
@@ -25,10 +26,11 @@ from matyan.service.health import Check, Health
 from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, run_service
 from matyan.settings import Settings, dead_letter_topic
+from matyan.store.open import ClusterName, FolderName, StoreName
 
 if TYPE_CHECKING:
     from matyan.broker.kafka.consumer import KafkaConsumer
-    from matyan.folder.folder import DataFolder
+    from matyan.folder.opened import Opened
     from matyan.workers.partition import Holder
 
 _PATIENCE_S = 10.0
@@ -47,17 +49,19 @@ log = get_logger()
 class _Crew:
     """The workers of one process: a task each, one answer whether they work, one end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *names: str) -> None:
+        """names: of their tasks."""
+        self._names = names
         self._members: dict[str, tuple[Holder, KafkaConsumer]] = {}
         self._at_work: set[str] = set()
         self._ended = trio.Event()
 
     def add(self, name: str, worker: Holder, consumer: KafkaConsumer) -> None:
-        """name: of its task."""
+        """Before its task begins."""
         self._members[name] = worker, consumer
 
     def tasks(self) -> list[Task]:
-        return [Task(name, partial(self._run, name)) for name in self._members]
+        return [Task(name, partial(self._run, name)) for name in self._names]
 
     async def _run(self, name: str, *, task_status: trio.TaskStatus[None]) -> None:
         worker, _ = self._members[name]
@@ -108,7 +112,9 @@ def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
 
 
 @click.command("ingest-worker")
-@store_option("Where runs are kept: a folder of this machine, for RocksDB.")
+@store_option(
+    "Where runs are kept: a folder of this machine, for RocksDB, or a FoundationDB cluster."
+)
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
@@ -118,6 +124,7 @@ def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
 )
 @settings_flags(
     *KAFKA,
+    *FDB,
     "ingestion_group",
     "instance_id",
     "sequence_layout",
@@ -128,128 +135,183 @@ def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
     "allowed_hosts",
     *SERVICE,
 )
-def ingest_worker(settings: Settings, folder: Path, workers: int) -> int:
+def ingest_worker(settings: Settings, store: StoreName, workers: int) -> int:
     """Apply the records in Kafka to the store, each exactly once.
 
     The store keeps the offset of each partition with the data; `matyan offsets show` compares it with Kafka's.
-    FOLDER is a data folder: the commands that read one work with --data FOLDER, while the worker runs and when not.
+    FOLDER is a data folder: one process holds it, and the commands that read one work with --data FOLDER, while the worker
+    runs and when not. A FoundationDB store takes any number of processes, up to the partitions of the topic, and the commands
+    read it by themselves, with the same --store.
 
     \b
       matyan ingest-worker --store rocks:/var/lib/matyan --workers 2
-      MATYAN_INSTANCE_ID=worker-1 matyan ingest-worker --store rocks:/var/lib/matyan --metrics-port 9091
+      matyan ingest-worker --store fdb:/etc/foundationdb/fdb.cluster
+      MATYAN_INSTANCE_ID=worker-1 matyan ingest-worker --store fdb: --metrics-port 9091
     """
     begin("ingest-worker", settings, KAFKA)
-    return trio.run(_ingest, settings, folder, workers)
+    if isinstance(store, ClusterName):
+        return trio.run(_on_cluster, settings, store, workers)
+    return trio.run(_on_folder, settings, store, workers)
 
 
-async def _ingest(settings: Settings, path: Path, count: int) -> int:
+async def _on_folder(settings: Settings, name: FolderName, count: int) -> int:
     from matyan.broker.kafka.client import producer_config
     from matyan.broker.kafka.producer import open_producer
     from matyan.folder.folder import open_folder
     from matyan.folder.kafka_folder import KafkaFolder
 
     private.set_umask()
-    topic = settings.kafka_data_ingestion_topic
-    start = KafkaStart(
-        settings,
-        {
-            topic: AclOperation.READ,
-            dead_letter_topic(topic): AclOperation.WRITE,
-            settings.kafka_control_events_topic: AclOperation.WRITE,
-        },
-    )
+    path = name.folder
     async with open_folder(path, settings.layout, patience_s=_PATIENCE_S) as folder:
         if folder.fed_by_tracker:
             raise ConfigurationError(
                 f"The records of {path} come from `matyan up`: go on with it, by `matyan up --data {path}`, or name "
                 "another folder with --store."
             )
-        fed_store = FedStore(settings.ingestion_group, folder.id, store_name(path))
-        crew = _ingest_crew(settings, folder, fed_store, count)
+        topic = settings.kafka_data_ingestion_topic
         commands = KafkaFolder(
             folder, partial(open_producer, producer_config(settings), topic, settings.queue_bytes)
         )
-        health = start.health()
-        health.add("work", crew.check)
+        ingestion = _Ingestion(settings, name, count, folder.compaction.deleted)
+
+        async def opened() -> Opened:
+            return folder
 
         async def drain(deadline: float) -> int:
-            await crew.drain(deadline)
+            await ingestion.crew.drain(deadline)
             return await commands.drain(deadline)
+
+        # The commands before Kafka is there: the folder can be read without it.
+        return await ingestion.serve(opened, drain, commands.tasks())
+
+
+async def _on_cluster(settings: Settings, name: ClusterName, count: int) -> int:
+    from matyan.cli.cluster_start import ClusterStart
+
+    ingestion = _Ingestion(settings, name, count)
+    start = ClusterStart(name, settings)
+    ingestion.health.add("store", start.check)
+    return await ingestion.serve(start.open, ingestion.crew.drain)
+
+
+class _Ingestion:
+    """The ingestion workers of one process on a store, whichever its engine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        name: StoreName,
+        count: int,
+        on_deletion: Callable[[], None] | None = None,
+    ) -> None:
+        """on_deletion: see `IngestWorker`."""
+        topic = settings.kafka_data_ingestion_topic
+        self._settings = settings
+        self._on_deletion = on_deletion
+        self._kafka = KafkaStart(
+            settings,
+            {
+                topic: AclOperation.READ,
+                dead_letter_topic(topic): AclOperation.WRITE,
+                settings.kafka_control_events_topic: AclOperation.WRITE,
+            },
+        )
+        self._fed_store = FedStore(settings.ingestion_group, store=store_name(name))
+        self._names = [f"ingest-{number}" for number in range(count)]
+        self.crew = _Crew(*self._names)
+        self.health = self._kafka.health()
+        self.health.add("work", self.crew.check)
+
+    async def serve(
+        self,
+        open_: Callable[[], Awaitable[Opened]],
+        drain: Callable[[float], Awaitable[int]],
+        first: Sequence[Task] = (),
+    ) -> int:
+        """Runs until it is told to end; returns the exit code.
+
+        Args:
+            open_: returns the store, when it is there.
+            first: tasks that begin before Kafka is there.
+        """
+
+        async def hire() -> None:
+            self._hire(await open_())
 
         return await run_service(
             [
-                *_probes(settings, health, "ingest-worker"),
-                # Before Kafka is there: the folder can be read without it.
-                *commands.tasks(),
-                Task("start", start.run),
-                Task("store", partial(_guard_store, settings, fed_store)),
-                *crew.tasks(),
+                *_probes(self._settings, self.health, "ingest-worker"),
+                *first,
+                Task("start", partial(wait_for, self._kafka.wait, hire)),
+                Task("store", self._guard),
+                *self.crew.tasks(),
             ],
             drain,
-            health,
-            drain_s=settings.shutdown_flush_timeout,
+            self.health,
+            drain_s=self._settings.shutdown_flush_timeout,
         )
 
+    def _hire(self, opened: Opened) -> None:
+        from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
+        from matyan.broker.kafka.outbox import KafkaOutbox
+        from matyan.workers.ingest import IngestWorker
 
-def _ingest_crew(settings: Settings, folder: DataFolder, fed_store: FedStore, count: int) -> _Crew:
-    from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
-    from matyan.broker.kafka.outbox import KafkaOutbox
-    from matyan.workers.ingest import IngestWorker
+        settings = self._settings
+        self._fed_store = fed_store = replace(self._fed_store, store_id=opened.id)
+        outbox = KafkaOutbox(settings)
+        config = consumer_config(settings, fed_store.group)
+        for number, name in enumerate(self._names):
+            own = dict(config)
+            if settings.instance_id and len(self._names) > 1:
+                own["group.instance.id"] = f"{settings.instance_id}-{number}"
+            consumer = KafkaConsumer(own, settings.kafka_data_ingestion_topic, fed_store=fed_store)
+            worker = IngestWorker(
+                consumer,
+                opened.store,
+                opened.keys,
+                opened.rules,
+                outbox,
+                max_bytes=settings.ingest_max_txn_bytes,
+                max_records=settings.ingest_max_messages_per_txn,
+                on_deletion=self._on_deletion,
+            )
+            self.crew.add(name, worker, consumer)
 
-    outbox = KafkaOutbox(settings)
-    config = consumer_config(settings, fed_store.group)
-    crew = _Crew()
-    for number in range(count):
-        own = dict(config)
-        if settings.instance_id and count > 1:
-            own["group.instance.id"] = f"{settings.instance_id}-{number}"
-        consumer = KafkaConsumer(own, settings.kafka_data_ingestion_topic, fed_store=fed_store)
-        worker = IngestWorker(
-            consumer,
-            folder.store,
-            folder.keys,
-            folder.rules,
-            outbox,
-            max_bytes=settings.ingest_max_txn_bytes,
-            max_records=settings.ingest_max_messages_per_txn,
-            on_deletion=folder.compaction.deleted,
-        )
-        crew.add(f"ingest-{number}", worker, consumer)
-    return crew
+    async def _guard(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Begins when no other store's worker is in the group, and looks again now and then: two may begin at once.
 
+        Raises:
+            ConfigurationError: there is one.
+        """
+        from matyan.broker.kafka.client import client_config
 
-async def _guard_store(
-    settings: Settings, fed_store: FedStore, *, task_status: trio.TaskStatus[None]
-) -> None:
-    """Begins when no other store's worker is in the group, and looks again now and then: two may begin at once.
-
-    Raises:
-        ConfigurationError: there is one.
-    """
-    from matyan.broker.kafka.client import client_config
-
-    topic = settings.kafka_data_ingestion_topic
-    group = Group(client_config(settings), fed_store.group)
-    while True:
-        try:
-            stores = await trio.to_thread.run_sync(group.stores, topic, abandon_on_cancel=True)
-        except Unavailable as error:
-            log.info("waits to see whose the consumer group is", reason=str(error))
-            await trio.sleep(1)
-            continue
-        require_own(topic, stores, fed_store)
-        task_status.started()
-        await trio.sleep(_GUARD_S)
+        topic = self._settings.kafka_data_ingestion_topic
+        group = Group(client_config(self._settings), self._fed_store.group)
+        while True:
+            try:
+                stores = await trio.to_thread.run_sync(group.stores, topic, abandon_on_cancel=True)
+            except Unavailable as error:
+                log.info("waits to see whose the consumer group is", reason=str(error))
+                await trio.sleep(1)
+                continue
+            require_own(topic, stores, self._fed_store)
+            task_status.started()
+            await trio.sleep(_GUARD_S)
 
 
 # --- control -------------------------------------------------------------------------------------
 
 
 @click.command("control-worker")
+@store_option(
+    "The ingestion workers' store, for deployments that start all workers alike: nothing is kept in it, since what was done "
+    "is the committed offset of the topic.",
+    required=False,
+)
 @settings_flags(
     *KAFKA, *S3, "control_group", "instance_id", "host", "metrics_port", "allowed_hosts", *SERVICE
 )
-def control_worker(settings: Settings) -> int:
+def control_worker(settings: Settings, store: StoreName | None) -> int:
     """Do what control events ask for outside of the store: delete the blobs of deleted runs.
 
     \b
@@ -274,7 +336,7 @@ async def _control(settings: Settings) -> int:
         consumer_config(settings, settings.control_group), topic, offsets_are_stored=False
     )
     blobs = S3Blobs(settings)
-    crew = _Crew()
+    crew = _Crew("control")
     crew.add("control", ControlWorker(consumer, blobs, KafkaOutbox(settings).bury), consumer)
     health = start.health()
     health.add("work", crew.check)

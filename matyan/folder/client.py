@@ -1,4 +1,4 @@
-"""Asks the process that holds a data folder: one request, its answers as they come.
+"""Asks whoever has the store open: one request, its answers as they come.
 
 No store and no trio here; what can be asked is named in `reader.py`, how it is written in `wire.py`.
 """
@@ -29,8 +29,12 @@ from matyan.folder.wire import (
 _GONE = "The process that holds this data folder went away while it answered: run the same command again."
 
 
+Connect = Callable[[], socket.socket]
+"""Makes a connection to whoever has the store open. Raises Unavailable: nobody answers."""
+
+
 def ask(
-    folder: Path,
+    connect: Connect,
     op: str,
     arguments: dict[str, Any],
     on_end: Callable[[int], None] = lambda moments: None,
@@ -43,7 +47,7 @@ def ask(
         MatyanError: what the other side says, or an argument that no message holds; Unavailable when it went away.
     """
     request = _request(op, arguments)
-    with _connect(folder) as connection:
+    with connect() as connection:
         try:
             connection.sendall(request)
         except OSError as error:
@@ -59,7 +63,7 @@ def is_answered(folder: Path) -> bool:
         ConfigurationError: its socket belongs to another user.
     """
     try:
-        _connect(folder).close()
+        connect(folder).close()
     except Unavailable:
         return False
     return True
@@ -77,7 +81,12 @@ def _rows(messages: Iterable[bytes], on_end: Callable[[int], None]) -> Iterator[
     raise Unavailable(_GONE)
 
 
-def _connect(folder: Path) -> socket.socket:
+def connect(folder: Path) -> socket.socket:
+    """
+    Raises:
+        Unavailable: nobody holds the folder.
+        ConfigurationError: its socket belongs to another user.
+    """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with socket_address(folder) as address:

@@ -1,24 +1,36 @@
-"""For a command on a data folder that nobody holds: this process holds it, in a thread, and answers at its socket.
+"""For a command on a store that no process answers for: this process has it open, in a thread, and answers itself.
 
-The same parts as `matyan up` runs, without a port.
+A data folder that nobody holds: the same parts as `matyan up` runs, without a port. A FoundationDB cluster, always: any number
+of processes may have its store open.
 """
 
 from __future__ import annotations
 
 import queue
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final, Generic, TypeVar
 
 import outcome
 import trio
 
-from matyan.errors import MatyanError
+from matyan.errors import MatyanError, Unavailable
+from matyan.folder.client import Connect
+from matyan.folder.cluster import cluster_answers
 from matyan.folder.folder import open_folder
 from matyan.folder.kafka_folder import KafkaFolder
 from matyan.folder.tracker import Tracker
 from matyan.settings import Settings
+from matyan.store.open import ClusterName
+
+_LEAVE_S: Final = 0.5
+"""How long a cluster's answers are waited for at the end: only one that was interrupted is still under way then, it may wait
+for a cluster that is away, and it holds nothing that others need."""
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,11 +40,8 @@ def hold(data: Path, settings: Settings) -> Iterator[None]:
     Raises:
         ConfigurationError: as `open_folder` does.
     """
-    began: queue.SimpleQueue[tuple[trio.lowlevel.TrioToken, trio.Event] | BaseException] = (
-        queue.SimpleQueue()
-    )
 
-    async def answer() -> None:
+    async def answer(began: Callable[[None], Awaitable[None]]) -> None:
         async with open_folder(data, None) as folder, trio.open_nursery() as nursery:
             holder: Tracker | KafkaFolder = (
                 KafkaFolder(folder, None)
@@ -41,31 +50,88 @@ def hold(data: Path, settings: Settings) -> Iterator[None]:
             )
             for task in holder.tasks():
                 await nursery.start(task.run)
-            stop = trio.Event()
-            began.put((trio.lowlevel.current_trio_token(), stop))
-            await stop.wait()
+            await began(None)
             await holder.drain(trio.current_time() + settings.shutdown_flush_timeout)
             nursery.cancel_scope.cancel()
 
-    def thread() -> None:
-        ended = outcome.capture(trio.run, answer)
-        if isinstance(ended, outcome.Error):
-            began.put(ended.error)
+    with _thread(answer, leave_s=None):
+        yield
 
-    holder = threading.Thread(target=thread, name="matyan store", daemon=True)
-    holder.start()
-    first = began.get()
+
+@contextmanager
+def open_cluster(name: ClusterName, settings: Settings) -> Iterator[Connect]:
+    """Opens the store of a cluster in a thread of this process, and answers there who connects.
+
+    Raises:
+        ConfigurationError, Unavailable: as `open_cluster_store` does.
+    """
+
+    async def answer(began: Callable[[Connect], Awaitable[None]]) -> None:
+        async with cluster_answers(name, settings) as answers, trio.open_nursery() as nursery:
+            token = trio.lowlevel.current_trio_token()
+
+            def take(connection: socket.socket) -> None:
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+                nursery.start_soon(answers.to, stream)
+
+            def connect() -> socket.socket:
+                ours, theirs = socket.socketpair()
+                try:
+                    token.run_sync_soon(take, theirs)
+                except trio.RunFinishedError:
+                    raise Unavailable("The store was closed: open it again.") from None
+                return ours
+
+            await began(connect)
+            nursery.cancel_scope.cancel()
+
+    with _thread(answer, leave_s=_LEAVE_S) as connect:
+        yield connect
+
+
+class _Began(Generic[T]):
+    """What a thread has begun with, and what ends it."""
+
+    def __init__(self, value: T, token: trio.lowlevel.TrioToken, stop: trio.Event) -> None:
+        self.value = value
+        self.token = token
+        self.stop = stop
+
+
+@contextmanager
+def _thread(
+    main: Callable[[Callable[[T], Awaitable[None]]], Awaitable[None]], *, leave_s: float | None
+) -> Iterator[T]:
+    """Runs `main` in a thread until the context is left; main calls what it is given with the context's value, which
+    returns when it is time to end.
+
+    leave_s: how long its end is waited for; None: until it has come.
+    """
+    told: queue.SimpleQueue[_Began[T] | BaseException] = queue.SimpleQueue()
+
+    async def began(value: T) -> None:
+        stop = trio.Event()
+        told.put(_Began(value, trio.lowlevel.current_trio_token(), stop))
+        await stop.wait()
+
+    def run() -> None:
+        ended = outcome.capture(trio.run, main, began)
+        if isinstance(ended, outcome.Error):
+            told.put(ended.error)
+
+    thread = threading.Thread(target=run, name="matyan store", daemon=True)
+    thread.start()
+    first = told.get()
     if isinstance(first, BaseException):
         raise _unwrapped(first)
-    token, stop = first
     try:
-        yield
+        yield first.value
     finally:
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(stop.set)
-        holder.join()
-    if not began.empty():
-        late = began.get()
+            first.token.run_sync_soon(first.stop.set)
+        thread.join(leave_s)
+    if not told.empty():
+        late = told.get()
         assert isinstance(late, BaseException)
         raise _unwrapped(late)
 

@@ -1,7 +1,7 @@
-"""The unix socket in the data folder: what the CLI and `reader.py` ask the process that holds the store.
+"""What the CLI and `reader.py` ask whoever has the store open, and the unix socket of a data folder at which they do.
 
 Only requests, answers and their pace. What is read stands in `rules/queries.py`, what is written in `tracker.py` and
-`kafka_folder.py`, the wire in `wire.py`. The socket's permissions (0600) are the access control.
+`kafka_changes.py`, the wire in `wire.py`. The socket's permissions (0600) are the access control.
 """
 
 from __future__ import annotations
@@ -57,6 +57,82 @@ _READS_AT_ONCE = 8
 _log = get_logger()
 
 
+class Answers:
+    """Answers one request a connection."""
+
+    def __init__(
+        self, store: Store, reads: Mapping[str, Read], writes: Mapping[str, Write]
+    ) -> None:
+        self._store = store
+        self._reads = reads
+        self._writes = writes
+        self._limit = trio.CapacityLimiter(_READS_AT_ONCE)
+
+    async def to(self, stream: trio.SocketStream) -> None:
+        """One client. Whatever it sends, and whatever is raised for it, ends its connection and no other."""
+        try:
+            async with stream:
+                await self._answer(stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it left, or took nothing
+        except Exception:  # noqa: BLE001 - an island: it is logged, and the others go on
+            _log.exception("a command could not be answered")
+
+    async def _answer(self, stream: trio.SocketStream) -> None:
+        try:
+            with trio.fail_after(_REQUEST_S):
+                request = await _receive(stream)
+        except trio.TooSlowError:
+            return
+        except ValueError as error:
+            await _send(stream, _refusal(MatyanError(f"This is no request of a command: {error}.")))
+            return
+        if request is None:
+            return
+        op = request.pop("op", None)
+        try:
+            answer = await self._rows(stream, op, request)
+        except MatyanError as error:
+            answer = _refusal(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an island: it is logged and answered, and the others go on
+            _log.exception("a command could not be answered", op=op)
+            answer = _refusal(
+                MatyanError(
+                    f"{op!r} could not be answered ({type(error).__name__}: {error}): the log of the process that holds "
+                    "this folder says where."
+                )
+            )
+        await _send(stream, answer)
+
+    async def _rows(
+        self, stream: trio.SocketStream, op: object, arguments: dict[str, Any]
+    ) -> bytes:
+        """Sends the rows of the answer, but for its end, which it returns, with the last rows of a read: so most answers cross
+        between threads once."""
+        if not isinstance(op, str) or op not in {*self._reads, *self._writes}:
+            raise _not_known(f"{op!r}")
+        if op in self._reads:
+            return await self._read(stream, op, arguments)
+        rows = _called(op, partial(self._writes[op], **arguments))
+        async with aclosing(cast("AsyncGenerator[object]", rows)) as items:
+            async for item in items:
+                await _send(stream, _items([_packed(item)]))
+        return _end(1)
+
+    async def _read(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
+        async with self._store.snapshot() as snapshot:
+            rows = _called(op, partial(self._reads[op], snapshot, **arguments))
+            with closing(_Pieces(rows)) as pieces:
+                while True:
+                    async with self._limit:
+                        piece, is_last = await trio.to_thread.run_sync(pieces.next)
+                    if is_last:
+                        return piece + _end(snapshot.moments)
+                    await _send(stream, piece)
+
+
 class _Counted(trio.abc.Listener[trio.SocketStream]):
     """Tells of each connection in the moment that it is taken, before its task begins."""
 
@@ -73,17 +149,14 @@ class _Counted(trio.abc.Listener[trio.SocketStream]):
         await self._inner.aclose()
 
 
-class LocalAPI:
-    """Serves one data folder's socket. The owner of the folder's lock makes it, so no other can be serving."""
+class LocalAPI(Answers):
+    """Gives them at one data folder's socket. The owner of the folder's lock makes it, so no other can be serving."""
 
     def __init__(
         self, folder: Path, store: Store, reads: Mapping[str, Read], writes: Mapping[str, Write]
     ) -> None:
+        super().__init__(store, reads, writes)
         self._folder = folder
-        self._store = store
-        self._reads = reads
-        self._writes = writes
-        self._limit = trio.CapacityLimiter(_READS_AT_ONCE)
         self._busy = 0
         self._idle = trio.Event()
 
@@ -138,72 +211,12 @@ class LocalAPI:
         return trio.SocketListener(trio.socket.from_stdlib_socket(bound))
 
     async def _handle(self, stream: trio.SocketStream) -> None:
-        """One client. Whatever it sends, and whatever is raised for it, ends its connection and no other."""
         try:
-            async with stream:
-                await self._answer(stream)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it left, or took nothing
-        except Exception:  # noqa: BLE001 - an island: it is logged, and the others go on
-            _log.exception("a command could not be answered")
+            await self.to(stream)
         finally:
             self._busy -= 1
             if not self._busy:
                 self._idle.set()
-
-    async def _answer(self, stream: trio.SocketStream) -> None:
-        try:
-            with trio.fail_after(_REQUEST_S):
-                request = await _receive(stream)
-        except trio.TooSlowError:
-            return
-        except ValueError as error:
-            await _send(stream, _refusal(MatyanError(f"This is no request of a command: {error}.")))
-            return
-        if request is None:
-            return
-        op = request.pop("op", None)
-        try:
-            answer = await self._rows(stream, op, request)
-        except MatyanError as error:
-            answer = _refusal(error)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise
-        except Exception as error:  # noqa: BLE001 - an island: it is logged and answered, and the others go on
-            _log.exception("a command could not be answered", op=op)
-            answer = _refusal(
-                MatyanError(
-                    f"{op!r} could not be answered ({type(error).__name__}: {error}): the log of the process that holds "
-                    "this folder says where."
-                )
-            )
-        await _send(stream, answer)
-
-    async def _rows(
-        self, stream: trio.SocketStream, op: object, arguments: dict[str, Any]
-    ) -> bytes:
-        """Sends the rows of the answer, but for the last ones of a read, which it returns with the end: so most answers cross
-        between threads once."""
-        if not isinstance(op, str) or op not in {*self._reads, *self._writes}:
-            raise _not_known(f"{op!r}")
-        if op in self._reads:
-            return await self._read(stream, op, arguments)
-        rows = _called(op, partial(self._writes[op], **arguments))
-        async with aclosing(cast("AsyncGenerator[object]", rows)) as items:
-            async for item in items:
-                await _send(stream, _items([_packed(item)]))
-        return _end(1)
-
-    async def _read(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
-        async with self._store.snapshot() as snapshot:
-            rows = _called(op, partial(self._reads[op], snapshot, **arguments))
-            with closing(_Pieces(rows)) as pieces:
-                while True:
-                    async with self._limit:
-                        piece, is_last = await trio.to_thread.run_sync(pieces.next)
-                    if is_last:
-                        return piece + _end(snapshot.moments)
-                    await _send(stream, piece)
 
 
 def _called(op: str, call: Callable[[], T]) -> T:

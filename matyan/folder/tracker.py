@@ -19,15 +19,9 @@ from matyan.broker import local
 from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, NotFound, Unavailable
-from matyan.folder.folder import (
-    DataFolder,
-    delete_by_record,
-    delivered,
-    finish_by_record,
-    finish_commands,
-    open_folder,
-)
+from matyan.folder.folder import DataFolder, finish_commands, open_folder
 from matyan.folder.letters import Letters
+from matyan.folder.opened import delete_by_record, delivered, finish_by_record
 from matyan.keys import range_of
 from matyan.rules import runs
 from matyan.rules.queries import Row
@@ -37,7 +31,7 @@ from matyan.service.health import Health
 from matyan.service.supervise import Task
 from matyan.settings import Settings
 from matyan.store.base import Snapshot
-from matyan.store.open import name_of
+from matyan.store.open import FolderName
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
 
@@ -214,7 +208,7 @@ async def open_tracker(data: Path, settings: Settings) -> AsyncIterator[Tracker]
         if folder.fed_by_kafka:
             raise ConfigurationError(
                 f"The records of {data} come from Kafka: run its worker, with: "
-                f"matyan ingest-worker --store {name_of(data)}, or name another folder with --data."
+                f"matyan ingest-worker --store {FolderName(data)}, or name another folder with --data."
             )
         yield Tracker(folder, settings.queue_bytes)
 

@@ -1,4 +1,4 @@
-"""The wire of the unix socket in a data folder: its name and its messages.
+"""The wire between a command and whoever has the store open: the name of a data folder's socket, and the messages.
 
 One request a connection. Each message is a length (4 bytes, big endian) and msgpack. The request is a map with "op" and its
 arguments; each answer is `[ITEMS, [item, …]]`, the last `[END]` or `[ERROR, class, text]`; `[END, moments]` when what was

@@ -10,10 +10,11 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from matyan.cli.flags import settings_flags, store_option
+from matyan.cli.flags import place_options, settings_flags, store_option
 from matyan.cli.frontier import frontier
 from matyan.cli.workers import control_worker, ingest_worker
 from matyan.settings import Settings, is_secret
+from matyan.store.open import ClusterName, FolderName, StoreName
 from tests.tracker import matyan
 
 SECRETS = {row.name for row in fields(Settings) if is_secret(row)}
@@ -89,18 +90,93 @@ def test_help_names_variable_and_default_and_gives_secrets_no_flag(command: clic
     assert "[KAFKA_BOOTSTRAP_SERVERS; default: localhost:9092]" in text
 
 
-@pytest.mark.parametrize("value", ["fdb:x", "rocks:", "/data"])
-def test_a_store_that_is_not_one_is_refused(value: str) -> None:
-    """Only rocks:FOLDER names a store."""
+def stored(*words: str) -> tuple[Result, list[StoreName]]:
+    seen: list[StoreName] = []
 
     @click.command()
     @store_option("The store.")
-    def command(folder: object) -> None:
-        raise AssertionError(folder)
+    def command(store: StoreName) -> None:
+        seen.append(store)
 
-    result = CliRunner().invoke(command, ["--store", value])
-    assert result.exit_code == 2
-    assert "expected rocks:FOLDER" in result.stderr
+    return CliRunner().invoke(command, ["--store", *words]), seen
+
+
+@pytest.mark.parametrize(
+    ("value", "store"),
+    [
+        ("rocks:data", FolderName(Path("data"))),
+        ("rocks:/a b/c", FolderName(Path("/a b/c"))),
+        ("rocks:fdb:x", FolderName(Path("fdb:x"))),
+        ("fdb:", ClusterName("")),
+        ("fdb:fdb.cluster", ClusterName("fdb.cluster")),
+        ("fdb:/etc/foundationdb/fdb.cluster", ClusterName("/etc/foundationdb/fdb.cluster")),
+        ("fdb:rocks:x", ClusterName("rocks:x")),
+    ],
+)
+def test_a_store_is_named_by_its_engine(value: str, store: StoreName) -> None:
+    """And its name is how it is told again, such as in a sentence that says what to call."""
+    result, seen = stored(value)
+    assert (result.exit_code, seen, str(store)) == (0, [store], value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "rocks:", "rocks", "fdb", "FDB:", " fdb:", "/data", "file:x", "mem:", "s3:x", ":x"],
+)
+def test_a_store_that_is_not_one_is_refused(value: str) -> None:
+    """With both forms that a store's name has."""
+    result, seen = stored(value)
+    assert (result.exit_code, seen) == (2, [])
+    assert f"{value!r}: expected rocks:FOLDER or fdb:[CLUSTER_FILE]." in result.stderr
+
+
+def placed(*words: str, **environment: str) -> tuple[Result, list[StoreName]]:
+    seen: list[StoreName] = []
+
+    @click.command()
+    @place_options
+    def command(store: StoreName) -> None:
+        seen.append(store)
+
+    return CliRunner(env=environment).invoke(command, words), seen
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "store"),
+    [
+        ((), {}, "rocks:.matyan"),
+        ((), {"MATYAN_DATA": "runs"}, "rocks:runs"),
+        (("--data", "here"), {"MATYAN_DATA": "runs"}, "rocks:here"),
+        (("--data", "./fdb:x"), {}, "rocks:fdb:x"),
+        (("--store", "rocks:here"), {}, "rocks:here"),
+        (("--store", "fdb:"), {}, "fdb:"),
+        # An option wins over a variable.
+        (("--store", "fdb:x"), {"MATYAN_DATA": "runs"}, "fdb:x"),
+    ],
+)
+def test_a_place_is_a_folder_or_a_store(
+    words: tuple[str, ...], environment: dict[str, str], store: str
+) -> None:
+    result, seen = placed(*words, **environment)
+    assert (result.exit_code, list(map(str, seen))) == (0, [store])
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "sentence"),
+    [
+        (("--data", ".matyan", "--store", "rocks:.matyan"), {}, "Name one place, with --data or"),
+        (("--store", "fdb:", "--data", "x"), {}, "Name one place, with --data or with --store"),
+        (("--data", "fdb:"), {}, "'fdb:' is a store's name: give it with --store"),
+        (("--data", "rocks:x"), {}, "'rocks:x' is a store's name: give it with --store"),
+        ((), {"MATYAN_DATA": "fdb:/x"}, "'fdb:/x' is a store's name: give it with --store"),
+    ],
+)
+def test_two_places_or_the_wrong_option_is_a_sentence(
+    words: tuple[str, ...], environment: dict[str, str], sentence: str
+) -> None:
+    result, seen = placed(*words, **environment)
+    assert (result.exit_code, seen) == (2, [])
+    assert sentence in result.stderr
 
 
 LONG = "x" * 300
@@ -118,6 +194,8 @@ LONG = "x" * 300
         ("artifacts", "run", "--all", LONG),
         ("offsets", "show", "--store", f"rocks:{LONG}"),
         ("doctor", "--store", "rocks:\udcff"),
+        ("doctor", "--store", "fdb:\udcff"),
+        ("runs", "--store", f"fdb:{LONG}"),
     ],
 )
 def test_a_path_that_cannot_be_is_a_sentence(arguments: tuple[str, ...], tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from matyan.errors import MatyanError
 from matyan.folder.hold import hold
-from matyan.reader import Reader
 from matyan.settings import Settings
 from tests.cli.test_main import fill
+from tests.folder.readers import reader_of
 from tests.tracker import environment, running
 
 USER = """
@@ -67,7 +67,7 @@ def test_it_touches_neither_logging_nor_the_users_dotenv(tmp_path: Path, held: b
 def test_what_another_version_would_ask_is_told_so(tmp_path: Path) -> None:
     """A command, an argument or a filter that the process which holds the folder does not have."""
     with hold(tmp_path, Settings()):
-        reader = Reader(tmp_path)
+        reader = reader_of(tmp_path)
         assert list(reader.ask("runs", active=True, tag="a", heard_before=1.0, limit=1)) == []
         for op, arguments in (
             ("colours", {}),

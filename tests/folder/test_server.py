@@ -20,9 +20,9 @@ from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.folder import server, spool
 from matyan.folder.server import LocalAPI
 from matyan.folder.wire import SOCKET_NAME, pack_message
-from matyan.reader import Reader
 from matyan.store.base import Snapshot
 from matyan.store.rocks import open_rocks
+from tests.folder.readers import reader_of
 
 
 def numbers(snap: Snapshot, *, count: int) -> Iterator[int]:
@@ -89,7 +89,7 @@ async def serving(folder: Path) -> AsyncIterator[LocalAPI]:
 
 async def ask(folder: Path, op: str, **arguments: object) -> list[object]:
     def asking() -> list[object]:
-        return list(Reader(folder).ask(op, **arguments))
+        return list(reader_of(folder).ask(op, **arguments))
 
     with trio.fail_after(60):
         return await trio.to_thread.run_sync(asking)
@@ -195,7 +195,7 @@ async def test_what_cannot_be_answered_is_an_error_to_that_client_alone(
 ) -> None:
     """An argument of a newer version, a wrong type, a bug: one sentence; an answer that is under way goes on."""
     async with serving(tmp_path):
-        under_way = Reader(tmp_path).ask("big", count=200)
+        under_way = reader_of(tmp_path).ask("big", count=200)
         first = await trio.to_thread.run_sync(next, under_way)
         with pytest.raises(MatyanError, match=said):
             await ask(tmp_path, op, **arguments)
@@ -256,7 +256,7 @@ async def test_a_reader_that_pauses_holds_up_nobody_and_gets_all(
     monkeypatch.setattr(spool, "PATIENCE_S", patience)
     monkeypatch.setattr(server, "SEND_S", 5.0)
     async with serving(tmp_path) as api:
-        paused = Reader(tmp_path).ask("big", count=300)
+        paused = reader_of(tmp_path).ask("big", count=300)
         first = await trio.to_thread.run_sync(next, paused)
         with trio.fail_after(30):
             await api.idle()
@@ -277,7 +277,7 @@ async def test_a_pause_with_no_room_for_what_waits_is_a_sentence(tmp_path, monke
     monkeypatch.setattr(spool, "PATIENCE_S", 0.0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     async with serving(tmp_path) as api:
-        paused = Reader(tmp_path).ask("big", count=300)
+        paused = reader_of(tmp_path).ask("big", count=300)
         first = await trio.to_thread.run_sync(next, paused)
         with trio.fail_after(30):
             await api.idle()
@@ -299,7 +299,7 @@ async def test_an_error_comes_behind_what_was_answered_before(tmp_path, monkeypa
 
     async with serving(tmp_path) as api:
         api._reads = {**READS, "breaks_late": breaks_late}
-        paused = Reader(tmp_path).ask("breaks_late")
+        paused = reader_of(tmp_path).ask("breaks_late")
         taken = [await trio.to_thread.run_sync(next, paused)]
         with trio.fail_after(30):
             await api.idle()
@@ -315,7 +315,7 @@ async def test_who_leaves_in_a_pause_leaves_no_file_and_no_thread(tmp_path, monk
     for patience in 0.0, 1_000.0:
         monkeypatch.setattr(spool, "PATIENCE_S", patience)
         async with serving(tmp_path) as api:
-            left = Reader(tmp_path).ask("big", count=300)
+            left = reader_of(tmp_path).ask("big", count=300)
             await trio.to_thread.run_sync(next, left)
             await trio.to_thread.run_sync(left.close)
             with trio.fail_after(30):
@@ -328,7 +328,7 @@ async def test_who_leaves_in_a_pause_leaves_no_file_and_no_thread(tmp_path, monk
 async def test_many_clients_that_do_not_read_hold_up_nobody(tmp_path) -> None:
     """More of them than reads run at once: others are answered, and they themselves as soon as they read."""
     async with serving(tmp_path):
-        stalled = [Reader(tmp_path).ask("big", count=30) for _ in range(20)]
+        stalled = [reader_of(tmp_path).ask("big", count=30) for _ in range(20)]
         for one in stalled:
             await trio.to_thread.run_sync(next, one)
         assert await ask(tmp_path, "numbers", count=10) == list(range(10))
@@ -341,7 +341,7 @@ async def test_a_client_that_does_not_read_is_dropped_after_a_while(tmp_path, mo
     """Its snapshot is let go, so that the store's files can go; it learns that its answer is not whole."""
     monkeypatch.setattr(server, "SEND_S", 1.0)
     async with serving(tmp_path) as api:
-        stalled = Reader(tmp_path).ask("big", count=10_000)
+        stalled = reader_of(tmp_path).ask("big", count=10_000)
         await trio.to_thread.run_sync(next, stalled)
         with trio.fail_after(60):
             await api.idle()
@@ -353,7 +353,7 @@ async def test_a_client_that_does_not_read_is_dropped_after_a_while(tmp_path, mo
 async def test_a_client_that_does_not_read_holds_up_no_recovery(tmp_path) -> None:
     """A store that must be opened again takes the snapshot of who is answered slowly; writes and reads go on at once."""
     async with serving(tmp_path) as api:
-        stalled = [Reader(tmp_path).ask("big", count=10_000) for _ in range(10)]
+        stalled = [reader_of(tmp_path).ask("big", count=10_000) for _ in range(10)]
         for one in stalled:
             await trio.to_thread.run_sync(next, one)
         store = api._store
@@ -372,7 +372,7 @@ async def test_a_client_that_leaves_in_the_middle_harms_nobody(tmp_path) -> None
     """`matyan export | head` ends while the answer is under way, many times."""
 
     def first(count: int) -> object:
-        return next(iter(Reader(tmp_path).ask("big", count=count)))
+        return next(iter(reader_of(tmp_path).ask("big", count=count)))
 
     async with serving(tmp_path) as api:
         for _ in range(20):
@@ -395,7 +395,7 @@ async def test_a_client_that_does_not_read_costs_bounded_memory(tmp_path) -> Non
 
     async with serving(tmp_path) as api:
         api._reads = {**READS, "counted": counted}
-        stalled = Reader(tmp_path).ask("counted")
+        stalled = reader_of(tmp_path).ask("counted")
         await trio.to_thread.run_sync(next, stalled)
         assert await ask(tmp_path, "numbers", count=1) == [0]
         assert seen < 100

@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from matyan.keys import Keys, unpack_value
-from matyan.rules.counts import fold
+from matyan.keys import unpack_value
 from matyan.rules.sequences import Growth, Layout
 from matyan.workers.ingest import IngestWorker
 from tests.broken_ingestion import FencesNobody
@@ -47,8 +46,6 @@ class Storm:
         self.ledger = Ledger(layout, TINY)
         self.faults = Faults(seed)
         self.ledger.store = MemoryStore(self.faults, threads=False)
-        self.ledger.store.is_shared = self.dice.random() < 0.7
-        self.ledger.keys = Keys(self.ledger.store)
         self.kind = kind
         self.outbox = MemoryOutbox()
         self.happened: Counter[str] = Counter()
@@ -143,8 +140,6 @@ def blow(
         storm = Storm(values, seed, layout, kind)
         await storm.run()
         storm.ledger.store.faults = None
-        while storm.ledger.store.commit(lambda tr: fold(tr, storm.ledger.keys)):
-            pass
         return storm
 
     return trio.run(main, clock=MockClock(autojump_threshold=0))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from matyan.broker.kafka.admin import Place
 from matyan.errors import ConfigurationError, OffsetConflict
-from matyan.store.open import SYNTAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class FedStore:
     group: str
     store_id: str = ""
     """Of the row ("store",); empty: there is none, such as the control worker's."""
-    store: str = SYNTAX
+    store: str = "STORE"
     """How a command line names it, quoted for a shell."""
 
     def reset(self, which: str, to: str) -> str:

@@ -27,7 +27,7 @@ The next free step is the highest one + 1, and at least 0; where the highest is 
 that has a free one behind it (`free_steps.py`).
 """
 
-from matyan.rules.sequences.layout import open_layout
+from matyan.rules.sequences.layout import find_layout, open_layout
 from matyan.rules.sequences.points import Growth
 from matyan.rules.sequences.reads import SequenceInfo
 from matyan.rules.sequences.sequences import Sequences
@@ -41,5 +41,6 @@ __all__ = [
     "SequenceInfo",
     "SequenceWrites",
     "Sequences",
+    "find_layout",
     "open_layout",
 ]

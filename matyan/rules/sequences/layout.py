@@ -7,23 +7,31 @@ from typing import Final
 from matyan._codec import msgpack_int
 from matyan.errors import ConfigurationError
 from matyan.keys import Keys, range_of, unpack_value
-from matyan.store.base import Layout, Transaction
+from matyan.store.base import Layout, Snapshot, Transaction
 
 STAMPS: Final[dict[Layout, int]] = {"compatible": 1, "packed": 2}
 
 
 def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None, default: Layout) -> Layout:
-    """Stamps a new store with the wanted layout, or checks an old one's; returns it.
+    """`find_layout`, and the stamp of a store that had none."""
+    layout = find_layout(tr, keys, wanted, default)
+    if tr.get(keys.layout()) is None:
+        tr.set(keys.layout(), msgpack_int(STAMPS[layout]))
+    return layout
+
+
+def find_layout(snap: Snapshot, keys: Keys, wanted: Layout | None, default: Layout) -> Layout:
+    """The layout of an old store, checked, or the wanted one of a new store.
 
     `wanted`: None is what the store has; a new one gets `default`, its engine's.
 
     Raises:
         ConfigurationError: the store has the other layout, or one that this version does not know.
     """
-    stamp = tr.get(keys.layout())
+    stamp = snap.get(keys.layout())
     if stamp is not None:
         found = unpack_value(stamp)
-    elif next(iter(tr.scan(*range_of(keys.runs), limit=1)), None) is not None:
+    elif next(iter(snap.scan(*range_of(keys.runs), limit=1)), None) is not None:
         found = STAMPS["compatible"]  # runs and no stamp: the reference's worker wrote here
     else:
         found = STAMPS[wanted or default]
@@ -36,6 +44,4 @@ def open_layout(tr: Transaction, keys: Keys, wanted: Layout | None, default: Lay
         raise ConfigurationError(
             f"The store has the {layout} sequence layout, but {wanted} was asked for: set MATYAN_SEQUENCE_LAYOUT={layout}, or use another store."
         )
-    if stamp is None:
-        tr.set(keys.layout(), msgpack_int(found))
     return layout

@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import outcome
 import trio
 
-from matyan.errors import ConfigurationError, InvalidRecord, Unavailable
+from matyan.errors import InvalidRecord, NoStore, Unavailable
 from matyan.service import telemetry
 from matyan.store.base import Layout, Snapshot, Transaction, View
 from matyan.store.fdb.client import (
@@ -232,7 +232,7 @@ def _directories(
     """The prefixes of DIRECTORIES.
 
     Raises:
-        ConfigurationError: there are none, and none are to be made.
+        NoStore: there are none, and none are to be made.
         Unavailable: the cluster does not answer.
     """
     fdb, layer = cluster.fdb, cluster.fdb.directory
@@ -240,7 +240,7 @@ def _directories(
     while True:
         try:
             if not create and not all(layer.exists(tr, root + path) for path in DIRECTORIES):
-                raise ConfigurationError(
+                raise NoStore(
                     f"The FoundationDB cluster of {cluster.file} holds no store of runs: `matyan ingest-worker --store "
                     f"fdb:{cluster.file}` makes one."
                 )
@@ -268,7 +268,8 @@ async def open_fdb(
         root: the directory in which these stand; the reference knows the layer's own root alone.
 
     Raises:
-        ConfigurationError: no client library, no cluster file, or no store and `create` is False.
+        ConfigurationError: no client library, or no cluster file.
+        NoStore: there is none, and `create` is False.
         Unavailable: the cluster does not answer: try again.
     """
     cluster = await trio.to_thread.run_sync(open_cluster, file, api_version)
