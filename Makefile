@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-faults fuzz test-adapters lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-faults test-fdb fuzz test-adapters lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -32,6 +32,14 @@ test: setup
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
 	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/faults tests/kafka tests/workers/test_storm.py
+
+# What runs on FoundationDB, on the cluster of FDB_CLUSTER_FILE: one of the tests' own, since they remove what stands in it. The
+# first line says what is missing; the last tests, of processes that share the cluster, print what they counted. At length:
+# MATYAN_FDB_MINUTES=30 for the random kills (1), MATYAN_TEST_AT_LENGTH=1 for more rounds of everything.
+test-fdb: setup
+	$(BIN)/python -m tests.fdb
+	$(BIN)/python -m pytest -q -k fdb tests/contracts/test_store.py tests/store tests/rules tests/workers tests/kafka/test_worker.py tests/kafka/test_partitions_added.py
+	$(BIN)/python -m pytest -q tests/cluster
 
 # Hostile connections for MATYAN_FUZZ_SECONDS (600), from MATYAN_FUZZ_SEED or one that is printed.
 fuzz: export MATYAN_FUZZ_SECONDS ?= 600

@@ -56,11 +56,21 @@ def reference_worker(*, python: str = "3.12", folder: Path = FOLDER) -> list[str
     Raises:
         Missing: as `make` does. It wants Python 3.12 or newer.
     """
+    return [_reference_backend(python, folder), "ingest-worker"]
+
+
+def reference_api(*, python: str = "3.12", folder: Path = FOLDER) -> list[str]:
+    """The command that starts the reference's API server; it takes --host and --port.
+
+    Raises:
+        Missing: as `make` does. It wants Python 3.12 or newer.
+    """
+    return [_reference_backend(python, folder), "start"]
+
+
+def _reference_backend(python: str, folder: Path) -> str:
     packages = ("matyan-backend==0.3.0", "matyan-api-models==0.2.1")
-    return [
-        str(make("backend", packages, python=python, folder=folder) / "matyan-backend"),
-        "ingest-worker",
-    ]
+    return str(make("backend", packages, python=python, folder=folder) / "matyan-backend")
 
 
 def reference_consumer(*, folder: Path = FOLDER) -> Path:

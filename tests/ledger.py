@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from matyan.rules.prefetch import prefetch
 from matyan.rules.records import Rules, Unit
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Growth, Layout, SequenceInfo, Sequences
-from tests.memory_store import Faults, MemoryStore
+from tests.memory_store import MemoryStore
 
 T0 = 1_700_000_000.0
 """The time of the first record, epoch seconds."""
@@ -46,13 +46,21 @@ def metric(
 
 
 class Ledger:
-    """A store, its rules, and what a reader sees."""
+    """A store, its rules, and what a reader sees.
 
-    faults: ClassVar[type[Faults] | None] = None
-    """Of the stores to come."""
+    store: one of those that `make_store` makes, or another of their kind.
+    """
 
-    def __init__(self, layout: Layout = "packed", growth: Growth | None = None) -> None:
-        self.store = MemoryStore(self.faults and self.faults())
+    make_store: ClassVar[Callable[[], Any]] = MemoryStore
+    """Makes the stores to come: each has `commit`, `look` and `rows`."""
+
+    def __init__(
+        self,
+        layout: Layout = "packed",
+        growth: Growth | None = None,
+        store: Any = None,
+    ) -> None:
+        self.store = store or self.make_store()
         self.keys = Keys(self.store)
         self.layout: Layout = layout
         self.growth = growth

@@ -68,6 +68,10 @@ class Deployment:
         create_topic(broker, f"{self.topic}-dlq")
         create_topic(broker, f"{self.topic}-control")
 
+    def name_of(self, store: Path | None) -> str:
+        """What --store takes."""
+        return f"rocks:{store or self.folder}"
+
     def use_group(self, name: str) -> None:
         """The next workers are of this consumer group."""
         self.group = Group(client_config(self.settings), name)
@@ -93,7 +97,7 @@ class Deployment:
         **env: str,
     ) -> AbstractContextManager[Process]:
         """Two members of the group in one process, since RocksDB has one owner; killed at the end."""
-        words = ["--store", f"rocks:{store or self.folder}", "--workers", str(members)]
+        words = ["--store", self.name_of(store), "--workers", str(members)]
         words = [*(command or broken_worker(promise)), *words]
         return started(words, **self.environment(consumer or {}, **env))
 

@@ -1,18 +1,20 @@
 """Workers of one consumer group on one store, which a test starts, stops, freezes and robs of their store.
 
 RocksDB has one owner: the workers are tasks of this process, each with its own `KafkaConsumer` and `IngestWorker`, on
-one open store. A store that several processes may open needs another class with the methods of `Crew`: they say
-nothing of tasks.
+one open store, also where it is FoundationDB's. Its workers as processes: tests/cluster.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+from uuid import uuid4
 
+import pytest
 import trio
 from confluent_kafka import Consumer as RdConsumer
 from confluent_kafka import Message
@@ -29,11 +31,13 @@ from matyan.settings import Settings
 from matyan.store.base import Snapshot, Store, Transaction
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
+from tests import fdb
 from tests.kafka.load import Load, Numbers, faults, stored_numbers
 from tests.until import until
 
 T = TypeVar("T")
 B = TypeVar("B")
+OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
 
 SESSION_S = 3.0
 """How long the group waits for a member that is silent."""
@@ -68,7 +72,9 @@ class Door:
             await self._thawed.wait()
             self.waiting -= 1
 
-    is_shared = False
+    @property
+    def is_shared(self) -> bool:
+        return self._store.is_shared
 
     def directory(self, path: tuple[str, ...]) -> bytes:
         return self._store.directory(path)
@@ -230,33 +236,50 @@ async def stored_offsets(store: Store, topic_id: str) -> dict[int, int]:
 
 
 @asynccontextmanager
+async def rocks_store(folder: Path) -> AsyncIterator[Store]:
+    """An empty store in a new folder of `folder`."""
+    store = open_rocks(folder / uuid4().hex)
+    try:
+        yield store
+    finally:
+        with trio.CancelScope(shield=True):
+            await store.aclose()
+
+
+@pytest.fixture(params=["rocks", *fdb.ENGINES])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    """Opens empty stores of one engine."""
+    return fdb.fdb_store if request.param == "fdb" else partial(rocks_store, tmp_path)
+
+
+@asynccontextmanager
 async def open_crew(
     settings: Settings,
     topic: str,
-    folder: Path,
+    open_store: OpenStore,
     *,
     layout: Layout = "packed",
     consumer: dict[str, Any] | None = None,
     worker: Callable[..., IngestWorker] = IngestWorker,
 ) -> AsyncIterator[Crew]:
-    """A crew without members on the store in `folder`; those that run at the end are stopped.
+    """A crew without members on a new store; those that run at the end are stopped.
 
     consumer: what `KafkaConsumer` is given besides. worker: the class of its workers.
     """
-    store = open_rocks(folder)
     kafka_consumer.RdConsumer, client = _Client, kafka_consumer.RdConsumer
     try:
-        await store.transact(lambda tr: open_layout(tr, Keys(store), layout, store.default_layout))
-        async with trio.open_nursery() as nursery:
-            crew = Crew(settings, topic, store, layout, nursery, consumer or {}, worker)
-            try:
-                yield crew
-            finally:
+        async with open_store() as store:
+            await store.transact(
+                lambda tr: open_layout(tr, Keys(store), layout, store.default_layout)
+            )
+            async with trio.open_nursery() as nursery:
+                crew = Crew(settings, topic, store, layout, nursery, consumer or {}, worker)
+                try:
+                    yield crew
+                finally:
+                    for name in list(crew.members):
+                        crew.thaw(name)
                 for name in list(crew.members):
-                    crew.thaw(name)
-            for name in list(crew.members):
-                await crew.stop(name)
+                    await crew.stop(name)
     finally:
         kafka_consumer.RdConsumer = client
-        with trio.CancelScope(shield=True):
-            await store.aclose()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import trio
@@ -15,10 +14,12 @@ from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.rules.sequences import Layout, Sequences
 from matyan.settings import Settings
 from matyan.store.base import Snapshot
-from tests.kafka.crew import Crew, open_crew
+from tests.kafka.crew import Crew, OpenStore, open_crew, open_store
 from tests.kafka.topics import read_topic
 from tests.ledger import metric
 from tests.until import until
+
+__all__ = ["open_store"]
 
 RUNS = [f"run-{n}" for n in range(12)]
 FRAME = 5
@@ -73,7 +74,7 @@ async def test_partitions_that_are_added_cost_no_point(
     settings: Settings,
     broker: Broker,
     make_topic: Callable[..., str],
-    tmp_path: Path,
+    open_store: OpenStore,
     layout: Layout,
 ) -> None:
     """From 6 to 12: records wait in the old ones, some producers know of the new ones and some do not yet."""
@@ -86,7 +87,7 @@ async def test_partitions_that_are_added_cost_no_point(
         await add_partitions(broker, topic, 12)
         async with (
             open_producer(config, topic, 64 << 20) as knows_twelve,
-            open_crew(settings, topic, tmp_path, layout=layout) as crew,
+            open_crew(settings, topic, open_store, layout=layout) as crew,
         ):
             await crew.start("one")
             await crew.start("two")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import trio
@@ -23,11 +22,13 @@ from matyan.rules.runs import exists, is_deleted
 from matyan.service import telemetry
 from matyan.settings import Settings
 from tests.broken_ingestion import IgnoresStoredOffset
-from tests.kafka.crew import SESSION_S, Crew, open_crew
+from tests.kafka.crew import SESSION_S, Crew, OpenStore, open_crew, open_store
 from tests.kafka.load import Load, open_load
 from tests.kafka.topics import create_topic, read_topic
 from tests.ledger import metric, record
 from tests.until import until
+
+__all__ = ["open_store"]
 
 AT_LENGTH = bool(os.environ.get("MATYAN_TEST_AT_LENGTH"))
 
@@ -49,11 +50,11 @@ async def commits_of(crew: Crew, name: str, more: int = 1) -> None:
 
 
 async def test_a_second_worker_joins_and_leaves_under_load(
-    settings: Settings, make_topic: MakeTopic, tmp_path: Path
+    settings: Settings, make_topic: MakeTopic, open_store: OpenStore
 ) -> None:
     """Partitions go to and fro; nothing is lost, nothing stands twice, each run's order is kept."""
     topic, chance = make_topic(6), random.Random(3)
-    async with open_crew(settings, topic, tmp_path) as crew, open_load(settings, topic) as load:
+    async with open_crew(settings, topic, open_store) as crew, open_load(settings, topic) as load:
         await crew.start("stays")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.forever)
@@ -95,13 +96,13 @@ async def freeze_and_resume(crew: Crew, load: Load) -> None:
 
 
 async def test_a_zombie_cannot_write(
-    settings: Settings, make_topic: MakeTopic, tmp_path: Path
+    settings: Settings, make_topic: MakeTopic, open_store: OpenStore
 ) -> None:
     """A worker that was frozen past its session comes back with a batch that is stored already: it is fenced."""
     topic = make_topic(6)
-    for number in range(5 if AT_LENGTH else 1):
+    for _ in range(5 if AT_LENGTH else 1):
         async with (
-            open_crew(settings, topic, tmp_path / str(number)) as crew,
+            open_crew(settings, topic, open_store) as crew,
             open_load(settings, topic) as load,
         ):
             fenced = count(telemetry.INGEST_ERRORS, "Fenced")
@@ -112,13 +113,15 @@ async def test_a_zombie_cannot_write(
 
 
 async def test_a_zombie_without_the_stored_offset_is_caught(
-    settings: Settings, make_topic: MakeTopic, tmp_path: Path
+    settings: Settings, make_topic: MakeTopic, open_store: OpenStore
 ) -> None:
     """The negative control: with Kafka's offsets alone the zombie's batch is stored a second time."""
     topic = make_topic(6)
     trusting = {"offsets_are_stored": False}
     async with (
-        open_crew(settings, topic, tmp_path, consumer=trusting, worker=IgnoresStoredOffset) as crew,
+        open_crew(
+            settings, topic, open_store, consumer=trusting, worker=IgnoresStoredOffset
+        ) as crew,
         open_load(settings, topic) as load,
     ):
         await freeze_and_resume(crew, load)
@@ -133,11 +136,11 @@ async def test_a_zombie_without_the_stored_offset_is_caught(
 
 
 async def test_a_store_that_is_away_costs_neither_records_nor_membership(
-    settings: Settings, make_topic: MakeTopic, tmp_path: Path
+    settings: Settings, make_topic: MakeTopic, open_store: OpenStore
 ) -> None:
     """For longer than the group waits for a silent member: paused, polled all the while, and all is stored after."""
     topic = make_topic(6)
-    async with open_crew(settings, topic, tmp_path) as crew, open_load(settings, topic) as load:
+    async with open_crew(settings, topic, open_store) as crew, open_load(settings, topic) as load:
         member = await crew.start("only")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(load.forever)
@@ -192,7 +195,7 @@ async def test_a_topic_that_was_created_again_is_read_from_its_beginning(
     settings: Settings,
     broker: Broker,
     make_topic: MakeTopic,
-    tmp_path: Path,
+    open_store: OpenStore,
     stopped: bool,
     away_s: float,
     before: int,
@@ -200,7 +203,7 @@ async def test_a_topic_that_was_created_again_is_read_from_its_beginning(
 ) -> None:
     """Under its new id, whether it is shorter or longer than the old one was, on every partition."""
     topic = make_topic(3)
-    async with open_crew(settings, topic, tmp_path) as crew:
+    async with open_crew(settings, topic, open_store) as crew:
         await crew.start("only")
         async with open_load(settings, topic) as load:
             await load.frames(before)
@@ -220,11 +223,11 @@ async def test_a_topic_that_was_created_again_is_read_from_its_beginning(
 
 
 async def test_each_partition_of_a_topic_that_was_created_again_is_renewed(
-    settings: Settings, broker: Broker, make_topic: MakeTopic, tmp_path: Path
+    settings: Settings, broker: Broker, make_topic: MakeTopic, open_store: OpenStore
 ) -> None:
     """Also those that show no error because the new topic goes beyond the old offset, next to some that do."""
     topic = make_topic(3)
-    async with open_crew(settings, topic, tmp_path) as crew:
+    async with open_crew(settings, topic, open_store) as crew:
         await crew.start("only")
         async with open_load(settings, topic, runs=1) as load:
             await load.frames(5)
@@ -244,7 +247,7 @@ async def test_a_poison_record_goes_to_the_dead_letters_alone_and_is_replayed(
     settings: Settings,
     broker: Broker,
     make_topic: MakeTopic,
-    tmp_path: Path,
+    open_store: OpenStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One among 10,000 that this version cannot apply: the others are stored once, and it too, by the next version."""
@@ -253,7 +256,7 @@ async def test_a_poison_record_goes_to_the_dead_letters_alone_and_is_replayed(
     poison = record("add_tag", "run-0", tag_name="seen")
     rule = records.KINDS["add_tag"]
     monkeypatch.delitem(records.KINDS, "add_tag")
-    async with open_crew(settings, topic, tmp_path) as crew, open_load(settings, topic) as load:
+    async with open_crew(settings, topic, open_store) as crew, open_load(settings, topic) as load:
         await load.frames(62)
         load.send("run-0", [poison])
         await load.frames(63)
@@ -290,11 +293,11 @@ async def test_a_poison_record_goes_to_the_dead_letters_alone_and_is_replayed(
 
 
 async def test_a_deletion_keeps_its_place_among_the_points_of_a_batch(
-    settings: Settings, make_topic: MakeTopic, tmp_path: Path
+    settings: Settings, make_topic: MakeTopic, open_store: OpenStore
 ) -> None:
     """What stands before it is applied and deleted, what stands after it is dropped."""
     topic = make_topic(1)
-    async with open_crew(settings, topic, tmp_path) as crew, open_load(settings, topic) as load:
+    async with open_crew(settings, topic, open_store) as crew, open_load(settings, topic) as load:
         points = [metric("loss", float(n), None, "gone") for n in range(70)]
         load.send("gone", [*points[:30], record("delete_run", "gone"), *points[30:]])
         await load.frames(1)
@@ -317,12 +320,12 @@ async def test_a_deletion_keeps_its_place_among_the_points_of_a_batch(
 
 
 async def test_an_idle_worker_has_committed_what_it_stored(
-    settings: Settings, make_topic: MakeTopic, tmp_path: Path
+    settings: Settings, make_topic: MakeTopic, open_store: OpenStore
 ) -> None:
     """What Kafka shows for lag displays comes to be what is stored, also where a rebalance refused the commit."""
     topic = make_topic(3)
     group = Group(consumer_config(settings, "none"), f"group-{topic}")
-    async with open_crew(settings, topic, tmp_path) as crew, open_load(settings, topic) as load:
+    async with open_crew(settings, topic, open_store) as crew, open_load(settings, topic) as load:
         await load.frames(5)
         await crew.start("first")
         await commits_of(crew, "first")

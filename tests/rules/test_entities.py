@@ -14,6 +14,8 @@ from matyan.rules.queries import Queries
 from matyan.rules.sequences import Sequences
 from tests.ledger import Ledger, record
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 FAMILIES = ["experiments", "tags"]
 
 

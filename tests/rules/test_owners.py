@@ -20,6 +20,7 @@ from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 from tests.ledger import Ledger, metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
+from tests.memory_store import MemoryStore
 from tests.rules.test_records_model import Model, check, logs, time_of
 from tests.until import until
 
@@ -89,8 +90,8 @@ def test_everything_that_is_remembered_of_a_run_is_read_again(layout: Layout) ->
 
 def test_a_run_is_read_again_only_when_another_owner_has_written_it() -> None:
     """One read a run and batch tells, beside the tombstone's; an owner that stays alone goes on from memory."""
-    ledger = Ledger("packed")
-    ledger.store.faults = None  # a body that runs twice forgets what it has taken from memory
+    # A body that runs twice forgets what it has taken from memory.
+    ledger = Ledger("packed", store=MemoryStore())
     crew = Crew(ledger)
     reads: list[bytes] = []
 

@@ -16,6 +16,8 @@ from matyan.rules.sequences import Layout, Sequences
 from matyan.store.base import KeyValue, Snapshot
 from tests.ledger import Ledger, metric, record
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 
 class Counted:
     """A snapshot that counts what is read of it."""

@@ -16,6 +16,8 @@ from matyan.keys import POINT_FIELDS, pack_value, unpack_value
 from matyan.rules.sequences import Layout
 from tests.ledger import T0, Ledger, metric, record
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 KINDS = ["metric", "object", "line", "record"]
 NAMES = {"metric": "m", "object": "o", "line": "logs", "record": "__log_records"}
 DTYPES = {"metric": "float", "object": "custom", "line": "logs", "record": "log_records"}

@@ -21,6 +21,8 @@ from tests.memory_broker import MemoryConsumer
 from tests.until import until
 from tests.workers.test_ingest import Scene
 
+pytestmark = pytest.mark.usefixtures("bodies")
+
 
 @pytest.fixture
 async def store(tmp_path) -> AsyncIterator[RocksStore]:

@@ -1,0 +1,29 @@
+"""Tests of processes on a FoundationDB cluster: none of them is there without one (FDB_CLUSTER_FILE)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import fdb
+from tests.cluster.places import empty
+from tests.cluster.server import Server, server_of
+
+collect_ignore_glob = [] if fdb.CLUSTER else ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def emptied() -> None:
+    """The contract's directories are there once a cluster: each test begins without them."""
+    empty(fdb.CLUSTER)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """The cluster's server process, to be frozen and killed; it runs afterwards."""
+    found = server_of(fdb.CLUSTER)
+    yield found
+    found.thaw()
+    if not found.is_alive():
+        found.start()
