@@ -18,6 +18,7 @@ import trio
 from matyan import reader
 from matyan.blobs.base import ListedBlob, ListedBlobs
 from matyan.cli.flags import KAFKA, S3, age, place_options, settings_flags
+from matyan.errors import MatyanError
 from matyan.jobs.check import check as check_job
 from matyan.jobs.orphan_blobs import cleanup_orphan_blobs as orphan_blobs_job
 from matyan.jobs.runner import Ask, Job, Report, Runner, again_and_again
@@ -103,9 +104,15 @@ def _run(
             if group.subgroup(KeyboardInterrupt) is not None:
                 raise KeyboardInterrupt from None
             raise
+        except MatyanError:
+            # What was done before stands.
+            if report.done:
+                terminal.progress("")
+                terminal.note(f"{name}, until it ended: {report.summary()}")
+            raise
         finally:
             terminal.progress("")
-            terminal.note(f"{name}: {report.summary()}")
+        terminal.note(f"{name}: {report.summary()}")
         return int(report.failed)
     return trio.run(_loop, settings, store, name, job, partial(_logged, limit, dry_run), every)
 
