@@ -73,7 +73,7 @@ def fdb_stores() -> Iterator[Callable[[], SyncFdbStore]]:
     """
     cluster = open_cluster(CLUSTER, 730)
     root = ("matyan-test", str(uuid4()))
-    place: bytes = cluster.fdb.directory.create_or_open(cluster._database, root).key()
+    place: bytes = cluster.fdb.directory.create_or_open(cluster.database, root).key()
     numbers = count()
 
     def make() -> SyncFdbStore:
@@ -83,7 +83,7 @@ def fdb_stores() -> Iterator[Callable[[], SyncFdbStore]]:
     try:
         yield make
     finally:
-        cluster.fdb.directory.remove_if_exists(cluster._database, root)
+        cluster.fdb.directory.remove_if_exists(cluster.database, root)
 
 
 def remove(store: FdbStore, root: tuple[str, ...]) -> None:

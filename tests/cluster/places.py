@@ -24,7 +24,7 @@ def empty(cluster_file: str) -> None:
     A cluster that holds runs, and was never emptied by these tests, is somebody's: the test fails.
     """
     cluster = open_cluster(cluster_file, 730)
-    database, layer = cluster._database, cluster.fdb.directory
+    database, layer = cluster.database, cluster.fdb.directory
     if not layer.exists(database, MARK):
         if any(layer.exists(database, path) for path in DIRECTORIES):
             pytest.exit(
