@@ -29,7 +29,7 @@ from matyan.cli.flags import (
 from matyan.errors import ConfigurationError, FolderInUse, MatyanError, NoStore, Unavailable
 from matyan.service import terminal
 from matyan.settings import Settings, read_environment, unknown_names
-from matyan.store.open import FolderName, StoreName
+from matyan.store.open import ClusterName, FolderName, StoreName
 
 _CHECK_S = 20.0
 """The longest that one check is waited for."""
@@ -234,12 +234,18 @@ async def _check_store(settings: Settings, name: StoreName) -> str:
     from matyan.keys import Keys
     from matyan.rules.identity import known_store_id
     from matyan.rules.sequences import find_layout
-    from matyan.store.base import Snapshot
-    from matyan.store.open import open_store
+    from matyan.store.base import Snapshot, Store
+    from matyan.store.open import open_cluster_store, open_store
 
     where = name.folder if isinstance(name, FolderName) else name
+    versions = ""
     try:
-        store = await open_store(name, settings, create=False)
+        store: Store
+        if isinstance(name, ClusterName):
+            store = cluster = await open_cluster_store(name, settings, create=False)
+            versions = f"; {await cluster.versions()}"
+        else:
+            store = await open_store(name, settings, create=False)
     except FolderInUse as error:
         return f"{where} is held by {error.holder}"
     except NoStore:
@@ -254,7 +260,7 @@ async def _check_store(settings: Settings, name: StoreName) -> str:
                 return "no layout yet"
             return f"{find_layout(snap, keys, settings.layout, store.default_layout)} layout"
 
-        text = f"{where} opens, {await store.read(check)}"
+        text = f"{where} opens, {await store.read(check)}{versions}"
         id = await store.read(lambda snap: known_store_id(snap, keys))
         fed_store = FedStore(settings.ingestion_group, id, store_name(name))
     finally:

@@ -190,3 +190,15 @@ class FolderStore(Store, Protocol):
             Unavailable: the store cannot be used now.
         """
         ...
+
+
+class ClusterStore(Store, Protocol):
+    """A store that processes of many machines share."""
+
+    async def versions(self) -> str:
+        """Those of its servers and of this process's client, for a person.
+
+        Raises:
+            Unavailable: the cluster does not answer.
+        """
+        ...

@@ -12,7 +12,7 @@ from typing import Final
 
 from matyan.errors import NoStore
 from matyan.settings import Settings
-from matyan.store.base import FolderStore, Store
+from matyan.store.base import ClusterStore, FolderStore, Store
 
 _ROCKS, _FDB = "rocks:", "fdb:"
 SYNTAX: Final = f"{_ROCKS}FOLDER or {_FDB}[CLUSTER_FILE]"
@@ -85,7 +85,9 @@ def open_folder_store(folder: Path) -> FolderStore:
     return open_rocks(folder / DATABASE)
 
 
-async def open_cluster_store(name: ClusterName, settings: Settings, *, create: bool) -> Store:
+async def open_cluster_store(
+    name: ClusterName, settings: Settings, *, create: bool
+) -> ClusterStore:
     """Opens the store of a FoundationDB cluster.
 
     Args:

@@ -6,9 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
+from dev.broker import Broker
 from tests import fdb
+from tests.cluster.commands import OnCluster
 from tests.cluster.places import empty
 from tests.cluster.server import Server, server_of
+from tests.kafka.deployment import deploy
 
 collect_ignore_glob = [] if fdb.CLUSTER else ["test_*.py"]
 
@@ -27,3 +30,10 @@ def server() -> Iterator[Server]:
     found.thaw()
     if not found.is_alive():
         found.start()
+
+
+@pytest.fixture
+def cluster(broker: Broker) -> OnCluster:
+    """New topics, and no store in the cluster yet."""
+    made = deploy(broker)
+    return OnCluster(broker, made.env, made.ingestion, made.control, f"fdb:{fdb.CLUSTER}")

@@ -7,6 +7,7 @@ names of errors: https://apple.github.io/foundationdb/api-error-codes.html.
 from __future__ import annotations
 
 import ctypes
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -26,6 +27,10 @@ TOO_LARGE: Final = {
     2103: "a value is larger than the 100,000 bytes that FoundationDB takes",
 }
 """transaction_too_large, key_too_large, value_too_large."""
+STATUS: Final = b"\xff\xff/status/json"
+"""The key of what `fdbcli --exec 'status json'` prints (https://apple.github.io/foundationdb/special-keys.html)."""
+_OLDEST_API: Final = 630
+"""The first that has all that is called here: the timeout of a database's transactions, and STATUS."""
 _RETRYABLE: Final = 50_000
 """FDB_ERROR_PREDICATE_RETRYABLE."""
 
@@ -54,7 +59,8 @@ class Cluster:
         return self.database.create_transaction()
 
     def is_retryable(self, code: int) -> bool:
-        return bool(self._library.fdb_error_predicate(_RETRYABLE, code))
+        """Whether the next attempt may do. The client thinks so of a locked database, too, and would wait as long as it may."""
+        return code != LOCKED and bool(self._library.fdb_error_predicate(_RETRYABLE, code))
 
     def away(self, code: int) -> Unavailable:
         """What to say when a transaction failed for good."""
@@ -75,6 +81,18 @@ class Cluster:
             f"FoundationDB ({self.file}) says: {why} ({code}). `fdbcli -C {self.file} --exec status` tells more."
         )
 
+    def versions(self, status: bytes | None) -> str:
+        """Those of the servers, as STATUS tells them, and of the client library."""
+        get_client_version = self._library.fdb_get_client_version
+        get_client_version.restype = ctypes.c_char_p
+        client = get_client_version().decode().partition(",")[0]
+        try:
+            processes = json.loads(status or b"{}")["cluster"]["processes"].values()
+            servers = sorted({str(process["version"]) for process in processes})
+        except (KeyError, TypeError, ValueError):
+            servers = []
+        return f"FoundationDB {' and '.join(servers) or 'of an unknown version'}, client library {client}"
+
     def expired(self) -> Expired:
         return Expired(
             "A transaction took longer than the 5 s that FoundationDB gives it: the cluster is slow, or there is too much in it."
@@ -93,6 +111,10 @@ def load(api_version: int) -> ModuleType:
     Raises:
         ConfigurationError: there is no library, or it does not fit (the sentence says which).
     """
+    if api_version < _OLDEST_API:
+        raise ConfigurationError(
+            f"FDB_API_VERSION={api_version} is too old: 730 is that of the client library 7.3."
+        )
     try:
         import fdb
 

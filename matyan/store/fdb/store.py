@@ -20,6 +20,8 @@ from matyan.errors import InvalidRecord, NoStore, Unavailable
 from matyan.service import telemetry
 from matyan.store.base import Layout, Snapshot, Transaction, View
 from matyan.store.fdb.client import (
+    LOCKED,
+    STATUS,
     TIMED_OUT,
     TOO_LARGE,
     TOO_OLD,
@@ -67,6 +69,10 @@ class FdbStore:
         yield RenewedView(_Moments(self._cluster).next)
         await trio.lowlevel.checkpoint()
 
+    async def versions(self) -> str:
+        """Those of the cluster's servers and of the client library, for a person."""
+        return self._cluster.versions(await self.read(lambda snap: snap.get(STATUS)))
+
     async def aclose(self) -> None:
         """The client's connections are the process's and end with it."""
 
@@ -113,7 +119,7 @@ class _Work(Generic[T]):
             raise InvalidRecord(TOO_LARGE[code])
         telemetry.INGEST_FDB_RETRIES.inc()
         telemetry.FDB_ERRORS.labels(str(code)).inc()
-        if code == TIMED_OUT and not answered:
+        if code == LOCKED or (code == TIMED_OUT and not answered):
             raise cluster.away(code)
         if code in (TOO_OLD, TIMED_OUT):
             self._late += 1
@@ -252,7 +258,7 @@ def _directories(
             code: int = error.code
         else:
             return found
-        final = code if code == TIMED_OUT else cluster.calls.on_error(tr.tpointer, code)
+        final = code if code in (LOCKED, TIMED_OUT) else cluster.calls.on_error(tr.tpointer, code)
         if final:
             raise cluster.away(final)
 
