@@ -24,7 +24,13 @@ from typing import Any
 from matyan.errors import ConfigurationError, FolderInUse, NotFound
 from matyan.folder import client
 from matyan.settings import Settings, load_cluster
-from matyan.store.open import ClusterName, is_data_folder, is_named, named
+from matyan.store.open import (
+    ClusterName,
+    is_data_folder,
+    is_named,
+    named,
+    open_cluster_store,
+)
 
 _LOCK_WAIT_S = 30.0
 """Who holds the folder may be starting, on a machine that is busy."""
@@ -225,7 +231,9 @@ def open(data: str | os.PathLike[str] = ".matyan") -> Iterator[Reader]:
             # The engines cost a start-up that most readers do not need.
             from matyan.folder.hold import open_cluster
 
-            connect = stack.enter_context(open_cluster(place, load_cluster()))
+            settings = load_cluster()
+            open_store = partial(open_cluster_store, place, settings, create=False)
+            connect = stack.enter_context(open_cluster(open_store, settings))
         yield Reader(connect)
 
 

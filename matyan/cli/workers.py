@@ -89,8 +89,7 @@ class _Crew:
         return 0
 
 
-def probes(settings: Settings, health: Health, component: str) -> list[Task]:
-    """What serves health and metrics of a process without a port of its own."""
+def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
     from matyan.service.probes import serve_probes
 
     if settings.metrics_port <= 0:
@@ -241,7 +240,7 @@ class _Ingestion:
 
         return await run_service(
             [
-                *probes(self._settings, self.health, "ingest-worker"),
+                *_probes(self._settings, self.health, "ingest-worker"),
                 *first,
                 Task("start", partial(wait_for, self._kafka.wait, hire)),
                 Task("store", self._guard),
@@ -344,7 +343,7 @@ async def _control(settings: Settings) -> int:
     health.add("blobs", _now_and_then(blobs.list_one))
     return await run_service(
         [
-            *probes(settings, health, "control-worker"),
+            *_probes(settings, health, "control-worker"),
             Task("start", start.run),
             *crew.tasks(),
         ],

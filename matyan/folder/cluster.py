@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import NoReturn
@@ -13,23 +13,24 @@ from matyan.folder.kafka_changes import KafkaChanges
 from matyan.folder.opened import open_to_read
 from matyan.folder.server import Answers
 from matyan.settings import Settings
-from matyan.store.open import ClusterName, open_cluster_store
+from matyan.store.base import Store
+
+OpenStore = Callable[[], Awaitable[Store]]
 
 
 @asynccontextmanager
-async def cluster_answers(name: ClusterName, settings: Settings) -> AsyncIterator[Answers]:
+async def cluster_answers(open_store: OpenStore, settings: Settings) -> AsyncIterator[Answers]:
     """What answers commands on the store. It writes nothing by itself: a change goes through Kafka's log, as the API server's
     do, so that one worker applies it, in order with the run's other records, and publishes what follows from it.
 
     Raises:
         ConfigurationError, Unavailable: as `open_cluster_store` does.
     """
-    store = await open_cluster_store(name, settings, create=False)
+    store = await open_store()
     try:
         opened = await open_to_read(store)
         changes = KafkaChanges(opened, lambda what: partial(_open_producer, settings))
-        writes = {**opened.jobs.writes(), **changes.writes(), "compact": _compact}
-        yield Answers(store, opened.reads(), writes)
+        yield Answers(store, opened.reads(), {**changes.writes(), "compact": _compact})
     finally:
         await store.aclose()
 

@@ -19,12 +19,11 @@ import trio
 
 from matyan.errors import MatyanError, Unavailable
 from matyan.folder.client import Connect
-from matyan.folder.cluster import cluster_answers
+from matyan.folder.cluster import OpenStore, cluster_answers
 from matyan.folder.folder import open_folder
 from matyan.folder.kafka_folder import KafkaFolder
 from matyan.folder.tracker import Tracker
 from matyan.settings import Settings
-from matyan.store.open import ClusterName
 
 _LEAVE_S: Final = 0.5
 """How long a cluster's answers are waited for at the end: only one that was interrupted is still under way then, it may wait
@@ -59,15 +58,15 @@ def hold(data: Path, settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def open_cluster(name: ClusterName, settings: Settings) -> Iterator[Connect]:
+def open_cluster(open_store: OpenStore, settings: Settings) -> Iterator[Connect]:
     """Opens the store of a cluster in a thread of this process, and answers there who connects.
 
     Raises:
-        ConfigurationError, Unavailable: as `open_cluster_store` does.
+        ConfigurationError, Unavailable: as `open_store` does.
     """
 
     async def answer(began: Callable[[Connect], Awaitable[None]]) -> None:
-        async with cluster_answers(name, settings) as answers, trio.open_nursery() as nursery:
+        async with cluster_answers(open_store, settings) as answers, trio.open_nursery() as nursery:
             token = trio.lowlevel.current_trio_token()
 
             def take(connection: socket.socket) -> None:

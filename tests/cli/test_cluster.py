@@ -1,5 +1,5 @@
 """Commands on a FoundationDB store that cannot be used: a sentence and an exit code, at once or within seconds. No cluster here:
-what wants one stands in `tests/fdb/`."""
+what wants one stands in `tests/cluster/`."""
 
 from __future__ import annotations
 
