@@ -41,6 +41,10 @@ class Unavailable(MatyanError):
     """An engine (broker, store, blobs) cannot be used now: back off and try the same again."""
 
 
+class LockLost(MatyanError):
+    """Another process runs the same job now: stop, and exit with 1."""
+
+
 class Expired(Unavailable):
     """A transaction or a snapshot took longer than the engine gives one: begin anew, with less in it."""
 

@@ -11,7 +11,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | (run, "contexts", ctx)                               | context, contexts_prefix                  |
 | (run, "traces", ctx, name, "dtype"|"last"|…)         | trace, traces_prefix                      |
 | (run, "seqs", ctx, name, "val"|"step"|…, step)       | seq + POINT_FIELDS                        |
-| (run, "seqs", ctx, name, "chunk", n)                 | seq + CHUNK                               |
+| (run, "seqs", ctx, name, "chunk", n)                 | seq + CHUNK; seqs_prefix                  |
 | (run, "parts", ctx, name, step, i)                   | parts                                     |
 | (run, "tags", tag_uuid)                              | run_tag, run_tags_prefix                  |
 
@@ -26,7 +26,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 
 | S: ("system",)                                       | method                                    |
 |------------------------------------------------------|-------------------------------------------|
-| ("experiments"|"tags", uuid, field)                  | experiment, tag                           |
+| ("experiments"|"tags", uuid, field)                  | experiment, tag; entities_prefix          |
 | ("experiments_by_name"|"tags_by_name", name)         | experiment_by_name, tag_by_name           |
 | ("experiment_runs"|"tag_runs", uuid, run)            | experiment_run, tag_run                   |
 | ("run_experiment", run), ("run_tags", run, uuid)     | experiment_of_run, tag_of_run             |
@@ -146,6 +146,10 @@ class Keys:
         """What the keys of a sequence's points start with."""
         return pack((run, "seqs", ctx, name), self.runs)
 
+    def seqs_prefix(self, run: str) -> bytes:
+        """Of the points of all sequences."""
+        return pack((run, "seqs"), self.runs)
+
     def parts(self, run: str, ctx: int, name: str) -> bytes:
         """What (step, i) follows for the parts of a sequence's large objects."""
         return pack((run, "parts", ctx, name), self.runs)
@@ -180,6 +184,10 @@ class Keys:
     def experiment(self, uuid: str, *field: str) -> bytes:
         """One field; without one what all of them start with."""
         return pack(("experiments", uuid, *field), self.system)
+
+    def entities_prefix(self, family: str) -> bytes:
+        """Of all "experiments", or "tags"."""
+        return pack((family,), self.system)
 
     def experiment_by_name(self, name: str) -> bytes:
         return pack(("experiments_by_name", name), self.system)

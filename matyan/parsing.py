@@ -56,6 +56,7 @@ class Whole:
 HIGHEST_PORT: Final = 65_535
 
 positive = Whole(1, 10**18, "a number above 0")
+hours = Whole(0, 876_000, "a number of hours, 0 to 876000")
 port = Whole(0, HIGHEST_PORT, f"a port, 0 to {HIGHEST_PORT}")
 metrics_port = Whole(
     -(10**18), HIGHEST_PORT, f"a port up to {HIGHEST_PORT}; 0 or less turns it off"

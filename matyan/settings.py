@@ -263,6 +263,20 @@ class Settings:
         parsing.OneOf("", "compatible", "packed"),
     )
 
+    # the jobs
+    tombstone_cleanup_older_than_hours: int = _setting(
+        168,
+        "TOMBSTONE_CLEANUP_OLDER_THAN_HOURS",
+        "How long it is remembered at least that a run was deleted.",
+        parsing.hours,
+    )
+    cleanup_job_lock_ttl_seconds: float = _setting(
+        300.0,
+        "CLEANUP_JOB_LOCK_TTL_SECONDS",
+        "Seconds after which the lock of a job that was killed is free; 0: jobs take no lock.",
+        parsing.Seconds(0, 86_400),
+    )
+
     @property
     def layout(self) -> Literal["compatible", "packed"] | None:
         """The sequence layout that is wanted; None: what the store has, else its engine's default."""

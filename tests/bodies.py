@@ -21,8 +21,8 @@ def bodies(request: pytest.FixtureRequest) -> Iterator[None]:
             yield
         case "fdb":
             with fdb.fdb_stores() as make_store:
-                Ledger.make_store = staticmethod(make_store)
+                Ledger.make_store, Ledger.pays = staticmethod(make_store), True
                 yield
         case _:
             yield
-    Ledger.make_store = make
+    Ledger.make_store, Ledger.pays = make, False

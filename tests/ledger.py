@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from matyan._codec import Malformed, context_text, decode_records, unpack
 from matyan.keys import Keys, unpack_value
-from matyan.rules import contexts, entities, runs, trees
+from matyan.rules import contexts, counts, entities, runs, trees
 from matyan.rules.prefetch import prefetch
 from matyan.rules.records import Rules, Unit
 from matyan.rules.rows import RunRows
@@ -54,6 +54,9 @@ class Ledger:
     make_store: ClassVar[Callable[[], Any]] = MemoryStore
     """Makes the stores to come: each has `commit`, `look` and `rows`."""
 
+    pays: ClassVar[bool] = False
+    """Whether what a batch owes to counts is paid behind it, as a worker does it: where a store is shared."""
+
     def __init__(
         self,
         layout: Layout = "packed",
@@ -87,6 +90,8 @@ class Ledger:
 
         unit = self.store.commit(body)
         rules.committed(unit)
+        while self.pays and self.store.commit(lambda tr: counts.fold(tr, self.keys)):
+            pass
         return unit
 
     def apply_split(self, values: Sequence[bytes], cuts: Iterable[int]) -> None:

@@ -38,6 +38,8 @@ ROWS: list[tuple[bytes, bytes, tuple[object, ...]]] = [
     (KEYS.trace("r", 0, "loss", "last"), RUNS, ("r", "traces", 0, "loss", "last")),
     (KEYS.traces_prefix("r"), RUNS, ("r", "traces")),
     (KEYS.seq("r", 0, "loss"), RUNS, ("r", "seqs", 0, "loss")),
+    (KEYS.seqs_prefix("r"), RUNS, ("r", "seqs")),
+    (KEYS.entities_prefix("tags"), SYSTEM, ("tags",)),
     (KEYS.parts("r", 0, "fig"), RUNS, ("r", "parts", 0, "fig")),
     (KEYS.run_tag("r", "u"), RUNS, ("r", "tags", "u")),
     (KEYS.run_tags_prefix("r"), RUNS, ("r", "tags")),

@@ -18,6 +18,7 @@ ROOMS = (
     "cli",
     "reader",
     "folder",
+    "jobs",
     "workers",
     "frontier",
     "rules",
@@ -38,6 +39,7 @@ ROOMS = (
 NEVER = {
     "rules": {"matyan.broker.local", "matyan.broker.kafka", "matyan.store.rocks", "trio"},
     "frontier": {"matyan.store", "matyan.broker.local", "matyan.broker.kafka", "matyan.blobs.s3"},
+    "jobs": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka", "matyan.blobs.s3"},
     "workers": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka"},
     "store": {"matyan.keys"},
     "service": {"rocksdict", "confluent_kafka", "boto3"},

@@ -59,7 +59,7 @@ class ListedBlob(NamedTuple):
 class ListedBlobs(Protocol):
     """Blobs as what cleans up sees them: everything that is there, whether a record names it or not."""
 
-    def pages(self, prefix: str = "", after: str = "") -> AsyncIterator[list[ListedBlob]]:
+    def pages(self, prefix: str = "", after: str = "") -> AsyncIterator[Sequence[ListedBlob]]:
         """The blobs whose keys begin so, behind the key `after`, in the keys' order, in pages of 1,000 at most.
 
         Raises:

@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -31,12 +31,13 @@ import msgpack
 import trio
 
 from matyan._codec import check_run_id
-from matyan.blobs.base import URL_PATH, Upload
+from matyan.blobs.base import URL_PATH, ListedBlob, Upload
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
 from matyan.service import private
 
 _MAGIC = b"matyanb1"
 _TEMPORARY = "~tmp"  # no run has this name: "~" is not in the alphabet of run ids
+_PAGE_BLOBS = 1_000
 _PIECE_BYTES = 1 << 20
 """Bytes that one hop to a thread writes or reads."""
 
@@ -228,6 +229,22 @@ class FolderBlobs:
         with self._translated():
             return await trio.to_thread.run_sync(_list, self._folder(run))
 
+    async def pages(
+        self, prefix: str = "", after: str = ""
+    ) -> AsyncGenerator[Sequence[ListedBlob], None]:
+        """See `ListedBlobs`. A folder is one page."""
+        with self._translated():
+            for run in await trio.to_thread.run_sync(self._runs):
+                if not f"{run}/".startswith(prefix) and not prefix.startswith(f"{run}/"):
+                    continue
+                page = [
+                    blob
+                    for blob in await trio.to_thread.run_sync(self._listed, run)
+                    if blob.key > after and blob.key.startswith(prefix)
+                ]
+                for begin in range(0, len(page), _PAGE_BLOBS):
+                    yield page[begin : begin + _PAGE_BLOBS]
+
     async def delete(self, keys: Sequence[str]) -> int:
         """Deletes these `run/path` keys; see `Blobs`."""
         with self._translated():
@@ -240,6 +257,24 @@ class FolderBlobs:
             return await trio.to_thread.run_sync(self._delete_run, run)
 
     # --- in threads ---
+
+    def _runs(self) -> Sequence[str]:
+        """The runs that have a folder, in the order of their keys."""
+        names = (name for name in os.listdir(self._root) if check_run_id(name) is None)
+        return sorted(names, key=lambda name: f"{name}/")
+
+    def _listed(self, run: str) -> Sequence[ListedBlob]:
+        """The run's blobs by their keys."""
+        now = time.time()
+        found = []
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._folder(run).iterdir():
+                # What is no blob is none of ours, and one that is deleted meanwhile is gone.
+                with contextlib.suppress(FileNotFoundError, NotFound), path.open("rb") as file:
+                    blob = _read_header(file)
+                    age_s = now - os.fstat(file.fileno()).st_mtime
+                    found.append(ListedBlob(f"{run}/{blob.path}", age_s, blob.size))
+        return sorted(found)
 
     def _folder(self, run: str) -> Path:
         if check_run_id(run) is not None:

@@ -128,7 +128,7 @@ class S3Blobs:
             raise self._not_deleted(refused)
         return count
 
-    async def pages(self, prefix: str = "", after: str = "") -> AsyncIterator[list[ListedBlob]]:
+    async def pages(self, prefix: str = "", after: str = "") -> AsyncIterator[Sequence[ListedBlob]]:
         """The objects whose keys begin so, behind the key `after`, in pages; see `ListedBlobs`."""
         while True:
             # From the last key on and not from the first again: a server that lists what it does not delete must not

@@ -211,7 +211,7 @@ _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|m|h|d|w)")
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
-def _age(value: str) -> float:
+def age(value: str) -> float:
     """Seconds from "90s", "30m", "1h", "2d" or "1w", in either case but for M."""
     if value.rstrip().endswith("M") and _AGE.fullmatch(value.strip().lower()):
         # Elsewhere M is a month: taken for minutes it would end runs that go on.
@@ -231,7 +231,7 @@ _FILTERS = (
     ),
     click.option(
         "--stale",
-        type=_age,
+        type=age,
         metavar="AGE",
         help="Only active runs that were not heard of for so long: 90s, 30m, 1h, 2d, 1w.",
     ),

@@ -56,6 +56,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finish": ("matyan.cli.changes:finish", "End runs whose training was killed."),
     "delete": ("matyan.cli.changes:delete", "Delete runs, with all that they hold, for good."),
     "compact": ("matyan.cli.changes:compact", "Make the data folder as small as it can be, now."),
+    "check": ("matyan.cli.jobs:check", "Look for damage in a store, and mend it."),
+    "reindex": ("matyan.cli.jobs:reindex", "Make a store's indexes anew."),
+    "finish-stale": ("matyan.cli.jobs:finish_stale", "End runs that were not heard of for long."),
+    "cleanup-orphan-blobs": (
+        "matyan.cli.jobs:cleanup_orphan_blobs",
+        "Delete objects that no run has.",
+    ),
+    "cleanup-tombstones": (
+        "matyan.cli.jobs:cleanup_tombstones",
+        "Forget runs that were deleted long ago.",
+    ),
     "doctor": ("matyan.cli.doctor:doctor", "Check what the services need, and how to mend it."),
 }
 """Name → "module:attribute", and one line for --help."""

@@ -89,7 +89,8 @@ class _Crew:
         return 0
 
 
-def _probes(settings: Settings, health: Health, component: str) -> list[Task]:
+def probes(settings: Settings, health: Health, component: str) -> list[Task]:
+    """What serves health and metrics of a process without a port of its own."""
     from matyan.service.probes import serve_probes
 
     if settings.metrics_port <= 0:
@@ -240,7 +241,7 @@ class _Ingestion:
 
         return await run_service(
             [
-                *_probes(self._settings, self.health, "ingest-worker"),
+                *probes(self._settings, self.health, "ingest-worker"),
                 *first,
                 Task("start", partial(wait_for, self._kafka.wait, hire)),
                 Task("store", self._guard),
@@ -343,7 +344,7 @@ async def _control(settings: Settings) -> int:
     health.add("blobs", _now_and_then(blobs.list_one))
     return await run_service(
         [
-            *_probes(settings, health, "control-worker"),
+            *probes(settings, health, "control-worker"),
             Task("start", start.run),
             *crew.tasks(),
         ],

@@ -30,7 +30,8 @@ async def cluster_answers(open_store: OpenStore, settings: Settings) -> AsyncIte
     try:
         opened = await open_to_read(store)
         changes = KafkaChanges(opened, lambda what: partial(_open_producer, settings))
-        yield Answers(store, opened.reads(), {**changes.writes(), "compact": _compact})
+        writes = {**opened.jobs.writes(), **changes.writes(), "compact": _compact}
+        yield Answers(store, opened.reads(), writes)
     finally:
         await store.aclose()
 

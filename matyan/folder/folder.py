@@ -53,7 +53,9 @@ class DataFolder(Opened):
     def api(self, writes: Mapping[str, Write], reads: Mapping[str, Read] | None = None) -> LocalAPI:
         """The socket: the reads of every store, and those of its feeder."""
         reads = {**self.reads(), **(reads or {})}
-        return LocalAPI(self.path, self.store, reads, {"compact": self._compact, **writes})
+        return LocalAPI(
+            self.path, self.store, reads, {"compact": self._compact, **self.jobs.writes(), **writes}
+        )
 
     async def _compact(self) -> AsyncIterator[object]:
         """Compacts the whole store, with what it took before and takes after, in bytes."""

@@ -19,6 +19,7 @@ from matyan._codec import format_timestamp
 from matyan.broker.base import DeliveryCallback, Producer
 from matyan.errors import NotFound, Unavailable
 from matyan.folder.server import Read
+from matyan.jobs.served import ServedJobs
 from matyan.keys import Keys
 from matyan.rules import runs
 from matyan.rules.identity import feeders, known_store_id, store_id
@@ -44,6 +45,7 @@ class Opened:
         self.id = id
         """Which store this is, wherever it stands."""
         self.queries = Queries(keys, Sequences(keys, layout))
+        self.jobs = ServedJobs(store, keys, Sequences(keys, layout))
 
     def rules(self) -> Rules:
         """New rules that remember nothing."""
@@ -59,6 +61,7 @@ class Opened:
             "dropped": self.queries.dropped,
             "logs": self.queries.logs,
             "export": self.queries.export,
+            **self.jobs.reads(),
         }
 
     async def feeders(self) -> set[str]:

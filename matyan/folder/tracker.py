@@ -67,12 +67,15 @@ class Tracker:
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
         self._queries = folder.queries
         self._letters = Letters(keys)
+        folder.jobs.is_tracker = True
         self._api = folder.api(
             {
                 "delete": self._delete,
                 "finish": self._finish,
                 "artifact": self._artifact,
                 "dlq_replay": self._replay,
+                "job_blob_page": self._blob_page,
+                "job_delete_blobs": self._delete_blobs,
             },
             {
                 "show": self._show,
@@ -126,6 +129,17 @@ class Tracker:
             if "artifacts" in shown:
                 shown["artifacts"] = [*self._artifacts(snap, run=shown["run"])]
             yield shown
+
+    async def _blob_page(self, *, prefix: str, after: str) -> AsyncIterator[object]:
+        """The next blobs that are here, whether a record names them or not, as `blobs.base.ListedBlob`."""
+        async with aclosing(self.blobs.pages(prefix, after)) as pages:
+            async for page in pages:
+                for blob in page:
+                    yield [*blob]
+                return
+
+    async def _delete_blobs(self, *, keys: Sequence[str]) -> AsyncIterator[object]:
+        yield await self.blobs.delete(keys)
 
     async def _artifact(self, *, run: str, path: str) -> AsyncIterator[object]:
         """The bytes of an artifact, in pieces."""

@@ -16,7 +16,7 @@ from typing import Final
 from matyan import readable
 from matyan.keys import Keys, pack_value, range_of
 from matyan.rules.rows import RunRows
-from matyan.store.base import Transaction
+from matyan.store.base import Snapshot, Transaction
 
 _ROWS: Final[dict[str, Callable[..., bytes]]] = {
     "experiments": Keys.experiment,
@@ -33,11 +33,21 @@ def change(rows: RunRows[Transaction], family: str, uuid: str, by: int) -> None:
         _add(tr, keys, family, uuid, by)
         return
     key = keys.owed_count(rows.run, family, uuid)
-    owed = _integer(tr.get(key)) + by
-    if owed:
-        tr.set(key, pack_value(owed))
+    owing = _integer(tr.get(key)) + by
+    if owing:
+        tr.set(key, pack_value(owing))
     else:
         tr.clear(key)
+
+
+def owed(snap: Snapshot, keys: Keys) -> dict[tuple[str, str], int]:
+    """What is not in the counts yet, by family and uuid."""
+    prefix = keys.owed_count()
+    sums: dict[tuple[str, str], int] = {}
+    for key, packed in snap.scan(*range_of(prefix)):
+        if (place := readable.elements(key, len(prefix), str, str, str)) is not None:
+            sums[place[1:]] = sums.get(place[1:], 0) + _integer(packed)
+    return sums
 
 
 def fold(tr: Transaction, keys: Keys) -> bool:
@@ -46,9 +56,9 @@ def fold(tr: Transaction, keys: Keys) -> bool:
     A commit of unknown outcome can run it again: what was folded is owed no longer.
     """
     prefix = keys.owed_count()
-    owed = [*tr.scan(*range_of(prefix), limit=_FOLDED_AT_ONCE)]
+    standing = [*tr.scan(*range_of(prefix), limit=_FOLDED_AT_ONCE)]
     sums: dict[tuple[str, str], int] = {}
-    for key, packed in owed:
+    for key, packed in standing:
         tr.clear(key)
         place = readable.elements(key, len(prefix), str, str, str)
         if place is not None and place[1] in _ROWS:
@@ -56,7 +66,7 @@ def fold(tr: Transaction, keys: Keys) -> bool:
     for (family, uuid), by in sums.items():
         if by:
             _add(tr, keys, family, uuid, by)
-    return len(owed) == _FOLDED_AT_ONCE
+    return len(standing) == _FOLDED_AT_ONCE
 
 
 def _add(tr: Transaction, keys: Keys, family: str, uuid: str, by: int) -> None:

@@ -204,6 +204,20 @@ CONTROL_SECONDS = Histogram(
     "matyan_control_processing_duration_seconds", "Time to handle one event", buckets=_SECONDS
 )
 
+# --- jobs ----------------------------------------------------------------------------------------
+
+JOB_RUNS = Counter(
+    "matyan_job_runs_total",
+    "Runs of a job by their outcome: ok, found (something is left for a person), busy (another process "
+    "runs it), lock_lost, failed",
+    ["job", "outcome"],
+)
+JOB_DONE = Counter("matyan_job_done_total", "What a job has done", ["job", "what"])
+JOB_SECONDS = Gauge("matyan_job_last_duration_seconds", "How long the last run took", ["job"])
+JOB_LAST = Gauge(
+    "matyan_job_last_success_timestamp_seconds", "When a run last came to its end", ["job"]
+)
+
 _FRONTIER: Final = (
     *(
         WS_CONNECTIONS,
@@ -227,6 +241,7 @@ _OF: Final[dict[str, tuple[Collector, ...]]] = {
     "frontier": _FRONTIER,
     "ingest-worker": (*_INGEST, *_WORKERS),
     "control-worker": (*_CONTROL, *_WORKERS),
+    "job": (JOB_RUNS, JOB_DONE, JOB_SECONDS, JOB_LAST),
 }
 ERRORS: Final = {"ingest": INGEST_ERRORS, "control": CONTROL_ERRORS}
 """Where a worker counts what it has to try again, by its name."""

@@ -49,6 +49,13 @@ def note(text: str) -> None:
     print(clean_lines(text), file=sys.stderr, flush=True)
 
 
+def progress(text: str) -> None:
+    """Says how far something is, in a line of standard error that the next one takes; nothing where that is no terminal. An empty
+    text clears the line."""
+    if takes_styles(sys.stderr):
+        print(f"\r\x1b[K{clean(text)}", end="", file=sys.stderr, flush=True)
+
+
 def ask(question: str, *, abort: bool = False) -> bool:
     """A question on standard error, answered with y or n; `abort`: no ends the command."""
     import click  # a tracker asks nothing

@@ -212,11 +212,12 @@ async def test_a_read_sees_one_moment(store: Store) -> None:
     prefix = store.directory(("data", "runs"))
     await put(store, (prefix + b"a", b"1"), (prefix + b"b", b"1"))
     began, go_on = trio.Event(), trio.Event()
+    token = trio.lowlevel.current_trio_token()  # an engine's threads need not be trio's
 
     def body(snap: Snapshot) -> list[dict[bytes, bytes]]:
         seen = [dict(snap.scan(prefix, prefix + b"\xff"))]
-        trio.from_thread.run_sync(began.set)
-        trio.from_thread.run(go_on.wait)
+        trio.from_thread.run_sync(began.set, trio_token=token)
+        trio.from_thread.run(go_on.wait, trio_token=token)
         assert snap.get(prefix + b"c") is None
         return [*seen, dict(snap.scan(prefix, prefix + b"\xff"))]
 

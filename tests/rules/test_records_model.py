@@ -16,6 +16,7 @@ from matyan.rules.sequences import Layout
 from matyan.workers.ingest import IngestWorker
 from tests.ledger import T0, Ledger, moment, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
+from tests.rules.audit import findings
 from tests.until import until
 
 pytestmark = pytest.mark.usefixtures("bodies")
@@ -338,6 +339,7 @@ def test_any_log_in_any_batches_leaves_what_the_model_holds(
     for value in log:
         model.apply(value, time_of(value))
     check(ledger, model)
+    assert findings(ledger) == []
 
 
 @settings(deadline=None)

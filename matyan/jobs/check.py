@@ -1,0 +1,41 @@
+"""`check` and `reindex`: a walk over the whole store, page by page, each asked for by itself.
+
+What is looked for and what is mended is `rules/audit`'s. A walk that ends early is begun again: what was mended stays so.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matyan.jobs.lock import Lock
+from matyan.jobs.runner import Ask, Report
+from matyan.rules.audit.findings import KINDS, Finding
+
+
+async def check(ask: Ask, lock: Lock, report: Report, *, repair: bool, only_indexes: bool) -> None:
+    """Tells what breaks an invariant; `repair`: mends what can be derived. Its limit is one of findings."""
+    cursor: list[Any] | None = None
+    report.count("rows read", 0)
+    while True:
+        (answer,) = await ask(
+            "job_check",
+            held=[*lock],
+            cursor=cursor,
+            repair=repair and not report.dry_run,
+            only_indexes=only_indexes,
+        )
+        report.count("rows read", answer["rows"])
+        for row in report.take(answer["found"]):
+            _tell(report, Finding(*row))
+        cursor = answer["cursor"]
+        report.progress(f"{report.done['rows read']:,} rows")
+        if cursor is None or report.is_spent:
+            return
+
+
+def _tell(report: Report, finding: Finding) -> None:
+    about = KINDS[finding.kind].about
+    report.count("mended" if finding.mended else "found")
+    report.failed |= not finding.mended
+    said = "mended: " if finding.mended else ""
+    report.line(f"{said}{finding.kind}\t{finding.run or '–'}\t{finding.place or '–'}\t{about}")
