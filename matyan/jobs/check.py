@@ -15,6 +15,7 @@ from matyan.rules.audit.findings import KINDS, Finding
 async def check(ask: Ask, lock: Lock, report: Report, *, repair: bool, only_indexes: bool) -> None:
     """Tells what breaks an invariant; `repair`: mends what can be derived. Its limit is one of findings."""
     cursor: list[Any] | None = None
+    told: set[Finding] = set()  # a row and its twin are come across on two pages
     report.count("rows read", 0)
     while True:
         (answer,) = await ask(
@@ -25,8 +26,10 @@ async def check(ask: Ask, lock: Lock, report: Report, *, repair: bool, only_inde
             only_indexes=only_indexes,
         )
         report.count("rows read", answer["rows"])
-        for row in report.take(answer["found"]):
-            _tell(report, Finding(*row))
+        found = [*dict.fromkeys(Finding(*row) for row in answer["found"])]
+        for finding in report.take([one for one in found if one not in told]):
+            _tell(report, finding)
+        told.update(found)
         cursor = answer["cursor"]
         report.progress(f"{report.done['rows read']:,} rows")
         if cursor is None or report.is_spent:
