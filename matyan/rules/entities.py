@@ -53,21 +53,23 @@ def _find(snap: Snapshot, keys: Keys, family: _Family, name: str) -> str | None:
     return readable.text(snap.get(family.by_name(keys, name)))
 
 
-def runs_of_experiment(snap: Snapshot, keys: Keys, name: str) -> Callable[[str], bool]:
-    """Whether a run is in the experiment that is called `name` now."""
+MemberKey = Callable[[str], bytes]
+"""The key of a row that a run has when it is a member."""
+
+
+def members_of_experiment(snap: Snapshot, keys: Keys, name: str) -> MemberKey | None:
+    """By what a run is in the experiment that is called `name` now; None: there is none."""
     return _members(snap, keys, _EXPERIMENTS, name)
 
 
-def runs_of_tag(snap: Snapshot, keys: Keys, name: str) -> Callable[[str], bool]:
-    """Whether a run has the tag that is called `name` now."""
+def members_of_tag(snap: Snapshot, keys: Keys, name: str) -> MemberKey | None:
+    """By what a run has the tag that is called `name` now; None: there is none."""
     return _members(snap, keys, _TAGS, name)
 
 
-def _members(snap: Snapshot, keys: Keys, family: _Family, name: str) -> Callable[[str], bool]:
+def _members(snap: Snapshot, keys: Keys, family: _Family, name: str) -> MemberKey | None:
     uuid = _find(snap, keys, family, name)
-    if uuid is None:
-        return lambda run: False
-    return lambda run: snap.get(family.member(keys, uuid, run)) is not None
+    return None if uuid is None else lambda run: family.member(keys, uuid, run)
 
 
 def _find_or_create(tr: Transaction, keys: Keys, family: _Family, name: str, now: float) -> str:

@@ -10,9 +10,10 @@ import difflib
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from typing import Any, Final
 
@@ -111,22 +112,25 @@ class Queries:
             yield from (run for run in page if runs.exists(self._rows(snap, run)))
 
     def _passing(self, snap: Snapshot, wanted: RunFilter) -> Iterator[str]:
-        facts = wanted.indexed()
-        # Not by the indexes of these two: when the API server renames a tag, it leaves the index under the old name.
-        members = [
-            runs_of(snap, self._keys, name)
-            for runs_of, name in (
-                (entities.runs_of_experiment, wanted.experiment),
-                (entities.runs_of_tag, wanted.tag),
-            )
-            if name is not None
+        keys = self._keys
+        required: list[Callable[[str], bytes]] = [
+            partial(keys.index, *fact) for fact in wanted.indexed()
         ]
+        # Not by the indexes of these two: when the API server renames a tag, it leaves the index under the old name.
+        for members_of, name in (
+            (entities.members_of_experiment, wanted.experiment),
+            (entities.members_of_tag, wanted.tag),
+        ):
+            if name is not None:
+                member_key = members_of(snap, keys, name)
+                if member_key is None:
+                    return
+                required.append(member_key)
         moment = wanted.heard_before
-        for run in runs.list_runs(snap, self._keys, newest_first=True):
-            if (
-                all(snap.get(self._keys.index(*fact, run)) is not None for fact in facts)
-                and all(has(run) for has in members)
-                and (moment is None or self._heard_before(snap, run, moment))
+        read = required if moment is None else [*required, keys.activity]
+        for run in _said(snap, runs.list_runs(snap, keys, newest_first=True), read):
+            if all(snap.get(key(run)) is not None for key in required) and (
+                moment is None or self._heard_before(snap, run, moment)
             ):
                 yield run
 
@@ -366,6 +370,18 @@ class Queries:
                 yield {"partition": place[0], "dropped": readable.number(packed)}
 
     # --- dead letters ----------------------------------------------------------------------------
+
+
+def _said(
+    snap: Snapshot, found: Iterator[str], read: Sequence[Callable[[str], bytes]]
+) -> Iterator[str]:
+    """The runs; these keys of each page of them are said before."""
+    if not snap.prefetches or not read:
+        yield from found
+        return
+    while page := list(itertools.islice(found, _PAGE_RUNS)):
+        snap.prefetch([key(run) for run in page for key in read], [])
+        yield from page
 
 
 def _artifacts(blobs: object) -> Iterator[Row]:

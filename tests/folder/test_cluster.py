@@ -130,3 +130,28 @@ def test_a_reader_that_was_closed_says_so(tmp_path: Path) -> None:
         pass
     with pytest.raises(Unavailable, match="was closed"):
         reader.show("one")
+
+
+@pytest.mark.parametrize(
+    ("filters", "count"),
+    [
+        ({}, 500),
+        ({"experiment": "e"}, 250),
+        ({"tag": "t", "active": True}, 500),
+        ({"archived": False, "heard_before": 1e12}, 500),
+        ({"experiment": "unknown"}, 0),
+    ],
+)
+def test_a_list_of_runs_costs_round_trips_by_the_page(filters: dict[str, Any], count: int) -> None:
+    """Whatever it is filtered by: a trip for each run would take seconds for thousands of them."""
+    filled = Ledger("compatible")
+    for i in range(500):
+        run = f"run-{i}"
+        records = [record("create_run", run, float(i)), record("add_tag", run, tag_name="t")]
+        if i % 2:
+            records.append(record("set_run_property", run, experiment="e"))
+        filled.apply(*records)
+    with opened(filled.store) as reader:
+        filled.store.trips.clear()
+        assert len(list(reader.runs(**filters))) == count
+    assert len(filled.store.trips) < 50
