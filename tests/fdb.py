@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,10 +13,9 @@ from uuid import uuid4
 
 import trio
 
-from matyan._codec import pack
 from matyan.errors import MatyanError
 from matyan.store.base import KeyValue, Snapshot, Transaction
-from matyan.store.fdb.client import open_cluster
+from matyan.store.fdb.client import Cluster, open_cluster
 from matyan.store.fdb.store import DIRECTORIES, FdbStore, _Reading, _Transacting, open_fdb
 
 T = TypeVar("T")
@@ -69,21 +69,35 @@ async def fdb_store() -> AsyncIterator[FdbStore]:
 def fdb_stores() -> Iterator[Callable[[], SyncFdbStore]]:
     """Makes empty stores, as many as a test likes: all in one directory, which is removed afterwards.
 
-    Each is a part of it, since the directory layer would take longer than most tests of a rule do.
+    Each is a part of it, since the directory layer would take longer than most tests of a rule do. Their prefixes are as
+    short as that layer's, since limits of keys count them.
     """
     cluster = open_cluster(CLUSTER, 730)
     root = ("matyan-test", str(uuid4()))
-    place: bytes = cluster.fdb.directory.create_or_open(cluster.database, root).key()
+    place = _short_directory(cluster, root)
     numbers = count()
 
     def make() -> SyncFdbStore:
-        number = next(numbers)
-        return SyncFdbStore(cluster, {path: pack((number, *path), place) for path in DIRECTORIES})
+        return SyncFdbStore(
+            cluster, {path: place + next(numbers).to_bytes(2, "big") for path in DIRECTORIES}
+        )
 
     try:
         yield make
     finally:
         cluster.fdb.directory.remove_if_exists(cluster.database, root)
+
+
+def _short_directory(cluster: Cluster, path: tuple[str, ...]) -> bytes:
+    """Makes a directory whose prefix has one byte, which nobody else uses."""
+    layer = cluster.fdb.directory_impl.DirectoryLayer(allow_manual_prefixes=True)
+    for place in random.sample(range(0x40, 0x80), 64):
+        try:
+            layer.create(cluster.database, path, prefix=bytes([place]))
+        except ValueError:  # in use
+            continue
+        return bytes([place])
+    raise RuntimeError("no prefix is free")
 
 
 def remove(store: FdbStore, root: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -99,6 +99,26 @@ class Ledger:
         for end in [*sorted(cuts), len(values)]:
             self.apply(*values[begin:end])
             begin = end
+
+    # --- the store as a whole ---
+
+    def dump(self) -> dict[tuple[str, bytes], bytes]:
+        """Its rows without the prefixes of its directories, which no two stores of one cluster share."""
+        return {
+            (space, key[len(prefix) :]): value
+            for key, value in self.store.rows.items()
+            for space, prefix in self._spaces()
+            if key.startswith(prefix)
+        }
+
+    def restore(self, dumped: Mapping[tuple[str, bytes], bytes]) -> None:
+        """Has these rows and no other."""
+        prefixes = dict(self._spaces())
+        self.store.rows = {prefixes[space] + key: value for (space, key), value in dumped.items()}
+
+    def _spaces(self) -> list[tuple[str, bytes]]:
+        keys = self.keys
+        return [("runs", keys.runs), ("indexes", keys.indexes), ("system", keys.system)]
 
     # --- what a reader sees ---
 

@@ -105,6 +105,9 @@ class Scene:
         self.log = Topic(*values)
         self.ledger = Ledger()
         self.engine = Engine(self.ledger.store)
+        # What a worker owes to counts where a store is shared, and pays by transactions of their own, is the subject of
+        # tests/rules/test_counts.py.
+        self.ledger.keys = Keys(self.engine)
         self.outbox = MemoryOutbox()
 
     def worker(
