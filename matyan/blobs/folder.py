@@ -237,6 +237,10 @@ class FolderBlobs:
             for run in await trio.to_thread.run_sync(self._runs):
                 if not f"{run}/".startswith(prefix) and not prefix.startswith(f"{run}/"):
                     continue
+                if (
+                    after >= f"{run}0"
+                ):  # the first that no key of the run can be, since 0 follows the slash
+                    continue
                 page = [
                     blob
                     for blob in await trio.to_thread.run_sync(self._listed, run)

@@ -22,7 +22,7 @@ from matyan.rules import trees
 from matyan.rules.audit.facts import has_rows
 from matyan.rules.audit.findings import Finding
 from matyan.rules.audit.judges import Bench, Suspect
-from matyan.rules.audit.walk import Cursor, Walk
+from matyan.rules.audit.walk import PAGE_ROWS, Cursor, Page, Walk
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Sequences
 from matyan.rules.sequences.audit import SequenceAudit
@@ -194,7 +194,7 @@ class ServedJobs:
     ) -> AsyncIterator[object]:
         """One page of the walk: what was found, how many rows were read, and where the next page begins."""
         walk = Walk(self._keys, self._audit, only_indexes=only_indexes)
-        page = await self._store.read(lambda snap: walk.page(snap, cursor))
+        page = await self._page(walk, cursor)
         found = [*page.found]
         suspects = page.suspects
         while suspects:
@@ -207,6 +207,18 @@ class ServedJobs:
             "cursor": page.next,
             "found": [[*one] for one in found],
         }
+
+    async def _page(self, walk: Walk, cursor: Cursor | None) -> Page:
+        """In one moment, if need be with few rows."""
+        rows = PAGE_ROWS
+        while True:
+            body = partial(walk.page, cursor=cursor, most_rows=rows)
+            try:
+                return await self._store.read(lambda snap, body=body: body(snap))  # type: ignore[misc]
+            except Expired:
+                if rows == 1:
+                    raise
+                rows = max(1, rows // 8)
 
     async def _judge(
         self, held: Lock, suspects: list[Suspect], repair: bool

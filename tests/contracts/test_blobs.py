@@ -232,3 +232,29 @@ async def test_delete_run_takes_that_run_alone(harness: Harness) -> None:
     assert await harness.get("run", "a/b") is None
     for run in "run1", "ru", ".run", "r:u-n_":
         assert await harness.get(run, "a/b") == ("text/plain", b"x")
+
+
+async def test_all_that_is_there_is_listed(harness: Harness) -> None:
+    """In the keys' order, whatever the pages; below a beginning, and behind a key; how old each is, and its bytes."""
+    listing = harness.blobs
+    assert isinstance(listing, S3Blobs | FolderBlobs)
+    stored = [
+        f"{run}/{path}" for run in ("r", "r.1", "r1", "s") for path in ("a", "b/c", "d", "e f")
+    ]
+    for key in stored:
+        run, _, path = key.partition("/")
+        await store(harness, run, path, b"12345")
+
+    async def listed(prefix: str = "", after: str = "") -> list[str]:
+        found = []
+        async for page in listing.pages(prefix, after):
+            assert 0 < len(page) <= 1_000
+            assert all(-60 < blob.age_s < 600 and blob.size == 5 for blob in page)
+            found += [blob.key for blob in page]
+        return found
+
+    everything = sorted(stored)
+    assert await listed() == everything
+    assert await listed("r/") == [key for key in everything if key.startswith("r/")]
+    for after in everything[3], everything[7], "r/b", "zzz":
+        assert await listed(after=after) == [key for key in everything if key > after]

@@ -21,7 +21,7 @@ from dev.s3 import BUCKET, S3, Versity
 from tests.blobs.bucket import Bucket, bucket, s3_environment
 from tests.kafka.deployment import Deployment, deploy
 from tests.needs import needed
-from tests.tracker import asked, environment, matyan
+from tests.tracker import environment, matyan
 from tests.until import wait_for
 
 __all__ = ["bucket"]
@@ -42,21 +42,24 @@ def test_objects_and_tombstones_go_when_nothing_needs_them(
 ) -> None:
     """What a record names stays, and so does a tombstone as long as the log has records from before it."""
     deployment = deploy(broker, **s3_environment(bucket.server, S3_BUCKET=bucket.name))
-    data = tmp_path / "data"
-    store = ("--store", f"rocks:{data}")
+    clean_up(deployment, bucket, "--store", f"rocks:{tmp_path / 'data'}")
+
+
+def runs_in(*store: str) -> set[str]:
+    """None before a worker has made the store."""
+    told = matyan("runs", *store, "--json", check=None)
+    return {row["run"] for row in json.loads(told.stdout)} if told.returncode == 0 else set()
+
+
+def clean_up(deployment: Deployment, bucket: Bucket, *store: str) -> None:
     env = environment(**deployment.env)
-
-    def runs() -> set[str]:
-        there = (data / "rocksdb").is_dir()
-        return {row["run"] for row in asked("runs", *store)} if there else set()
-
     with deployment.running("ingest-worker", *store) as worker:
         for run in "kept", "gone":
             blob = {"s3_key": f"{run}/a", "artifact_path": "a", "content_type": "x/y"}
             send(deployment, "blob_ref", run, **blob)
-        wait_for(lambda: runs() == {"kept", "gone"})
+        wait_for(lambda: runs_in(*store) == {"kept", "gone"})
         send(deployment, "delete_run", "gone")
-        wait_for(lambda: runs() == {"kept"})
+        wait_for(lambda: runs_in(*store) == {"kept"})
         for key in "kept/a", "kept/unnamed", "gone/a", "gone/late":
             bucket.put(key)
         # A day old is none of them.
@@ -73,6 +76,9 @@ def test_objects_and_tombstones_go_when_nothing_needs_them(
         forget_the_log(deployment)
         told = matyan(*words, env=env)
         assert "1 tombstones gone" in told.stderr
+        told = matyan("finish-stale", *store, "--older-than", "0s", env=env)
+        assert told.stdout == "finished kept\n"
+        assert matyan("reindex", *store, env=env).stdout == ""
         assert matyan("check", *store, env=env).stdout == ""
         assert worker.stop() == 0
 
@@ -91,11 +97,10 @@ def test_objects_of_a_store_that_is_behind_stay(
 ) -> None:
     """Their records may stand in the log: no worker runs, and the one who names an object is not applied."""
     deployment = deploy(broker, **s3_environment(bucket.server, S3_BUCKET=bucket.name))
-    data = tmp_path / "data"
-    store = ("--store", f"rocks:{data}")
+    store = ("--store", f"rocks:{tmp_path / 'data'}")
     send(deployment, "create_run", "run", client_datetime=None, force_resume=False)
     with deployment.running("ingest-worker", *store) as worker:
-        wait_for(lambda: (data / "rocksdb").is_dir() and bool(asked("runs", *store)))
+        wait_for(lambda: runs_in(*store))
         assert worker.stop() == 0
     blob = {"s3_key": "run/a", "artifact_path": "a", "content_type": "x/y"}
     send(deployment, "blob_ref", "run", **blob)

@@ -41,12 +41,13 @@ class Page:
     rows: int = 0
     size: int = 0
     """Bytes."""
+    most_rows: int = PAGE_ROWS
     next: Cursor | None = None
     """None: this was the last page."""
 
     @property
     def is_full(self) -> bool:
-        return self.rows >= PAGE_ROWS or self.size >= PAGE_BYTES
+        return self.rows >= self.most_rows or self.size >= PAGE_BYTES
 
     def took(self, key: bytes, value: bytes) -> None:
         self.rows += 1
@@ -71,9 +72,10 @@ class Walk:
             "counters": self._counters,
         }
 
-    def page(self, snap: Snapshot, cursor: Cursor | None) -> Page:
-        """The next page; `cursor` None: the first."""
-        page = Page()
+    def page(self, snap: Snapshot, cursor: Cursor | None, most_rows: int = PAGE_ROWS) -> Page:
+        """The next page; `cursor` None: the first. `most_rows`: about so many, since what is looked at beside a row takes longer
+        than the row where each read is a round trip."""
+        page = Page(most_rows=most_rows)
         where: Cursor | None = cursor or ["runs", range_of(self._keys.runs)[0]]
         while where is not None and not page.is_full:
             stage, *rest = where
