@@ -35,6 +35,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("ingest", topic_id, partition)                      | ingest, ingest_prefix                     |
 | ("dropped", topic_id, partition)                     | dropped: records of deleted runs, counted |
 | ("counts_owed", run, family, uuid)                   | owed_count                                |
+| ("deletion_owed", run)                               | owed_deletion                             |
 | ("layout",), ("store",)                              | layout, store                             |
 | ("control_events", n), ("dead_letters", n)           | control_event, dead_letter: the embedded  |
 |                                                      | broker's                                  |
@@ -214,6 +215,9 @@ class Keys:
     def owed_count(self, *place: str) -> bytes:
         """Run, family and uuid; what a part of them starts with."""
         return pack(("counts_owed", *place), self.system)
+
+    def owed_deletion(self, *run: str) -> bytes:
+        return pack(("deletion_owed", *run), self.system)
 
     def job_lock(self, job: str) -> bytes:
         return pack(("job_lock", job), self.system)

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 from matyan._codec import Malformed, context_text, decode_records, unpack
 from matyan.keys import Keys, unpack_value
-from matyan.rules import contexts, counts, entities, runs, trees
+from matyan.rules import contexts, entities, runs, trees
 from matyan.rules.prefetch import prefetch
-from matyan.rules.records import Rules, Unit
+from matyan.rules.records import Rules, Unit, pay
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Growth, Layout, SequenceInfo, Sequences
 from tests.memory_store import MemoryStore
@@ -55,7 +55,7 @@ class Ledger:
     """Makes the stores to come: each has `commit`, `look` and `rows`."""
 
     pays: ClassVar[bool] = False
-    """Whether what a batch owes to counts is paid behind it, as a worker does it: where a store is shared."""
+    """Whether what a batch owes is paid behind it, as a worker does it: where a store is shared."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Ledger:
 
         unit = self.store.commit(body)
         rules.committed(unit)
-        while self.pays and self.store.commit(lambda tr: counts.fold(tr, self.keys)):
+        while self.pays and self.store.commit(lambda tr: pay(tr, self.keys)):
             pass
         return unit
 

@@ -61,6 +61,7 @@ ROWS: list[tuple[bytes, bytes, tuple[object, ...]]] = [
     (KEYS.tag_run("u", "r"), SYSTEM, ("tag_runs", "u", "r")),
     (KEYS.tag_of_run("r", "u"), SYSTEM, ("run_tags", "r", "u")),
     (KEYS.tag_of_run("r"), SYSTEM, ("run_tags", "r")),
+    (KEYS.owed_deletion("r"), SYSTEM, ("deletion_owed", "r")),
     (KEYS.job_lock("j"), SYSTEM, ("job_lock", "j")),
     (KEYS.job_lock_owner("j"), SYSTEM, ("job_lock_owner", "j")),
     (KEYS.activity("r"), SYSTEM, ("activity", "r")),

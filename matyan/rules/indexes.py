@@ -41,6 +41,24 @@ def drop_all(rows: RunRows[Transaction], *beginning: object) -> None:
         pass
 
 
+def drop_some(rows: RunRows[Transaction], most_bytes: int) -> bool:
+    """Removes the run from under the first facts in the order of their keys, whose twins have about so many bytes together;
+    returns whether there are more."""
+    tr, keys, run = rows.tr, rows.keys, rows.run
+    begin, end = range_of(keys.reverse_index(run))
+    fact_at, root = len(keys.reverse_index(run)), keys.index()
+    stale = []
+    for twin, _ in tr.scan(begin, end):
+        if most_bytes <= 0:
+            end = twin
+            break
+        most_bytes -= len(twin)
+        stale.append((root + twin[fact_at:], None))
+    tr.update(stale)
+    tr.clear_range(begin, end)
+    return most_bytes <= 0
+
+
 def dropping_all(rows: RunRows[Transaction], *beginning: object) -> Iterator[None]:
     """`drop_all`, with a pause wherever others may have a turn."""
     return replacing_all(rows, beginning, ())

@@ -26,7 +26,7 @@ from matyan._codec import (
 from matyan.broker.base import ControlEvent
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
-from matyan.rules import contexts, entities, indexes, runs, trees
+from matyan.rules import contexts, counts, entities, indexes, runs, trees
 from matyan.rules.limits import Limited
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Entry, Sequences
@@ -482,5 +482,11 @@ KINDS: Final[dict[str, Rule]] = {
 """Every kind but log_metric, whose records come gathered as MetricPoints. One whose work grows with what the record or the
 store holds pauses in it."""
 
-COUNTING: Final = frozenset({"set_run_property", "add_tag", "remove_tag", "delete_run"})
-"""The kinds that may change how many runs an experiment or a tag has."""
+OWING: Final = frozenset({"set_run_property", "add_tag", "remove_tag", "delete_run"})
+"""The kinds that may leave something to `pay` in a store that is shared."""
+
+
+def pay(tr: Transaction, keys: Keys) -> bool:
+    """Does a part of what batches have left to do, whoever's they were; returns whether there may be more. It may run twice."""
+    owes_counts = counts.fold(tr, keys)
+    return runs.go_on_deleting(tr, keys) or owes_counts

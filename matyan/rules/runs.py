@@ -6,7 +6,7 @@ Points, attributes, tags and experiments are other modules' subjects; which reco
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from matyan import readable
 from matyan._codec import pack
@@ -28,6 +28,9 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "client_start_ts": (int, float),
     "duration": (int, float),
 }
+
+_DROPPED_BYTES: Final = 500_000
+"""Of index rows that one transaction clears of a run in a store that is shared: some 1.5 MB as FoundationDB counts."""
 
 # The meta fields that readers filter by, and the names of their indexes.
 _INDEXED = {"is_archived": "archived", "active": "active"}
@@ -141,13 +144,29 @@ def is_deleted(rows: RunRows[Snapshot]) -> bool:
 
 def deleting(rows: RunRows[Transaction], now: float) -> Iterator[None]:
     """Clears all rows of the run but those of its tags and experiment, and leaves a tombstone; with a pause wherever
-    others may have a turn."""
+    others may have a turn. Where a store is shared most of many index rows are left to `go_on_deleting`: they are those of
+    sequences and parameters, the last ones in the order of keys, and 36,000 sequences are more than one transaction takes."""
     tr, keys, run = rows.tr, rows.keys, rows.run
     tr.clear_range(*keys.run_range(run))
-    yield from indexes.dropping_all(rows)
+    if not keys.are_shared:
+        yield from indexes.dropping_all(rows)
+    elif indexes.drop_some(rows, _DROPPED_BYTES):
+        tr.set(keys.owed_deletion(run), pack_value(True))
     tr.clear(keys.activity(run))
     tr.clear(keys.owner(run))
     tr.set(keys.tombstone(run), pack_value(now))
+
+
+def go_on_deleting(tr: Transaction, keys: Keys) -> bool:
+    """Clears more index rows of a run that is being deleted; returns whether there may be more to do. It may run twice."""
+    prefix = keys.owed_deletion()
+    owed = next(iter(tr.scan(*range_of(prefix), limit=1)), None)
+    if owed is None:
+        return False
+    run = readable.elements(owed[0], len(prefix), str)
+    if run is None or not indexes.drop_some(RunRows(tr, keys, *run), _DROPPED_BYTES):
+        tr.clear(owed[0])
+    return True
 
 
 def read_meta(rows: RunRows[Snapshot]) -> dict[str, Any]:

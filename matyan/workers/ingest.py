@@ -25,9 +25,8 @@ from matyan.broker.base import (
 )
 from matyan.errors import Bug, Expired, Fenced, InvalidRecord, OffsetConflict
 from matyan.keys import Keys, pack_value, unpack_value
-from matyan.rules.counts import fold
 from matyan.rules.prefetch import prefetch
-from matyan.rules.records import COUNTING, Rules, Unit, event_of
+from matyan.rules.records import OWING, Rules, Unit, event_of, pay
 from matyan.service import telemetry
 from matyan.service.logs import get_logger
 from matyan.store.base import Snapshot, Store, Transaction
@@ -152,7 +151,7 @@ class Ingestion:
             else:
                 self._tenure.conflict = None
                 self._owes = self._worker.keys.are_shared
-                await self._fold_counts()
+                await self._pay()
                 return
 
     async def _read_stored_offset(self) -> None:
@@ -182,14 +181,15 @@ class Ingestion:
         for piece in self._split(batch):
             if not await self._apply(piece):
                 return False
-        await self._fold_counts()
+        await self._pay()
         return True
 
-    async def _fold_counts(self) -> None:
-        """Pays what is owed, behind the batch and not in it (`rules/counts.py`)."""
+    async def _pay(self) -> None:
+        """What a batch has left to do is done behind it and not in it."""
+        worker = self._worker
         while self._owes:
-            pay = partial(self._worker.store.transact, lambda tr: fold(tr, self._worker.keys))
-            self._owes = await self._tenure.retrying(pay)
+            paying = partial(worker.store.transact, partial(pay, keys=worker.keys))
+            self._owes = await self._tenure.retrying(paying)
 
     def _split(self, batch: Batch) -> Iterator[Batch]:
         """Pieces that one transaction can take; a record that is too big for that stays alone."""
@@ -408,7 +408,7 @@ class Ingestion:
         if contents.ops:
             first = contents.ops[0].timestamp
             telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - first))
-        if not unit.applied.keys().isdisjoint(COUNTING):
+        if not unit.applied.keys().isdisjoint(OWING):
             self._owes = self._worker.keys.are_shared
         for kind, count in unit.applied.items():
             telemetry.INGEST_PROCESSED_OF(kind).inc(count)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from matyan._codec import decode_records
 from matyan.keys import Keys, pack_value, unpack_value
-from matyan.rules import counts
-from matyan.rules.records import Rules
+from matyan.rules import counts, runs
+from matyan.rules.records import Rules, pay
 from matyan.rules.sequences import Sequences
 from matyan.store.base import Transaction
 from matyan.workers.ingest import IngestWorker
-from tests.ledger import Ledger, record
+from tests.ledger import Ledger, metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
 from tests.memory_store import Faults, MemoryStore
 from tests.rules.test_entities import FAMILIES, id_of, join
@@ -103,12 +103,12 @@ def test_many_debts_are_paid_in_several_transactions() -> None:
     assert ledger.counts("tags") == {"x": 1_200}
 
 
-runs, names = st.sampled_from("rst"), st.sampled_from("xy")
+run_ids, names = st.sampled_from("rst"), st.sampled_from("xy")
 STEPS = st.one_of(
-    st.tuples(st.just("join"), runs, names),
-    st.tuples(st.just("leave"), runs, names),
-    st.tuples(st.just("delete_run"), runs),
-    st.tuples(st.just("api"), runs, names),
+    st.tuples(st.just("join"), run_ids, names),
+    st.tuples(st.just("leave"), run_ids, names),
+    st.tuples(st.just("delete_run"), run_ids),
+    st.tuples(st.just("api"), run_ids, names),
     st.tuples(st.just("fold")),
 )
 
@@ -183,3 +183,23 @@ async def test_a_worker_pays_what_its_batches_owe(autojump_clock: Any) -> None:
         await until(lambda: ledger.counts("experiments") == {"e": 1})
         worker.stop()
     assert ledger.system("counts_owed") == {}
+
+
+def test_a_run_of_more_rows_than_a_transaction_takes_is_deleted_in_pieces() -> None:
+    """At once for every reader; what is left is owed, whoever pays it, and nothing remains."""
+    ledger = shared_ledger()
+    for begin in range(0, 20_000, 2_000):
+        ledger.apply(
+            *(metric(f"metric-{n:05d}", 1.0, 0, "many") for n in range(begin, begin + 2_000))
+        )
+    ledger.apply(join("tags", "many", "x"), metric("loss", 1.0, 0, "other"))
+    fold(ledger)
+    ledger.apply(record("delete_run", "many"))
+    assert ledger.store.look(lambda snap: list(runs.list_runs(snap, ledger.keys))) == ["other"]
+    assert ledger.system("deletion_owed") == {("deletion_owed", "many"): True}
+    payments = 0
+    while ledger.store.commit(lambda tr: pay(tr, ledger.keys)):
+        payments += 1
+    assert payments > 2
+    left = [key for key in ledger.store.rows if b"many" in key]
+    assert left == [ledger.keys.tombstone("many")]
