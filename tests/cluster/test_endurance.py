@@ -20,6 +20,7 @@ from tests import fdb
 from tests.cluster.server import server_of
 from tests.cluster.workers import ClusterDeployment, open_workers, storm
 from tests.kafka.load import Numbers, faults, open_load
+from tests.tracker import matyan
 
 MINUTES = float(os.environ.get("MATYAN_FDB_MINUTES", "1"))
 
@@ -70,4 +71,6 @@ async def test_nothing_is_lost_and_nothing_twice(
             f"records: {dict(counts)}; happened: {dict(happened)}"
         )
     assert faults(load.produced, numbers) == []
+    checked = await trio.to_thread.run_sync(matyan, "check", "--store", f"fdb:{fdb.CLUSTER}")
+    assert checked.stdout == "", "rows do not fit together"
     assert counts["stored"] == counts["sent"] > 0

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.broken_tracker import broken_tracker
 from tests.faults.load import AT_LENGTH, Client, wait_for_load
-from tests.tracker import MATYAN, asked, asked_lines, running
+from tests.tracker import MATYAN, asked, asked_lines, matyan, running
 
 KILLS = 100 if AT_LENGTH else 12
 UP = (*MATYAN, "up")
@@ -58,8 +58,9 @@ def kill_many_times(data: Path, kills: int, seed: int, command: Sequence[str] = 
 
 
 def test_a_killed_tracker_loses_nothing_acknowledged_and_doubles_nothing(tmp_path: Path) -> None:
-    """Whatever was acknowledged is stored once; whatever was not is stored once or not at all."""
+    """Whatever was acknowledged is stored once; whatever was not is stored once or not at all; and all rows fit together."""
     assert kill_many_times(tmp_path / "data", KILLS, seed=20260102) == []
+    assert matyan("check", "--data", tmp_path / "data").stdout == ""
 
 
 def test_an_acknowledgement_before_the_commit_is_caught(tmp_path: Path) -> None:
