@@ -19,11 +19,9 @@ from matyan.jobs import lock
 from matyan.jobs.lock import Lock
 from matyan.keys import Keys, range_of, unpack_value
 from matyan.rules import trees
-from matyan.rules.audit.facts import has_rows
 from matyan.rules.audit.findings import Finding
 from matyan.rules.audit.judges import Bench, Suspect
 from matyan.rules.audit.walk import PAGE_ROWS, Cursor, Page, Walk
-from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Sequences
 from matyan.rules.sequences.audit import SequenceAudit
 from matyan.store.base import Snapshot, Store, Transaction
@@ -133,12 +131,15 @@ class ServedJobs:
             for _, value in tr.scan(*range_of(self._keys.control_events_prefix()))
         }
         gone = []
+        bench = Bench(self._keys, self._audit, tr, None)
         for run, at in tombstones:
             key = self._keys.tombstone(run)
             if (
                 readable.number(tr.get(key)) == at
                 and run not in pending
-                and not has_rows(RunRows(tr, self._keys, run))
+                and tr.get(self._keys.owed_deletion(run)) is None
+                # Without its tombstone, what is left of a run would be a run.
+                and not any(True for _ in bench.judge(("run", run)))
             ):
                 tr.clear(key)
                 gone.append(run)

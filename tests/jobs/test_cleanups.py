@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from matyan.errors import ConfigurationError, NotFound
 from matyan.jobs.orphan_blobs import cleanup_orphan_blobs
 from matyan.jobs.stale import finish_stale
 from matyan.jobs.tombstones import cleanup_tombstones
-from matyan.keys import pack_value
+from matyan.keys import Keys, pack_value
 from tests.jobs.asked import FREE, asking, reporting
 from tests.ledger import T0, Ledger, record
 
@@ -149,11 +149,22 @@ async def test_a_tombstone_goes_when_nothing_can_bring_its_run_back(
     assert await forget(ledger, blobs) == {"young"}
 
 
-async def test_a_tombstone_whose_run_has_rows_stays(tmp_path: Path) -> None:
-    """`check --repair` takes them away first: without the tombstone they would be a run again."""
+ROWS: dict[str, Callable[[Keys], bytes]] = {
+    "data": lambda keys: keys.meta("odd", "name"),
+    "an index": lambda keys: keys.reverse_index("odd", "tag", "x", "odd"),
+    "activity": lambda keys: keys.activity("odd"),
+    "a deletion that goes on": lambda keys: keys.owed_deletion("odd"),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=[*ROWS])
+async def test_a_tombstone_whose_run_has_rows_stays(
+    tmp_path: Path, row: Callable[[Keys], bytes]
+) -> None:
+    """The worker, or `check --repair`, takes them away first: without the tombstone they would be a run again."""
     ledger = Ledger()
     ledger.apply(record("delete_run", "odd", 0.0))
-    ledger.store.commit(lambda tr: tr.set(ledger.keys.meta("odd", "name"), pack_value("x")))
+    ledger.store.commit(lambda tr: tr.set(row(ledger.keys), pack_value("x")))
     blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
     assert await forget(ledger, blobs) == {"odd"}
 

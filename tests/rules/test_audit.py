@@ -433,6 +433,22 @@ def test_a_damage_is_found_and_mended(damage: Damage, kinds: set[str], layout: L
             assert differences(without_owners(ledger), sound) == []
 
 
+@layouts
+def test_a_deletion_that_goes_on_is_no_damage(layout: Layout) -> None:
+    """Index rows that a worker still has to clear are left to it; when it is through, they are found."""
+    ledger = whole(layout)
+    owed = ledger.keys.owed_deletion(GONE)
+    fact = ("trace", "loss")
+    rows = [ledger.keys.index(*fact, GONE), ledger.keys.reverse_index(GONE, *fact, GONE)]
+    spoil(ledger, {**dict.fromkeys(rows, b""), owed: pack_value(True)})
+    before = dict(ledger.store.rows)
+    assert findings(ledger, mend=True) == []
+    assert ledger.store.rows == before
+    spoil(ledger, {owed: None})
+    assert findings(ledger, mend=True) != []
+    assert findings(ledger) == []
+
+
 def differences(one: dict[bytes, bytes], other: dict[bytes, bytes]) -> list[Any]:
     return [
         (key, one.get(key), other.get(key))

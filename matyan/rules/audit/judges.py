@@ -102,7 +102,8 @@ def _deleted(bench: Bench, rows: RunRows[Snapshot]) -> Iterator[Finding]:
     left = []
     if facts.has_rows(rows):
         left.append("data")
-    if next(iter(tr.scan(*range_of(keys.reverse_index_prefix(run)), limit=1)), None) is not None:
+    of_run = range_of(keys.reverse_index_prefix(run))
+    if next(iter(tr.scan(*of_run, limit=1)), None) is not None and not _goes_on(rows):
         left.append("indexes")
     if any(tr.get(key) is not None for key in (keys.activity(run), keys.owner(run))):
         left.append("activity")
@@ -117,7 +118,7 @@ def _deleted(bench: Bench, rows: RunRows[Snapshot]) -> Iterator[Finding]:
         for _ in entities.forgetting_run(writing):
             pass
         bench.mending.clear_range(*keys.run_range(run))
-        twins = [*tr.scan(*range_of(keys.reverse_index_prefix(run)), limit=_MOST_ROWS)]
+        twins = [*tr.scan(*of_run, limit=_MOST_ROWS)]
         root, start = keys.index(), len(keys.reverse_index(run))
         apply(bench.mending, [(root + twin[start:], None) for twin, _ in twins])
         apply(bench.mending, [(twin, None) for twin, _ in twins])
@@ -125,6 +126,11 @@ def _deleted(bench: Bench, rows: RunRows[Snapshot]) -> Iterator[Finding]:
         if len(twins) == _MOST_ROWS:
             bench.again.append(("run", run))
     yield Finding("deleted-run", run, ", ".join(left), bench.mending is not None)
+
+
+def _goes_on(rows: RunRows[Snapshot]) -> bool:
+    """Whether a worker still has index rows of the deleted run to clear."""
+    return rows.tr.get(rows.keys.owed_deletion(rows.run)) is not None
 
 
 def judge_left(bench: Bench, run: str) -> Iterator[Finding]:
@@ -162,7 +168,7 @@ def judge_fact(bench: Bench, run: str, fact: facts.Fact) -> Iterator[Finding]:
             if bench.mending is not None:
                 indexes.put(RunRows(bench.mending, keys, run), *fact)
             yield Finding("index-missing", run, _told(fact), bench.mending is not None)
-    elif standing and not _is_all_that_tells(rows, fact):
+    elif standing and not _is_all_that_tells(rows, fact) and not _goes_on(rows):
         if bench.mending is not None:
             indexes.drop(RunRows(bench.mending, keys, run), *fact)
         yield Finding("index-stale", run, _told(fact), bench.mending is not None)
