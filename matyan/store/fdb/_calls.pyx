@@ -148,6 +148,7 @@ cdef class Calls:
         """Begins to read the value of a key."""
         cdef Pending pending = Pending.__new__(Pending)
         pending._calls = self
+        pending._destroy = self._destroy
         pending._future = self._get(
             <void*>transaction, <chars>PyBytes_AS_STRING(key), <int>PyBytes_GET_SIZE(key), snapshot
         )
@@ -159,6 +160,7 @@ cdef class Calls:
         """Begins to read the pairs of begin <= key < end: `limit` of them or about `target_bytes` at most (0: no such bound)."""
         cdef Pending pending = Pending.__new__(Pending)
         pending._calls = self
+        pending._destroy = self._destroy
         # first_greater_or_equal of both keys, as FDB_KEYSEL_FIRST_GREATER_OR_EQUAL has it.
         pending._future = self._get_range(
             <void*>transaction,
@@ -233,10 +235,12 @@ cdef class Pending:
 
     cdef Calls _calls
     cdef void* _future
+    # Its own: the garbage collector may have taken `_calls` away by the end.
+    cdef destroy_t _destroy
 
     def __dealloc__(self):
         if self._future is not NULL:
-            self._calls._destroy(self._future)
+            self._destroy(self._future)
 
     cdef int _wait(self) except -1:
         cdef int code
