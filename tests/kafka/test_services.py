@@ -25,7 +25,12 @@ async def test_frontier_imports_no_store() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["frontier", "--port", "0"], ["ingest-worker", "--store", "rocks:."], ["control-worker"]],
+    [
+        ["frontier", "--port", "0"],
+        ["ingest-worker", "--store", "rocks:."],
+        ["control-worker"],
+        ["control-worker", "--store", "fdb:none"],
+    ],
     ids=lambda words: words[0],
 )
 def test_a_service_without_kafka_names_it_and_can_be_stopped(
