@@ -4,23 +4,34 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import suppress
 from functools import partial
 
 import pytest
 import trio
 
+from matyan.errors import Unavailable
 from matyan.jobs.check import check
 from matyan.rules.audit import walk
+from matyan.rules.sequences import Layout
 from matyan.workers.ingest import IngestWorker
 from tests.jobs.asked import FREE, asking, reporting
 from tests.ledger import Ledger, metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
 from tests.memory_store import Faults, MemoryStore
 from tests.rules.audit import findings
-from tests.rules.test_audit import layouts, spoil, whole
+from tests.rules.test_audit import (
+    counter,
+    differences,
+    layouts,
+    leaf_beside_tree,
+    member_of_nobody,
+    spoil,
+    trace_gone,
+    whole,
+    without_owners,
+)
 from tests.until import until
-
-from matyan.rules.sequences import Layout  # isort: skip
 
 
 async def test_a_limit_and_a_dry_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +69,29 @@ async def test_an_engine_whose_reads_take_long_is_walked_in_shorter_pages(layout
     assert report.done["mended"] == len(slow.facts("r"))
     ledger.store.rows = dict(slow.store.rows)
     assert findings(ledger) == []
+
+
+@layouts
+@pytest.mark.parametrize("seed", range(4))
+async def test_on_a_store_that_fails_at_every_turn_it_is_mended_in_the_end(
+    layout: Layout, seed: int
+) -> None:
+    """Commits of unknown outcome, bodies that run again, forgotten moments: whoever runs it often enough has a whole store, and
+    no row that was whole is another one."""
+    dice = random.Random(seed)
+    ledger = whole(layout)
+    sound = without_owners(ledger)
+    lost = {ledger.keys.index(*fact, "r"): None for fact in ledger.facts("r")}
+    spoil(ledger, lost | leaf_beside_tree(ledger, "s", dice) | trace_gone(ledger, "s", dice))
+    spoil(ledger, member_of_nobody(ledger, "s", dice) | counter(ledger, "s", dice))
+    ledger.store.faults = Faults(seed, away=0.1, again=0.1, lost=0.1, landed=0.1, too_old=0.002)
+    for _ in range(60):
+        with suppress(Unavailable):
+            await check(asking(ledger), FREE, reporting()[0], repair=True, only_indexes=False)
+    ledger.store.faults = None
+    await check(asking(ledger), FREE, reporting()[0], repair=True, only_indexes=False)
+    assert findings(ledger) == []
+    assert differences(without_owners(ledger), sound) == []
 
 
 def records(dice: random.Random) -> list[bytes]:

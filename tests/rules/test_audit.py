@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from matyan._codec import Columns, decode_chunk, encode_chunk, key_int, pack
+from matyan._codec import (
+    Columns,
+    compatible_object,
+    decode_chunk,
+    encode_chunk,
+    key_int,
+    pack,
+)
 from matyan.keys import CHUNK, EMPTY_DICT, EMPTY_LIST, LEAF, POINT_FIELDS, pack_value
 from matyan.rules.audit.findings import KINDS
 from matyan.rules.sequences import Growth, Layout
@@ -431,6 +438,18 @@ def test_a_damage_is_found_and_mended(damage: Damage, kinds: set[str], layout: L
         assert findings(ledger) == []
         if name not in FORGOTTEN:
             assert differences(without_owners(ledger), sound) == []
+
+
+def test_a_writer_reads_anew_what_was_mended() -> None:
+    """What it remembers of the run counts no more: a point without a step comes behind all that stands there."""
+    ledger = Ledger("compatible")
+    ledger.apply(metric("loss", 1.0, 5))
+    rows = compatible_object(ledger.keys.seq("r", 0, "loss"), 99, None, 1.0, pack_value(2.0))
+    spoil(ledger, {key: value for key, value in rows if value is not None})
+    assert [one.kind for one in findings(ledger, mend=True)] == ["last-step"]
+    ledger.apply(metric("loss", 3.0, None))
+    assert [point[0] for point in ledger.points("loss")] == [5, 99, 100]
+    assert findings(ledger) == []
 
 
 @layouts
