@@ -38,7 +38,7 @@ test-faults: setup
 # MATYAN_FDB_MINUTES=30 for the random kills (1), MATYAN_TEST_AT_LENGTH=1 for more rounds of everything.
 test-fdb: setup
 	$(BIN)/python -m tests.fdb
-	$(BIN)/python -m pytest -q -k fdb tests/contracts/test_store.py tests/store tests/rules tests/workers tests/jobs tests/kafka/test_worker.py tests/kafka/test_partitions_added.py
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -k fdb tests/contracts/test_store.py tests/store tests/rules tests/workers tests/jobs tests/kafka/test_worker.py tests/kafka/test_partitions_added.py
 	$(BIN)/python -m pytest -q tests/cluster
 
 # Hostile connections for MATYAN_FUZZ_SECONDS (600), from MATYAN_FUZZ_SEED or one that is printed.

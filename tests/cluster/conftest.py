@@ -27,9 +27,7 @@ def server() -> Iterator[Server]:
     """The cluster's server process, to be frozen and killed; it runs afterwards."""
     found = server_of(fdb.CLUSTER)
     yield found
-    found.thaw()
-    if not found.is_alive():
-        found.start()
+    found.restore()
 
 
 @pytest.fixture

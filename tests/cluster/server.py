@@ -59,6 +59,12 @@ class Server:
             start_new_session=True,
         ).pid
 
+    def restore(self) -> None:
+        """It runs, whatever was done to it."""
+        self.thaw()
+        if not self.is_alive():
+            self.start()
+
 
 def server_of(cluster_file: str) -> Server:
     """The one process of a cluster of one; skips with its reason when it is not this machine's to kill."""

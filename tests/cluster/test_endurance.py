@@ -56,7 +56,11 @@ async def test_nothing_is_lost_and_nothing_twice(
                 await workers.start(name)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(load.forever, 0.5)
-                happened = await storm(workers, server, 60 * MINUTES, seed)
+                try:
+                    happened = await storm(workers, server, 60 * MINUTES, seed)
+                finally:
+                    if server is not None:
+                        await trio.to_thread.run_sync(server.restore)
                 nursery.cancel_scope.cancel()
             await load.settle()
         stormed = time.monotonic() - began

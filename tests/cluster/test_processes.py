@@ -10,6 +10,8 @@ import pytest
 import trio
 
 from dev.broker import Broker
+from dev.process import free_ports
+from matyan.rules.sequences import Layout
 from matyan.settings import Settings
 from tests.cluster.places import empty
 from tests.cluster.server import Server
@@ -17,6 +19,8 @@ from tests.cluster.workers import ClusterDeployment, open_workers
 from tests.faults.test_worker_process import AT_LENGTH, kill_many_times
 from tests.fdb import CLUSTER
 from tests.kafka.load import open_load
+from tests.tracker import Service
+from tests.until import until
 
 ROUNDS = 12 if AT_LENGTH else 3
 PAUSE_S = 0.2
@@ -28,8 +32,12 @@ def deployment(broker: Broker, settings: Settings, tmp_path: Path) -> ClusterDep
     return ClusterDeployment(broker, settings, tmp_path / "unused")
 
 
-async def test_killed_workers_store_everything_once(deployment: ClusterDeployment) -> None:
+@pytest.mark.parametrize("layout", ["compatible", "packed"])
+async def test_killed_workers_store_everything_once(
+    deployment: ClusterDeployment, layout: Layout
+) -> None:
     """Two processes, one of them killed at a random moment under load, again and again."""
+    deployment.layout = layout
     dice = random.Random(5)
     async with (
         open_workers(deployment) as workers,
@@ -108,6 +116,51 @@ async def test_a_zombie_process_writes_nothing_twice(deployment: ClusterDeployme
                 await workers.grows()  # the frozen one's runs too: the other one has them
                 workers.thaw("zombie")
                 await workers.grows()
+            nursery.cancel_scope.cancel()
+        await load.settle()
+        await workers.caught_up()
+        assert await deployment.faults(load) == []
+
+
+BUGGIFY = {
+    "FDB_NETWORK_OPTION_CLIENT_BUGGIFY_ENABLE": "",
+    "FDB_NETWORK_OPTION_CLIENT_BUGGIFY_SECTION_ACTIVATED_PROBABILITY": "100",
+    "FDB_NETWORK_OPTION_CLIENT_BUGGIFY_SECTION_FIRED_PROBABILITY": "10",
+}
+"""FoundationDB's own faults, by its client: in each place where it can fail it does so at every tenth time."""
+CODES = (1007, 1020, 1021)
+"""transaction_too_old, not_committed (a conflict), commit_unknown_result."""
+
+
+@pytest.mark.parametrize("layout", ["compatible", "packed"])
+async def test_a_client_that_fails_in_every_way_costs_nothing(
+    deployment: ClusterDeployment, layout: Layout
+) -> None:
+    """Transactions that are too old, conflict, time out, and commits that happened or not as nobody knows."""
+    deployment.layout = layout
+    (port,) = free_ports(1)
+    probes = {"HOST": "127.0.0.1", "METRICS_PORT": str(port)}
+    async with (
+        open_workers(deployment) as workers,
+        open_load(deployment.settings, deployment.topic) as load,
+    ):
+        await workers.start("one", **BUGGIFY, **probes)
+        process = workers.running["one"]
+        service = Service(process.process, process.output, f"http://127.0.0.1:{port}")
+
+        def failed(code: int) -> float:
+            return sum(service.metric(f'matyan_fdb_errors_total{{code="{code}"}}'))
+
+        async def all_have_happened() -> bool:
+            workers.check()
+            return all([await trio.to_thread.run_sync(failed, code) for code in CODES])
+
+        await workers.start("two", **BUGGIFY)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(load.forever, PAUSE_S)
+            for _ in range(2 * ROUNDS):
+                await workers.grows()
+            await until(all_have_happened, 240)
             nursery.cancel_scope.cancel()
         await load.settle()
         await workers.caught_up()

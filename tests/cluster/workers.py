@@ -82,10 +82,9 @@ class Workers:
 
         await until(has_grown, CATCH_UP_S)
 
-    async def start(self, name: str) -> None:
-        context = self.deployment.worker(
-            members=1, consumer=SESSION, MATYAN_SEQUENCE_LAYOUT=self.deployment.layout
-        )
+    async def start(self, name: str, **env: str) -> None:
+        layout = {"MATYAN_SEQUENCE_LAYOUT": self.deployment.layout}
+        context = self.deployment.worker(members=1, consumer=SESSION, **layout, **env)
         self._contexts[name] = context
         self.running[name] = await trio.to_thread.run_sync(context.__enter__)
 
@@ -99,9 +98,11 @@ class Workers:
         await trio.to_thread.run_sync(self._end, name)
 
     async def stop(self, name: str) -> None:
-        """As SIGTERM does: it drains and leaves."""
-        code = await trio.to_thread.run_sync(self.running[name].stop)
-        assert code == 0, "".join(self.running[name].output)
+        """As SIGTERM does: it drains and leaves. One that has not begun yet, and so has said nothing, dies of it."""
+        process = self.running[name]
+        code = await trio.to_thread.run_sync(process.stop)
+        output = "".join(process.output)
+        assert code == 0 or (code == -signal.SIGTERM and not output), f"{code}: {output}"
         await trio.to_thread.run_sync(self._end, name)
 
     def freeze(self, name: str) -> None:
