@@ -13,7 +13,7 @@ import trio
 
 from matyan.broker.base import Producer
 from matyan.errors import MatyanError, Unavailable
-from matyan.folder.opened import Opened, delete_by_record, finish_by_record
+from matyan.folder.opened import GIVEN_UP, Opened, delete_by_record, finish_by_record
 from matyan.folder.server import Write
 
 _EFFECT_S: Final = 60.0
@@ -48,7 +48,7 @@ class KafkaChanges:
         open_producer = self._producer_for("a deletion")
         await self._opened.must_exist(run)
         async with open_producer() as producer:
-            await delete_by_record(producer, run)
+            await delete_by_record(producer, run, GIVEN_UP)
 
         async def is_gone() -> bool:
             return not await self._opened.exists(run)
@@ -65,7 +65,7 @@ class KafkaChanges:
         before = await self._opened.last_heard(run)
         if before.active:
             async with open_producer() as producer:
-                await finish_by_record(producer, run, before.last_record)
+                await finish_by_record(producer, run, before.last_record, GIVEN_UP)
 
             async def has_ended() -> bool:
                 return not (await self._opened.last_heard(run)).active

@@ -32,6 +32,12 @@ from matyan.store.base import Snapshot, Store
 _WRITE_S = 60.0
 """How long a command waits for what it asked for; the store may be busy with large batches."""
 
+GOES_ON = f"It was not taken within {_WRITE_S:g} s: it is done as soon as the store or the broker is back."
+GIVEN_UP = (
+    f"It was not taken within {_WRITE_S:g} s, and this command gives it up: see to the broker, look whether it was done all the "
+    "same, and run the command again."
+)
+
 T = TypeVar("T")
 
 
@@ -133,39 +139,43 @@ async def open_to_read(store: Store) -> Opened:
 # --- changes by records --------------------------------------------------------------------------
 
 
-async def delete_by_record(producer: Producer, run: str) -> None:
-    """Hands over the record that deletes a run; returns when it was delivered."""
+async def delete_by_record(producer: Producer, run: str, late: str = GOES_ON) -> None:
+    """Hands over the record that deletes a run; returns when it was delivered. late: see `delivered`."""
     # Somebody else's deletion may have come first: told like any other sender of that run.
     with suppress(NotFound):
-        await _deliver(producer, "delete_run", run, {})
+        await _deliver(producer, "delete_run", run, {}, late)
 
 
-async def finish_by_record(producer: Producer, run: str, last_record: float | None) -> None:
-    """Hands over the record that ends a run when its last record came; returns when it was delivered.
+async def finish_by_record(
+    producer: Producer, run: str, last_record: float | None, late: str = GOES_ON
+) -> None:
+    """Hands over the record that ends a run when its last record came; returns when it was delivered. late: see `delivered`.
 
     Raises:
         NotFound: the run was deleted meanwhile.
     """
     payload = {} if last_record is None else {"client_datetime": _text(last_record)}
-    await _deliver(producer, "finish_run", run, payload)
+    await _deliver(producer, "finish_run", run, payload, late)
 
 
-async def _deliver(producer: Producer, kind: str, run: str, payload: dict[str, str]) -> None:
+async def _deliver(
+    producer: Producer, kind: str, run: str, payload: dict[str, str], late: str
+) -> None:
     record = {"type": kind, "run_id": run, "timestamp": _text(time.time()), "payload": payload}
     value = json.dumps(record, separators=(",", ":")).encode()
-    await delivered(partial(producer.produce, run.encode(), [value]))
+    await delivered(partial(producer.produce, run.encode(), [value]), late)
 
 
 def _text(epoch_seconds: float) -> str:
     return format_timestamp(round(epoch_seconds * 1_000_000)).decode()
 
 
-async def delivered(hand_over: Callable[[DeliveryCallback], T]) -> T:
+async def delivered(hand_over: Callable[[DeliveryCallback], T], late: str = GOES_ON) -> T:
     """Calls `hand_over`; returns its result when what it handed over was delivered (local: committed).
 
     Raises:
         QueueFull: nothing was handed over.
-        Unavailable: not in time; it goes on being delivered.
+        Unavailable: not in time; `late` says what becomes of it, which its producer's owner knows.
     """
     outcome: list[Exception | None] = []
     done = trio.Event()
@@ -178,9 +188,7 @@ async def delivered(hand_over: Callable[[DeliveryCallback], T]) -> T:
     with trio.move_on_after(_WRITE_S):
         await done.wait()
     if not outcome:
-        raise Unavailable(
-            f"It was not taken within {_WRITE_S:g} s: it is done as soon as the store or the broker is back."
-        )
+        raise Unavailable(late)
     if outcome[0] is not None:
         raise outcome[0]
     return handed_over

@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from matyan.broker.kafka.client import producer_config
+from matyan.broker.kafka.producer import open_producer
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
+from matyan.folder import opened as opened_
 from matyan.folder.hold import open_cluster
+from matyan.folder.kafka_changes import KafkaChanges
+from matyan.folder.opened import open_to_read
 from matyan.reader import Reader
-from matyan.settings import Settings
+from matyan.settings import Settings, load
 from matyan.store.base import Store
 from tests.ledger import Ledger, metric, record
+
+AWAY = load({"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
 
 
 @contextmanager
@@ -155,3 +163,16 @@ def test_a_list_of_runs_costs_round_trips_by_the_page(filters: dict[str, Any], c
         filled.store.trips.clear()
         assert len(list(reader.runs(**filters))) == count
     assert len(filled.store.trips) < 50
+
+
+async def test_a_change_that_kafka_does_not_take_is_given_up_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its producer is the command's and ends with it: nothing goes on, as it does in a process that stays."""
+    monkeypatch.setattr(opened_, "_WRITE_S", 0.1)
+    async with open_producer(producer_config(AWAY), "data-ingestion", 1 << 20) as producer:
+        changes = KafkaChanges(
+            await open_to_read(ledger().store), lambda what: partial(nullcontext, producer)
+        )
+        with pytest.raises(Unavailable, match="gives it up"):
+            await anext(changes.writes()["delete"](run="one"))
