@@ -13,16 +13,16 @@ FREE = Lock("test", "")
 """No lock."""
 
 
-def asking(ledger: Ledger, **more: Any) -> Ask:
+def asking(place: Ledger | Opened, **more: Any) -> Ask:
     """`more`: writes beside those of every store."""
-    opened = Opened(ledger.store, ledger.keys, ledger.layout, "id")
+    opened = Opened(place.store, place.keys, place.layout, "id")
     reads = opened.reads()
     writes = {**opened.jobs.writes(), **more}
 
     async def ask(op: str, **arguments: Any) -> list[Any]:
         if op in writes:
             return [row async for row in writes[op](**arguments)]
-        return await ledger.store.read(lambda snap: [*reads[op](snap, **arguments)])
+        return await opened.store.read(lambda snap: [*reads[op](snap, **arguments)])
 
     return ask
 

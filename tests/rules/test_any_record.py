@@ -16,6 +16,8 @@ import pytest
 import trio
 
 from matyan.broker.base import DeadLetter
+from matyan.folder.opened import Opened
+from matyan.jobs.check import check as damage
 from matyan.keys import Keys
 from matyan.rules.queries import Queries
 from matyan.rules.records import KINDS, Rules
@@ -23,6 +25,7 @@ from matyan.rules.sequences import Growth, Layout, Sequences
 from matyan.store.base import Snapshot, Store
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
+from tests.jobs.asked import FREE, asking, reporting
 from tests.ledger import metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
 from tests.memory_store import MemoryStore
@@ -176,6 +179,10 @@ async def check(store: Store, values: list[bytes], layout: Layout, batch: int) -
     keys = Keys(store)
     queries = Queries(keys, Sequences(keys, layout))
     await store.read(lambda snap: read_everything(snap, queries))
+    report, lines = reporting()
+    ask = asking(Opened(store, keys, layout, "id"))
+    await damage(ask, FREE, report, repair=False, only_indexes=False)
+    assert lines == []
     return dead
 
 
