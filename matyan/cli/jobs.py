@@ -34,6 +34,8 @@ from matyan.store.open import StoreName
 _PROGRESS_S = 0.2
 """How often a terminal hears how far a job is."""
 
+_LEAST_EVERY_S = 1.0
+
 LOCKS = ("cleanup_job_lock_ttl_seconds",)
 LOOPS = ("host", "metrics_port", "allowed_hosts", "log_level")
 
@@ -114,6 +116,8 @@ def _run(
             terminal.progress("")
         terminal.note(f"{name}: {report.summary()}")
         return int(report.failed)
+    if every < _LEAST_EVERY_S:
+        raise click.UsageError(f"--every: expected {_LEAST_EVERY_S:g} s at least.")
     return trio.run(_loop, settings, store, name, job, partial(_logged, limit, dry_run), every)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from matyan.jobs.lock import Lock
 from matyan.jobs.runner import Ask, Report
 from matyan.rules.audit.findings import KINDS, Finding
+from matyan.service.terminal import clean
 
 
 async def check(ask: Ask, lock: Lock, report: Report, *, repair: bool, only_indexes: bool) -> None:
@@ -41,4 +42,6 @@ def _tell(report: Report, finding: Finding) -> None:
     report.count("mended" if finding.mended else "found")
     report.failed |= not finding.mended
     said = "mended: " if finding.mended else ""
-    report.line(f"{said}{finding.kind}\t{finding.run or '–'}\t{finding.place or '–'}\t{about}")
+    # Names are strangers', and a tab ends a column.
+    run, place = clean(finding.run) or "–", clean(finding.place) or "–"
+    report.line(f"{said}{finding.kind}\t{run}\t{place}\t{about}")

@@ -14,6 +14,7 @@ from matyan.errors import ConfigurationError
 from matyan.jobs.lock import Lock
 from matyan.jobs.runner import Ask, Report
 from matyan.jobs.served import DELETED_RUN, UNNAMED
+from matyan.service.terminal import clean
 
 
 async def cleanup_orphan_blobs(
@@ -67,7 +68,7 @@ async def _delete(
     report: Report, blobs: ListedBlobs, ask: Ask, lock: Lock, orphans: Sequence[ListedBlob]
 ) -> None:
     for blob in orphans:
-        report.line(f"{'would delete' if report.dry_run else 'deletes'} {blob.key}")
+        report.line(f"{'would delete' if report.dry_run else 'deletes'} {clean(blob.key)}")
     if report.dry_run:
         report.count("objects that would be deleted", len(orphans))
         return

@@ -7,6 +7,7 @@ import time
 from matyan.errors import NotFound
 from matyan.jobs.lock import Lock
 from matyan.jobs.runner import Ask, Report
+from matyan.service.terminal import clean
 
 
 async def finish_stale(ask: Ask, lock: Lock, report: Report, *, older_than_s: float) -> None:
@@ -16,7 +17,7 @@ async def finish_stale(ask: Ask, lock: Lock, report: Report, *, older_than_s: fl
         report.progress(f"{done} of {len(rows)} runs")
         run = row["run"]
         if report.dry_run:
-            report.line(f"would finish {run}")
+            report.line(f"would finish {clean(run)}")
             report.count("runs that would be finished")
             continue
         try:
@@ -28,5 +29,5 @@ async def finish_stale(ask: Ask, lock: Lock, report: Report, *, older_than_s: fl
         except NotFound:
             continue
         if ended["was_active"]:
-            report.line(f"finished {run}")
+            report.line(f"finished {clean(run)}")
             report.count("runs finished")

@@ -12,6 +12,7 @@ from typing import Final
 from matyan.blobs.base import ListedBlobs
 from matyan.jobs.lock import Lock
 from matyan.jobs.runner import Ask, Report
+from matyan.service.terminal import clean
 
 _AT_ONCE: Final = 200
 """Tombstones of one transaction."""
@@ -43,12 +44,12 @@ async def cleanup_tombstones(
         if not page:
             return
         after = page[-1][0]
-        clean = [(run, at) for run, at in page if not await _has_blobs(blobs, run)]
-        report.count("tombstones kept for their objects", len(page) - len(clean))
-        chosen = report.take(clean)
+        bare = [(run, at) for run, at in page if not await _has_blobs(blobs, run)]
+        report.count("tombstones kept for their objects", len(page) - len(bare))
+        chosen = report.take(bare)
         if report.dry_run:
             for run, _ in chosen:
-                report.line(f"would forget {run}")
+                report.line(f"would forget {clean(run)}")
             report.count("tombstones that would go", len(chosen))
         elif chosen:
             (gone,) = await ask("job_forget", held=[*lock], tombstones=[[*one] for one in chosen])

@@ -81,6 +81,7 @@ def test_a_loop_runs_again_and_tells_of_it(killed: Path) -> None:
         assert asked("runs", "--data", killed)
         assert job.stop() == 0
     assert "a job is done" in "".join(job.output)
+    assert "expected 1 s at least" in matyan("reindex", "--every", "0s", check=2).stderr
 
 
 def test_objects_and_tombstones_of_a_tracker_go(tmp_path: Path) -> None:
