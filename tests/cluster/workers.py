@@ -59,7 +59,6 @@ class Workers:
         self.deployment = deployment
         self.store = store
         self.running: dict[str, Process] = {}
-        self.frozen: set[str] = set()
         self._contexts: dict[str, AbstractContextManager[Process]] = {}
 
     async def numbers(self, load: Load) -> Numbers:
@@ -74,7 +73,7 @@ class Workers:
         async def has_grown() -> bool:
             self.check()
             now = await stored_offsets(self.store, topic_id)
-            return all(
+            return bool(now) and all(
                 now.get(number, 0) > before.get(number, 0)
                 for number, (_, end) in places.items()
                 if end
@@ -90,7 +89,6 @@ class Workers:
 
     def _end(self, name: str) -> None:
         self.running.pop(name)
-        self.frozen.discard(name)
         self._contexts.pop(name).__exit__(None, None, None)  # kills what still runs
 
     async def kill(self, name: str) -> None:
@@ -107,11 +105,9 @@ class Workers:
 
     def freeze(self, name: str) -> None:
         self.running[name].process.send_signal(signal.SIGSTOP)
-        self.frozen.add(name)
 
     def thaw(self, name: str) -> None:
         self.running[name].process.send_signal(signal.SIGCONT)
-        self.frozen.discard(name)
 
     def check(self) -> None:
         """None has ended by itself."""
