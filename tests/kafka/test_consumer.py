@@ -82,7 +82,7 @@ async def test_offsets_that_contradict_each_other_are_errors(
     await fill(settings, topic, 20)
     with pytest.RaisesGroup(OffsetConflict, allow_unwrapped=True) as beyond:
         await start_at(settings, topic, 21)
-    assert "matyan offsets reset --store rocks:FOLDER --partition 0 --to end" in repr(beyond.value)
+    assert "matyan offsets reset --store STORE --partition 0 --to end" in repr(beyond.value)
     commit_as_another_program(broker, topic, 9)
     with pytest.RaisesGroup(OffsetConflict, allow_unwrapped=True) as behind:
         await start_at(settings, topic, 3)
