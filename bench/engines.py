@@ -20,6 +20,8 @@ from matyan.store.rocks.database import open_database
 from matyan.store.rocks.store import DIRECTORIES
 
 PREBUILT = 65_536
+"""Points of RocksDB's bare writer, which writes them over and over. FoundationDB's writes each once: its server is the slower
+the more keys it has."""
 COMMIT_POINTS = 1_000
 """Of the bare writer, per transaction of FoundationDB: some 0.5 MB."""
 VALUES = loadgen.table("smooth")
@@ -44,8 +46,8 @@ class Engine(Protocol):
         """Removes what is there."""
         ...
 
-    def write_prebuilt(self) -> Write:
-        """Writes the four keys of points that are made beforehand."""
+    def write_prebuilt(self, points: int) -> Write:
+        """Writes the four keys of points that are made beforehand; there will be so many."""
         ...
 
     def cpu(self) -> float:
@@ -53,10 +55,10 @@ class Engine(Protocol):
         ...
 
 
-def prebuilt(prefix: bytes) -> list[tuple[bytes, bytes]]:
-    """The four keys of PREBUILT points of 64 runs, sorted."""
+def prebuilt(prefix: bytes, points: int) -> list[tuple[bytes, bytes]]:
+    """The four keys of so many points, 1,024 a run, sorted."""
     pairs: list[tuple[bytes, bytes]] = []
-    for run in range(PREBUILT // 1024):
+    for run in range(-(-points // 1024)):
         columns = Columns()
         for step in range(1024):
             columns.append(step, VALUES[step], 1.77e9 + step / 50, step // 100)
@@ -81,9 +83,9 @@ class Rocks:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
 
-    def write_prebuilt(self) -> Write:
+    def write_prebuilt(self, points: int) -> Write:
         """In one batch with one sync, in the keys' order."""
-        pairs = prebuilt(DIRECTORIES["data", "runs"])
+        pairs = prebuilt(DIRECTORIES["data", "runs"], PREBUILT)
         database = open_database(self._folder, torn=False)
         at = 0
 
@@ -130,9 +132,10 @@ class Fdb:
         for path in ("data",), ("system",):
             self._layer.remove_if_exists(self._database, path)
 
-    def write_prebuilt(self) -> Write:
+    def write_prebuilt(self, points: int) -> Write:
         """By the binding, as its documentation has it: `tr[key] = value`, and a commit for COMMIT_POINTS."""
-        pairs = prebuilt(self._layer.create_or_open(self._database, ("data", "runs")).key())
+        prefix = self._layer.create_or_open(self._database, ("data", "runs")).key()
+        pairs = prebuilt(prefix, points)
         at = 0
 
         def write(points: int) -> None:

@@ -7,7 +7,7 @@ included, so that a point has four keys: 96 runs over 6 partitions, in frames of
 
 What is counted, and the bias that it has:
 - records/s: each round fills a topic, and every contender reads all of it in turn, with a store of its own. The worker is the process
-  `matyan ingest-worker --store rocks:FOLDER`; its /metrics are asked ten times a second for what it has committed, and its rate is from the first
+  `matyan ingest-worker --store rocks:FOLDER`; its /metrics are asked fifty times a second for what it has committed, and its rate is from the first
   answer that counts a quarter of the records to the first that counts all of them; two consumers may not have shared the partitions quite by then. After its stop the stored points must be as many as the records.
 - consume and count: confluent-kafka's consume() in one thread, with the worker's settings, and nothing else. Consume and write: that, and four prebuilt
   keys and values a record into a RocksDB with the store's options, one batch and one sync for what a consume() brought (as much as the worker's
@@ -298,12 +298,14 @@ def measure_pace(
         while (stands := running.done()) < count and time.monotonic() < deadline:
             if running.have_ended():
                 raise RuntimeError(f"a worker has ended at {stands:g} records")
-            time.sleep(0.1)
+            time.sleep(0.02)
         return stands
 
     first = reach(first)
     begun, cpu, served = time.perf_counter(), running.cpu(), engine.cpu()
     last = reach(last)
+    if last == first:
+        raise RuntimeError(f"{last:g} records are too few to measure with")
     took = time.perf_counter() - begun
     result = rate(last - first, took, running.cpu() - cpu, engine.cpu() - served)
     result["rss_mb"] = running.memory() / 1e6
@@ -331,7 +333,7 @@ def measure_rate(
         records = fill(given, records, metrics)
         note("consume and count", bare(given, records, engine, lambda count: None))
         engine.fresh()
-        note(WRITES, bare(given, records, engine, engine.write_prebuilt()))
+        note(WRITES, bare(given, records, engine, engine.write_prebuilt(records)))
         if isinstance(engine, Fdb):
             note(REFERENCE, measure_reference(given, records, engine, folder))
         for layout in LAYOUTS:
