@@ -212,7 +212,7 @@ async def test_frames_wait_together_until_they_fill_a_request(
     async with open_producer(producer_config(settings), make_topic(1), CAPACITY) as producer:
         producer.produce(b"run", [b"x"], replies.of(0))
         producer.produce(b"run", values, replies.of(1))
-        assert len(producer._rd) <= 1
+        assert len(producer._rd) < 100  # the first record, or what librdkafka has to tell of it
         producer.produce(b"run", values, replies.of(2))
         assert len(producer._rd) > 100
         await replies.wait_for(3)
