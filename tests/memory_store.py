@@ -20,6 +20,7 @@ import trio
 
 from matyan.errors import Expired, InvalidRecord, Unavailable
 from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction, View
+from matyan.store.fdb.store import exhausted
 from matyan.store.view import RenewedView
 
 T = TypeVar("T")
@@ -32,16 +33,6 @@ TRANSACTION_BYTES = 10_000_000
 MOMENT_S = 5.0
 """FoundationDB's limits."""
 PAGE_ROWS = 64
-
-
-def exhaust(turns: Generator[object, None, T]) -> T:
-    """Its result, without a pause."""
-    while True:
-        try:
-            next(turns)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 class Faults:
@@ -390,7 +381,7 @@ class MemoryStore:
         self._newest = _Moment(self._newest.version + 1, rows)
 
     def commit(self, body: Callable[[Transaction], T]) -> T:
-        return exhaust(self._transacting(partial(_at_once, body)))
+        return exhausted(self._transacting(partial(_at_once, body)))
 
     def look(self, body: Callable[[Snapshot], T]) -> T:
         snapshot = MemoryTransaction(self, self._newest)

@@ -215,7 +215,7 @@ class ServedJobs:
         while True:
             body = partial(walk.page, cursor=cursor, most_rows=rows)
             try:
-                return await self._store.read(lambda snap, body=body: body(snap))  # type: ignore[misc]
+                return await self._store.read(body)
             except Expired:
                 if rows == 1:
                     raise

@@ -59,14 +59,14 @@ def test_commands_read_a_cluster(cluster: OnCluster) -> None:
         answers = read_everything(cluster)
         assert (one.stop(), other.stop()) == (0, 0)
     runs, shown, logs, points, artifacts = answers
-    assert {row["run"] for row in runs} == set(RUNS)  # type: ignore[attr-defined]
-    assert shown["run"] == "aa-first"  # type: ignore[index]
-    assert [row["message"] for row in logs] == ["bb-second speaks"]  # type: ignore[attr-defined]
-    assert len(points) == POINTS + 1  # type: ignore[arg-type]
+    assert {row["run"] for row in runs} == set(RUNS)
+    assert shown["run"] == "aa-first"
+    assert [row["message"] for row in logs] == ["bb-second speaks"]
+    assert len(points) == POINTS + 1
     assert artifacts == []
     assert read_everything(cluster) == answers
     with reader.open(cluster.store) as opened:
-        assert [row["run"] for row in opened.runs()] == [row["run"] for row in runs]  # type: ignore[attr-defined]
+        assert [row["run"] for row in opened.runs()] == [row["run"] for row in runs]
         assert [*opened.metric("aa-first", "loss").steps] == [*range(POINTS)]
         assert opened.moments == 1
 

@@ -162,7 +162,7 @@ async def test_a_commit_of_unknown_outcome_counts_once(
     await work(ledger, values, 7)
     assert unsure.commits >= 20  # half of them unknown
     assert [row[:2] for row in ledger.points("m")] == [(i, float(i)) for i in range(60)]
-    assert [row[3]["message"] for row in ledger.objects("__log_records")] == [  # type: ignore[index]
+    assert [row[3]["message"] for row in ledger.objects("__log_records")] == [
         str(i) for i in range(20)
     ]
     assert ledger.counts("tags") == {f"t{i}": 1 for i in range(20)}

@@ -17,12 +17,12 @@ def findings(ledger: Ledger, *, mend: bool = False, only_indexes: bool = False) 
     found: list[Finding] = []
     cursor = None
     while True:
-        page = ledger.store.look(lambda snap, at=cursor: walk.page(snap, at))  # type: ignore[misc]
+        page = ledger.store.look(lambda snap, at=cursor: walk.page(snap, at))
         found += page.found
         suspects = page.suspects
         while suspects:
             told, suspects = ledger.store.commit(
-                lambda tr, these=suspects: judged(ledger, sequences, tr, these, mend)  # type: ignore[misc]
+                lambda tr, these=suspects: judged(ledger, sequences, tr, these, mend)
             )
             found += told
         cursor = page.next
@@ -30,6 +30,6 @@ def findings(ledger: Ledger, *, mend: bool = False, only_indexes: bool = False) 
             return found
 
 
-def judged(ledger, sequences, tr, suspects, mend):  # type: ignore[no-untyped-def]
+def judged(ledger, sequences, tr, suspects, mend):
     bench = Bench(ledger.keys, sequences, tr, tr if mend else None)
     return [one for suspect in suspects for one in bench.judge(suspect)], bench.again

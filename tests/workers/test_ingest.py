@@ -20,12 +20,13 @@ from matyan.rules.records import Rules, Unit
 from matyan.rules.sequences import Sequences
 from matyan.service import telemetry
 from matyan.store.base import Snapshot, Transaction
+from matyan.store.fdb.store import exhausted
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 from tests.broken_ingestion import AcknowledgesEarly, IgnoresStoredOffset
 from tests.ledger import Ledger, metric, record
 from tests.memory_broker import MemoryConsumer, MemoryOutbox, Topic
-from tests.memory_store import MemoryStore, MemoryTransaction, exhaust
+from tests.memory_store import MemoryStore, MemoryTransaction
 from tests.until import until
 
 pytestmark = pytest.mark.usefixtures("bodies")
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 def written(tr: Transaction) -> int:
     """How many keys."""
-    return len(tr.writes if isinstance(tr, MemoryTransaction) else tr._writes)  # type: ignore[attr-defined]
+    return len(tr.writes if isinstance(tr, MemoryTransaction) else tr._writes)
 
 
 class Engine:
@@ -87,7 +88,7 @@ class Engine:
         return outcome
 
     async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
-        return await self.transact(lambda tr: exhaust(body(tr)))
+        return await self.transact(lambda tr: exhausted(body(tr)))
 
     async def read(self, body: Callable[[Snapshot], T]) -> T:
         await trio.lowlevel.checkpoint()

@@ -59,7 +59,7 @@ class FdbStore:
 
     async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
         # The loop turns by itself while a thread works.
-        return await self.transact(lambda tr: _exhausted(body(tr)))
+        return await self.transact(lambda tr: exhausted(body(tr)))
 
     async def read(self, body: Callable[[Snapshot], T]) -> T:
         return await _in_a_thread(_Reading(self._cluster, body))
@@ -77,7 +77,8 @@ class FdbStore:
         """The client's connections are the process's and end with it."""
 
 
-def _exhausted(work: Generator[None, None, T]) -> T:
+def exhausted(work: Generator[object, None, T]) -> T:
+    """The result of a body that yields, without a pause."""
     while True:
         try:
             next(work)

@@ -72,7 +72,7 @@ class FdbSnapshot:
         self._calls = cluster.calls
         self._tr = tr  # it owns what the pointer points to
         self._pointer: int = tr.tpointer
-        self._error: type[Exception] = cluster.fdb.FDBError
+        self._error: Any = cluster.fdb.FDBError
         self._snapshot = snapshot
         self._failed = failed
         self._gets: dict[bytes, Pending] = {}
@@ -110,7 +110,7 @@ class FdbSnapshot:
         try:
             value = pending.value()
         except self._error as error:
-            raise self._failed(error.code) from error  # type: ignore[attr-defined]
+            raise self._failed(error.code) from error
         self._waited(began)
         return value
 
@@ -157,7 +157,7 @@ class FdbSnapshot:
         try:
             read = page.pairs()
         except self._error as error:
-            raise self._failed(error.code) from error  # type: ignore[attr-defined]
+            raise self._failed(error.code) from error
         self._waited(began)
         return read
 
