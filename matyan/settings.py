@@ -17,35 +17,9 @@ from typing import Any, Final, Literal, cast
 
 from matyan import parsing
 from matyan.errors import ConfigurationError
+from matyan.secret import Secret, read_file
 
 DEFAULT_PORT: Final = 53801
-
-
-class Secret:
-    """A text that no repr, str, format or log shows; `reveal` gives it to the one who must have it.
-
-    No dataclass: asdict and pretty printers would look into it.
-    """
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __repr__(self) -> str:
-        return "(hidden)"
 
 
 def _secret(raw: str) -> Secret:
@@ -57,8 +31,14 @@ def _setting(
     name: str,
     help: str,
     parse: Callable[[str], Any],
+    *,
+    in_file: bool = False,
 ) -> Any:
-    return field(default=default, metadata={"env": name, "help": help, "parse": parse})
+    """in_file: no secret, and yet often kept beside one: it can stand in a file, too."""
+    return field(
+        default=default,
+        metadata={"env": name, "help": help, "parse": parse, "in_file": in_file},
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +77,7 @@ class Settings:
         parsing.OneOf("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
     )
     kafka_sasl_username: str = _setting(
-        "", "KAFKA_SASL_USERNAME", "The user at the brokers.", parsing.text
+        "", "KAFKA_SASL_USERNAME", "The user at the brokers.", parsing.text, in_file=True
     )
     kafka_sasl_password: Secret = _setting(
         Secret(""), "KAFKA_SASL_PASSWORD", "The user's password.", _secret
@@ -156,7 +136,7 @@ class Settings:
         parsing.url_or_none,
     )
     s3_access_key: str = _setting(
-        "rustfsadmin", "S3_ACCESS_KEY", "The access key's id.", parsing.text
+        "rustfsadmin", "S3_ACCESS_KEY", "The access key's id.", parsing.text, in_file=True
     )
     s3_secret_key: Secret = _setting(
         Secret("rustfsadmin"), "S3_SECRET_KEY", "The secret key.", _secret
@@ -306,13 +286,16 @@ class Settings:
                 f"default: set {'it' if len(bad) == 1 else 'each of them'} and start again."
             )
 
-    def _refuse_contradictions(self) -> None:
-        """
+    def _refuse_contradictions(self, used: Collection[str] | None) -> None:
+        """used: as `load` has it.
+
         Raises:
             ConfigurationError: two settings do not go together.
         """
         self._refuse_one_name_for_two()
-        if not self.kafka_security_protocol.startswith("SASL_"):
+        if not self.kafka_security_protocol.startswith("SASL_") or (
+            used is not None and "kafka_sasl_password" not in used
+        ):
             return
         missing = [
             variable
@@ -351,6 +334,11 @@ def is_secret(row: Field[Any]) -> bool:
     return isinstance(row.default, Secret)
 
 
+def file_variable(row: Field[Any]) -> str | None:
+    """The variable that names a file with the value of this field of `Settings` in it; every secret has one."""
+    return f"{row.metadata['env']}_FILE" if is_secret(row) or row.metadata["in_file"] else None
+
+
 _DEVELOPMENT_ONLY = frozenset(
     {"kafka_bootstrap_servers", "s3_endpoint", "s3_access_key", "s3_secret_key"}
 )
@@ -364,12 +352,13 @@ def load(
     environment: Mapping[str, str] | None = None,
     *,
     ignore: tuple[str, ...] = (),
+    used: Collection[str] | None = None,
     **overrides: Any,
 ) -> Settings:
     """Settings from `environment` (default: os.environ over the `.env` file of the working folder).
 
-    `ignore`: names that begin so keep their defaults. `overrides` are already parsed values, from command-line
-    flags; None means not given.
+    `ignore`: names that begin so keep their defaults. `used`: the fields that the caller uses, None for all; files with
+    values of others need not be there. `overrides` are already parsed values, from command-line flags; None means not given.
 
     Raises:
         ConfigurationError: names the variable, its value and what was expected.
@@ -378,25 +367,47 @@ def load(
         environment = read_environment()
     values: dict[str, Any] = {}
     for row in fields(Settings):
-        name = row.metadata["env"]
         given = overrides.pop(row.name, None)
         if given is not None:
             values[row.name] = given
-        elif name in environment and not name.startswith(ignore):
-            raw = environment[name]
-            try:
-                raw.encode()  # a variable of another encoding: no client could pass it on
-                values[row.name] = row.metadata["parse"](raw)
-            except UnicodeEncodeError:
-                raise ConfigurationError(f"{name}: expected UTF-8.") from None
-            except ValueError as error:
-                shown = repr(Secret(raw) if is_secret(row) else raw)
-                raise ConfigurationError(f"{name}={shown}: {error}.") from None
+        elif not row.metadata["env"].startswith(ignore):
+            is_used = used is None or row.name in used
+            found = _found(row, environment, with_file=is_used)
+            if found is not None:
+                values[row.name] = _parsed(row, *found)
     if overrides:
         raise TypeError(f"unknown settings {sorted(overrides)}")
     settings = Settings(**values)
-    settings._refuse_contradictions()
+    settings._refuse_contradictions(used)
     return settings
+
+
+def _found(
+    row: Field[Any], environment: Mapping[str, str], *, with_file: bool
+) -> tuple[str, str] | None:
+    """The variable that this field's value comes from, and the value's text. A file's variable that is empty names none."""
+    name, file_name = row.metadata["env"], file_variable(row)
+    if with_file and file_name is not None and (path := environment.get(file_name)):
+        if environment.get(name):
+            raise ConfigurationError(f"{name} and {file_name} are both set: keep one of them.")
+        _refuse_other_encodings(file_name, path)
+        return file_name, read_file(file_name, path)
+    return (name, environment[name]) if name in environment else None
+
+
+def _parsed(row: Field[Any], name: str, raw: str) -> Any:
+    _refuse_other_encodings(name, raw)
+    try:
+        return row.metadata["parse"](raw)
+    except ValueError as error:
+        shown = Secret(raw) if is_secret(row) or name != row.metadata["env"] else raw
+        raise ConfigurationError(f"{name}={shown!r}: {error}.") from None
+
+
+def _refuse_other_encodings(name: str, raw: str) -> None:
+    """No client could pass such a text on."""
+    if any("\ud800" <= character <= "\udfff" for character in raw):
+        raise ConfigurationError(f"{name}: expected UTF-8.")
 
 
 def load_cluster() -> Settings:
@@ -444,6 +455,7 @@ def unknown_names(environment: Mapping[str, str], *, ignore: tuple[str, ...] = (
     `ignore`: as `load` has it.
     """
     known = {row.metadata["env"] for row in fields(Settings)}
+    known |= {name for row in fields(Settings) if (name := file_variable(row)) is not None}
     found = []
     for name in sorted(environment):
         # In small letters it is none of ours either, whatever other programs make of it.

@@ -29,6 +29,7 @@ ROOMS = (
     "store",
     "service",
     "settings",
+    "secret",
     "parsing",
     "_codec",
     "errors",

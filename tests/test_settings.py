@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import json
 import logging
+import os
 import traceback
 from dataclasses import fields
 from pathlib import Path
@@ -16,7 +17,8 @@ from rich.pretty import pretty_repr
 
 from matyan import settings
 from matyan.errors import ConfigurationError
-from matyan.settings import Settings, is_secret
+from matyan.secret import MAX_FILE_BYTES, Secret
+from matyan.settings import Settings, file_variable, is_secret
 from tests.tracker import MATYAN, environment, matyan, started
 
 
@@ -334,6 +336,164 @@ def test_what_the_embedded_mode_ignores_is_not_even_parsed() -> None:
     assert (loaded.fdb_api_version, loaded.log_level) == (730, "DEBUG")
 
 
+# --- secrets from files ----------------------------------------------------------------------------
+
+FROM_FILE = {name: row for row in fields(Settings) if (name := file_variable(row)) is not None}
+
+
+def test_every_secret_has_a_file() -> None:
+    """By its type alone; and no such name is a setting of another meaning."""
+    names = {row.metadata["env"] for row in fields(Settings)}
+    assert {f"{row.metadata['env']}_FILE" for row in fields(Settings) if is_secret(row)} <= set(
+        FROM_FILE
+    )
+    assert {"S3_SECRET_KEY_FILE", "S3_ACCESS_KEY_FILE", "KAFKA_SASL_PASSWORD_FILE"} <= set(
+        FROM_FILE
+    )
+    assert not set(FROM_FILE) & names
+    assert settings.unknown_names(dict.fromkeys(FROM_FILE, "x")) == []
+    (sentence,) = settings.unknown_names({"KAFKA_SASL_PASSWORD_FIEL": "x"})
+    assert "is KAFKA_SASL_PASSWORD_FILE meant?" in sentence
+
+
+def _value(loaded: Settings, variable: str) -> str:
+    value = getattr(loaded, FROM_FILE[variable].name)
+    return value.reveal() if isinstance(value, Secret) else value
+
+
+@pytest.mark.parametrize(
+    ("content", "value"),
+    [
+        (b"sesame", "sesame"),
+        (b"sesame\n", "sesame"),
+        (b"sesame\r\n", "sesame"),
+        (b"sesame\n\n", "sesame"),
+        (b"\xef\xbb\xbfsesame", "sesame"),
+        (b" ses ame ", " ses ame "),
+        ("sésame/+=#$\\".encode(), "sésame/+=#$\\"),
+        (b"s" * MAX_FILE_BYTES, "s" * MAX_FILE_BYTES),
+    ],
+)
+@pytest.mark.parametrize("variable", FROM_FILE)
+def test_a_secret_is_what_stands_in_its_file(
+    tmp_path: Path, variable: str, content: bytes, value: str
+) -> None:
+    """Without the line ends and the mark that editors write; all else is the secret's own. No text of it is expanded."""
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    assert _value(settings.load({variable: str(file)}), variable) == value
+    # Compose files pass on what is not set as empty.
+    other = variable.removesuffix("_FILE")
+    assert _value(settings.load({variable: str(file), other: ""}), variable) == value
+    assert _value(settings.load({variable: "", other: "x"}), variable) == "x"
+
+
+UNFIT: dict[str, bytes | None] = {
+    "names no file that there is": None,
+    "names a file that is empty": b" \r\n\n",
+    "names a file that is not UTF-8": b"hush\xff",
+    "names a file of more than 65,536 bytes": b"hush" * 20_000,
+    "control characters": b"hush\nhush",
+}
+
+
+@pytest.mark.parametrize("trouble", UNFIT)
+@pytest.mark.parametrize("variable", FROM_FILE)
+def test_a_secrets_file_that_will_not_do_is_a_sentence(
+    tmp_path: Path, variable: str, trouble: str
+) -> None:
+    """It names the variable. Neither it nor an error behind it holds a byte of the file, or the path, which may be the secret."""
+    file = tmp_path / "hush"
+    if (content := UNFIT[trouble]) is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=trouble) as caught:
+        settings.load({variable: str(file)})
+    said = str(caught.value)
+    assert said.startswith(variable)
+    assert "expected" in said
+    assert said.endswith(".")
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+    context = caught.value.__context__
+    assert context is None or "hush" not in repr(vars(context)) + repr(context.args)
+    assert not isinstance(context, UnicodeError)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "circle", "under a file"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    """A folder, a pipe that nobody writes to, a device without end, a link to itself."""
+    place = tmp_path / "hush"
+    if kind == "folder":
+        place.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "circle":
+        place.symlink_to(place)
+    elif kind == "under a file":
+        place.write_text("hush")
+        place = place / "hush"
+    else:
+        place = Path("/dev/zero")
+    with pytest.raises(
+        ConfigurationError, match=r"^S3_SECRET_KEY_FILE names .*: expected"
+    ) as caught:
+        settings.load({"S3_SECRET_KEY_FILE": str(place)})
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", FROM_FILE)
+def test_a_secret_stands_in_one_place(tmp_path: Path, variable: str) -> None:
+    """Which of the two would count is not left to be guessed."""
+    file = tmp_path / "secret"
+    file.write_text("hush")
+    other = variable.removesuffix("_FILE")
+    with pytest.raises(ConfigurationError, match=f"^{other} and {variable} are both set") as caught:
+        settings.load({variable: str(file), other: "hush"})
+    assert "hush" not in str(caught.value)
+
+
+def test_a_secrets_file_is_named_in_the_dotenv_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a path from the working folder."""
+    (tmp_path / "secret").write_text("sesame\n")
+    (tmp_path / ".env").write_text("S3_SECRET_KEY_FILE=secret\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("S3_SECRET_KEY", raising=False)
+    assert settings.load().s3_secret_key.reveal() == "sesame"
+    with pytest.raises(ConfigurationError, match="expected UTF-8"):
+        settings.load({"S3_SECRET_KEY_FILE": "\udcff"})
+
+
+def test_a_command_reads_the_secrets_that_it_uses_alone(tmp_path: Path) -> None:
+    """One environment for all services: a secret that is not given to one is not missed there, and a flag is enough."""
+    gone = str(tmp_path / "gone")
+    sasl = {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_SASL_MECHANISM": "PLAIN",
+        "KAFKA_SASL_USERNAME": "u",
+        "KAFKA_SASL_PASSWORD_FILE": gone,
+    }
+    s3 = {"S3_SECRET_KEY_FILE": gone, "S3_ACCESS_KEY_FILE": gone}
+    settings.load({**sasl, **s3}, used={"host"})
+    settings.load(sasl, used={"s3_secret_key"})
+    with pytest.raises(ConfigurationError, match="KAFKA_SASL_PASSWORD_FILE"):
+        settings.load(sasl, used={"kafka_sasl_password"})
+    given = settings.load({"S3_ACCESS_KEY_FILE": gone}, s3_access_key="me")
+    assert given.s3_access_key == "me"
+    settings.load(s3, ignore=settings.EMBEDDED_IGNORES)
+    worker = ("ingest-worker", "--store", f"rocks:{tmp_path / 'data'}")
+    ended = matyan(*worker, check=2, env=environment(**sasl, **s3))
+    assert ended.stderr.startswith("matyan: KAFKA_SASL_PASSWORD_FILE names no file")
+    with started(
+        [*MATYAN, *worker],
+        "waits at its start",
+        KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1",
+        METRICS_PORT="0",
+        **s3,
+    ):
+        pass
+
+
 SHOWN = {
     "repr": repr,
     "str": str,
@@ -367,5 +527,5 @@ def test_no_way_to_show_settings_shows_a_secret(how: str) -> None:
     assert "hush" not in shown
     assert loaded.s3_secret_key.reveal() == "hush-s3"
     assert loaded.kafka_sasl_password.reveal() == "hush-kafka"
-    assert loaded.s3_secret_key == settings.Secret("hush-s3")
+    assert loaded.s3_secret_key == Secret("hush-s3")
     assert not settings.load({}).kafka_sasl_password

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from matyan.cli import views
-from matyan.cli.flags import CheckedPath, as_json_option, place_options
+from matyan.cli.flags import S3, CheckedPath, as_json_option, place_options
 from matyan.cli.output import not_for_a_terminal, output_file, output_option, reading
 from matyan.errors import ConfigurationError, NotFound
 from matyan.service import terminal
@@ -85,7 +85,7 @@ def artifacts(
             from matyan.blobs.s3 import S3Blobs
             from matyan.settings import load
 
-            blobs = S3Blobs(load())
+            blobs = S3Blobs(load(used=S3))
             fetch, sizes = blobs.pieces, blobs.sizes(run)
             rows = [{**one, "bytes": sizes.get(one["path"])} for one in rows]
         if path is not None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 import click
 
-from matyan.settings import Settings, is_secret, load
+from matyan.settings import Settings, file_variable, is_secret, load
 from matyan.store.open import SYNTAX, FolderName, StoreName, is_named, named
 
 KAFKA = (
@@ -60,7 +60,7 @@ def settings_flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., 
         @functools.wraps(command)
         def call(*arguments: Any, **given: Any) -> Any:
             overrides = {name: given.pop(name) for name in names if name not in secrets}
-            return command(*arguments, settings=load(**overrides), **given)
+            return command(*arguments, settings=load(used=names, **overrides), **given)
 
         call.__doc__ = (command.__doc__ or "") + _about(secrets)
         for option in reversed(options):
@@ -77,7 +77,11 @@ def _about(secrets: list[str]) -> str:
     )
     if secrets:
         variables = ", ".join(_FIELDS[name].metadata["env"] for name in secrets)
-        about += f" A variable only, because `ps` shows command lines to everybody: {variables}."
+        files = ", ".join(filter(None, (file_variable(_FIELDS[name]) for name in secrets)))
+        about += (
+            f" A variable only, because `ps` shows command lines to everybody: {variables}; or the path of a file that "
+            f"holds the secret: {files}."
+        )
     return about
 
 
@@ -106,7 +110,8 @@ def _variable(row: Field[Any]) -> str:
         default = str(default).lower()
     elif isinstance(default, float):
         default = f"{default:g}"
-    return f"[{row.metadata['env']}{f'; default: {default}' if default not in ('', ()) else ''}]"
+    names = " or a file in ".join(filter(None, (row.metadata["env"], file_variable(row))))
+    return f"[{names}{f'; default: {default}' if default not in ('', ()) else ''}]"
 
 
 class CheckedPath(click.Path):

@@ -81,6 +81,8 @@ def test_help_names_variable_and_default_and_gives_secrets_no_flag(command: clic
     options = {option for param in command.params for option in param.opts}
     assert "--kafka-sasl-password" not in options
     assert "everybody: KAFKA_SASL_PASSWORD" in text
+    assert "holds the secret: KAFKA_SASL_PASSWORD_FILE" in text
+    assert "[KAFKA_SASL_USERNAME or a file in KAFKA_SASL_USERNAME_FILE]" in text
     by_name = {row.name: row for row in fields(Settings)}
     flagged = [by_name[param.name] for param in command.params if param.name in by_name]
     assert not SECRETS & {row.name for row in flagged}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from matyan.secret import Secret
 from matyan.service import logs, telemetry
-from matyan.settings import Secret
 from tests.until import wait_for
 
 HOSTILE = "\x1b]0;owned\x07 \x9b2J \u202eevil\u2066 \r\n\x00 \x7f \ud800 end"
