@@ -1,76 +1,17 @@
 """Every Prometheus metric, named and explained. Names, labels and meanings are the reference's where it has one.
 
-Counting only: nothing here decides. On the hot path callers count a batch, never a message.
+Counting only: nothing here decides. On the hot path callers count a batch, never a message, and in plain numbers (`plain.py`).
 """
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from itertools import accumulate
 from typing import Final
 
 from prometheus_client import REGISTRY, Counter, Gauge
 from prometheus_client import Histogram as LabelledHistogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
-
-class Histogram(Collector):
-    """One without labels that a single thread observes: prometheus_client's takes two locks for each observation, and
-    a small transaction has five. What is exported is the same."""
-
-    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._bounds = [float(bound) for bound in buckets]
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
-        self._created = time.time()
-        REGISTRY.register(self)
-
-    def observe(self, amount: float) -> None:
-        self._counts[bisect_left(self._bounds, amount)] += 1
-        self._sum += amount
-
-    def describe(self) -> list[HistogramMetricFamily]:
-        return [HistogramMetricFamily(self._name, self._documentation)]
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        [family] = self.describe()
-        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
-        counts = accumulate(self._counts)
-        family.add_metric([], list(zip(bounds, counts, strict=True)), self._sum)
-        family.add_sample(f"{self._name}_created", {}, self._created)
-        yield family
-
-
-class Tally(Collector):
-    """A counter with one label, counted by one thread for each frame: an item of a dict, where `Counter.inc` is four calls
-    and a lock. What is exported is the same."""
-
-    def __init__(self, name: str, documentation: str, label: str) -> None:
-        self._counts: dict[str, int] = {}
-        self._about = name, documentation, label
-        self._created = time.time()
-        REGISTRY.register(self)
-
-    def counts(self, values: Iterable[str]) -> dict[str, int]:
-        """The counts by the label's value, to be added to; `values` are all that there can be, shown from the first."""
-        for value in values:
-            self._counts.setdefault(value, 0)
-        return self._counts
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        name, documentation, label = self._about
-        family = CounterMetricFamily(name, documentation, labels=[label])
-        for value, count in self._counts.items():
-            family.add_metric([value], count, self._created)
-        yield family
-
+from matyan.service.plain import Count, Histogram, Tally
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000)
@@ -120,14 +61,10 @@ SOCKET_CLOSES = Counter(
 
 # --- the ingestion worker, as the reference names them -------------------------------------------
 
-INGEST_CONSUMED = Counter(
-    "matyan_ingestion_messages_consumed_total", "Records read from the broker"
+INGEST_CONSUMED = Count("matyan_ingestion_messages_consumed_total", "Records read from the broker")
+INGEST_PROCESSED = Tally(
+    "matyan_ingestion_messages_processed_total", "Records applied to the store", "message_type"
 )
-INGEST_PROCESSED = Counter(
-    "matyan_ingestion_messages_processed_total", "Records applied to the store", ["message_type"]
-)
-INGEST_PROCESSED_OF = cache(INGEST_PROCESSED.labels)
-"""The counter of one of the kinds that there are: found in a third of the time."""
 INGEST_ERRORS = Counter(
     "matyan_ingestion_processing_errors_total", "Failures while applying", ["error_type"]
 )

@@ -40,6 +40,8 @@ in one call, which holds everything else up."""
 MOST_OPS: Final = 4_000
 """The most sequences and single records of one transaction: only when a batch is decoded it shows how many it has."""
 
+_processed = telemetry.INGEST_PROCESSED.counts()
+
 
 class _TooMuch(Exception):
     """The batch is more than one transaction takes: its halves may do."""
@@ -175,7 +177,7 @@ class Ingestion:
 
     async def take(self, batch: Batch) -> bool:
         """Applies a batch; False: the stored offset was moved elsewhere, start again."""
-        telemetry.INGEST_CONSUMED.inc(len(batch))
+        telemetry.INGEST_CONSUMED.value += len(batch)
         self._announced.clear()
         self._fatal.clear()
         for piece in self._split(batch):
@@ -411,7 +413,7 @@ class Ingestion:
         if not unit.applied.keys().isdisjoint(OWING):
             self._owes = self._worker.keys.are_shared
         for kind, count in unit.applied.items():
-            telemetry.INGEST_PROCESSED_OF(kind).inc(count)
+            _processed[kind] = _processed.get(kind, 0) + count
         if self._worker.on_deletion is not None and "delete_run" in unit.applied:
             self._worker.on_deletion()
         if unit.dropped:

@@ -155,7 +155,7 @@ async def test_a_commit_of_unknown_outcome_counts_once(
 
     def counted() -> tuple[float, float]:
         kinds = ("log_metric", "add_tag", "log_record")
-        processed = sum(telemetry.INGEST_PROCESSED.labels(kind)._value.get() for kind in kinds)
+        processed = sum(telemetry.INGEST_PROCESSED.counts().get(kind, 0) for kind in kinds)
         return processed, telemetry.SKIPPED.labels("stored_offset")._value.get()
 
     processed, skipped = counted()
@@ -167,6 +167,23 @@ async def test_a_commit_of_unknown_outcome_counts_once(
     ]
     assert ledger.counts("tags") == {f"t{i}": 1 for i in range(20)}
     assert counted() == (processed + 100, skipped)
+
+
+async def test_commits_side_by_side_are_each_counted() -> None:
+    """They run in threads, and are counted where all else is."""
+    counts = telemetry.FDB_COMMIT_SECONDS._counts
+    before = sum(counts)
+
+    async def commit(task: int) -> None:
+        for _ in range(20):
+            await store.transact(lambda tr: tr.set(prefix + bytes([task]), b"1"))
+
+    async with fdb.fdb_store() as store:
+        prefix = store.directory(("system",))
+        async with trio.open_nursery() as nursery:
+            for task in range(8):
+                nursery.start_soon(commit, task)
+    assert sum(counts) - before == 160
 
 
 # --- much at once ---------------------------------------------------------------------------------

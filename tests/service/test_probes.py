@@ -39,7 +39,7 @@ async def test_a_worker_says_how_it_is(health: Health, port: int) -> None:
         live = await http.get("/health/live")
         assert live.status_code == 503
         assert live.json()["checks"]["loop of the producer"] == "fatal error"
-        (shown,) = telemetry.INGEST_BATCH_SIZE.describe()
+        (shown,) = telemetry.INGEST_BATCH_SIZE.collect()
         assert shown.name in (await http.get("/metrics")).text
         assert (await http.get("/api/v1/rest/version")).json()["component"] == "worker"
         head = await http.head("/docs")

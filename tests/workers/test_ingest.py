@@ -163,7 +163,7 @@ def count(metric_: Any) -> float:
 
 
 def processed(kind: str) -> float:
-    return float(telemetry.INGEST_PROCESSED_OF(kind)._value.get())
+    return telemetry.INGEST_PROCESSED.counts().get(kind, 0)
 
 
 # --- exactly once ---------------------------------------------------------------------------------

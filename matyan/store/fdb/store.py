@@ -55,7 +55,10 @@ class FdbStore:
         return self._directories[path]
 
     async def transact(self, body: Callable[[Transaction], T]) -> T:
-        return await _in_a_thread(_Transacting(self._cluster, body))
+        work = _Transacting(self._cluster, body)
+        result = await _in_a_thread(work)
+        work.count()
+        return result
 
     async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
         # The loop turns by itself while a thread works.
@@ -141,6 +144,14 @@ class _Transacting(_Work[T]):
     def __init__(self, cluster: Cluster, body: Callable[[Transaction], T]) -> None:
         super().__init__(cluster)
         self._body = body
+        self._commit_s = self._waited_s = 0.0
+        self._size = 0
+
+    def count(self) -> None:
+        """Counts what is committed. Not in the thread: others may do the same."""
+        telemetry.FDB_COMMIT_SECONDS.observe(self._commit_s)
+        telemetry.FDB_READ_SECONDS.observe(self._waited_s)
+        telemetry.FDB_TXN_BYTES.observe(self._size)
 
     def run(self) -> T:
         calls = self._cluster.calls
@@ -155,12 +166,11 @@ class _Transacting(_Work[T]):
             code = failure.code
             if code is None:
                 began = time.perf_counter()
-                size = transaction.write()
+                self._size = transaction.write()
                 code = calls.commit(self._tr.tpointer)
                 if code == 0:
-                    telemetry.FDB_COMMIT_SECONDS.observe(time.perf_counter() - began)
-                    telemetry.FDB_READ_SECONDS.observe(transaction.waited_s)
-                    telemetry.FDB_TXN_BYTES.observe(size)
+                    self._commit_s = time.perf_counter() - began
+                    self._waited_s = transaction.waited_s
                     return result
             self._again(code, answered=transaction.has_read)
 

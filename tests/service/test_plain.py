@@ -1,4 +1,4 @@
-"""Our histogram and our counter show what prometheus_client's show."""
+"""Plain numbers show what prometheus_client's metrics show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client import Histogram as Reference
 from prometheus_client.openmetrics import exposition
 from prometheus_client.registry import Collector
 
-from matyan.service.telemetry import Histogram, Tally
+from matyan.service.plain import Count, Histogram, Tally
 
 BOUNDS = (0.0005, 0.01, 1, 2.5, 10_000, 1 << 20)
 
@@ -35,6 +35,30 @@ def test_a_histogram_shows_what_the_librarys_does(observed: list[float]) -> None
     assert shown(ours) == shown(reference)
     created = next(sample for sample in next(ours.collect()).samples if "_created" in sample.name)
     assert created.name == "some_seconds_created"
+
+
+@given(st.lists(st.integers(0, 1 << 40)))
+def test_a_count_shows_what_the_librarys_counter_does(counted: list[int]) -> None:
+    ours = Count("some_records_total", "How many")
+    REGISTRY.unregister(ours)
+    reference = Counter("some_records_total", "How many", registry=None)
+    for count in counted:
+        ours.value += count
+        reference.inc(count)
+    assert shown(ours) == shown(reference)
+    assert "some_records_created" in {sample.name for sample in next(ours.collect()).samples}
+
+
+@given(st.lists(st.tuples(st.sampled_from(["log_metric", 'a "kind"', ""]), st.integers(0, 9))))
+def test_a_tally_shows_a_label_from_its_first_count(counted: list[tuple[str, int]]) -> None:
+    ours = Tally("some_records_total", "How many", "kind")
+    REGISTRY.unregister(ours)
+    reference = Counter("some_records_total", "How many", ["kind"], registry=None)
+    counts = ours.counts()
+    for kind, count in counted:
+        counts[kind] = counts.get(kind, 0) + count
+        reference.labels(kind).inc(count)
+    assert shown(ours) == shown(reference)
 
 
 @given(st.integers(0, 1 << 53), st.integers(0, 1000))
