@@ -7,11 +7,13 @@ made from the package index under build/envs, or given by --env), with its defau
 The name of a compression (gzip, lz4, zstd, snappy) is ours with MATYAN_KAFKA_COMPRESSION, which the reference's worker does not read but for gzip.
 
 What is counted, and the bias that it has:
-- messages/s and acknowledgements are the generator's (see `loadgen.py`); CPU is the frontier's alone, the broker's stands beside it.
+- messages/s and acknowledgements are the generator's, whose bias is printed (`loadgen.BIAS`); CPU is the frontier's alone, the broker's stands
+  beside it.
 - After each load the topic must have grown by as many records as were acknowledged, and one create_run a connection.
-- Neither is offered permessage-deflate, which the reference would accept and pay for; the SDK offers it.
+- Neither is offered permessage-deflate, which the reference would accept and pay for.
 - Broker, frontier and generator share the machine's cores.
-- bare: confluent-kafka with our producer's setting and prebuilt records of the size that ours writes; what the broker takes without a frontier.
+- bare: confluent-kafka with our producer's setting and prebuilt records as ours writes them, 64,000 different ones: what the broker takes without a
+  frontier.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,7 @@ from bench.machine import (
     table,
     workplace,
 )
+from bench.worker import FRAME, Run
 from dev.broker import TOPICS, Broker, running
 from dev.environments import reference_frontier
 from matyan import settings
@@ -130,26 +134,29 @@ def bare(broker: Broker, seconds: float) -> tuple[float, float]:
             "queue.buffering.max.messages": 200_000,
         }
     )
-    value, keys = b"x" * 330, [f"bare-{i:05d}".encode() for i in range(32)]
+    runs = [Run(f"bare-{i:05d}", 1) for i in range(32)]
+    frames = [(run.key, run.frame(FRAME)) for _ in range(20) for run in runs]
     begun = time.perf_counter()
     sent = 0
-    while time.perf_counter() - begun < seconds:
-        for key in keys:
-            for _ in range(100):
-                while True:
-                    try:
-                        producer.produce(TOPIC, value, key)
-                        break
-                    except BufferError:
-                        producer.poll(0.01)
-        sent += 100 * len(keys)
+    for key, values in cycle(frames):
+        for value in values:
+            while True:
+                try:
+                    producer.produce(TOPIC, value, key)
+                    break
+                except BufferError:
+                    producer.poll(0.01)
+        sent += len(values)
         producer.poll(0)
+        if time.perf_counter() - begun >= seconds:
+            break
     producer.flush(60)
     rate = sent / (time.perf_counter() - begun)
     times = []
-    for _ in range(1000):
+    key, values = runs[0].key, runs[0].frame(1000)
+    for value in values:
         one = time.perf_counter()
-        producer.produce(TOPIC, value, keys[0])
+        producer.produce(TOPIC, value, key)
         producer.flush(10)
         times.append(time.perf_counter() - one)
     return rate, statistics.median(times) * 1e3
@@ -181,7 +188,7 @@ def main() -> None:
     ]
     results: dict[tuple[Load, str], list[dict[str, float]]] = {}
     with workplace("frontier") as scratch, running(scratch / "kafka") as broker:
-        print(heading("matyan-trio", "confluent-kafka") + "\n")
+        print(f"{heading('matyan-trio', 'confluent-kafka')}\n\n{loadgen.BIAS}\n")
         alone, single = bare(broker, given.seconds)
         for _ in range(given.rounds):
             for load in loads:

@@ -5,8 +5,8 @@
 Acknowledged is stored: after each load the points that the tracker has are counted and must be as many as were acknowledged.
 
 What is counted, and the bias that it has:
-- messages/s and acknowledgements: the generator's, after a warm-up of a second; see `loadgen.py` for its own bias. It shares the machine's
-  cores with the server, and costs 0.1–0.3 of one.
+- messages/s and acknowledgements: the generator's, after a warm-up of a second; its own bias is printed (`loadgen.BIAS`). It costs 0.1–0.3
+  of a core.
 - CPU: the server's user and system seconds, threads of the store included, from the first frame to the last reply, for each
   message that was acknowledged in that time.
 - Each round begins with an empty folder; the loads of one round follow each other on it.
@@ -244,7 +244,7 @@ def main() -> None:
     with workplace("ingest") as scratch:
         print(
             f"{heading(*PACKAGES)}; fdatasync {sync_ms(scratch):.2f} ms; "
-            f"loads: medians of {given.rounds} × {given.seconds:g} s\n"
+            f"loads: medians of {given.rounds} × {given.seconds:g} s\n\n{loadgen.BIAS}\n"
         )
         if "loads" in parts:
             loads = everything["loads"] = measure_loads(scratch, given.rounds, given.seconds)
