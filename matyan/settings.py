@@ -193,6 +193,12 @@ class Settings:
         "Hosts that a process which listens on loopback alone answers to as well, such as a notebook proxy's; * is any.",
         parsing.hosts,
     )
+    tokens_file: str = _setting(
+        "",
+        "MATYAN_TOKENS_FILE",
+        "The file of the tokens that may come in, which `matyan tokens` writes; empty: in the data folder of `matyan up`, else none is asked for.",
+        parsing.text,
+    )
     shutdown_flush_timeout: float = _setting(
         5.0,
         "SHUTDOWN_FLUSH_TIMEOUT",

@@ -106,6 +106,7 @@ BAD: dict[str, list[str]] = {
         *("https://*.a.example", "http://", "http://h:0", "http://h:65536", "https://ä", "app://*"),
     ],
     "MATYAN_ALLOWED_HOSTS": ["[1]", "http://hub.example", '["a b"]'],
+    "MATYAN_TOKENS_FILE": LINE,
     "SHUTDOWN_FLUSH_TIMEOUT": SECONDS,
     "MATYAN_ENVIRONMENT": ["", "prod", "staging"],
     "MATYAN_QUEUE_BYTES": [*NUMBER, "0"],

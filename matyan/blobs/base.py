@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
+from urllib.parse import parse_qs
 
 URL_PATH = "/api/v1/rest/artifacts/blob/"
 """Of the signed URLs that a process serves itself; the run and the blob's path follow."""
@@ -43,6 +44,44 @@ class Blobs(Protocol):
     async def delete_run(self, run: str) -> int:
         """Deletes every blob under `run`/; returns how many there were."""
         ...
+
+
+class Pieces(Protocol):
+    """A blob's bytes, and their end."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class ServedBlobs(Protocol):
+    """An engine whose bytes the process itself takes and gives, at URLs that it signs: `folder.py`."""
+
+    def verify(self, method: str, run: str, path: str, query: str) -> bool: ...
+
+    def signed_type(self, query: str) -> str: ...
+
+    async def receive(
+        self,
+        run: str,
+        path: str,
+        content_type: str,
+        chunks: AsyncIterator[bytes],
+        max_bytes: int,
+    ) -> None: ...
+
+    async def open(self, run: str, path: str) -> tuple[str, int, Pieces]: ...
+
+
+def has_signature(blobs: object, method: str, path: str, query: str) -> bool:
+    """Whether a request, by its decoded path and its query as it came, is for a signed URL of `blobs`, right or wrong: its engine says that."""
+    return (
+        isinstance(blobs, ServedBlobs)
+        and method in {"PUT", "GET", "HEAD"}
+        and path.startswith(URL_PATH)
+        and "signature" in parse_qs(query)
+    )
 
 
 class ListedBlob(NamedTuple):

@@ -34,6 +34,7 @@ from matyan.settings import Settings
     "cors_origins",
     "public_url",
     "allowed_hosts",
+    "tokens_file",
     "metrics_enabled",
     *SERVICE,
 )

@@ -37,7 +37,7 @@ _PROGRESS_S = 0.2
 _LEAST_EVERY_S = 1.0
 
 LOCKS = ("cleanup_job_lock_ttl_seconds",)
-LOOPS = ("host", "metrics_port", "allowed_hosts", "log_level")
+LOOPS = ("host", "metrics_port", "allowed_hosts", "tokens_file", "log_level")
 
 log = get_logger()
 

@@ -21,7 +21,7 @@ from matyan.cli.flags import FDB, KAFKA, S3, SERVICE, settings_flags, store_name
 from matyan.cli.start import KafkaStart, begin, wait_for
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.service import private
-from matyan.service.doors import doors_of
+from matyan.service.entrance import entrance_of
 from matyan.service.health import Check, Health
 from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, run_service
@@ -105,7 +105,7 @@ def probes(settings: Settings, health: Health, component: str) -> list[Task]:
             settings.host,
             settings.metrics_port,
             component=component,
-            doors=doors_of(settings),
+            entrance=entrance_of(settings),
             task_status=task_status,
         )
 
@@ -137,6 +137,7 @@ def probes(settings: Settings, health: Health, component: str) -> list[Task]:
     "host",
     "metrics_port",
     "allowed_hosts",
+    "tokens_file",
     *SERVICE,
 )
 def ingest_worker(settings: Settings, store: StoreName, workers: int) -> int:
@@ -316,7 +317,15 @@ class _Ingestion:
     required=False,
 )
 @settings_flags(
-    *KAFKA, *S3, "control_group", "instance_id", "host", "metrics_port", "allowed_hosts", *SERVICE
+    *KAFKA,
+    *S3,
+    "control_group",
+    "instance_id",
+    "host",
+    "metrics_port",
+    "allowed_hosts",
+    "tokens_file",
+    *SERVICE,
 )
 def control_worker(settings: Settings, store: StoreName | None) -> int:
     """Do what control events ask for outside of the store: delete the blobs of deleted runs.

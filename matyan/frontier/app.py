@@ -22,7 +22,7 @@ from matyan._codec import check_artifact_path, check_run_id, format_timestamp, v
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.intake import UNREAD_S, Intake
 from matyan.frontier.session import MAX_WAITING_FRAMES, Session
-from matyan.frontier.shared import Shared, count_request
+from matyan.frontier.shared import Shared, count_request, tell_refused
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import GOODBYE, NO_TEXT, PIECE_BYTES
 from matyan.service.doors import PRESIGN, Doors, Refusal
@@ -39,6 +39,9 @@ ROOM_WITHIN_S = 20.0
 """Seconds that a presign waits for room in the producer's queue; the SDK waits for 30 s and does not ask again."""
 ROOM_ASKED_S = 0.25
 """How often room is asked for where nobody tells of it."""
+
+TOKEN = "matyan.token"
+"""Where a request's scope has the `Token` of whoever sent it, or None."""
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -275,7 +278,7 @@ def _count_requests(app: QuartTrio) -> None:
 class Doorway:
     """Around every route: who may come in, and the answers to browsers of other origins (Fetch standard, "CORS protocol").
 
-    The edge judges what it reads itself by the same doors; here comes whatever else Hypercorn or another server takes.
+    The edge judges what it reads itself by the same entrance; here comes whatever Hypercorn or another server takes.
     """
 
     def __init__(self, inner: ASGIApp, shared: Shared) -> None:
@@ -287,7 +290,7 @@ class Doorway:
         if kind not in {"http", "websocket"}:
             await self._inner(scope, receive, send)
             return
-        doors = self._shared.doors
+        doors = self._shared.entrance.doors
         headers = _joined(scope["headers"])
         method = scope.get("method", "GET")
         if kind == "websocket":
@@ -299,12 +302,11 @@ class Doorway:
                 event = {**event, "headers": [*event.get("headers", ()), *added]}
             await send(event)
 
-        refusal = doors.judge(method, scope["path"], headers)
-        if refusal is not None:
-            log.warning("refused at the door", path=scope["path"][:255], reason=refusal.sentence)
-            count_request(method, "unmatched", refusal.status, 0.0)
-            await _refuse(refusal, scope, receive, send_with_added)
-        elif method == "OPTIONS" and "access-control-request-method" in headers and len(added) > 1:
+        query = scope["query_string"].decode("latin-1")
+        visitor = self._shared.entrance.judge(method, scope["path"], query, headers)
+        if isinstance(visitor, Refusal):
+            await self._turn_away(visitor, scope, receive, send_with_added)
+        elif doors.is_preflight(method, headers):
             preflight = [(b"access-control-allow-methods", b"GET, HEAD, POST, PUT, OPTIONS")]
             asked = headers.get("access-control-request-headers")
             if asked is not None:
@@ -315,7 +317,16 @@ class Doorway:
             )
             await send({"type": "http.response.body", "body": b""})
         else:
-            await self._inner(scope, receive, send_with_added)
+            await self._inner({**scope, TOKEN: visitor.token}, receive, send_with_added)
+
+    async def _turn_away(
+        self, refusal: Refusal, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        shared = self._shared
+        tell_refused(scope.get("method", "GET"), scope["path"], refusal)
+        address = (scope.get("client") or ("",))[0]
+        await shared.entrance.hold(refusal, address, shared.draining)
+        await _refuse(refusal, scope, receive, send)
 
 
 def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -343,6 +354,7 @@ async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) 
     headers = [
         (b"content-type", answer.content_type.encode()),
         (b"content-length", str(len(answer.body)).encode()),
+        *((name.lower().encode(), value.encode()) for name, value in refusal.headers),
     ]
     prefix = "" if scope["type"] == "http" else "websocket."
     if prefix and "websocket.http.response" not in scope.get("extensions", {}):

@@ -18,9 +18,10 @@ import trio
 from matyan.blobs.base import Blobs
 from matyan.broker.base import Producer
 from matyan.frontier.lane import INGEST_PATH, SWEEP_EVERY_S, Lane
-from matyan.frontier.shared import Shared, count_request
+from matyan.frontier.shared import Shared, count_request, tell_refused
 from matyan.service import telemetry
 from matyan.service.descriptors import for_connections
+from matyan.service.doors import Refusal
 from matyan.service.health import Health
 from matyan.service.http1 import (
     BadRequest,
@@ -35,6 +36,7 @@ from matyan.service.http1 import (
 from matyan.service.islands import island
 from matyan.service.logs import get_logger
 from matyan.service.probes import probe
+from matyan.service.tokens import Tokens
 from matyan.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,12 +55,21 @@ class Frontier:
 
     Args:
         blobs: where artifacts are presigned; an engine that also takes and gives the bytes is served here.
+        tokens: who may come in; None: whoever the settings say.
+
+    Raises:
+        ConfigurationError: a setting says who may come in, and cannot be understood; or the tokens file is not there.
     """
 
     def __init__(
-        self, producer: Producer, blobs: Blobs, health: Health, settings: Settings
+        self,
+        producer: Producer,
+        blobs: Blobs,
+        health: Health,
+        settings: Settings,
+        tokens: Tokens | None = None,
     ) -> None:
-        self.shared = Shared(producer, blobs, health, settings)
+        self.shared = Shared(producer, blobs, health, settings, tokens)
         self.lane = Lane(self.shared, lambda: self.empty.set())
         self.web: WebServer | None = None
         self.web_loaded = trio.Event()
@@ -81,9 +92,7 @@ async def serve(
     """Serves until it is cancelled or drained; closes the listeners."""
     frontier.accepting, frontier.web_loaded = trio.CancelScope(), trio.Event()
     shared = frontier.shared
-    shared.doors = shared.doors.listening_on(
-        listener.socket.getsockname()[0] for listener in listeners
-    )
+    shared.entrance.listening_on(listener.socket.getsockname()[0] for listener in listeners)
     async with trio.open_nursery() as nursery:
         frontier.nursery = nursery
         await nursery.start(frontier.lane.run)
@@ -130,6 +139,7 @@ async def _sweep(frontier: Frontier) -> None:
     while True:
         await trio.sleep(SWEEP_EVERY_S)
         now = trio.current_time()
+        shared.entrance.tokens.look()
         shared.sessions.sweep(now)
         frontier.lane.sweep(now)
         shared.intake.sweep(now)
@@ -187,20 +197,26 @@ async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
             frontier.idle.discard(stream)
         if head is None:
             return
-        refusal = frontier.shared.doors.judge(head.method, head.path, head.headers)
-        if refusal is not None:
-            log.warning("refused at the door", path=head.path[:255], reason=refusal.sentence)
-            count_request(head.method, "unmatched", refusal.status, 0.0)
-            await refuse(stream, detail(refusal.status, refusal.sentence))
+        visitor = frontier.shared.entrance.judge(head.method, head.path, head.query, head.headers)
+        if isinstance(visitor, Refusal):
+            await _turn_away(frontier.shared, stream, head, visitor)
             return
         if _asks_for_the_lane(head):
-            await frontier.lane.open(stream, head)
+            await frontier.lane.open(stream, head, visitor.token)
             return
         left = await _answer(frontier, stream, head)
         if left is None or frontier.shared.draining.is_set():
             await linger(stream)
             return
         rest, first = left, False
+
+
+async def _turn_away(
+    shared: Shared, stream: trio.SocketStream, head: Head, refusal: Refusal
+) -> None:
+    tell_refused(head.method, head.path, refusal)
+    await shared.entrance.hold(refusal, stream.socket.getpeername()[0], shared.draining)
+    await refuse(stream, detail(refusal.status, refusal.sentence, refusal.headers))
 
 
 def _asks_for_the_lane(head: Head) -> bool:

@@ -56,6 +56,7 @@ from matyan.service.http1 import (
 )
 from matyan.service.islands import report
 from matyan.service.logs import get_logger
+from matyan.service.tokens import Token
 
 log = get_logger()
 
@@ -145,12 +146,16 @@ class Connection:
         "_reading",
         "_session",
         "_sock",
+        "_token",
         "_window",
         "_wire",
     )
 
-    def __init__(self, lane: Lane, sock: socket.socket, wire: Wire, run: str) -> None:
+    def __init__(
+        self, lane: Lane, sock: socket.socket, wire: Wire, run: str, token: Token | None
+    ) -> None:
         self._lane = lane
+        self._token = token
         self._intake = lane.shared.intake
         self._budget = lane.shared.sessions.budget
         self._clock = lane.shared.sessions.clock
@@ -698,8 +703,8 @@ class Lane:
         async for work in self._turns.clone():
             work()
 
-    async def open(self, stream: trio.SocketStream, head: Head) -> None:
-        """Answers the handshake; takes the connection, or refuses it."""
+    async def open(self, stream: trio.SocketStream, head: Head, token: Token | None = None) -> None:
+        """Answers the handshake; takes the connection of whoever came in with `token`, or refuses it."""
         run = head.path.removeprefix(INGEST_PATH)
         reason = check_run_id(run)
         if reason is not None:
@@ -724,7 +729,7 @@ class Lane:
         wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)
-        connection = Connection(self, sock, wire, run)
+        connection = Connection(self, sock, wire, run, token)
         connection.open(head.rest)
         if self.shared.draining.is_set():
             connection.drain()  # the drain began while the answer was being sent

@@ -5,18 +5,25 @@ No sockets and no requests here.
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
-from matyan.blobs.base import Blobs
+from matyan.blobs.base import Blobs, has_signature
 from matyan.broker.base import Producer
 from matyan.errors import Unavailable
 from matyan.frontier.intake import Intake
 from matyan.frontier.session import Sessions
 from matyan.service import telemetry
-from matyan.service.doors import doors_of
+from matyan.service.doors import Refusal
+from matyan.service.entrance import entrance_of
 from matyan.service.health import Health
+from matyan.service.logs import get_logger
 from matyan.service.probes import About
+from matyan.service.tokens import Tokens
 from matyan.settings import Settings
+
+log = get_logger()
 
 RATE_S = 30.0
 RATE_BYTES = 120 << 10
@@ -28,10 +35,16 @@ class Shared:
     """
     Args:
         blobs: where artifacts are presigned; an engine that also takes and gives the bytes is served here.
+        tokens: who may come in; None: whoever the settings say.
     """
 
     def __init__(
-        self, producer: Producer, blobs: Blobs, health: Health, settings: Settings
+        self,
+        producer: Producer,
+        blobs: Blobs,
+        health: Health,
+        settings: Settings,
+        tokens: Tokens | None = None,
     ) -> None:
         # trio.current_time looks for this clock each time, which costs more than to ask it.
         clock = trio.lowlevel.current_clock().current_time
@@ -40,7 +53,7 @@ class Shared:
         self.blobs = blobs
         self.health = health
         self.settings = settings
-        self.doors = doors_of(settings)
+        self.entrance = entrance_of(settings, tokens, partial(has_signature, blobs))
         self.about = About("frontier", health, settings.metrics_enabled)
         self.draining = trio.Event()
         health.add("queue", self._check_queue)
@@ -63,3 +76,10 @@ def count_request(method: str, template: str, status: int, seconds: float) -> No
     labels = (method if method in _METHODS else "other", template, f"{status // 100}xx")
     telemetry.HTTP_REQUESTS.labels(*labels).inc()
     telemetry.HTTP_SECONDS.labels(*labels).observe(seconds)
+
+
+def tell_refused(method: str, path: str, refusal: Refusal) -> None:
+    """Counts a request that was not let in, and logs it. What has to do with tokens anybody can cause at will: that is counted (`entrance.py`)."""
+    tell = log.debug if refusal.status == 401 else log.warning
+    tell("refused at the door", path=path[:255], reason=refusal.sentence)
+    count_request(method, "unmatched", refusal.status, 0.0)

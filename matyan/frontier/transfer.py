@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import trio
 
 from matyan._codec import check_artifact_path, check_run_id
-from matyan.blobs.base import URL_PATH
+from matyan.blobs.base import URL_PATH, ServedBlobs
 from matyan.errors import NotFound, Unavailable
 from matyan.frontier.shared import RATE_BYTES, RATE_S, count_request
 from matyan.service.descriptors import for_uploads
@@ -26,34 +26,6 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class Pieces(Protocol):
-    """A blob's bytes, and their end."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    async def aclose(self) -> None: ...
-
-
-@runtime_checkable
-class ServedBlobs(Protocol):
-    """An engine whose bytes this process serves: `blobs/folder.py`."""
-
-    def verify(self, method: str, run: str, path: str, query: str) -> bool: ...
-
-    def signed_type(self, query: str) -> str: ...
-
-    async def receive(
-        self,
-        run: str,
-        path: str,
-        content_type: str,
-        chunks: AsyncIterator[bytes],
-        max_bytes: int,
-    ) -> None: ...
-
-    async def open(self, run: str, path: str) -> tuple[str, int, Pieces]: ...
 
 
 class Transfer:

@@ -35,6 +35,10 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 class Refusal(NamedTuple):
     status: int
     sentence: str
+    headers: tuple[tuple[str, str], ...] = ()
+    """Fields of the answer."""
+    is_guess: bool = False
+    """Whether a token was sent that is none."""
 
 
 class Address(NamedTuple):
@@ -107,6 +111,12 @@ class Doors:
         """Whether CORS_ORIGINS has this origin."""
         known = self.origins
         return "*" in known or origin in known or read_origin(origin) in known
+
+    def is_preflight(self, method: str, headers: Mapping[str, str]) -> bool:
+        """Whether a browser asks for one of its pages what that may send here (Fetch standard, "CORS-preflight request"), and the page may."""
+        origin = headers.get("origin")
+        asks = method == "OPTIONS" and "access-control-request-method" in headers
+        return asks and origin is not None and self.allow(origin)
 
     def judge(self, method: str, path: str, headers: Mapping[str, str]) -> Refusal | None:
         """Why this request is refused; None: it may come in.

@@ -33,15 +33,17 @@ class Answer(NamedTuple):
     status: int
     content_type: str
     body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further fields."""
 
 
-def json_answer(status: int, value: object) -> Answer:
-    return Answer(status, "application/json", json.dumps(value).encode())
+def json_answer(status: int, value: object, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    return Answer(status, "application/json", json.dumps(value).encode(), headers)
 
 
-def detail(status: int, sentence: str) -> Answer:
+def detail(status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
     """An error as the reference's services shape it."""
-    return json_answer(status, {"detail": sentence})
+    return json_answer(status, {"detail": sentence}, headers)
 
 
 class BadRequest(Exception):
@@ -90,10 +92,19 @@ class Head(NamedTuple):
     fields: tuple[tuple[bytes, bytes], ...]
     """As `headers`, in their order and with each one's own value."""
 
+    def __repr__(self) -> str:
+        """Without what may hold a secret: a token stands in a field, a signature in the query."""
+        return f"Head({self.method} {self.path!r} {self.version})"
+
     @property
     def path(self) -> str:
         """Decoded, without the query."""
         return unquote(self.target.partition("?")[0])
+
+    @property
+    def query(self) -> str:
+        """As it came, percent-encoded."""
+        return self.target.partition("?")[2]
 
     @property
     def bare(self) -> bool:
@@ -324,6 +335,7 @@ def response(answer: Answer, *, keep_alive: bool, head_only: bool = False) -> by
         f"Content-Length: {len(answer.body)}",
         # A request with another Origin may get another answer: no cache may give the one for the other.
         "Vary: Origin",
+        *(f"{name}: {value}" for name, value in answer.headers),
         f"Connection: {'keep-alive' if keep_alive else 'close'}",
         "",
         "",

@@ -17,7 +17,8 @@ from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from matyan import __version__
-from matyan.service.doors import Doors
+from matyan.service.doors import Refusal
+from matyan.service.entrance import Entrance
 from matyan.service.http1 import (
     Answer,
     BadRequest,
@@ -126,7 +127,7 @@ def probe(about: About, path: str, accept: str) -> Answer | None:
     return None if page is None else page(about, accept)
 
 
-async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStream) -> None:
+async def _serve_one(about: About, entrance: Entrance | None, stream: trio.SocketStream) -> None:
     rest, first = b"", True
     while True:
         try:
@@ -136,10 +137,12 @@ async def _serve_one(about: About, doors: Doors | None, stream: trio.SocketStrea
             return
         if head is None:
             return
-        refusal = None if doors is None else doors.judge(head.method, head.path, head.headers)
-        if refusal is not None:
-            await refuse(stream, detail(refusal.status, refusal.sentence))
-            return
+        if entrance is not None:
+            visitor = entrance.judge(head.method, head.path, head.query, head.headers)
+            if isinstance(visitor, Refusal):
+                await entrance.hold(visitor, stream.socket.getpeername()[0])
+                await refuse(stream, detail(visitor.status, visitor.sentence, visitor.headers))
+                return
         answer = probe(about, head.path, head.headers.get("accept", "")) if head.bare else None
         if answer is None:
             await refuse(stream, detail(404, f"There is only GET of {', '.join(sorted(PROBES))}."))
@@ -160,19 +163,19 @@ async def serve_probes(
     port: int,
     *,
     component: str = "worker",
-    doors: Doors | None = None,
+    entrance: Entrance | None = None,
     task_status: trio.TaskStatus[Sequence[trio.SocketListener]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves the table until it is cancelled; started with its listeners. `doors`: None refuses nobody.
+    """Serves the table until it is cancelled; started with its listeners. `entrance`: None refuses nobody.
 
     Raises:
-        ConfigurationError: the port cannot be bound.
+        ConfigurationError: the port cannot be bound, or may not be open to everybody.
     """
     about = About(component, health)
     listeners = await open_port(
         host, port, host_name="HOST", port_name="--metrics-port or METRICS_PORT"
     )
-    if doors is not None:
-        doors = doors.listening_on(one.socket.getsockname()[0] for one in listeners)
-    handler = partial(island, partial(_serve_one, about, doors))
+    if entrance is not None:
+        entrance.listening_on(one.socket.getsockname()[0] for one in listeners)
+    handler = partial(island, partial(_serve_one, about, entrance))
     await trio.serve_listeners(handler, listeners, task_status=task_status)

@@ -126,6 +126,18 @@ LAG = Gauge("matyan_consumer_lag_records", "End offset less stored offset", ["to
 LOG_LINES_LOST = Counter(
     "matyan_log_lines_lost_total", "Log lines that could not be written: closed, full or not read"
 )
+TOKENS = Gauge(
+    "matyan_tokens", "Tokens that may come in, expired ones too; 0 where none is asked for"
+)
+TOKENS_FILE_TROUBLE = Gauge(
+    "matyan_tokens_file_trouble",
+    "1 while the tokens file is missing or cannot be read, and what it said last still holds",
+)
+REFUSED = Counter(
+    "matyan_refused_total",
+    "Requests and handshakes refused for their token: missing, malformed, unknown (wrong or revoked), expired, scope",
+    ["reason"],
+)
 RESTARTS = Counter("matyan_service_restarts_total", "Crashed tasks started again", ["task"])
 
 # --- the control worker, as the reference names them ---------------------------------------------
