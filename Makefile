@@ -17,9 +17,10 @@ $(VENV)/.ready: $(SOURCES)
 run: setup
 	$(BIN)/matyan up
 
-# A real single-node Kafka on 127.0.0.1:9092 (Java and Maven), its data under .kafka; Ctrl-C stops it.
+# A real Kafka on 127.0.0.1:9092 (Java and Maven), its data under .kafka; Ctrl-C stops it. SECURITY=ssl|scram|plain|oauthbearer
+# asks who comes in, BROKERS=3 starts three (ports 9092 to 9094); it prints the environment that connects.
 kafka: setup
-	$(BIN)/python -m dev.broker --port 9092 --data .kafka
+	$(BIN)/python -m dev.broker --port 9092 --data .kafka --security $(or $(SECURITY),plaintext) --brokers $(or $(BROKERS),1)
 
 # A real S3 server on 127.0.0.1:9000 (Java and Maven) with the bucket of the defaults, its data under .s3; Ctrl-C stops it.
 s3: setup

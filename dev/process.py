@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 HERE = Path(__file__).parent
 TARGET = HERE / "target"
@@ -126,6 +126,11 @@ class Server:
         assert self.process is not None, f"{self.name} is not running"
         os.kill(self.process.pid, number)
 
+    def join(self) -> int:
+        """Waits until it ends; returns its exit code."""
+        assert self.process is not None, f"{self.name} is not running"
+        return self.process.wait()
+
     def freeze(self) -> None:
         """SIGSTOP: its sockets stay open and nothing answers, as on a machine that hangs."""
         self.signal(signal.SIGSTOP)
@@ -155,7 +160,15 @@ class Server:
         self.process = None
 
 
-S = TypeVar("S", bound=Server)
+class Running(Protocol):
+    """A server, or several."""
+
+    def stop(self) -> None: ...
+
+    def join(self) -> int: ...
+
+
+S = TypeVar("S", bound=Running)
 
 
 @contextlib.contextmanager
@@ -178,8 +191,7 @@ def run_until_interrupted(running: AbstractContextManager[S], greeting: Callable
     try:
         with running as server:
             print(greeting(server), flush=True)
-            assert server.process is not None
-            return server.process.wait()
+            return server.join()
     except KeyboardInterrupt:
         return 0
     except (Missing, RuntimeError) as error:

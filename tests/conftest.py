@@ -14,7 +14,7 @@ import pytest
 
 from dev import broker as kafka
 from dev import s3 as s3_
-from dev.broker import Broker
+from dev.broker import DOORS, Broker
 from dev.process import stopped_at_end
 from dev.s3 import S3, Versity
 from matyan.settings import Settings, load
@@ -73,8 +73,9 @@ def own_broker(kafka_jars: None, tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def guarded_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
-    """A broker with rules about who may do what (tests/kafka/rules.py). Tests make their own topics on it."""
-    broker = Broker(tmp_path_factory.mktemp("guarded-kafka"), guarded=True)
+    """A broker with each door there is, and rules about who may do what (tests/kafka/rules.py). Tests make their own topics
+    on it."""
+    broker = Broker(tmp_path_factory.mktemp("guarded-kafka"), doors=[*DOORS])
     broker.start()
     yield broker
     broker.stop()

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from dev.broker import PASSWORD, USER, Broker
+from dev.broker import USER, Broker
 
 TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
@@ -24,14 +24,7 @@ READ, WRITE = AclOperation.READ, AclOperation.WRITE
 
 def guarded_environment(broker: Broker, **other: str) -> dict[str, str]:
     """The settings of a service that comes by the door with a password."""
-    return {
-        "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.sasl_port}",
-        "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
-        "KAFKA_SASL_MECHANISM": "PLAIN",
-        "KAFKA_SASL_USERNAME": USER,
-        "KAFKA_SASL_PASSWORD": PASSWORD,
-        **other,
-    }
+    return {**broker.environment("plain-open"), **other}
 
 
 def deny(broker: Broker, kind: ResourceType, name: str, operation: AclOperation) -> None:

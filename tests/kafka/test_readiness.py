@@ -87,7 +87,7 @@ async def test_each_reason_why_kafka_is_not_reached_is_a_sentence_of_its_own(
     cases = {
         "refuses the user or its password": {**good, "KAFKA_SASL_PASSWORD": "wrong"},
         "is signed by nobody whom this machine trusts": {
-            "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{broker.tls_port}",
+            "KAFKA_BOOTSTRAP_SERVERS": broker.addresses("ssl-open"),
             "KAFKA_SECURITY_PROTOCOL": "SSL",
         },
         "nothing answers at": {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{nobody}"},
@@ -114,7 +114,7 @@ async def test_each_reason_why_kafka_is_not_reached_is_a_sentence_of_its_own(
         assert "wrong" not in said[part].split("(")[0]
     trusting = {
         **cases["is signed by nobody whom this machine trusts"],
-        "MATYAN_KAFKA_CA_FILE": str(broker.certificate),
+        "MATYAN_KAFKA_CA_FILE": str(broker.certificates.authority),
     }
     asked = matyan("doctor", "--json", check=None, env=environment(**trusting))
     (found,) = (row["text"] for row in json.loads(asked.stdout) if row["check"] == "broker")
