@@ -70,6 +70,7 @@ asan: setup
 # Short forms; each program's --help names its options. The peers' environments are made under build/.
 bench: setup
 	$(BIN)/python -m bench.ingest --rounds 1 --seconds 3 --scale 0.2
+	$(BIN)/python -m bench.frame --seconds 2 --embedded-only
 	$(BIN)/python -m bench.peers --rounds 1 --scale 0.2
 	$(BIN)/python -m bench.frontier --rounds 1 --seconds 2 --only ours
 	$(BIN)/python -m bench.worker --rounds 1 --records 300000 --seconds 3 --metrics 1
