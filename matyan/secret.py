@@ -48,7 +48,7 @@ def read_file(variable: str, path: str) -> str:
     Raises:
         ConfigurationError: it cannot be read, or holds no text.
     """
-    text, trouble = _read(path)
+    text, trouble = read_small(path)
     if trouble:
         # Outside of every handler, whose exceptions can hold what was read. Nor is the path shown: to write the secret
         # itself into this variable is an easy mistake.
@@ -59,8 +59,8 @@ def read_file(variable: str, path: str) -> str:
     return text
 
 
-def _read(path: str) -> tuple[str, str]:
-    """What the file holds, and what is wrong with it: one of them is empty."""
+def read_small(path: str) -> tuple[str, str]:
+    """What a file of at most MAX_FILE_BYTES holds, and what is wrong with it: one of them is empty."""
     try:
         # Without waiting: to open a FIFO that nobody writes to would never end.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -15,8 +15,9 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
-from matyan import parsing
+from matyan import kafka_properties, parsing
 from matyan.errors import ConfigurationError
+from matyan.kafka_properties import Properties
 from matyan.secret import Secret, read_file
 
 DEFAULT_PORT: Final = 53801
@@ -33,11 +34,18 @@ def _setting(
     parse: Callable[[str], Any],
     *,
     in_file: bool = False,
+    former: str = "",
 ) -> Any:
-    """in_file: no secret, and yet often kept beside one: it can stand in a file, too."""
+    """in_file: no secret, and yet often kept beside one: it can stand in a file, too. former: the name it had."""
     return field(
         default=default,
-        metadata={"env": name, "help": help, "parse": parse, "in_file": in_file},
+        metadata={
+            "env": name,
+            "help": help,
+            "parse": parse,
+            "in_file": in_file,
+            "former": former,
+        },
     )
 
 
@@ -73,8 +81,8 @@ class Settings:
     kafka_sasl_mechanism: str = _setting(
         "",
         "KAFKA_SASL_MECHANISM",
-        "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.",
-        parsing.OneOf("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"),
+        "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, or OAUTHBEARER (whose properties stand in MATYAN_KAFKA_CONFIG).",
+        parsing.OneOf("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"),
     )
     kafka_sasl_username: str = _setting(
         "", "KAFKA_SASL_USERNAME", "The user at the brokers.", parsing.text, in_file=True
@@ -82,11 +90,33 @@ class Settings:
     kafka_sasl_password: Secret = _setting(
         Secret(""), "KAFKA_SASL_PASSWORD", "The user's password.", _secret
     )
-    kafka_ca_file: str = _setting(
+    kafka_ssl_cafile: str = _setting(
         "",
-        "MATYAN_KAFKA_CA_FILE",
+        "KAFKA_SSL_CAFILE",
         "The certificates of the authorities that Kafka's are signed by, PEM; empty: the machine's.",
         parsing.text,
+        former="MATYAN_KAFKA_CA_FILE",
+    )
+    kafka_ssl_certfile: str = _setting(
+        "",
+        "KAFKA_SSL_CERTFILE",
+        "This client's certificate and those between it and its authority, PEM.",
+        parsing.text,
+    )
+    kafka_ssl_keyfile: str = _setting(
+        "",
+        "KAFKA_SSL_KEYFILE",
+        "The certificate's private key, PEM; empty: it stands in KAFKA_SSL_CERTFILE, too.",
+        parsing.text,
+    )
+    kafka_ssl_key_password: Secret = _setting(
+        Secret(""), "KAFKA_SSL_KEY_PASSWORD", "What opens an encrypted private key.", _secret
+    )
+    kafka_config: Properties = _setting(
+        Properties(),
+        "MATYAN_KAFKA_CONFIG",
+        "A file of librdkafka's properties, lines of NAME=VALUE; those that would break what matyan promises are refused.",
+        kafka_properties.read,
     )
     kafka_compression: str = _setting(
         "none",
@@ -303,15 +333,15 @@ class Settings:
             used is not None and "kafka_sasl_password" not in used
         ):
             return
-        missing = [
-            variable
-            for variable, value in (
-                ("KAFKA_SASL_MECHANISM", self.kafka_sasl_mechanism),
-                ("KAFKA_SASL_USERNAME", self.kafka_sasl_username),
-                ("KAFKA_SASL_PASSWORD", self.kafka_sasl_password),
-            )
-            if not value
-        ]
+        needed: dict[str, object] = {"KAFKA_SASL_MECHANISM": self.kafka_sasl_mechanism}
+        if self.kafka_sasl_mechanism == "OAUTHBEARER":
+            needed[
+                "the properties of its tokens (sasl.oauthbearer.method=oidc and others) in MATYAN_KAFKA_CONFIG"
+            ] = kafka_properties.gets_tokens(self.kafka_config)
+        else:
+            needed["KAFKA_SASL_USERNAME"] = self.kafka_sasl_username
+            needed["KAFKA_SASL_PASSWORD"] = self.kafka_sasl_password
+        missing = [name for name, value in needed.items() if not value]
         if missing:
             raise ConfigurationError(
                 f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: expected {' and '.join(missing)} to be set, too."
@@ -350,7 +380,7 @@ _DEVELOPMENT_ONLY = frozenset(
 )
 
 
-EMBEDDED_IGNORES = ("KAFKA_", "FDB_", "S3_", "BLOB_")
+EMBEDDED_IGNORES = ("KAFKA_", "MATYAN_KAFKA_", "FDB_", "S3_", "BLOB_")
 """Beginnings of the names that the embedded mode does not read."""
 
 
@@ -378,11 +408,15 @@ def load(
             values[row.name] = given
         elif not row.metadata["env"].startswith(ignore):
             is_used = used is None or row.name in used
+            if not is_used and row.name == "kafka_config":
+                continue  # its value is the file's
             found = _found(row, environment, with_file=is_used)
             if found is not None:
                 values[row.name] = _parsed(row, *found)
     if overrides:
         raise TypeError(f"unknown settings {sorted(overrides)}")
+    if given := values.get("kafka_config"):
+        _take_from_file(given, values)
     settings = Settings(**values)
     settings._refuse_contradictions(used)
     return settings
@@ -398,7 +432,32 @@ def _found(
             raise ConfigurationError(f"{name} and {file_name} are both set: keep one of them.")
         _refuse_other_encodings(file_name, path)
         return file_name, read_file(file_name, path)
+    if name not in environment and (former := row.metadata["former"]) in environment:
+        name = former
     return (name, environment[name]) if name in environment else None
+
+
+def _take_from_file(given: Properties, values: dict[str, Any]) -> None:
+    """Puts the properties of MATYAN_KAFKA_CONFIG that are settings, too, among the settings' `values`.
+
+    Raises:
+        ConfigurationError: one is given in both ways, or its value is none.
+    """
+    rows = {row.metadata["env"]: row for row in fields(Settings)}
+    for name, variable in kafka_properties.OF_SETTINGS.items():
+        if name not in given:
+            continue
+        row = rows[variable]
+        if row.name in values:
+            raise ConfigurationError(
+                f"{variable} is set, and {name} in MATYAN_KAFKA_CONFIG={given.path}, too: keep one of them."
+            )
+        try:
+            values[row.name] = row.metadata["parse"](given[name])
+        except ValueError as error:
+            raise ConfigurationError(
+                f"{name} in MATYAN_KAFKA_CONFIG={given.path}: {error}."
+            ) from None
 
 
 def _parsed(row: Field[Any], name: str, raw: str) -> Any:
@@ -456,14 +515,20 @@ def read_environment() -> dict[str, str]:
 
 
 def unknown_names(environment: Mapping[str, str], *, ignore: tuple[str, ...] = ()) -> list[str]:
-    """A sentence for each variable that looks like one of ours and is none, with the nearest of ours.
+    """A sentence for each variable that looks like one of ours and is none, with the nearest of ours; and for former names.
 
     `ignore`: as `load` has it.
     """
     known = {row.metadata["env"] for row in fields(Settings)}
     known |= {name for row in fields(Settings) if (name := file_variable(row)) is not None}
+    former = {row.metadata["former"]: row.metadata["env"] for row in fields(Settings)}
     found = []
     for name in sorted(environment):
+        if (now := former.get(name)) and not name.startswith(ignore):
+            found.append(
+                f"{name} is the former name of {now}, and still read where {now} is not set: use the new one."
+            )
+            continue
         # In small letters it is none of ours either, whatever other programs make of it.
         upper = name.upper()
         is_ours = upper.startswith(("MATYAN_", "KAFKA_")) and not upper.startswith(ignore)

@@ -29,6 +29,7 @@ ROOMS = (
     "store",
     "service",
     "settings",
+    "kafka_properties",
     "secret",
     "parsing",
     "_codec",

@@ -77,7 +77,11 @@ BAD: dict[str, list[str]] = {
     "KAFKA_SASL_MECHANISM": ["FOO", "SCRAM", "GSSAPI", "SHA-512"],
     "KAFKA_SASL_USERNAME": LINE,
     "KAFKA_SASL_PASSWORD": LINE,
-    "MATYAN_KAFKA_CA_FILE": LINE,
+    "KAFKA_SSL_CAFILE": LINE,
+    "KAFKA_SSL_CERTFILE": LINE,
+    "KAFKA_SSL_KEYFILE": LINE,
+    "KAFKA_SSL_KEY_PASSWORD": LINE,
+    "MATYAN_KAFKA_CONFIG": ["/no/such/file", "/", "/dev/zero", *LINE],
     "MATYAN_INGESTION_GROUP": ["", " ", " a", *LINE, "x" * 300],
     "MATYAN_KAFKA_COMPRESSION": ["", "brotli", "9", "gzip:1"],
     "MATYAN_CONTROL_GROUP": ["", " ", "a ", *LINE, "x" * 300],
@@ -195,9 +199,9 @@ def test_certificates_that_are_none_are_a_sentence(tmp_path: Path, content: byte
     if content is not None:
         ca.write_bytes(content)
     for protocol in ("", "SSL"):
-        env = environment(MATYAN_KAFKA_CA_FILE=str(ca), KAFKA_SECURITY_PROTOCOL=protocol)
+        env = environment(KAFKA_SSL_CAFILE=str(ca), KAFKA_SECURITY_PROTOCOL=protocol)
         done = matyan("topics", "check", check=2, env=env)
-        assert done.stderr.startswith(f"matyan: MATYAN_KAFKA_CA_FILE={str(ca)!r}")
+        assert done.stderr.startswith(f"matyan: KAFKA_SSL_CAFILE={str(ca)!r}")
         assert done.stderr.count("\n") == 1
 
 
@@ -210,6 +214,33 @@ def test_sasl_wants_all_of_its_settings(protocol: str, missing: str) -> None:
     with pytest.raises(ConfigurationError, match=f"KAFKA_SASL_{missing}") as caught:
         settings.load({"KAFKA_SECURITY_PROTOCOL": protocol, **variables})
     assert "sesame" not in str(caught.value)
+
+
+def test_a_former_name_is_read_and_told() -> None:
+    """Where the new one is not set; the sentence says which one is to be used."""
+    former = {"MATYAN_KAFKA_CA_FILE": "/old.pem"}
+    assert settings.load(former).kafka_ssl_cafile == "/old.pem"
+    assert settings.load({**former, "KAFKA_SSL_CAFILE": "/new.pem"}).kafka_ssl_cafile == "/new.pem"
+    (sentence,) = settings.unknown_names(former)
+    assert "former name of KAFKA_SSL_CAFILE" in sentence
+    assert settings.unknown_names(former, ignore=settings.EMBEDDED_IGNORES) == []
+    assert settings.load(former, ignore=settings.EMBEDDED_IGNORES).kafka_ssl_cafile == ""
+
+
+def test_tokens_want_to_come_from_somewhere(tmp_path: Path) -> None:
+    """OAUTHBEARER asks for no password, and for properties that say who gives the tokens."""
+    path = tmp_path / "kafka.properties"
+    env = {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "KAFKA_SASL_MECHANISM": "oauthbearer",
+        "MATYAN_KAFKA_CONFIG": str(path),
+    }
+    path.write_text("client.rack=a")
+    with pytest.raises(ConfigurationError, match=r"sasl\.oauthbearer\.method=oidc"):
+        settings.load(env)
+    for text in ("sasl.oauthbearer.method=oidc", "enable.sasl.oauthbearer.unsecure.jwt=true"):
+        path.write_text(text)
+        assert settings.load(env).kafka_sasl_mechanism == "OAUTHBEARER"
 
 
 @pytest.mark.parametrize(

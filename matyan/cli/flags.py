@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import click
 
+from matyan.kafka_properties import Properties
 from matyan.settings import Settings, file_variable, is_secret, load
 from matyan.store.open import SYNTAX, FolderName, StoreName, is_named, named
 
@@ -29,7 +30,11 @@ KAFKA = (
     "kafka_sasl_mechanism",
     "kafka_sasl_username",
     "kafka_sasl_password",
-    "kafka_ca_file",
+    "kafka_ssl_cafile",
+    "kafka_ssl_certfile",
+    "kafka_ssl_keyfile",
+    "kafka_ssl_key_password",
+    "kafka_config",
 )
 FDB = ("fdb_cluster_file", "fdb_api_version")
 S3 = (
@@ -45,7 +50,7 @@ S3 = (
 SERVICE = ("log_level", "environment", "shutdown_flush_timeout")
 
 _FIELDS: dict[str, Field[Any]] = {row.name: row for row in fields(Settings)}
-_METAVARS = {int: "N", float: "SECONDS", tuple: "LIST", str: "TEXT"}
+_METAVARS = {int: "N", float: "SECONDS", tuple: "LIST", str: "TEXT", Properties: "FILE"}
 
 
 def settings_flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -101,7 +106,10 @@ def _option(row: Field[Any]) -> Callable[[Any], Any]:
 
     words = getattr(parse, "words", ())
     metavar = "|".join(word for word in words if word) or _METAVARS[type(row.default)]
-    return click.option(name, row.name, type=convert, metavar=metavar, help=help_)
+    names = [name]
+    if former := row.metadata["former"]:
+        names.append(f"--{former.removeprefix('MATYAN_').lower().replace('_', '-')}")
+    return click.option(*names, row.name, type=convert, metavar=metavar, help=help_)
 
 
 def _variable(row: Field[Any]) -> str:
@@ -111,7 +119,7 @@ def _variable(row: Field[Any]) -> str:
     elif isinstance(default, float):
         default = f"{default:g}"
     names = " or a file in ".join(filter(None, (row.metadata["env"], file_variable(row))))
-    return f"[{names}{f'; default: {default}' if default not in ('', ()) else ''}]"
+    return f"[{names}{f'; default: {default}' if default not in ('', (), Properties()) else ''}]"
 
 
 class CheckedPath(click.Path):

@@ -76,7 +76,7 @@ class KafkaStart:
     async def _log_silence(self) -> None:
         await trio.sleep(_SILENCE_S)
         if self._missing == NOT_ASKED:
-            why = self._admin.why_away()
+            why = await trio.to_thread.run_sync(self._admin.why_away, abandon_on_cancel=True)
             reason = "no answer yet" if why is None else f"no answer yet: {why}"
             self._log.info("waits at its start", reason=reason)
 

@@ -5,7 +5,7 @@ Which topics there are and whether they are fit is `topics.py`'s. Blocking calls
 
 from __future__ import annotations
 
-import re
+import logging
 import struct
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,7 +26,8 @@ from confluent_kafka.admin import (
     OffsetSpec,
 )
 
-from matyan.broker.kafka.client import connection
+from matyan.broker.kafka.client import LIBRDKAFKA_LOGGER, connection
+from matyan.broker.kafka.reasons import DISCONNECTED, MOST_TELLING, connection_reason
 from matyan.errors import Unavailable
 
 NETWORK_S = 10.0
@@ -60,52 +61,49 @@ class Place:
     """The id of the store that stands there; None: none, as of an older version."""
 
 
+class _Heard:
+    """What librdkafka says of a client's connections: its errors by code, and as its logger the one line that no error tells."""
+
+    def __init__(self, logger: Any) -> None:
+        self.errors: dict[int, str] = {}
+        self._logger = logger
+
+    def hear(self, error: KafkaError) -> None:
+        self.errors[error.code()] = error.str()
+
+    def log(self, level: int, form: str, *words: Any) -> None:
+        """A line of librdkafka's log. `words`: its facility, the client and the line."""
+        facility, line = str(words[0]), str(words[-1])
+        if facility == "FAIL" and DISCONNECTED in line:
+            # "[thrd:kafka:9092/bootstrap]: kafka:9092/bootstrap: Disconnected …"
+            self.errors.setdefault(KafkaError._TRANSPORT, line.partition("]: ")[2])
+        self._logger.log(level, form, *words)
+
+
 class Admin(AdminClient):
     """An admin client that remembers why it does not reach its brokers."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._heard: dict[int, str] = {}
-        told: dict[str, Any] = {**connection(config), "error_cb": self._hear}
+        self._config = connection(config)
+        self._heard = _Heard(self._config.get("logger", logging.getLogger(LIBRDKAFKA_LOGGER)))
+        told: dict[str, Any] = {
+            **self._config,
+            "error_cb": self._heard.hear,
+            "logger": self._heard,
+        }
         super().__init__(told)
 
-    def _hear(self, error: KafkaError) -> None:
-        self._heard[error.code()] = error.str()
-
     def why_away(self) -> str | None:
-        """The most telling of what the connections failed with since the last call, with the address; None: nothing."""
+        """The most telling of what the connections failed with since the last call, with the address; None: nothing.
+
+        It may connect once more, for some seconds.
+        """
         self.poll(0)
-        heard, self._heard = self._heard, {}
-        for code in (*_CONNECTION_ERRORS, *heard):
+        heard, self._heard.errors = self._heard.errors, {}
+        for code in (*MOST_TELLING, *heard):
             if code in heard and code != KafkaError._ALL_BROKERS_DOWN:
-                return connection_reason(code, heard[code])
+                return connection_reason(code, heard[code], self._config)
         return None
-
-
-_CONNECTION_ERRORS = (
-    KafkaError._AUTHENTICATION,
-    KafkaError._SSL,
-    KafkaError._RESOLVE,
-    KafkaError._TRANSPORT,
-)
-
-
-def connection_reason(code: int, said: str) -> str:
-    """librdkafka's line about a connection, such as "ssl://kafka:9093/bootstrap: SSL handshake failed: …"."""
-    found = re.match(r"(?:\w+://)?([^/]+)/\S+: (.*?)(?: \(after .*)?$", said, re.DOTALL)
-    address, text = found.groups() if found else ("its address", said)
-    if code == KafkaError._AUTHENTICATION:
-        return (
-            f"Kafka at {address} refuses the user or its password ({text}): look at KAFKA_SASL_USERNAME, "
-            "KAFKA_SASL_PASSWORD and KAFKA_SASL_MECHANISM"
-        )
-    if "certificate" in text:
-        return (
-            f"the certificate of Kafka at {address} is signed by nobody whom this machine trusts ({text}): add its "
-            "authority to the machine's, or name it with MATYAN_KAFKA_CA_FILE"
-        )
-    if code == KafkaError._SSL or "SSL" in text or "listener" in text:
-        return f"Kafka at {address} speaks otherwise ({text}): look at KAFKA_SECURITY_PROTOCOL"
-    return f"nothing answers at {address} ({text}): look at KAFKA_BOOTSTRAP_SERVERS, and whether the broker runs"
 
 
 def open_admin(config: Mapping[str, Any]) -> Admin:

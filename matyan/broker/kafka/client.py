@@ -6,17 +6,18 @@ What one client alone needs stands with that client.
 from __future__ import annotations
 
 import logging
-import ssl
+import re
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final
 
 import trio
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 
+from matyan.broker.kafka.certificates import check_certificates
 from matyan.errors import ConfigurationError
+from matyan.kafka_properties import CONSUMERS, PRODUCERS
 from matyan.settings import Settings
 
 METADATA_MS = 5_000
@@ -40,18 +41,27 @@ READ_BY_ALL: Final = ("none", "gzip")
 
 
 def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
-    """librdkafka's properties that every client of this project shares, with the `extra` ones of this client.
+    """librdkafka's properties that every client of this project shares, with the `extra` ones of this client; what an operator
+    has in MATYAN_KAFKA_CONFIG wins, since what may not be changed is refused there.
 
     Raises:
-        ConfigurationError: MATYAN_KAFKA_CA_FILE cannot be used.
+        ConfigurationError: certificates or properties cannot be used.
     """
-    _check_certificates(settings.kafka_ca_file)
+    check_certificates(settings)
+    return _checked({**_shared(settings), **settings.kafka_config.of_all()}, settings) | extra
+
+
+def _shared(settings: Settings) -> dict[str, Any]:
+    key = settings.kafka_ssl_keyfile or settings.kafka_ssl_certfile  # which can hold both
     given = {
         "security.protocol": settings.kafka_security_protocol,
         "sasl.mechanism": settings.kafka_sasl_mechanism,
         "sasl.username": settings.kafka_sasl_username,
-        "ssl.ca.location": settings.kafka_ca_file,
         "sasl.password": settings.kafka_sasl_password.reveal(),
+        "ssl.ca.location": settings.kafka_ssl_cafile,
+        "ssl.certificate.location": settings.kafka_ssl_certfile,
+        "ssl.key.location": key,
+        "ssl.key.password": settings.kafka_ssl_key_password.reveal(),
     }
     return {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
@@ -61,25 +71,39 @@ def client_config(settings: Settings, **extra: Any) -> dict[str, Any]:
         "socket.keepalive.enable": True,
         "logger": logging.getLogger(LIBRDKAFKA_LOGGER),
         **{name: value for name, value in given.items() if value},
-        **extra,
     }
 
 
-def _check_certificates(path: str) -> None:
-    """librdkafka says what is wrong with them in OpenSSL's words, and without TLS nothing."""
-    if not path or Path(path).is_dir():  # of files with hashes for names: librdkafka takes one, too
-        return
+def _checked(config: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """`config`, which librdkafka takes together with all that the file says of producers and of consumers.
+
+    Raises:
+        ConfigurationError: it does not; in its own words.
+    """
+    file = settings.kafka_config
+    if not file and "SSL" not in settings.kafka_security_protocol:
+        return config  # nothing that was not parsed
+    # Without brokers: to make a client would connect it.
+    own = {name: value for name, value in config.items() if name != "bootstrap.servers"} | _UNHEARD
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        why = "holds no certificate"
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})"
-    else:
-        return
-    raise ConfigurationError(
-        f"MATYAN_KAFKA_CA_FILE={path!r} {why}: expected a file with certificates in PEM."
-    )
+        Producer({**own, **file.of_producers(), **_IDEMPOTENT})
+        Consumer({**own, **file.of_consumers(), "group.id": "none"}).close()
+    except KafkaException as error:
+        raise ConfigurationError(
+            f"{f'MATYAN_KAFKA_CONFIG={file.path}' if file else 'The settings of Kafka'}: librdkafka does not take that: "
+            f"{_reason(error)}."
+        ) from None
+    return config
+
+
+def _reason(error: KafkaException) -> str:
+    """Without what comes before: which client it was that could not be made."""
+    said = " ".join(error.args[0].str().split())
+    return re.sub("^Failed to create (producer|consumer): ", "", said).rstrip(".")
+
+
+_UNHEARD: Final = {"log_level": 0}
+_IDEMPOTENT: Final = {"enable.idempotence": True}
 
 
 def producer_config(settings: Settings) -> dict[str, Any]:
@@ -94,7 +118,7 @@ def producer_config(settings: Settings) -> dict[str, Any]:
         settings,
         **{
             "acks": "all",
-            "enable.idempotence": True,
+            **_IDEMPOTENT,
             # Java's partitioner: a run must land where the reference's producers put it.
             "partitioner": "murmur2_random",
             "compression.type": settings.kafka_compression,
@@ -106,29 +130,18 @@ def producer_config(settings: Settings) -> dict[str, Any]:
             # The budget of bytes is ours (MATYAN_QUEUE_BYTES), so that a frame is taken whole or not at all.
             "queue.buffering.max.messages": 0,
             "queue.buffering.max.kbytes": 2_147_483_647,
+            **settings.kafka_config.of_producers(),
         },
     )
 
 
-_CONNECTION = frozenset(
-    {
-        "bootstrap.servers",
-        "client.id",
-        "logger",
-        "reconnect.backoff.max.ms",
-        "sasl.mechanism",
-        "sasl.password",
-        "sasl.username",
-        "security.protocol",
-        "ssl.ca.location",
-        "socket.keepalive.enable",
-    }
-)
-
-
 def connection(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a client's properties those that say how to reach the brokers."""
-    return {name: value for name, value in config.items() if name in _CONNECTION}
+    """Of a client's properties those that any client takes: how to reach the brokers among them."""
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in CONSUMERS and name not in PRODUCERS and not name.endswith("_cb")
+    }
 
 
 class PollingThread:

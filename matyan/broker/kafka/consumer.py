@@ -96,6 +96,7 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
             "fetch.min.bytes": FETCH_BYTES,
             "fetch.message.max.bytes": FETCH_PARTITION_BYTES,
             "fetch.error.backoff.ms": 100,
+            **settings.kafka_config.of_consumers(),
         },
     )
     if settings.instance_id:
