@@ -1,6 +1,10 @@
 """The ingest worker on Kafka and RocksDB or FoundationDB: how fast it catches up, and how soon a point can be read meanwhile.
 
-    python -m bench.worker [--store rocks|fdb] [--rounds 3] [--records 1000000] [--seconds 10] [--parts rate,fresh]
+    python -m bench.worker [--store rocks|fdb] [--rounds 3] [--records 1000000] [--seconds 10] [--parts rate,fresh] [--metrics 1,10]
+        [--layouts compatible,packed]
+
+A layout of its own, with as many records as it needs: on FoundationDB the compatible one takes half a minute for a million, and two
+processes of the packed one have read as many before both are ready.
 
 The broker is `dev/broker.py`'s (one node, real Kafka, in a folder under build/). The records are what our frontier writes for the SDK's log_metric, an epoch
 included, so that a point has four keys: 96 runs over 6 partitions, in frames of 100 messages of a run; with 10 metrics that is ten steps of each.
@@ -12,7 +16,7 @@ What is counted, and the bias that it has:
 - consume and count: confluent-kafka's consume() in one thread, with the worker's settings, and nothing else. Consume and write: that, and four prebuilt
   keys and values a record into a RocksDB with the store's options, one batch and one sync for what a consume() brought (as much as the worker's
   transactions). It has no rules, no stored offset and no traces and does not look into the records; it writes the same 65,536 points over and over, of
-  which RocksDB keeps only the last. Both are timed from their first records to their last.
+  which RocksDB keeps only the last. Both are timed from their first records to their last, or for BARE_S seconds.
 - ratio: to consume and write, round by round. CPU: user and system seconds of the contender with all its threads; the broker's are not in it.
   Memory is VmRSS at the end.
 - freshness: a process keeps a pace in records/s (a tenth and half of what one worker of the layout did above) in frames as above, gathered for 5 ms as
@@ -37,7 +41,7 @@ import statistics
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -87,6 +91,7 @@ LAYOUTS = ("compatible", "packed")
 WRITES = "consume and write"
 REFERENCE = "the reference's worker"
 REFERENCE_S = 20
+BARE_S = 20
 
 Result = dict[str, float]
 
@@ -170,13 +175,13 @@ def send(producer: Producer, given: Settings, key: bytes, values: list[bytes]) -
 
 
 def bare(given: Settings, records: int, engine: Engine, each: Write) -> Result:
-    """Consumes them all in this thread, and calls `each` with the count of what a consume() brought."""
+    """Consumes them in this thread, and calls `each` with the count of what a consume() brought."""
     consumer = Consumer(consumer_config(given, "bare"))
     topic = given.kafka_data_ingestion_topic
     consumer.assign([TopicPartition(topic, n, 0) for n in range(TOPICS["data-ingestion"])])
     begun = cpu = served = 0.0
     count = 0
-    while count < records:
+    while count < records and not (count and time.perf_counter() - begun > BARE_S):
         messages = consumer.consume(BATCH_RECORDS, BATCH_AGE_S)
         if messages and not count:
             begun, cpu, served = time.perf_counter(), time.process_time(), engine.cpu()
@@ -185,7 +190,7 @@ def bare(given: Settings, records: int, engine: Engine, each: Write) -> Result:
             each(len(messages))
     took, cpu = time.perf_counter() - begun, time.process_time() - cpu
     consumer.close()
-    return rate(records, took, cpu, engine.cpu() - served)
+    return rate(count, took, cpu, engine.cpu() - served)
 
 
 def rate(records: float, seconds: float, cpu: float, served: float) -> Result:
@@ -305,7 +310,9 @@ def measure_pace(
     begun, cpu, served = time.perf_counter(), running.cpu(), engine.cpu()
     last = reach(last)
     if last == first:
-        raise RuntimeError(f"{last:g} records are too few to measure with")
+        raise RuntimeError(
+            f"{last:g} records are too few to measure with: all were read before the worker was ready; give more --records"
+        )
     took = time.perf_counter() - begun
     result = rate(last - first, took, running.cpu() - cpu, engine.cpu() - served)
     result["rss_mb"] = running.memory() / 1e6
@@ -320,7 +327,13 @@ def measure_reference(given: Settings, records: int, engine: Engine, folder: Pat
 
 
 def measure_rate(
-    broker: Broker, engine: Engine, folder: Path, topic: str, records: int, metrics: int
+    broker: Broker,
+    engine: Engine,
+    folder: Path,
+    topic: str,
+    records: int,
+    metrics: int,
+    layouts: Sequence[str],
 ) -> dict[str, Result]:
     """Every contender once, on one topic."""
     results: dict[str, Result] = {}
@@ -336,7 +349,7 @@ def measure_rate(
         note(WRITES, bare(given, records, engine, engine.write_prebuilt(records)))
         if isinstance(engine, Fdb):
             note(REFERENCE, measure_reference(given, records, engine, folder))
-        for layout in LAYOUTS:
+        for layout in layouts:
             for members in (1, 2):
                 result = catch_up(given, records, engine, folder, layout, members)
                 note(contender(engine, layout, members), result)
@@ -473,7 +486,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="of each pace")
     parser.add_argument("--parts", default="rate,fresh", help="fresh needs rate")
     parser.add_argument("--metrics", default="1,10", help="metrics a run; fresh: 1")
+    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="comma list")
     given = parser.parse_args()
+    layouts = given.layouts.split(",")
+    if not set(layouts) <= set(LAYOUTS):
+        parser.error(f"the layouts are {', '.join(LAYOUTS)}")
     kinds = [int(word) for word in given.metrics.split(",")]
     with workplace("worker") as scratch, running(scratch / "kafka") as broker:
         engine: Engine = (
@@ -487,12 +504,18 @@ def main() -> None:
         for turn in range(given.rounds):
             for kind in kinds:
                 found = measure_rate(
-                    broker, engine, scratch / "rate", f"rate-{turn}-{kind}", given.records, kind
+                    broker,
+                    engine,
+                    scratch / "rate",
+                    f"rate-{turn}-{kind}",
+                    given.records,
+                    kind,
+                    layouts,
                 )
                 for name, result in found.items():
                     rates[kind].setdefault(name, []).append(result)
             if "fresh" in given.parts.split(","):
-                for layout in LAYOUTS:
+                for layout in layouts:
                     full = rates[kinds[0]][contender(engine, layout, 1)][-1]["records_per_s"]
                     for name, share in PACES.items():
                         topic = f"fresh-{turn}-{layout}-{share}"
