@@ -90,6 +90,11 @@ def _about(secrets: list[str]) -> str:
     return about
 
 
+def setting_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option of one field, for a command that makes its settings itself; None where it is not given."""
+    return _option(_FIELDS[name])
+
+
 def _option(row: Field[Any]) -> Callable[[Any], Any]:
     name = f"--{row.name.replace('_', '-')}"
     help_ = f"{row.metadata['help']} {_variable(row)}"
@@ -187,6 +192,16 @@ class _DataFolder(CheckedPath):
         return super().convert(value, param, ctx)
 
 
+data_option = click.option(
+    "--data",
+    type=_DataFolder(inside=True, utf8=True),
+    default=Path(".matyan"),
+    show_default=True,
+    envvar="MATYAN_DATA",
+    help="The data folder.",
+)
+
+
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--data and --store, of which one says where the runs are; the command gets `store`."""
 
@@ -207,14 +222,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "(FDB_CLUSTER_FILE).",
             required=False,
         ),
-        click.option(
-            "--data",
-            type=_DataFolder(inside=True, utf8=True),
-            default=Path(".matyan"),
-            show_default=True,
-            envvar="MATYAN_DATA",
-            help="The data folder.",
-        ),
+        data_option,
     ):
         call = option(call)
     return call

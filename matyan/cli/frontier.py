@@ -74,7 +74,10 @@ async def _frontier(settings: Settings) -> int:
         async def serve(*, task_status: trio.TaskStatus[Any]) -> None:
             # It listens at once: what comes before the broker is there is held back like later.
             listeners = await open_port(settings.host, settings.port)
-            announce(f"frontier on port {listeners[0].socket.getsockname()[1]}")
+            port = listeners[0].socket.getsockname()[1]
+            announce(
+                f"frontier on port {port}; tokens are {service.shared.entrance.tokens.about()}"
+            )
             await edge.serve(service, listeners, task_status=task_status)
 
         async def wait(*, task_status: trio.TaskStatus[None]) -> None:

@@ -67,6 +67,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "matyan.cli.jobs:cleanup_tombstones",
         "Forget runs that were deleted long ago.",
     ),
+    "tokens": ("matyan.cli.tokens:tokens", "Make, list and revoke the tokens that clients show."),
     "doctor": ("matyan.cli.doctor:doctor", "Check what the services need, and how to mend it."),
 }
 """Name → "module:attribute", and one line for --help."""

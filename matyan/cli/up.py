@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge
 
 from matyan import __version__
 from matyan import settings as settings_
-from matyan.cli.flags import place_options, store_name
+from matyan.cli.flags import place_options, setting_option, store_name
 from matyan.errors import ConfigurationError
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
@@ -24,6 +24,7 @@ from matyan.service.listeners import open_port
 from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, calm_collector, run_service
 from matyan.service.terminal import StatusLine, announce
+from matyan.service.tokens import Tokens, default_file, tokens_of
 from matyan.settings import Settings
 from matyan.store.open import ClusterName, StoreName
 
@@ -36,6 +37,7 @@ _log = get_logger()
 
 @click.command()
 @place_options
+@setting_option("tokens_file")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
@@ -44,7 +46,7 @@ _log = get_logger()
     show_default=True,
     help="0: any free.",
 )
-def up(store: StoreName, host: str, port: int) -> int:
+def up(store: StoreName, host: str, port: int, tokens_file: str | None) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.
 
     \b
@@ -52,8 +54,9 @@ def up(store: StoreName, host: str, port: int) -> int:
       matyan up --data runs/ &
       matyan runs --data runs/
     \b
-    Reachable from other machines, on another port:
-      matyan up --host 0.0.0.0 --port 8080
+    Reachable from other machines, on another port, for those who have a token:
+      matyan tokens add training --scope write --data runs/
+      matyan up --host 0.0.0.0 --port 8080 --data runs/
     """
     if isinstance(store, ClusterName):
         raise ConfigurationError(
@@ -61,7 +64,7 @@ def up(store: StoreName, host: str, port: int) -> int:
             f"with --data. A FoundationDB store is fed through Kafka: start `matyan frontier`, and `matyan ingest-worker "
             f"--store {store_name(store)}`."
         )
-    settings = settings_.load(ignore=settings_.EMBEDDED_IGNORES)
+    settings = settings_.load(ignore=settings_.EMBEDDED_IGNORES, tokens_file=tokens_file)
     private.set_umask()
     raise_limit()
     line = logs.configure(settings.log_level)
@@ -77,7 +80,8 @@ def up(store: StoreName, host: str, port: int) -> int:
 
 async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
     async with open_tracker(data, settings) as tracker:
-        frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings)
+        tokens = tokens_of(settings, default_file(data))
+        frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings, tokens)
         listeners: list[trio.SocketListener] = []
 
         async def serve(*, task_status: trio.TaskStatus[object]) -> None:
@@ -85,7 +89,7 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
             await edge.serve(frontier, listeners, task_status=task_status)
 
         async def report(*, task_status: trio.TaskStatus[None]) -> None:
-            _greet(data, host, listeners)
+            _greet(data, host, listeners, tokens)
             calm_collector()
             task_status.started()
             await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
@@ -102,7 +106,7 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
         )
 
 
-def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener]) -> None:
+def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener], tokens: Tokens) -> None:
     port = listeners[0].socket.getsockname()[1]
     everywhere = host in {"0.0.0.0", "::", ""}
     name = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
@@ -113,10 +117,11 @@ def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener]) -> N
     lines += [
         f"  health and metrics:   {url}/health/ready/  {url}/metrics/",
         f"  data folder:          {data}",
+        f"  tokens:               {tokens.about()}",
         "In the training code:",
         "",
         "    from matyan_client import Run",
-        f'    run = Run(repo="{url}")',
+        f'    run = Run(repo="{url.replace("//", "//NAME:TOKEN@") if tokens.on else url}")',
         '    run.track(0.5, name="loss")',
         "",
         "Ctrl-C stops it.",

@@ -283,6 +283,25 @@ def or_none(value: object) -> object:
     return "–" if value is None else value
 
 
+def tokens(rows: Iterable[Row]) -> None:
+    table(
+        ("name", "scopes", "state", "created", "expires", "quota"),
+        (
+            (
+                row["name"],
+                ",".join(row["scopes"]),
+                row["state"],
+                moment(row["created"]),
+                moment(row["expires"]),
+                row["quota"] or "",
+            )
+            for row in rows
+        ),
+        whole=("scopes", "state"),
+        none="no tokens",
+    )
+
+
 def topics(rows: Iterable[Row]) -> None:
     """Kafka's topics, a verdict on each."""
     table(

@@ -29,6 +29,7 @@ from matyan.service.doors import PRESIGN, Doors, Refusal
 from matyan.service.http1 import SEND_S, Answer, detail
 from matyan.service.logs import get_logger
 from matyan.service.probes import PROBES, probe
+from matyan.service.tokens import Token
 
 log = get_logger()
 
@@ -39,6 +40,8 @@ ROOM_WITHIN_S = 20.0
 """Seconds that a presign waits for room in the producer's queue; the SDK waits for 30 s and does not ask again."""
 ROOM_ASKED_S = 0.25
 """How often room is asked for where nobody tells of it."""
+LOOK_EVERY_S = 0.5
+"""How often it is looked at whether the token of an open WebSocket still holds."""
 
 TOKEN = "matyan.token"
 """Where a request's scope has the `Token` of whoever sent it, or None."""
@@ -177,8 +180,10 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
         if (reason := check_run_id(run)) is not None:
             return {"detail": f"run id: {reason}"}, 400
         await websocket.accept()
+        token = cast("Token | None", websocket.scope.get(TOKEN))
         replies = _Replies()
         session = Session(shared.sessions, run, replies.add)
+        taking = trio.CancelScope()
 
         async def close(code: int, reason: str) -> None:
             """Closes after the replies of the frames that were taken."""
@@ -190,12 +195,24 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
             await shared.draining.wait()
             await close(CloseCode.GOING_AWAY, GOODBYE)
 
+        async def leave_without_token() -> None:
+            while (objection := shared.entrance.objection(token)) is None:
+                await trio.sleep(LOOK_EVERY_S)
+                shared.entrance.tokens.look()
+            taking.cancel()
+            await close(CloseCode.POLICY_VIOLATION, objection)
+            nursery.cancel_scope.cancel()
+
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(replies.send)
                 nursery.start_soon(say_goodbye)
-                while True:
-                    message = await websocket.receive()
+                nursery.start_soon(leave_without_token)
+                while not taking.cancel_called:
+                    with trio.CancelScope() as taking:
+                        message = await websocket.receive()
+                    if taking.cancelled_caught:
+                        break
                     if not isinstance(message, str):
                         await close(CloseCode.UNSUPPORTED_DATA, NO_TEXT)
                         nursery.cancel_scope.cancel()

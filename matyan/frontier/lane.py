@@ -69,6 +69,8 @@ PONG_WITHIN_S = 20.0
 """Seconds in which a pinged peer must say something: what `websockets` grants by default."""
 CLOSE_WITHIN_S = 5.0
 """Seconds for which a client's close waits for the replies of its last frames; its own patience is 10 s."""
+LEAVE_WITHIN_S = 1.5
+"""Seconds in which whoever may not be here any more gets to a moment without an unanswered frame; then no more are taken."""
 SWEEP_EVERY_S = 0.5
 """Seconds. One task watches the clock for every connection: a timer a frame would cost more than the frame."""
 RECEIVE_BYTES = 64 << 10
@@ -132,6 +134,7 @@ class Connection:
         "_event",
         "_event_since",
         "_farewell",
+        "_goodbye",
         "_has_waited",
         "_heard",
         "_incoming",
@@ -171,6 +174,7 @@ class Connection:
         self._reading: Reading = HELD_BACK
         # The close frame that waits for the replies, and when the state it makes is over, whatever the client does.
         self._farewell = b""
+        self._goodbye: tuple[int, str] = (CloseCode.GOING_AWAY, GOODBYE)
         self._deadline = inf
         self._messages = 0
         # The message that comes in in pieces; what of it waits for room, for a turn or for a thread.
@@ -491,7 +495,7 @@ class Connection:
     def _send_farewell(self) -> None:
         """Sends the close frame; then the sweeper drops what the peer does not end by itself."""
         if not self._farewell:
-            self._wire.send_close(CloseCode.GOING_AWAY, GOODBYE)
+            self._wire.send_close(*self._goodbye)
             self._farewell = self._wire.data_to_send()
         farewell, self._farewell = self._farewell, b""
         self._set_life(CLOSING)
@@ -500,7 +504,11 @@ class Connection:
 
     @_contained
     def sweep(self, now: float) -> None:
-        """The deadlines of a connection; called twice a second."""
+        """The deadlines of a connection, its token's among them; called twice a second."""
+        if self._life is OPEN or self._life is DRAINING:
+            objection = self._lane.shared.entrance.objection(self._token)
+            if objection is not None:
+                self._leave(objection, now)
         if self._life is CLOSING:
             self._sweep_closing(now)
         elif self._life is ENDING:
@@ -508,6 +516,17 @@ class Connection:
                 self._send_farewell()
         elif self._reading is ON and self._life is not CLOSED:
             self._watch_peer(now)
+
+    def _leave(self, reason: str, now: float) -> None:
+        """Ends the connection as a drain does; a client that always has a frame on its way would never let that come to its end."""
+        if self._life is OPEN:
+            self._goodbye = (CloseCode.POLICY_VIOLATION, reason)
+            self._deadline = now + LEAVE_WITHIN_S
+            self.drain()
+        elif now >= self._deadline:
+            self._deadline = inf
+            self._wire.fail(*self._goodbye)
+            self._continue()
 
     def _sweep_closing(self, now: float) -> None:
         if now >= self._deadline:

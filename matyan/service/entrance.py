@@ -1,4 +1,4 @@
-"""Who may come in, in one judgement for all that listens: the doors first (`doors.py`), then the token (`tokens.py`).
+"""Who may come in, in one judgement for all that listens: the token (`tokens.py`), then the doors (`doors.py`).
 
 Every request wants a token, whatever its path: what needs none is listed here, so that a route that is added later is shut by
 itself. No sockets here, and no routes but the exempt ones.
@@ -103,25 +103,23 @@ class Entrance:
             path, headers: as `Doors.judge` takes them.
             query: still encoded.
         """
-        refusal = self.doors.judge(method, path, headers)
-        if refusal is not None:
-            return refusal
         self.tokens.look()
-        if not self.tokens.on or self._is_exempt(method, path, query, headers):
-            return Visitor(None)
-        try:
-            token = self._identify(headers.get("authorization"))
-        except _NoToken as no:
-            telemetry.REFUSED.labels(no.reason).inc()
-            return Refusal(401, no.sentence, _CHALLENGE, is_guess=no.reason != "missing")
-        scope = wanted_scope(method, headers)
-        if not token.allows(scope):
-            telemetry.REFUSED.labels("scope").inc()
-            has = " and ".join(sorted(token.scopes))
-            return Refusal(
-                403, f"The token {token.name} has the scope {has}, and this wants {scope}."
-            )
-        return Visitor(token)
+        token = None
+        # First, so that whoever has none learns nothing else.
+        if self.tokens.on and not self._is_exempt(method, path, query, headers):
+            try:
+                token = self._identify(headers.get("authorization"))
+            except _NoToken as no:
+                telemetry.REFUSED.labels(no.reason).inc()
+                return Refusal(401, no.sentence, _CHALLENGE, is_guess=no.reason != "missing")
+            scope = wanted_scope(method, headers)
+            if not token.allows(scope):
+                telemetry.REFUSED.labels("scope").inc()
+                has = " and ".join(sorted(token.scopes))
+                return Refusal(
+                    403, f"The token {token.name} has the scope {has}, and this wants {scope}."
+                )
+        return self.doors.judge(method, path, headers) or Visitor(token)
 
     def _is_exempt(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> bool:
         if _is_socket(headers):
@@ -149,6 +147,10 @@ class Entrance:
                 f"The token {token.name} has expired: ask for a new one (`matyan tokens add`).",
             )
         return token
+
+    def objection(self, token: Token | None) -> str | None:
+        """Why a WebSocket that was opened with `token` must be closed, a fragment; None: it may stay."""
+        return self.tokens.objection(token, Scope.WRITE)
 
     async def hold(self, refusal: Refusal, address: str, over: trio.Event | None = None) -> None:
         """Keeps the answer back from an address that guesses. One with a right token never comes here, whatever others behind the same

@@ -300,6 +300,12 @@ class Tokens:
     def __len__(self) -> int:
         return len(self._tokens or ())
 
+    def about(self) -> str:
+        """For the person who starts the service."""
+        if self._tokens is None:
+            return "off: whoever reaches this port may do all (matyan tokens add)"
+        return f"on: {len(self._tokens)} in {self.path}"
+
     def look(self) -> None:
         """Reads the file again if it has changed."""
         path = self.path
@@ -352,19 +358,20 @@ class Tokens:
         """The token of this name as the file has it now; None: it was revoked."""
         return (self._tokens or {}).get(name)
 
-    def admits(self, token: Token | None, scope: Scope) -> bool:
-        """Whether whoever came in with `token`, None: without one, may still be here, and with the same quota."""
+    def objection(self, token: Token | None, scope: Scope) -> str | None:
+        """Why whoever came in with `token`, None: without one, may not go on with what `scope` allows, a fragment; None: they may."""
         if self._tokens is None:
-            return True
+            return None
         if token is None:
-            return False
+            return "a token is asked for now: connect again with one"
         known = self._tokens.get(token.name)
-        return (
-            known is not None
-            and (known is token or (known.digest, known.quota) == (token.digest, token.quota))
-            and known.allows(scope)
-            and not (known.expires is not None and known.is_expired(time.time()))
-        )
+        if known is None or known.digest != token.digest:
+            return f"the token {token.name} was revoked"
+        if known.is_expired(time.time()):
+            return f"the token {token.name} has expired"
+        if known is not token and (known.quota != token.quota or not known.allows(scope)):
+            return f"what the token {token.name} allows has changed: connect again"
+        return None
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
@@ -374,6 +381,11 @@ def _identity(path: Path) -> tuple[int, ...] | None:
     except OSError as error:
         return (error.errno or 0,)
     return (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+
+def default_file(data: Path) -> Path:
+    """The file of a data folder."""
+    return data.absolute() / "tokens"
 
 
 def tokens_of(settings: Settings, default: Path | None = None) -> Tokens:
