@@ -38,6 +38,9 @@ BUCKET = "matyan-artifacts"
 ACCESS_KEY = SECRET_KEY = "rustfsadmin"
 """The services' defaults, so that `make s3` needs no setting."""
 
+DOMAIN = "s3.test"
+"""versitygw takes its buckets as hosts of this name, too. (S3Proxy would take every host for one.)"""
+
 VERSITY = "github.com/versity/versitygw"
 VERSITY_VERSION = "v1.8.0"
 
@@ -104,6 +107,8 @@ class S3(Server):
     """
 
     name = "the S3 server"
+    authority: Path | None = None
+    """The certificates by which its own is known; None: it speaks without TLS."""
 
     def __init__(self, folder: Path, port: int = 0, *, in_memory: bool = False) -> None:
         super().__init__(folder, port or free_ports(1)[0])
@@ -161,6 +166,7 @@ class S3(Server):
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
+            verify=None if self.authority is None else str(self.authority),
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
@@ -187,13 +193,28 @@ class S3(Server):
 
 
 class Versity(S3):
-    """The same with versitygw."""
+    """The same with versitygw.
+
+    Args:
+        tls: the files of a certificate for 127.0.0.1 and of its key, and the one of its authority; None: without TLS.
+    """
+
+    def __init__(self, folder: Path, *, tls: tuple[Path, Path, Path] | None = None) -> None:
+        super().__init__(folder)
+        self.tls = tls
+        self.authority = tls and tls[2]
+
+    @property
+    def endpoint(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
     def spawn_on(self, data: Path) -> None:
+        tls = ("--cert", self.tls[0], "--key", self.tls[1]) if self.tls else ()
         self.spawn(
             [
-                *(versity(), "--port", f"127.0.0.1:{self.port}"),
+                *(versity(), "--port", f"127.0.0.1:{self.port}", *tls),
                 *("--access", ACCESS_KEY, "--secret", SECRET_KEY, "--quiet"),
+                *("--virtual-domain", DOMAIN),
                 *("posix", data),
             ]
         )

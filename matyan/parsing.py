@@ -130,6 +130,9 @@ group = Matching(
 )
 bucket = Matching(r"[A-Za-z0-9._-]{1,255}", "a bucket's name: A-Z, a-z, 0-9, dot, _ and -")
 region = Matching(r"[A-Za-z0-9-]{1,63}", "a region's name such as us-east-1")
+kms_key = Matching(
+    r"[A-Za-z0-9:/_-]{0,2048}", "a key's id, its ARN, or alias/NAME"
+)  # AWS KMS API reference, KeyId
 host = Matching(r"[^\s/@]{1,255}", "an address or a name to listen on, without a scheme or a port")
 _HOST = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
 url = Matching(rf"https?://{_HOST}(?:/[^\s?#]*)?", "http://host:port or https://host")

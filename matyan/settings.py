@@ -166,7 +166,11 @@ class Settings:
         parsing.url_or_none,
     )
     s3_access_key: str = _setting(
-        "rustfsadmin", "S3_ACCESS_KEY", "The access key's id.", parsing.text, in_file=True
+        "rustfsadmin",
+        "S3_ACCESS_KEY",
+        "The access key's id; when it and S3_SECRET_KEY are set and empty, AWS's own chain is used.",
+        parsing.text,
+        in_file=True,
     )
     s3_secret_key: Secret = _setting(
         Secret("rustfsadmin"), "S3_SECRET_KEY", "The secret key.", _secret
@@ -175,6 +179,30 @@ class Settings:
         "matyan-artifacts", "S3_BUCKET", "The bucket of all blobs.", parsing.bucket
     )
     s3_region: str = _setting("us-east-1", "S3_REGION", "The bucket's region.", parsing.region)
+    s3_addressing: str = _setting(
+        "auto",
+        "MATYAN_S3_ADDRESSING",
+        "Where the bucket's name stands: path (endpoint/bucket/key), virtual (bucket.endpoint/key) or auto: virtual at Amazon's endpoints.",
+        parsing.OneOf("auto", "path", "virtual"),
+    )
+    s3_ca_file: str = _setting(
+        "",
+        "S3_CA_FILE",
+        "The certificates of the authorities that S3's are signed by, PEM; empty: the public ones.",
+        parsing.text,
+    )
+    s3_sse: str = _setting(
+        "",
+        "MATYAN_S3_SSE",
+        "How S3 is asked to encrypt each blob: AES256, aws:kms or aws:kms:dsse; empty: as the bucket does.",
+        parsing.OneOf("", "AES256", "aws:kms", "aws:kms:dsse"),
+    )
+    s3_sse_kms_key_id: str = _setting(
+        "",
+        "MATYAN_S3_SSE_KMS_KEY_ID",
+        "The id, ARN or alias of the KMS key for it; empty: Amazon's own key.",
+        parsing.kms_key,
+    )
     s3_presign_expiry: int = _setting(
         3600, "S3_PRESIGN_EXPIRY", "Seconds that a presigned URL is good for.", parsing.expiry
     )
@@ -380,7 +408,7 @@ _DEVELOPMENT_ONLY = frozenset(
 )
 
 
-EMBEDDED_IGNORES = ("KAFKA_", "MATYAN_KAFKA_", "FDB_", "S3_", "BLOB_")
+EMBEDDED_IGNORES = ("KAFKA_", "MATYAN_KAFKA_", "FDB_", "S3_", "MATYAN_S3_", "BLOB_")
 """Beginnings of the names that the embedded mode does not read."""
 
 

@@ -40,8 +40,8 @@ FRAGMENTS = {
     ("frontier/app.py", "…: …"),
 }
 
-SENTENCES = {"_MEND", "_MENDS", "hint", "trouble"}
-"""Variables that hold a sentence, or its end: a text may end with one."""
+SENTENCES = {"hint", "mend", "mend_of", "mends", "trouble"}
+"""Variables that hold a sentence, and functions that return one, or its end: a text may end with one."""
 
 FIELD = re.compile(r"[a-z_]+( id)?: ")
 """A field and what is wrong with it: a fragment."""

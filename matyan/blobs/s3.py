@@ -6,7 +6,6 @@ No retry of a call: the callers have their own. Only keys that an answer names a
 from __future__ import annotations
 
 import re
-import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,19 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final, TypeVar
 
-import boto3
 import trio
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.httpsession import URLLib3Session
 
 from matyan.blobs.base import ListedBlob, Upload
+from matyan.blobs.s3_client import encryption, open_client
+from matyan.blobs.s3_credentials import S3Credentials
+from matyan.blobs.s3_sentences import STALE, code_of, mend, mend_of, said, stays
 from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.parsing import LONGEST_EXPIRY_S
+from matyan.service.authorities import require_authorities
 from matyan.settings import Settings
 
 T = TypeVar("T")
@@ -39,16 +43,8 @@ _AGAIN_S: Final = (0.1, 0.5)
 _NOT_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What the body of DeleteObjects cannot carry (XML 1.0, Char; a carriage return would come out as a line feed)."""
 
-_MEND = "Look at S3_ENDPOINT and S3_REGION, and whether the server runs."
-_MENDS: Final = {
-    "NoSuchBucket": "Make that bucket, or name another one with S3_BUCKET.",
-    **dict.fromkeys(
-        ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
-        "S3_ACCESS_KEY and S3_SECRET_KEY must be a key that may list, put and delete in S3_BUCKET.",
-    ),
-    "RequestTimeTooSkewed": "Set this machine's clock.",
-}
-"""What mends an error, by the S3 API's code."""
+_NOT_SO: Final = {"InvalidArgument", "InvalidEncryptionAlgorithmError", "NotImplemented"}
+"""Codes with which servers refuse an encryption."""
 
 Refused = dict[str, dict[str, str]]
 """What a server says of each key that it did not delete."""
@@ -69,9 +65,6 @@ class S3Blobs:
             raise ConfigurationError(
                 f"BLOB_BACKEND_TYPE={settings.blob_backend_type} is not supported: use s3, or an S3 gateway."
             )
-        if not settings.s3_access_key or not settings.s3_secret_key:
-            # Without them botocore would look for some in files and on the network.
-            raise ConfigurationError("S3_ACCESS_KEY or S3_SECRET_KEY is empty: set both.")
         if settings.s3_presign_expiry > LONGEST_EXPIRY_S:
             raise ConfigurationError(
                 f"S3_PRESIGN_EXPIRY={settings.s3_presign_expiry}: S3 allows {LONGEST_EXPIRY_S} seconds at most."
@@ -80,33 +73,59 @@ class S3Blobs:
         self._expiry = settings.s3_presign_expiry
         self._page = page
         self._where = f"S3 at {settings.s3_endpoint}, bucket {settings.s3_bucket}"
-        self._client = _client(settings, settings.s3_endpoint, "S3_ENDPOINT")
+        self._encryption = encryption(settings)
+        require_authorities("S3_CA_FILE", settings.s3_ca_file)
+        self._ca_file = settings.s3_ca_file
+        self.credentials = S3Credentials(settings)
+        self._client = self._open(settings, settings.s3_endpoint, "S3_ENDPOINT")
         # What a client reaches can have another name than what this process reaches; a signature covers the name.
         public = settings.s3_public_endpoint or settings.s3_endpoint
         self._signer = (
             self._client
             if public == settings.s3_endpoint
-            else _client(settings, public, "S3_PUBLIC_ENDPOINT")
+            else self._open(settings, public, "S3_PUBLIC_ENDPOINT")
         )
+        for client, endpoint in ((self._client, settings.s3_endpoint), (self._signer, public)):
+            self._try_out(client, endpoint, settings.s3_addressing)
+
+    def _try_out(self, client: Any, endpoint: str, addressing: str) -> None:
+        """The first signature reads rules from the disk, 9 ms: not in the loop. And it checks the bucket's name."""
         try:
-            # The first signature reads rules from the disk, 9 ms: not in the loop. And it checks the bucket's name.
-            self._sign("run/path", "text/plain")
+            url = self._sign(client, "run/path", 1, ContentType="text/plain")
         except BotoCoreError as error:
             raise ConfigurationError(
-                f"S3_BUCKET={settings.s3_bucket}: {_said(error)}. Name another bucket."
+                f"S3_BUCKET={self._bucket}: {said(error)}. Name another bucket."
             ) from None
+        if addressing == "virtual" and f"//{self._bucket}." not in url:
+            raise ConfigurationError(
+                f"MATYAN_S3_ADDRESSING=virtual: S3_BUCKET={self._bucket} cannot be a part of the host's name in {endpoint}. Use a "
+                "bucket of small letters, digits and -, and an endpoint with a name; or path."
+            )
+
+    def _open(self, settings: Settings, endpoint: str, name: str) -> Any:
+        limits = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S)
+        return open_client(settings, endpoint, name, self.credentials.session(), limits)
 
     async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
-        """Signs for S3_PUBLIC_ENDPOINT. In the loop's thread: it opens no network and takes less than a millisecond."""
-        await trio.lowlevel.checkpoint()
-        key = f"{run}/{path}"
-        return Upload(self._sign(key, content_type), key, None)
+        """Signs for S3_PUBLIC_ENDPOINT, for no longer than the credentials are good: S3 refuses a URL that outlives them.
 
-    def _sign(self, key: str, content_type: str) -> str:
-        url: str = self._signer.generate_presigned_url(
+        In the loop's thread: it opens no network and takes less than a millisecond, once there are credentials.
+        """
+        await trio.lowlevel.checkpoint()
+        await self.credentials.fresh()
+        key = f"{run}/{path}"
+        url = self._sign(self._signer, key, self._seconds(self._expiry), ContentType=content_type)
+        return Upload(url, key, self._encryption.headers or None)
+
+    def _seconds(self, wanted: int) -> int:
+        left = self.credentials.seconds_left()
+        return wanted if left is None else max(1, min(wanted, int(left)))
+
+    def _sign(self, client: Any, key: str, seconds: int, **extra: str) -> str:
+        url: str = client.generate_presigned_url(
             "put_object",
-            Params={"Bucket": self._bucket, "Key": key, "ContentType": content_type},
-            ExpiresIn=self._expiry,
+            Params={"Bucket": self._bucket, "Key": key, **self._encryption.params, **extra},
+            ExpiresIn=seconds,
         )
         return url
 
@@ -171,7 +190,7 @@ class S3Blobs:
                 for row in answer.get("Errors", [])
                 if row.get("Code") != "NoSuchKey"
             }
-            keys = [key for key in refused if refused[key].get("Code") not in _MENDS]
+            keys = [key for key in refused if not stays(refused[key].get("Code", ""))]
             if not keys or wait_s is None:
                 break
             await trio.sleep(wait_s)
@@ -182,7 +201,7 @@ class S3Blobs:
         others = f" and {len(refused) - 1} other keys were" if len(refused) > 1 else " was"
         return Unavailable(
             f"{self._where}: {key}{others} not deleted: {row.get('Code')}, {row.get('Message')}. "
-            f"{_MENDS.get(row.get('Code', ''), _MEND)}"
+            f"{mend_of(row.get('Code', ''), row.get('Message', ''))}"
         )
 
     # --- for `matyan artifacts`, in its own thread -------------------------------------------------
@@ -192,6 +211,7 @@ class S3Blobs:
         found: dict[str, int] = {}
         last = ""
         while True:
+            self.credentials.fresh_in_thread()
             with self._translated():
                 page = self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=f"{run}/", StartAfter=last
@@ -208,6 +228,7 @@ class S3Blobs:
         Raises:
             NotFound: there is no such blob.
         """
+        self.credentials.fresh_in_thread()
         with self._translated():
             try:
                 found = self._client.get_object(Bucket=self._bucket, Key=f"{run}/{path}")
@@ -228,10 +249,25 @@ class S3Blobs:
         key = f"matyan-doctor/{uuid.uuid4()}"
         await self.list_one()
         # By the address that this process reaches: the public one may be for clients alone.
-        place = {"Bucket": self._bucket, "Key": key}
-        url = self._client.generate_presigned_url("put_object", place, ExpiresIn=60)
-        await trio.to_thread.run_sync(_put, url, b"probe", abandon_on_cancel=True)
+        url = self._sign(self._client, key, self._seconds(60))
+        await trio.to_thread.run_sync(self._put, url, b"probe", abandon_on_cancel=True)
         await self.delete([key])
+
+    def _put(self, url: str, body: bytes) -> None:
+        """As a client does, by the certificates that this process trusts."""
+        http = URLLib3Session(verify=self._ca_file or True, timeout=_READ_S)
+        request = AWSRequest("PUT", url, dict(self._encryption.headers), body)
+        with self._translated():
+            answer = http.send(request.prepare())
+        if answer.status_code != 200:
+            found = re.search(
+                r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", answer.text, re.DOTALL
+            )
+            code, message = found.groups() if found is not None else ("", "")
+            mends = self._encryption.mend if code in _NOT_SO else mend_of(code, message)
+            raise Unavailable(
+                f"{self._where}: a PUT to a presigned URL was answered with {answer.status_code} {code}. {mends}"
+            )
 
     async def list_one(self) -> None:
         """The cheapest question that shows whether the bucket is there and the key may be used.
@@ -247,6 +283,7 @@ class S3Blobs:
         Raises:
             Unavailable: it does not answer, or tells no time.
         """
+        await self.credentials.fresh()
         try:
             answer = await trio.to_thread.run_sync(
                 lambda: self._client.head_bucket(Bucket=self._bucket), abandon_on_cancel=True
@@ -254,15 +291,16 @@ class S3Blobs:
         except ClientError as error:
             answer = error.response
         except BotoCoreError as error:
-            raise Unavailable(f"{self._where} does not answer: {_said(error)}. {_MEND}") from error
+            raise self._unavailable(error) from error
         date = _date(answer)
         if date is None:
             raise Unavailable(
-                f"{self._where} tells no time: its answer has no Date header. {_MEND}"
+                f"{self._where} tells no time: its answer has no Date header. Look at S3_ENDPOINT: is it an S3 server?"
             )
         return date.timestamp()
 
     async def _call(self, call: Callable[..., T], **arguments: Any) -> T:
+        await self.credentials.fresh()
         with self._translated(), trio.move_on_after(_CALL_S):
             # Given up with its thread when the caller is cancelled: a drain must not wait for a server that hangs,
             # and to delete again what this call still deletes is harmless.
@@ -270,61 +308,25 @@ class S3Blobs:
                 partial(call, Bucket=self._bucket, **arguments), abandon_on_cancel=True
             )
         raise Unavailable(
-            f"{self._where} does not answer: nothing whole within {_CALL_S:g} s. {_MEND}"
+            f"{self._where} does not answer: nothing whole within {_CALL_S:g} s. Look at S3_ENDPOINT, and whether the server is "
+            "well."
         )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            raise Unavailable(
-                f"{self._where}: {_said(error)}. {_MENDS.get(code, _MEND)}"
-            ) from error
-        except BotoCoreError as error:
-            raise Unavailable(f"{self._where} does not answer: {_said(error)}. {_MEND}") from error
+        except (BotoCoreError, ClientError) as error:
+            if code_of(error) in STALE:
+                self.credentials.doubt()
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: Exception) -> Unavailable:
+        how = ":" if isinstance(error, ClientError) else " does not answer:"
+        return Unavailable(f"{self._where}{how} {said(error)}. {mend(error)}")
 
 
 def _date(answer: Mapping[str, Any]) -> datetime | None:
     """The server's time, as an answer of it tells."""
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     return None if date is None else parsedate_to_datetime(date)
-
-
-def _said(error: Exception) -> str:
-    """botocore's sentence, without a full stop."""
-    return str(error).removesuffix(".")
-
-
-def _put(url: str, body: bytes) -> None:
-    request = urllib.request.Request(url, body, method="PUT")
-    try:
-        urllib.request.urlopen(request, timeout=10).close()
-    except OSError as error:  # every error of urllib is one
-        raise Unavailable(f"S3: a PUT to a presigned URL failed: {error}. {_MEND}") from error
-
-
-def _client(settings: Settings, endpoint: str, name: str) -> Any:
-    try:
-        return boto3.client(
-            "s3",
-            endpoint_url=endpoint,
-            aws_access_key_id=settings.s3_access_key,
-            aws_secret_access_key=settings.s3_secret_key.reveal(),
-            region_name=settings.s3_region,
-            config=Config(
-                signature_version="s3v4",
-                s3={"addressing_style": "path"},
-                connect_timeout=_CONNECT_S,
-                read_timeout=_READ_S,
-                retries={"total_max_attempts": 1},
-                # The default adds checksums that not every server that speaks S3 knows.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            ),
-        )
-    except (BotoCoreError, ValueError) as error:
-        raise ConfigurationError(
-            f"{name}={endpoint}: {_said(error)}; expected http://host:port or https://host."
-        ) from None

@@ -291,8 +291,11 @@ def _check_place(folder: Path) -> str:
 async def _check_blobs(settings: Settings) -> str:
     from matyan.blobs.s3 import S3Blobs
 
-    await S3Blobs(settings).check()
-    text = f"a probe went into {settings.s3_bucket} at {settings.s3_endpoint} and out again"
+    blobs = S3Blobs(settings)
+    await blobs.check()
+    text = f"a probe went into {settings.s3_bucket} at {settings.s3_endpoint} and out again, {blobs.credentials.about()}"
+    if settings.s3_sse:
+        text += f", encrypted with {settings.s3_sse}"
     if settings.s3_public_endpoint:
         text += f"; clients use {settings.s3_public_endpoint}, which is not tried from here"
     return text

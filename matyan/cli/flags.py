@@ -45,6 +45,10 @@ S3 = (
     "s3_secret_key",
     "s3_bucket",
     "s3_region",
+    "s3_addressing",
+    "s3_ca_file",
+    "s3_sse",
+    "s3_sse_kms_key_id",
     "s3_presign_expiry",
 )
 SERVICE = ("log_level", "environment", "shutdown_flush_timeout")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matyan.errors import ConfigurationError
+from matyan.service.authorities import require_authorities
 from matyan.settings import Settings
 
 _PROBE_S = 3.0
@@ -30,8 +31,7 @@ def check_certificates(settings: Settings) -> None:
     Raises:
         ConfigurationError: a file cannot be used; names the setting.
     """
-    if settings.kafka_ssl_cafile:
-        _check_authorities(settings.kafka_ssl_cafile)
+    require_authorities("KAFKA_SSL_CAFILE", settings.kafka_ssl_cafile)
     given = {
         "KAFKA_SSL_CERTFILE": settings.kafka_ssl_certfile,
         "KAFKA_SSL_KEYFILE": settings.kafka_ssl_keyfile,
@@ -52,22 +52,6 @@ def check_certificates(settings: Settings) -> None:
         settings.kafka_ssl_certfile,
         settings.kafka_ssl_keyfile,
         settings.kafka_ssl_key_password.reveal(),
-    )
-
-
-def _check_authorities(path: str) -> None:
-    if Path(path).is_dir():  # of files with hashes for names: librdkafka takes one, too
-        return
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        why = "holds no certificate"
-    except OSError as error:
-        why = f"cannot be read ({error.strerror})"
-    else:
-        return
-    raise ConfigurationError(
-        f"KAFKA_SSL_CAFILE={path!r} {why}: expected a file with certificates in PEM."
     )
 
 
