@@ -25,6 +25,7 @@ from matyan.frontier.session import MAX_WAITING_FRAMES, Session
 from matyan.frontier.shared import Shared, count_request, tell_refused
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import GOODBYE, NO_TEXT, PIECE_BYTES
+from matyan.service.accounts import Account
 from matyan.service.doors import PRESIGN, Doors, Refusal
 from matyan.service.http1 import SEND_S, Answer, detail
 from matyan.service.logs import get_logger
@@ -64,12 +65,13 @@ def create_app(shared: Shared) -> QuartTrio:
     _count_requests(app)
 
     @app.errorhandler(HTTPException)
-    async def as_detail(error: HTTPException) -> tuple[dict[str, str], int]:
+    async def as_detail(error: HTTPException) -> tuple[dict[str, str], int, dict[str, str]]:
         reason = error.description or error.name
         if has_request_context() and request.path.rstrip("/") == PRESIGN:
             # The client's own log may be far away, or nobody reads it.
             log.warning("presign refused", status=error.code, reason=reason, **g.get("asked", {}))
-        return {"detail": reason}, error.code or 500
+        headers = dict(error.refusal.headers) if isinstance(error, _OverQuota) else {}
+        return {"detail": reason}, error.code or 500, headers
 
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
     transfer = Transfer(inner, shared.blobs, shared.settings.blob_max_bytes)
@@ -77,6 +79,15 @@ def create_app(shared: Shared) -> QuartTrio:
     wrapped = cast(Any, app)
     wrapped.asgi_app = Doorway(transfer, shared)
     return app
+
+
+class _OverQuota(HTTPException):
+    """What a quota refuses."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.sentence)
+        self.code = refusal.status
+        self.refusal = refusal
 
 
 def _add_probes(app: QuartTrio, shared: Shared) -> None:
@@ -112,6 +123,9 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
         frame = validate(json.dumps(message).encode(), run.encode(), now)
         for _, _, reason in frame.rejected:
             abort(422, reason)
+        account = shared.account_of(cast("Token | None", request.scope.get(TOKEN)))
+        if account is not None:
+            await pace(account, frame.records)
         try:
             upload = await shared.blobs.presign_put(run, path, content_type, base.rstrip("/"))
         except NotFound as error:
@@ -125,6 +139,14 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
             "s3_key": upload.s3_key,
             "headers": upload.headers,
         }
+
+    async def pace(account: Account, records: list[bytes]) -> None:
+        refusal = account.judge_blob(0)
+        if refusal is not None:
+            raise _OverQuota(refusal)
+        due = account.take(sum(map(len, records)), len(records), trio.current_time())
+        with trio.move_on_at(due):
+            await shared.draining.wait()
 
     async def publish(run: str, records: list[bytes]) -> None:
         def done(error: Exception | None) -> None:
@@ -175,14 +197,26 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
         return {"detail": sentence}, 426, {"Upgrade": "websocket"}
 
     @app.websocket("/api/v1/ws/runs/<path:run>")
-    async def ingest(run: str) -> tuple[dict[str, str], int] | None:
+    async def ingest(run: str) -> tuple[dict[str, str], int, dict[str, str]] | None:
         """The lane's session on another transport; slower, the same answers."""
         if (reason := check_run_id(run)) is not None:
-            return {"detail": f"run id: {reason}"}, 400
-        await websocket.accept()
+            return {"detail": f"run id: {reason}"}, 400, {}
         token = cast("Token | None", websocket.scope.get(TOKEN))
+        account = shared.account_of(token)
+        refusal = None if account is None else account.connect()
+        if refusal is not None:
+            return {"detail": refusal.sentence}, refusal.status, dict(refusal.headers)
+        try:
+            await converse(run, token, account)
+        finally:
+            if account is not None:
+                account.disconnect()
+        return None
+
+    async def converse(run: str, token: Token | None, account: Account | None) -> None:
+        await websocket.accept()
         replies = _Replies()
-        session = Session(shared.sessions, run, replies.add)
+        session = shared.session(run, replies.add, account)
         taking = trio.CancelScope()
 
         async def close(code: int, reason: str) -> None:
@@ -193,6 +227,7 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
 
         async def say_goodbye() -> None:
             await shared.draining.wait()
+            session.drain()
             await close(CloseCode.GOING_AWAY, GOODBYE)
 
         async def leave_without_token() -> None:
@@ -200,6 +235,7 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
                 await trio.sleep(LOOK_EVERY_S)
                 shared.entrance.tokens.look()
             taking.cancel()
+            session.drain()
             await close(CloseCode.POLICY_VIOLATION, objection)
             nursery.cancel_scope.cancel()
 
@@ -217,14 +253,13 @@ def _add_ingest(app: QuartTrio, shared: Shared) -> None:
                         await close(CloseCode.UNSUPPORTED_DATA, NO_TEXT)
                         nursery.cancel_scope.cancel()
                         break
-                    await _receive(shared.intake, session, message.encode())
+                    await _receive(shared.intake, session, account, message.encode())
                     while session.crowded or replies.unsent > MAX_WAITING_FRAMES:
                         await replies.sent.wait()
         except* trio.TooSlowError:
             pass
         finally:
             session.leave()
-        return None
 
 
 class _Replies:
@@ -254,11 +289,11 @@ class _Replies:
             self.sent = trio.Event()
 
 
-async def _receive(intake: Intake, session: Session, data: bytes) -> None:
+async def _receive(intake: Intake, session: Session, account: Account | None, data: bytes) -> None:
     """Takes a whole message, a large one in slices between which the loop turns. A message that finds no room waits as long as
     on the lane (`intake.py` says why), but here Hypercorn holds it."""
     now = trio.current_time()
-    while not (room := intake.may_take(is_first=session.is_first)):
+    while not (room := intake.has_share(account) and intake.may_take(is_first=session.is_first)):
         may_wait = session.needs_room(data, now) and session.may_wait(data, now)
         if not may_wait or trio.current_time() >= now + UNREAD_S:
             break

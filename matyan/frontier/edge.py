@@ -97,6 +97,7 @@ async def serve(
         frontier.nursery = nursery
         await nursery.start(frontier.lane.run)
         nursery.start_soon(shared.intake.run)
+        nursery.start_soon(shared.pacer.run)
         nursery.start_soon(_sweep, frontier)
         nursery.start_soon(_load_web, frontier)
         with frontier.accepting:

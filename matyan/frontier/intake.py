@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, Protocol
 import trio
 
 from matyan.broker.budget import Budget
+from matyan.service.accounts import Account
 
 UNFINISHED_SHARE: Final = 0.75
 """Of the budget, for what is unfinished: so that messages which come whole find room beside it."""
@@ -31,6 +32,8 @@ WAITING_SHARE: Final = 0.5
 """So much on top of the budget, as a part of it, is for the small messages of connections of which nothing else is held."""
 UNREAD_S: Final = 15.0
 """How long a message waits on the wire: a ping has 20 s, and the SDK sends its frame again after 15."""
+TOKEN_SHARE: Final = 0.25
+"""Of the budget: so much may be queued for one token with a quota, so that the others find room whatever it sends."""
 EVICTED_SHARE: Final = 1 / 16
 """Of the budget: so much is freed at a time, by closing the connections that hold the most."""
 STILL_S: Final = 2.0
@@ -40,6 +43,11 @@ STILL_BYTES: Final = 128 << 10
 
 class Waiter(Protocol):
     """A connection that may have to wait for room."""
+
+    @property
+    def account(self) -> Account | None:
+        """Of the token that it came in with, if that has a quota."""
+        ...
 
     def try_again(self) -> bool:
         """There may be room: tries again. False: there is none for it, and it waits on."""
@@ -92,6 +100,10 @@ class Intake:
         self._moved = 0.0
         budget.on_room(self._on_room)
 
+    def has_share(self, account: Account | None) -> bool:
+        """Whether messages of this account may be taken, if there is room."""
+        return account is None or account.held < TOKEN_SHARE * self._budget.capacity
+
     def may_take(self, *, is_first: bool) -> bool:
         """Whether a small message that is complete may be taken. It may whenever nothing is queued, whatever unfinished
         messages hold.
@@ -128,7 +140,10 @@ class Intake:
 
     def may_begin(self, who: Waiter, size: int, *, in_turn: bool = True) -> bool:
         """Lets a large message begin, of which `size` bytes are announced, if there is room for them."""
-        first = next((one for one, wait in self._waiting.items() if wait.begins), who)
+        if not self.has_share(who.account):
+            return False
+        turns = (one for one, wait in self._waiting.items() if wait.begins)
+        first = next((one for one in turns if self.has_share(one.account)), who)
         if in_turn and first is not who:
             return False
         want, budget = self._promised + size, self._budget

@@ -12,7 +12,7 @@ import logging
 import select
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial, wraps
 from math import inf
 from time import perf_counter
@@ -26,7 +26,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from matyan._codec import check_run_id
-from matyan.frontier.session import OK, Incoming, Session
+from matyan.frontier.session import OK, Incoming
 from matyan.frontier.shared import RATE_BYTES, RATE_S, Shared
 from matyan.frontier.states import (
     CLOSED,
@@ -152,6 +152,7 @@ class Connection:
         "_token",
         "_window",
         "_wire",
+        "account",
     )
 
     def __init__(
@@ -164,7 +165,8 @@ class Connection:
         self._clock = lane.shared.sessions.clock
         self._sock = sock
         self._wire = wire
-        self._session = Session(lane.shared.sessions, run, self._reply)
+        self.account = lane.shared.account_of(token)
+        self._session = lane.shared.session(run, self._reply, self.account)
         lane.opened += 1
         self._log = log.bind(run=run, connection=lane.opened)
         self._opened = self._heard = self._clock()
@@ -235,6 +237,8 @@ class Connection:
         notify_closing(self._sock)
         self._sock.close()
         self._session.leave()
+        if self.account is not None:
+            self.account.disconnect()
         self._incoming = None
         self._intake.leave(self)
         lane.connections.discard(self)
@@ -264,7 +268,9 @@ class Connection:
 
     def _received(self, data: bytes, *, full: bool) -> None:
         self._heard = now = self._clock()
-        wire = self._wire
+        wire, account = self._wire, self.account
+        if account is not None:
+            full = full or not self._intake.has_share(account)
         # One whole message in one read, as the SDK sends: 0.1 µs in place of the 5 that the wire takes.
         message = None if full else wire.whole(data)
         if message is None:
@@ -273,7 +279,7 @@ class Connection:
             self._send_from_wire(now)
         elif not self._take(message, now):
             self._send_from_wire(now)
-        elif not self._out and len(self._session.waiting) < 2:
+        elif account is None and not self._out and len(self._session.waiting) < 2:
             return  # nobody is busy with one message
         if self._reading is ON and (self._out or self._session.crowded):
             self._set_reading(HELD_BACK)
@@ -354,7 +360,8 @@ class Connection:
 
     def _take_whole(self, data: bytes, now: float) -> bool:
         session = self._session
-        room = self._intake.may_take(is_first=session.is_first)
+        intake = self._intake
+        room = intake.has_share(self.account) and intake.may_take(is_first=session.is_first)
         may_wait = not (room or self._has_waited) and session.may_wait(data, now)
         if may_wait and session.needs_room(data, now):
             return False
@@ -378,7 +385,8 @@ class Connection:
         if intake.has_begun(self):
             return intake.may_go_on(self, came)
         if incoming.size + came <= SMALL_BYTES:
-            return intake.may_gather(is_first=self._session.is_first)
+            may_gather = intake.may_gather(is_first=self._session.is_first)
+            return may_gather and intake.has_share(self.account)
         size = self._wire.declared or came
         return intake.may_begin(self, size, in_turn=not self._has_waited) and intake.may_go_on(
             self, came
@@ -477,7 +485,7 @@ class Connection:
         """
         if self._life is OPEN:
             self._set_life(DRAINING)
-        self._session.refuse_missing()
+        self._session.drain()
         self._send_farewell_if_answered()
 
     @_contained
@@ -741,10 +749,19 @@ class Lane:
         request = events[0]
         assert isinstance(request, Request)
         handshake.send_response(handshake.accept(request))
-        await send_within(stream, b"".join(handshake.data_to_send()))
-        if handshake.state is not State.OPEN:
-            await linger(stream)
+        account = self.shared.account_of(token)
+        refusal = None if account is None else account.connect()
+        if refusal is not None:
+            await refuse(stream, detail(refusal.status, refusal.sentence, refusal.headers))
             return
+        with ExitStack() as unless_open:
+            if account is not None:
+                unless_open.callback(account.disconnect)
+            await send_within(stream, b"".join(handshake.data_to_send()))
+            if handshake.state is not State.OPEN:
+                await linger(stream)
+                return
+            unless_open.pop_all()
         wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
         sock = socket.socket(fileno=stream.socket.detach())
         sock.setblocking(False)

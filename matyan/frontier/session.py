@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
 from math import inf
+from typing import ClassVar
 
 from matyan._codec import (
     KINDS,
@@ -254,11 +255,11 @@ class Incoming:
         digest = self._digest.digest()
         for one in self._candidates:
             if one.is_due(self.began) and one.same_digest(self.size, digest):
-                _frames["resend"] += 1
+                self._session.count_resend()
                 if one.missing and self._validator is not None:
                     self._session.take(one, self._validator)
                 return True
-        pending = PendingFrame(self._session, b"", None, self.began, now)
+        pending = self._session.pending(self._session, b"", None, self.began, now)
         pending.identify(self.size, self._head, digest)
         self._session.take(pending, self._validator)
         return True
@@ -309,6 +310,7 @@ class Sessions:
 class Session:
     """The frames of one connection. `send` takes each reply, JSON in UTF-8, in the order of the frames."""
 
+    pending: ClassVar[type[PendingFrame]] = PendingFrame
     __slots__ = (
         "_key",
         "_late",
@@ -337,6 +339,9 @@ class Session:
     def run(self) -> str:
         return self._key.decode()
 
+    def now(self) -> float:
+        return self._sessions.clock()
+
     @property
     def crowded(self) -> bool:
         """Whether the socket must not be read further for now."""
@@ -359,20 +364,20 @@ class Session:
         """
         original = self._original_of(data, now) if self.waiting or self._late else None
         if original is not None:
-            _frames["resend"] += 1
+            self.count_resend()
             if not (original.missing and room):
                 return
         try:
             frame = validate(data, self._key, _now())
         except NotJSON as error:
             data.decode()
-            pending = PendingFrame(self, data, None, now, now)
+            pending = self.pending(self, data, None, now, now)
             self._add(pending)
             self._answer_not_json(pending, str(error))
             return
         if frame.rejected:
             data.decode()
-        pending = original or PendingFrame(self, data, None, now, now)
+        pending = original or self.pending(self, data, None, now, now)
         if room or not frame.records:
             self._publish(pending, frame)
         else:
@@ -386,6 +391,10 @@ class Session:
             if one.is_due(now) and declared in (None, one.size)
         ]
         return Incoming(self, Validator(self._key, _now()), candidates, now)
+
+    def count_resend(self) -> None:
+        """A copy of a frame has come."""
+        _frames["resend"] += 1
 
     def take(self, pending: PendingFrame, validator: Validator | None) -> None:
         """Takes a message that arrived in pieces; None: it was not held, and is the copy of nothing."""
@@ -427,8 +436,8 @@ class Session:
         self.waiting_bytes += pending.weight
 
     def _publish(self, pending: PendingFrame, frame: Validated) -> None:
-        self._add(pending)
         pending.frame = frame
+        self._add(pending)
         if frame.rejected:
             _count_rejected(frame)
         if not frame.records:
@@ -499,6 +508,10 @@ class Session:
             self._send(reply)
         if not waiting and self._send is _nobody:
             self._sessions.alive.discard(self)
+
+    def drain(self) -> None:
+        """The server shuts down: nothing is waited for any more but what is being delivered."""
+        self.refuse_missing()
 
     def leave(self) -> None:
         """The client has gone: nothing is answered any more, what was taken goes on being delivered."""

@@ -5,6 +5,7 @@ No sockets and no requests here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import trio
@@ -13,14 +14,16 @@ from matyan.blobs.base import Blobs, has_signature
 from matyan.broker.base import Producer
 from matyan.errors import Unavailable
 from matyan.frontier.intake import Intake
-from matyan.frontier.session import Sessions
+from matyan.frontier.pacing import PacedSession, Pacer
+from matyan.frontier.session import Session, Sessions
 from matyan.service import telemetry
+from matyan.service.accounts import Account, Accounts, BlobDay
 from matyan.service.doors import Refusal
 from matyan.service.entrance import entrance_of
 from matyan.service.health import Health
 from matyan.service.logs import get_logger
 from matyan.service.probes import About
-from matyan.service.tokens import Tokens
+from matyan.service.tokens import Token, Tokens
 from matyan.settings import Settings
 
 log = get_logger()
@@ -50,6 +53,8 @@ class Shared:
         clock = trio.lowlevel.current_clock().current_time
         self.sessions = Sessions(producer, clock)
         self.intake = Intake(producer.budget, clock)
+        self.pacer = Pacer(clock)
+        self.accounts = Accounts(clock, BlobDay())
         self.blobs = blobs
         self.health = health
         self.settings = settings
@@ -59,6 +64,16 @@ class Shared:
         health.add("queue", self._check_queue)
         health.add_live("producer", producer.fatal)
         telemetry.QUEUE_CAPACITY.set(producer.budget.capacity)
+
+    def account_of(self, token: Token | None) -> Account | None:
+        """What this token may use; None: as much as there is."""
+        return None if token is None else self.accounts.of(token.name, token.quota)
+
+    def session(self, run: str, send: Callable[[bytes], None], account: Account | None) -> Session:
+        """A session of a connection that came in with this account's token."""
+        if account is None:
+            return Session(self.sessions, run, send)
+        return PacedSession(self.sessions, run, send, account, self.pacer)
 
     async def _check_queue(self) -> None:
         budget = self.sessions.budget

@@ -58,6 +58,21 @@ QUEUE_CAPACITY = Gauge("matyan_producer_queue_capacity_bytes", "The budget, MATY
 SOCKET_CLOSES = Counter(
     "matyan_ws_closes_total", "WebSocket connections closed, by close code", ["code"]
 )
+QUOTA_HELD_FRAMES = Counter(
+    "matyan_quota_held_frames_total",
+    "Frames and presigned uploads whose reply a token's quota held back",
+    ["token", "limit"],
+)
+QUOTA_HELD_SECONDS = Counter(
+    "matyan_quota_held_seconds_total",
+    "For how long a token's quota held replies back",
+    ["token", "limit"],
+)
+QUOTA_REFUSED = Counter(
+    "matyan_quota_refused_total",
+    "Connections and uploads that a token's quota refused",
+    ["token", "limit"],
+)
 
 # --- the ingestion worker, as the reference names them -------------------------------------------
 
@@ -178,6 +193,7 @@ _FRONTIER: Final = (
         REJECTED,
     ),
     *(ACK_SECONDS, QUEUE_BYTES, QUEUE_CAPACITY, SOCKET_CLOSES),
+    *(QUOTA_HELD_FRAMES, QUOTA_HELD_SECONDS, QUOTA_REFUSED),
 )
 _INGEST: Final = (
     *(INGEST_CONSUMED, INGEST_PROCESSED, INGEST_ERRORS, INGEST_BATCH_SIZE, INGEST_BATCH_SECONDS),

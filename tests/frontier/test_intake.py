@@ -34,6 +34,8 @@ SIZES = strategies.sampled_from([PIECE // 2, PIECE, 150, 300, LARGEST])
 class Connection:
     """Does with `Intake` what a connection of the lane does, with sizes in place of bytes."""
 
+    account = None
+
     def __init__(self, intake: Intake) -> None:
         self.held = 0
         """Of its unfinished message."""

@@ -391,6 +391,8 @@ async def test_small_messages_may_come_slowly(mock_clock: MockClock) -> None:
 
 
 class Waiter:
+    account = None
+
     def __init__(self, intake: Intake) -> None:
         self.intake = intake
         self.evicted = self.went_on = False
