@@ -167,7 +167,7 @@ class Entrance:
         self._guesses.waiting += 1
         try:
             with trio.move_on_after(wait_s):
-                await (over or trio.Event()).wait()
+                await (trio.Event() if over is None else over).wait()
         finally:
             self._guesses.waiting -= 1
 

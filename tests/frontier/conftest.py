@@ -16,6 +16,7 @@ from websockets.uri import parse_uri
 from matyan.blobs.base import Blobs, Upload
 from matyan.frontier.edge import Frontier, serve
 from matyan.service.health import Health
+from matyan.service.tokens import Tokens
 from matyan.settings import Settings
 from tests.frontier.hand import HandProducer
 
@@ -119,12 +120,13 @@ async def a_frontier(
     producer: HandProducer | None = None,
     settings: Settings | None = None,
     blobs: Blobs | None = None,
+    tokens: Tokens | None = None,
 ) -> AsyncIterator[Served]:
     producer = producer or HandProducer(1 << 26)
     # A test that writes its own heads calls the server x.
     settings = settings or Settings()
     settings = replace(settings, allowed_hosts=("x", *settings.allowed_hosts))
-    frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings)
+    frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings, tokens)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         await nursery.start(frontier.shared.health.run)

@@ -1,0 +1,154 @@
+"""Open sockets and the tokens that they came in with: on the lane and on the app's route."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from quart.testing.connections import WebsocketDisconnectError
+
+from matyan.frontier.app import create_app
+from matyan.service.tokens import Tokens
+from matyan.settings import Settings
+from tests.frontier.conftest import RawClient, Served, a_frontier
+from tests.tokens import add, basic, revoke
+
+TAG = b'{"type":"add_tag","tag_name":"%d"}'
+WITHIN_S = 5
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+async def served(file: Path) -> AsyncIterator[Served]:
+    """With a token `other`, that the file is not without one."""
+    add(file, "other", "admin")
+    async with a_frontier(settings=Settings(tokens_file=str(file))) as served:
+        yield served
+
+
+async def connected(served: Served, name: str, token: str) -> RawClient:
+    client = RawClient(await served.connect(), "run-1", served.port)
+    request = client.protocol.connect()
+    request.headers["Authorization"] = basic(name, token)
+    client.protocol.send_request(request)
+    await client.stream.send_all(b"".join(client.protocol.data_to_send()))
+    await client.event()
+    assert client.protocol.handshake_exc is None, client.protocol.handshake_exc
+    return client
+
+
+ENDS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "revoked": (lambda file: revoke(file, "ci"), "revoked"),
+    "replaced": (lambda file: add(file, "ci", "write"), "revoked"),
+    "reduced": (lambda file: edit(file, '"write"', '"read"'), "changed"),
+    "expired": (lambda file: edit(file, '"expires": null', '"expires": "2026-01-01"'), "expired"),
+    "quota": (lambda file: edit(file, '"quota": null', '"quota": "messages=1/s"'), "changed"),
+}
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Of the token that was added last."""
+    before, found, after = file.read_text().rpartition(old)
+    assert found
+    file.write_text(before + new + after)
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_socket_whose_token_ends_is_closed_after_its_last_reply(
+    served: Served, file: Path, end: str
+) -> None:
+    """Not before, however long the broker takes; what was sent is stored. Others stay."""
+    change, word = ENDS[end]
+    stays = await connected(served, "other", add(file, "other", "admin"))
+    goes = await connected(served, "ci", add(file, "ci", "write"))
+    await goes.send(TAG % 1)
+    await served.handed(1)
+    change(file)
+    with trio.fail_after(WITHIN_S + 1):
+        await trio.sleep(2.2 if end == "revoked" else 0.8)
+        served.producer.deliver()
+        assert (await goes.reply())["status"] == "ok"
+        assert await goes.close_code() == 1008
+    assert goes.protocol.close_rcvd is not None
+    assert word in goes.protocol.close_rcvd.reason
+    assert "ci" in goes.protocol.close_rcvd.reason
+    await stays.send(TAG % 2)
+    await served.handed(1)
+    served.producer.deliver()
+    assert (await stays.reply())["status"] == "ok"
+
+
+async def test_an_idle_socket_of_a_revoked_token_is_closed(served: Served, file: Path) -> None:
+    goes = await connected(served, "ci", add(file, "ci", "write"))
+    revoke(file, "ci")
+    with trio.fail_after(WITHIN_S):
+        assert await goes.close_code() == 1008
+
+
+async def test_a_client_that_never_waits_cannot_stay(served: Served, file: Path) -> None:
+    """One that always has a frame on its way: what comes later than a moment after the end is not taken."""
+    goes = await connected(served, "ci", add(file, "ci", "write"))
+    await goes.send(TAG % 0)
+    await served.handed(1)
+    revoke(file, "ci")
+    step, was_taken = 0, True
+    with trio.fail_after(WITHIN_S):
+        while was_taken:
+            step += 1
+            await goes.send(TAG % step)
+            with trio.move_on_after(1) as waiting:
+                await served.handed(2)
+            was_taken = not waiting.cancelled_caught
+            served.producer.deliver()
+            assert (await goes.reply())["status"] == "ok"
+        assert await goes.close_code() == 1008
+
+
+async def test_the_first_token_closes_the_sockets_that_came_without(tmp_path: Path) -> None:
+    """After their last reply; and shuts the door. The embedded mode's file, whose absence means that none is asked for."""
+    file = tmp_path / "tokens"
+    async with a_frontier(tokens=Tokens(file)) as served:
+        early = await served.websocket()
+        await early.send(TAG % 1)
+        await served.handed(1)
+        token = add(file, "ci", "write")
+        await trio.sleep(1.2)
+        late = RawClient(await served.connect(), "run-2", served.port)
+        late.protocol.send_request(late.protocol.connect())
+        await late.stream.send_all(b"".join(late.protocol.data_to_send()))
+        await late.event()
+        assert "401" in str(late.protocol.handshake_exc)
+        served.producer.deliver()
+        with trio.fail_after(WITHIN_S):
+            assert (await early.reply())["status"] == "ok"
+            assert await early.close_code() == 1008
+        await connected(served, "ci", token)
+        # Once it was there, the file's absence opens nothing, and lets in who had a token.
+        file.unlink()
+        assert b" 401 " in await served.talk(b"GET /docs HTTP/1.0\r\nHost: x\r\n\r\n")
+        await connected(served, "ci", token)
+
+
+@pytest.mark.parametrize("end", ["revoked", "reduced"])
+async def test_a_socket_of_the_app_is_closed_too(served: Served, file: Path, end: str) -> None:
+    app = create_app(served.frontier.shared)
+    async with app.test_app() as running:
+        headers = {"Authorization": basic("ci", add(file, "ci", "write"))}
+        async with running.test_client().websocket(
+            "/api/v1/ws/runs/run-1", headers=headers
+        ) as socket:
+            await socket.send((TAG % 1).decode())
+            await served.handed(1)
+            ENDS[end][0](file)
+            with trio.fail_after(WITHIN_S):
+                await trio.sleep(1.5)
+                served.producer.deliver()
+                assert "ok" in await socket.receive()
+                with pytest.raises(WebsocketDisconnectError):
+                    await socket.receive()
