@@ -266,7 +266,7 @@ class Settings:
     environment: str = _setting(
         "development",
         "MATYAN_ENVIRONMENT",
-        "In `production`, development credentials and localhost defaults are refused.",
+        "In `production`, development credentials, localhost defaults, SASL_PLAINTEXT, and a listener beyond loopback without tokens are refused.",
         parsing.OneOf("development", "production"),
     )
     queue_bytes: int = _setting(
@@ -327,7 +327,7 @@ class Settings:
         return cast('Literal["compatible", "packed"]', self.sequence_layout) or None
 
     def refuse_development_values(self, used: Collection[str] | None = None) -> None:
-        """In MATYAN_ENVIRONMENT=production, refuses development credentials and localhost defaults.
+        """In MATYAN_ENVIRONMENT=production, refuses development credentials, localhost defaults and passwords in plain sight.
 
         Args:
             used: the fields that the caller uses, which alone are looked at; None: all.
@@ -345,9 +345,23 @@ class Settings:
             and getattr(self, row.name) == row.default
         ]
         if bad:
+            keys = {"S3_ACCESS_KEY", "S3_SECRET_KEY"} & {*bad}
+            chain = (
+                " For the credentials of AWS's own chain make both keys of S3 empty."
+                if keys
+                else ""
+            )
             raise ConfigurationError(
                 f"MATYAN_ENVIRONMENT=production, but {', '.join(bad)} still has its development "
-                f"default: set {'it' if len(bad) == 1 else 'each of them'} and start again."
+                f"default: set {'it' if len(bad) == 1 else 'each of them'} and start again.{chain}"
+            )
+        # Whatever the mechanism: PLAIN shows the password, SCRAM what can be guessed at, OAUTHBEARER the token.
+        if self.kafka_security_protocol == "SASL_PLAINTEXT" and (
+            used is None or "kafka_security_protocol" in used
+        ):
+            raise ConfigurationError(
+                "MATYAN_ENVIRONMENT=production, but KAFKA_SECURITY_PROTOCOL=SASL_PLAINTEXT lets everybody on the way read how this "
+                "user logs in, and all records: use SASL_SSL."
             )
 
     def _refuse_contradictions(self, used: Collection[str] | None) -> None:

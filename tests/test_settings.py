@@ -16,6 +16,7 @@ from matyan_client.config import SETTINGS
 from rich.pretty import pretty_repr
 
 from matyan import settings
+from matyan.cli.flags import KAFKA, S3
 from matyan.errors import ConfigurationError
 from matyan.secret import MAX_FILE_BYTES, Secret
 from matyan.settings import Settings, file_variable, is_secret
@@ -354,15 +355,83 @@ def test_flags_win_over_the_environment() -> None:
     assert (loaded.port, loaded.host) == (2, "h")
 
 
-def test_production_refuses_development_values() -> None:
-    """Every setting that still has its development default is named."""
-    loaded = settings.load(
-        {"MATYAN_ENVIRONMENT": "production", "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092"}
-    )
-    with pytest.raises(ConfigurationError, match="S3_ACCESS_KEY") as caught:
-        loaded.refuse_development_values()
-    assert "KAFKA_BOOTSTRAP_SERVERS" not in str(caught.value)
-    settings.load({}).refuse_development_values()
+PRODUCTION = {
+    "MATYAN_ENVIRONMENT": "production",
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka:9092",
+    "S3_ENDPOINT": "https://s3.example",
+    "S3_ACCESS_KEY": "id",
+    "S3_SECRET_KEY": "hush",
+}
+SASL = {
+    "KAFKA_SASL_MECHANISM": "SCRAM-SHA-512",
+    "KAFKA_SASL_USERNAME": "u",
+    "KAFKA_SASL_PASSWORD": "hush",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "used", "named"),
+    [
+        ({}, None, ()),
+        ({"S3_ACCESS_KEY": "", "S3_SECRET_KEY": ""}, None, ()),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092"}, KAFKA, ("KAFKA_BOOTSTRAP_SERVERS",)),
+        ({"KAFKA_BOOTSTRAP_SERVERS": "localhost:9092"}, S3, ()),
+        ({"S3_ENDPOINT": "http://localhost:9000"}, S3, ("S3_ENDPOINT",)),
+        ({"S3_ENDPOINT": "http://localhost:9000"}, KAFKA, ()),
+        ({"S3_ACCESS_KEY": "rustfsadmin"}, S3, ("S3_ACCESS_KEY", "make both keys of S3 empty")),
+        ({"S3_SECRET_KEY": "rustfsadmin"}, None, ("S3_SECRET_KEY", "make both keys of S3 empty")),
+        ({"S3_SECRET_KEY": "rustfsadmin"}, KAFKA, ()),
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", **SASL},
+            KAFKA,
+            ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
+        ),
+        (
+            {"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", **SASL},
+            None,
+            ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
+        ),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", **SASL}, S3, ()),
+        ({"KAFKA_SECURITY_PROTOCOL": "SASL_SSL", **SASL}, None, ()),
+        ({"KAFKA_SECURITY_PROTOCOL": "PLAINTEXT"}, None, ()),
+    ],
+)
+def test_production_refuses_what_is_for_development(
+    change: dict[str, str], used: tuple[str, ...] | None, named: tuple[str, ...]
+) -> None:
+    """Each setting that is wrong is named, and what to do; of a service only those that it uses. In development all of it goes."""
+    given = {**PRODUCTION, **change}
+    settings.load({**given, "MATYAN_ENVIRONMENT": "development"}).refuse_development_values()
+    loaded = settings.load(given)
+    if not named:
+        loaded.refuse_development_values(used)
+        return
+    with pytest.raises(ConfigurationError, match=r"^MATYAN_ENVIRONMENT=production, but ") as caught:
+        loaded.refuse_development_values(used)
+    said = str(caught.value)
+    assert all(name in said for name in named)
+    assert "hush" not in said
+    assert {word for word in ("KAFKA_BOOTSTRAP_SERVERS", "S3_ENDPOINT") if word in said} <= {*named}
+
+
+def test_each_service_refuses_at_its_start_what_it_uses(tmp_path: Path) -> None:
+    """With 2 and one line; the same settings that another service is refused with are none of its affair."""
+    plain = {**PRODUCTION, "KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", **SASL}
+    keys = {**PRODUCTION, "S3_SECRET_KEY": "rustfsadmin"}
+    frontier, control = ("frontier", "--port", "0"), ("control-worker",)
+    ingest = ("ingest-worker", "--store", f"rocks:{tmp_path}")
+    for words, given, named in (
+        (frontier, plain, "SASL_SSL"),
+        (control, plain, "SASL_SSL"),
+        (ingest, plain, "SASL_SSL"),
+        (frontier, keys, "S3_SECRET_KEY"),
+        (control, keys, "S3_SECRET_KEY"),
+    ):
+        ended = matyan(*words, check=2, env=environment(**given))
+        assert ended.stderr.startswith("matyan: MATYAN_ENVIRONMENT=production, but ")
+        assert ended.stderr.count("\n") == 1
+        assert named in ended.stderr
+        assert "hush" not in ended.stderr
 
 
 def test_what_the_embedded_mode_ignores_is_not_even_parsed() -> None:
