@@ -1,6 +1,7 @@
 """The tracker of one machine under load: `matyan up` in its own process, `loadgen.py` in another.
 
     python -m bench.ingest [--rounds 3] [--seconds 5] [--scale 1] [--parts loads,disk,idle,long] [--json FILE]
+    python -m bench.ingest --tokens [--rounds 3] [--seconds 5]
 
 Acknowledged is stored: after each load the points that the tracker has are counted and must be as many as were acknowledged.
 
@@ -13,6 +14,8 @@ What is counted, and the bias that it has:
 - disk: 1 million points in 32 runs of 10 metrics, a step every 20 ms, give or take a tenth, so that the times do not compress as those of a closed loop
   would; the files' growth after an orderly stop, and again after compaction, everything else about the runs included.
 - memory is VmRSS; the page cache and the files it holds are not in it.
+- --tokens: two trackers in turn, one that asks for tokens (1,000 in its file, the last one is sent) and one that does not; what is told is
+  the median of the rounds' ratios. A token is judged at the handshake, of which a load has one a connection, before it is measured.
 - The folder lies in build/: the file system is this machine's, and so is the price of its fdatasync (printed first).
 """
 
@@ -46,6 +49,7 @@ from bench.machine import (
     workplace,
 )
 from matyan import reader
+from matyan.service import tokens
 from matyan.store.rocks import open_rocks
 
 LOADS = {
@@ -59,12 +63,13 @@ LOADS = {
     ),
     "compatible": (Load(32, 100), Load(32, 1), Load(100, 10, rate=5)),
 }
+TOKEN_LOADS = (Load(32, 100), Load(32, 1))
 PACKAGES = ("matyan-trio", "trio", "websockets", "rocksdict")
 IDLE = 5000
 
 
 @contextmanager
-def tracker(folder: Path, layout: str = "packed") -> Iterator[tuple[Server, int]]:
+def tracker(folder: Path, layout: str = "packed", **env: str) -> Iterator[tuple[Server, int]]:
     """`matyan up` on `folder`, ready, and its port."""
     folder.mkdir(exist_ok=True)
     port = free_port()
@@ -72,7 +77,7 @@ def tracker(folder: Path, layout: str = "packed") -> Iterator[tuple[Server, int]
     with Server(
         [command, "up", "--data", folder, "--port", str(port)],
         ready=f"http://127.0.0.1:{port}/health/ready/",
-        env=environment(MATYAN_SEQUENCE_LAYOUT=layout),
+        env=environment(MATYAN_SEQUENCE_LAYOUT=layout, **env),
         folder=folder,
     ) as server:
         yield server, port
@@ -133,6 +138,54 @@ def measure_loads(scratch: Path, rounds: int, seconds: float) -> dict[str, list[
                     results.setdefault(f"{load}, {layout}", []).append(result)
             shutil.rmtree(folder)
     return results
+
+
+def measure_tokens(
+    scratch: Path, rounds: int, seconds: float
+) -> dict[str, list[tuple[float, float]]]:
+    """Load → of each round messages/s and CPU a message with tokens, as shares of those without."""
+    file = scratch / "tokens"
+    secret = tokens.new_secret().reveal()
+    with tokens.changing(file) as known:
+        for number_ in range(1000):
+            digest = tokens.digest(secret if number_ == 999 else str(number_))
+            scopes = frozenset({tokens.Scope.WRITE})
+            known[f"n{number_}"] = tokens.Token(f"n{number_}", digest, scopes, time.time())
+    ratios: dict[str, list[tuple[float, float]]] = {}
+    for turn in range(rounds):
+        found: dict[bool, dict[str, Any]] = {True: {}, False: {}}
+        # Whoever comes second finds another state of the machine: they take turns at that.
+        for asks in (True, False) if turn % 2 else (False, True):
+            folder = scratch / f"tokens-{turn}-{asks}"
+            env = {"MATYAN_TOKENS_FILE": str(file)} if asks else {}
+            with tracker(folder, **env) as (server, port):
+                for load in TOKEN_LOADS:
+                    token = secret if asks else ""
+                    result = put(server, port, folder, load, seconds=seconds, token=token)
+                    say(f"{'with' if asks else 'without'} tokens, {load}: {result}")
+                    found[asks][str(load)] = result
+            shutil.rmtree(folder)
+        for name in found[True]:
+            with_, without = found[True][name], found[False][name]
+            ratios.setdefault(name, []).append(
+                (
+                    with_["messages_per_s"] / without["messages_per_s"],
+                    with_["cpu_s_per_million"] / without["cpu_s_per_million"],
+                )
+            )
+    return ratios
+
+
+def tokens_table(ratios: dict[str, list[tuple[float, float]]]) -> str:
+    def told(values: list[float]) -> str:
+        return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+
+    rows = (
+        [name, told([rate for rate, _ in rows]), told([cpu for _, cpu in rows])]
+        for name, rows in ratios.items()
+    )
+    columns = ["connections × messages a frame", "messages/s, with ÷ without", "CPU a message"]
+    return table(columns, rows)
 
 
 def loads_table(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -237,9 +290,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5, help="of each load")
     parser.add_argument("--scale", type=float, default=1, help="of the points of disk and long")
     parser.add_argument("--parts", default="loads,disk,idle,long", help="comma list")
+    parser.add_argument("--tokens", action="store_true", help="only what tokens cost")
     parser.add_argument("--json", type=Path, help="write all results there")
     given = parser.parse_args()
-    parts = given.parts.split(",")
+    parts = [] if given.tokens else given.parts.split(",")
     everything: dict[str, Any] = {}
     with workplace("ingest") as scratch:
         print(
@@ -249,6 +303,9 @@ def main() -> None:
         if "loads" in parts:
             loads = everything["loads"] = measure_loads(scratch, given.rounds, given.seconds)
             print(loads_table(loads) + "\n")
+        if given.tokens:
+            ratios = everything["tokens"] = measure_tokens(scratch, given.rounds, given.seconds)
+            print(tokens_table(ratios) + "\n")
         if "disk" in parts:
             disk = everything["disk"] = measure_disk(scratch, given.scale)
             rows = ([what, f"{n:,}", number(a), number(b)] for what, n, a, b in disk)

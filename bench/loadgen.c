@@ -50,7 +50,7 @@ typedef struct {
 typedef struct { int64_t *items; size_t count, room; } Samples;
 
 static struct {
-    const char *host; int port; const char *prefix;
+    const char *host; int port; const char *prefix; const char *token;
     int connections, batch, metrics; int64_t first_step, frames, spacing_us;
     double rate, seconds, warmup, hold;
     char *template, *create; size_t template_length, create_length;
@@ -316,8 +316,8 @@ static void open_connection(Connection *c, int index)
     char request[1024];
     int length = snprintf(request, sizeof request,
         "GET /api/v1/ws/runs/%s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
-        c->run, opt.host, opt.port);
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
+        c->run, opt.host, opt.port, opt.token ? "Authorization: Bearer " : "", opt.token ? opt.token : "", opt.token ? "\r\n" : "");
     send_all(c->fd, request, length);
     size_t got = 0;
     char *end = NULL;
@@ -394,7 +394,7 @@ static void read_options(int argc, char **argv)
     static const struct option names[] = {
         {"port", 1, 0, 'p'}, {"prefix", 1, 0, 'r'}, {"connections", 1, 0, 'c'}, {"messages", 1, 0, 'b'},
         {"metrics", 1, 0, 'm'}, {"rate", 1, 0, 'f'}, {"seconds", 1, 0, 't'}, {"warmup", 1, 0, 'w'}, {"hold", 1, 0, 'h'},
-        {"frames", 1, 0, 'n'}, {"first-step", 1, 0, 's'}, {"spacing-us", 1, 0, 'u'}, {"template", 1, 0, 'x'}, {"create", 1, 0, 'y'}, {"values", 1, 0, 'v'}, {0}};
+        {"frames", 1, 0, 'n'}, {"first-step", 1, 0, 's'}, {"spacing-us", 1, 0, 'u'}, {"template", 1, 0, 'x'}, {"create", 1, 0, 'y'}, {"values", 1, 0, 'v'}, {"token", 1, 0, 'k'}, {0}};
     for (int o; (o = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (o) {
         case 'p': opt.port = atoi(optarg); break;
         case 'r': opt.prefix = optarg; break;
@@ -411,6 +411,7 @@ static void read_options(int argc, char **argv)
         case 'x': opt.template = read_file(optarg, &opt.template_length); break;
         case 'y': opt.create = read_file(optarg, &opt.create_length); break;
         case 'v': read_values(optarg); break;
+        case 'k': opt.token = optarg; break;
         default: exit(2);
     }
     if (!opt.port || !opt.template || !opt.values) die("to be called by loadgen.py");

@@ -104,7 +104,7 @@ def compiled() -> Path:
 
 @contextmanager
 def command(
-    port: int, load: Load, prefix: str, create: bool, **options: float
+    port: int, load: Load, prefix: str, create: bool, *, token: str = "", **options: float
 ) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="loadgen-") as folder:
         files = {
@@ -125,6 +125,7 @@ def command(
             "metrics": load.metrics,
             "rate": load.rate,
             "spacing_us": load.spacing_us,
+            **({"token": token} if token else {}),
             **options,
         }
         for name, value in numbers.items():
@@ -147,12 +148,15 @@ def run(
     first_step: int = 0,
     prefix: str | None = None,
     create: bool = True,
+    token: str = "",
     cpu: Callable[[], float] = time.process_time,
 ) -> dict[str, Any]:
     """Puts `load` on 127.0.0.1:`port` and returns the generator's counts; latencies in milliseconds.
 
     With `frames`, that many a connection and no warm-up, or what of them `seconds` allow.
     ack_ms is from sending to acknowledgement, ack_from_schedule_ms from when the schedule wanted the frame sent (no coordinated omission).
+
+    With `token`, a throw-away one that `ps` may show, each handshake has it as Bearer.
 
     `cpu` tells the server's CPU seconds; what it used from the first frame to the last reply, warm-up included and
     connecting not, is cpu_s_per_million.
@@ -170,6 +174,7 @@ def run(
         warmup=0 if frames else warmup,
         frames=frames,
         first_step=first_step,
+        token=token,
     ) as words:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None
