@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
 
 import trio
@@ -26,7 +26,7 @@ from matyan.frontier.shared import Shared, count_request, tell_refused
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import GOODBYE, NO_TEXT, PIECE_BYTES
 from matyan.service.accounts import Account
-from matyan.service.doors import PRESIGN, Doors, Refusal
+from matyan.service.doors import PRESIGN, Refusal
 from matyan.service.http1 import SEND_S, Answer, detail
 from matyan.service.logs import get_logger
 from matyan.service.probes import PROBES, probe
@@ -347,7 +347,9 @@ class Doorway:
         method = scope.get("method", "GET")
         if kind == "websocket":
             headers["upgrade"] = "websocket"  # another server may have taken it off
-        added = _cors_headers(doors, headers)
+        # Without an Origin too: no cache may give that answer to a page.
+        fields = [("Vary", "Origin"), *doors.cors(headers)]
+        added = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields]
 
         async def send_with_added(event: dict[str, Any]) -> None:
             if event["type"].endswith("http.response.start"):
@@ -388,17 +390,6 @@ def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         name, text = raw.decode("latin-1").lower(), value.decode("latin-1").strip()
         headers[name] = f"{headers[name]}, {text}" if name in headers else text
     return headers
-
-
-def _cors_headers(doors: Doors, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    # Without an Origin too: no cache may give that answer to a page.
-    added = [(b"vary", b"Origin")]
-    origin = headers.get("origin")
-    if origin is not None and doors.allow(origin):
-        added.append((b"access-control-allow-origin", origin.encode("latin-1")))
-        if "*" not in doors.origins:
-            added.append((b"access-control-allow-credentials", b"true"))
-    return added
 
 
 async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:

@@ -28,6 +28,7 @@ from matyan.service.http1 import (
     Head,
     detail,
     linger,
+    peer_address,
     read_head,
     refuse,
     response,
@@ -216,8 +217,9 @@ async def _turn_away(
     shared: Shared, stream: trio.SocketStream, head: Head, refusal: Refusal
 ) -> None:
     tell_refused(head.method, head.path, refusal)
-    await shared.entrance.hold(refusal, stream.socket.getpeername()[0], shared.draining)
-    await refuse(stream, detail(refusal.status, refusal.sentence, refusal.headers))
+    await shared.entrance.hold(refusal, peer_address(stream), shared.draining)
+    headers = (*refusal.headers, *shared.entrance.doors.cors(head.headers))
+    await refuse(stream, detail(refusal.status, refusal.sentence, headers))
 
 
 def _asks_for_the_lane(head: Head) -> bool:

@@ -112,6 +112,16 @@ class Doors:
         known = self.origins
         return "*" in known or origin in known or read_origin(origin) in known
 
+    def cors(self, headers: Mapping[str, str]) -> list[tuple[str, str]]:
+        """The fields with which a page that may call is shown the answer to this request (Fetch standard, "CORS protocol")."""
+        origin = headers.get("origin")
+        if origin is None or not self.allow(origin):
+            return []
+        shown = [("Access-Control-Allow-Origin", origin)]
+        if "*" not in self.origins:
+            shown.append(("Access-Control-Allow-Credentials", "true"))
+        return shown
+
     def is_preflight(self, method: str, headers: Mapping[str, str]) -> bool:
         """Whether a browser asks for one of its pages what that may send here (Fetch standard, "CORS-preflight request"), and the page may."""
         origin = headers.get("origin")

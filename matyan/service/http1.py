@@ -369,6 +369,15 @@ async def linger(stream: trio.SocketStream) -> None:
             pass
 
 
+def peer_address(stream: trio.SocketStream) -> str:
+    """The address of the peer; empty when it has gone, or has none."""
+    try:
+        name = stream.socket.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 async def refuse(stream: trio.SocketStream, answer: Answer) -> None:
     """Sends the last answer of a connection."""
     await send_within(stream, response(answer, keep_alive=False))

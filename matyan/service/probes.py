@@ -25,6 +25,7 @@ from matyan.service.http1 import (
     detail,
     json_answer,
     linger,
+    peer_address,
     read_head,
     refuse,
     response,
@@ -140,7 +141,7 @@ async def _serve_one(about: About, entrance: Entrance | None, stream: trio.Socke
         if entrance is not None:
             visitor = entrance.judge(head.method, head.path, head.query, head.headers)
             if isinstance(visitor, Refusal):
-                await entrance.hold(visitor, stream.socket.getpeername()[0])
+                await entrance.hold(visitor, peer_address(stream))
                 await refuse(stream, detail(visitor.status, visitor.sentence, visitor.headers))
                 return
         answer = probe(about, head.path, head.headers.get("accept", "")) if head.bare else None

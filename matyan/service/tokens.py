@@ -186,12 +186,19 @@ def read(path: Path) -> dict[str, Token]:
     """
     # What is no file, such as a pipe, must not stop whoever opens it.
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
             raise ValueError("it is no file")
         text = file.read(FILE_BYTES + 1)
     if len(text) > FILE_BYTES:
         raise ValueError(f"it is larger than {FILE_BYTES:,} bytes")
-    return parse(text)
+    tokens = parse(text)
+    if mode & 0o022:
+        log.warning(
+            "others may write the tokens file, and so let themselves in: take that right away with chmod go-w",
+            file=str(path),
+        )
+    return tokens
 
 
 @contextmanager

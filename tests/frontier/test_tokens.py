@@ -152,3 +152,37 @@ async def test_a_socket_of_the_app_is_closed_too(served: Served, file: Path, end
                 assert "ok" in await socket.receive()
                 with pytest.raises(WebsocketDisconnectError):
                     await socket.receive()
+
+
+async def test_a_page_that_may_call_is_shown_why_it_was_refused(file: Path) -> None:
+    """Whoever answers: a browser gives a page no answer that does not name its origin."""
+    add(file, "other", "admin")
+    settings = Settings(tokens_file=str(file), cors_origins=("https://ui.example",))
+    async with a_frontier(settings=settings) as served:
+        for path in ("/docs", "/nowhere"):
+            for origin, shown in (("https://ui.example", True), ("https://evil.example", False)):
+                head = f"GET {path} HTTP/1.0\r\nHost: x\r\nOrigin: {origin}\r\n\r\n"
+                answer = await served.talk(head.encode())
+                assert b" 401 " in answer
+                assert (b"Access-Control-Allow-Origin: " + origin.encode() in answer) is shown
+
+
+async def test_an_address_that_guesses_waits_and_a_right_token_beside_it_does_not(
+    served: Served, file: Path
+) -> None:
+    """On the socket too, and the wait ends with the process."""
+    right = add(file, "ci", "write", "read")
+    wrong = f"GET /docs HTTP/1.0\r\nHost: x\r\nAuthorization: {basic('ci', 'x')}\r\n\r\n".encode()
+    async with trio.open_nursery() as nursery:
+        for _ in range(60):
+            nursery.start_soon(served.talk, wrong)
+        entrance = served.frontier.shared.entrance
+        with trio.fail_after(10):
+            while entrance._guesses.waiting < 20:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        begun = trio.current_time()
+        await connected(served, "ci", right)
+        good = f"GET /docs HTTP/1.0\r\nHost: x\r\nAuthorization: {basic('ci', right)}\r\n\r\n"
+        assert b" 200 " in await served.talk(good.encode())
+        assert entrance._guesses.waiting > 0, trio.current_time() - begun
+        served.frontier.shared.draining.set()

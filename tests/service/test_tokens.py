@@ -114,6 +114,18 @@ def test_a_new_file_is_its_owners_alone(tmp_path: Path) -> None:
     assert [path.name for path in file.parent.iterdir()] == ["tokens"]
 
 
+def test_a_file_that_others_may_write_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    file_of.add(file, "ci", "write")
+    Tokens(file)
+    assert caplog.text == ""
+    file.chmod(0o620)
+    assert Tokens(file).on
+    assert "chmod go-w" in caplog.text
+
+
 def test_a_link_stays_one(tmp_path: Path) -> None:
     link, file = tmp_path / "link", tmp_path / "elsewhere" / "tokens"
     link.symlink_to(file)
