@@ -232,6 +232,24 @@ class Settings:
     port: int = _setting(
         DEFAULT_PORT, "PORT", "The port to listen on; 0: any free one.", parsing.port
     )
+    tls_cert_file: str = _setting(
+        "",
+        "MATYAN_TLS_CERT_FILE",
+        "This server's certificate and those between it and its authority, PEM: it listens under TLS then; read again when it changes.",
+        parsing.text,
+    )
+    tls_key_file: str = _setting(
+        "",
+        "MATYAN_TLS_KEY_FILE",
+        "The certificate's private key, PEM, not encrypted.",
+        parsing.text,
+    )
+    tls_client_ca_file: str = _setting(
+        "",
+        "MATYAN_TLS_CLIENT_CA_FILE",
+        "The authorities of clients' certificates, PEM: each client must show one then, but for /health/.",
+        parsing.text,
+    )
     metrics_enabled: bool = _setting(True, "METRICS_ENABLED", "Serve /metrics/.", parsing.flag)
     metrics_port: int = _setting(
         9090,
@@ -371,6 +389,8 @@ class Settings:
             ConfigurationError: two settings do not go together.
         """
         self._refuse_one_name_for_two()
+        if used is None or "tls_cert_file" in used:
+            self._refuse_half_a_pair()
         if not self.kafka_security_protocol.startswith("SASL_") or (
             used is not None and "kafka_sasl_password" not in used
         ):
@@ -387,6 +407,20 @@ class Settings:
         if missing:
             raise ConfigurationError(
                 f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}: expected {' and '.join(missing)} to be set, too."
+            )
+
+    def _refuse_half_a_pair(self) -> None:
+        given = {
+            "MATYAN_TLS_CERT_FILE": self.tls_cert_file,
+            "MATYAN_TLS_KEY_FILE": self.tls_key_file,
+            "MATYAN_TLS_CLIENT_CA_FILE": self.tls_client_ca_file,
+        }
+        missing = [name for name in [*given][:2] if not given[name]]
+        if missing and any(given.values()):
+            named = next(name for name, value in given.items() if value)
+            raise ConfigurationError(
+                f"{named}={given[named]}: expected {' and '.join(missing)} to be set, too: a listener under TLS has both a "
+                "certificate and its key."
             )
 
     def _refuse_one_name_for_two(self) -> None:

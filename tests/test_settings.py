@@ -107,6 +107,9 @@ BAD: dict[str, list[str]] = {
     "LOG_LEVEL": ["", "LOUD", "5"],
     "HOST": ["", "http://x", "a b"],
     "PORT": [*NUMBER, "70000"],
+    "MATYAN_TLS_CERT_FILE": LINE,
+    "MATYAN_TLS_KEY_FILE": LINE,
+    "MATYAN_TLS_CLIENT_CA_FILE": LINE,
     "METRICS_ENABLED": FLAG,
     "METRICS_PORT": [*(raw for raw in NUMBER if raw != "-1"), "70000", "65536"],
     "CORS_ORIGINS": [

@@ -21,6 +21,7 @@ from matyan.cli.flags import (
     FDB,
     KAFKA,
     S3,
+    TLS,
     as_json_option,
     settings_flags,
     store_name,
@@ -63,7 +64,14 @@ class Finding:
 @store_option("Check this store, too.", required=False)
 @as_json_option
 @settings_flags(
-    *KAFKA, *FDB, *S3, "kafka_compression", "ingestion_group", "sequence_layout", "environment"
+    *KAFKA,
+    *FDB,
+    *S3,
+    *TLS,
+    "kafka_compression",
+    "ingestion_group",
+    "sequence_layout",
+    "environment",
 )
 def doctor(
     settings: Settings, wait: bool, timeout: float, store: StoreName | None, as_json: bool
@@ -71,7 +79,7 @@ def doctor(
     """Check what the services need, and say how to mend what is wrong; exit with 1 when something is.
 
     Checks the settings, the broker, the topics, the store (with --store), the blobs (a probe object is put by a
-    presigned URL and deleted) and this machine's clock (against the S3 server's).
+    presigned URL and deleted), this machine's clock (against the S3 server's) and the listener's certificate, where it has one.
 
     With --wait, progress goes to standard error; it ends with 0 as soon as all is well, with 1 at the timeout, and at
     once when a setting is wrong, since that does not mend itself.
@@ -128,6 +136,8 @@ async def examine(
         "blobs": partial(_check_blobs, settings),
         "clock": partial(_check_clock, settings),
     }
+    if settings.tls_cert_file:
+        checks["certificate"] = partial(_check_certificate, settings)
     if store is not None:
         checks["store"] = partial(_check_store, settings, store)
     found: dict[str, Finding] = {}
@@ -286,6 +296,22 @@ def _check_place(folder: Path) -> str:
             "or name another folder with --store."
         )
     return f"none yet; it is made in {folder} at the first start"
+
+
+async def _check_certificate(settings: Settings) -> str:
+    from matyan.service.certificates import files_of, load
+
+    files = files_of(settings)
+    assert files is not None
+    loaded = load(files)
+    trouble = loaded.trouble()
+    if not loaded.is_good():
+        raise ConfigurationError(str(trouble))
+    asks = f"; clients must show one signed by {files.client_ca}" if files.client_ca else ""
+    return (
+        trouble
+        or f"{files.certificate} and its key belong together, good until {loaded.until}{asks}"
+    )
 
 
 async def _check_blobs(settings: Settings) -> str:

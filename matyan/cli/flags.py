@@ -51,14 +51,19 @@ S3 = (
     "s3_sse_kms_key_id",
     "s3_presign_expiry",
 )
+TLS = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
 SERVICE = ("log_level", "environment", "shutdown_flush_timeout")
 
 _FIELDS: dict[str, Field[Any]] = {row.name: row for row in fields(Settings)}
 _METAVARS = {int: "N", float: "SECONDS", tuple: "LIST", str: "TEXT", Properties: "FILE"}
 
 
-def settings_flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def settings_flags(
+    *names: str, ignore: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Gives a command an option for each of these fields of `Settings`, and calls it with `settings`.
+
+    `ignore`: the command uses every setting but those whose variables begin so, whether it has an option for it or not.
 
     A secret gets no option, since `ps` shows command lines to everybody: --help says which variable to set.
     """
@@ -69,7 +74,9 @@ def settings_flags(*names: str) -> Callable[[Callable[..., Any]], Callable[..., 
         @functools.wraps(command)
         def call(*arguments: Any, **given: Any) -> Any:
             overrides = {name: given.pop(name) for name in names if name not in secrets}
-            return command(*arguments, settings=load(used=names, **overrides), **given)
+            used = None if ignore else names
+            settings = load(ignore=ignore, used=used, **overrides)
+            return command(*arguments, settings=settings, **given)
 
         call.__doc__ = (command.__doc__ or "") + _about(secrets)
         for option in reversed(options):

@@ -11,7 +11,7 @@ import click
 import trio
 from confluent_kafka.admin import AclOperation
 
-from matyan.cli.flags import KAFKA, S3, SERVICE, settings_flags
+from matyan.cli.flags import KAFKA, S3, SERVICE, TLS, settings_flags
 from matyan.cli.start import KafkaStart, begin
 from matyan.errors import Unavailable
 from matyan.service.listeners import open_port
@@ -35,6 +35,7 @@ from matyan.settings import Settings
     "public_url",
     "allowed_hosts",
     "tokens_file",
+    *TLS,
     "metrics_enabled",
     *SERVICE,
 )

@@ -13,7 +13,7 @@ from prometheus_client import Counter, Gauge
 
 from matyan import __version__
 from matyan import settings as settings_
-from matyan.cli.flags import place_options, setting_option, store_name
+from matyan.cli.flags import TLS, place_options, settings_flags, store_name
 from matyan.errors import ConfigurationError
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
@@ -37,7 +37,6 @@ _log = get_logger()
 
 @click.command()
 @place_options
-@setting_option("tokens_file")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",
@@ -46,7 +45,8 @@ _log = get_logger()
     show_default=True,
     help="0: any free.",
 )
-def up(store: StoreName, host: str, port: int, tokens_file: str | None) -> int:
+@settings_flags("tokens_file", *TLS, ignore=settings_.EMBEDDED_IGNORES)
+def up(settings: Settings, store: StoreName, host: str, port: int) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.
 
     \b
@@ -57,6 +57,9 @@ def up(store: StoreName, host: str, port: int, tokens_file: str | None) -> int:
     Reachable from other machines, on another port, for those who have a token:
       matyan tokens add training --scope write --data runs/
       matyan up --host 0.0.0.0 --port 8080 --data runs/
+    \b
+    Under TLS, with a certificate that may come from a private authority:
+      matyan up --host 0.0.0.0 --tls-cert-file tls.crt --tls-key-file tls.key
     """
     if isinstance(store, ClusterName):
         raise ConfigurationError(
@@ -64,7 +67,6 @@ def up(store: StoreName, host: str, port: int, tokens_file: str | None) -> int:
             f"with --data. A FoundationDB store is fed through Kafka: start `matyan frontier`, and `matyan ingest-worker "
             f"--store {store_name(store)}`."
         )
-    settings = settings_.load(ignore=settings_.EMBEDDED_IGNORES, tokens_file=tokens_file)
     private.set_umask()
     raise_limit()
     line = logs.configure(settings.log_level)
@@ -89,7 +91,7 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
             await edge.serve(frontier, listeners, task_status=task_status)
 
         async def report(*, task_status: trio.TaskStatus[None]) -> None:
-            _greet(data, host, listeners, tokens)
+            _greet(data, host, listeners, tokens, "https" if settings.tls_cert_file else "http")
             calm_collector()
             task_status.started()
             await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
@@ -106,14 +108,16 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
         )
 
 
-def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener], tokens: Tokens) -> None:
+def _greet(
+    data: Path, host: str, listeners: Sequence[trio.SocketListener], tokens: Tokens, scheme: str
+) -> None:
     port = listeners[0].socket.getsockname()[1]
     everywhere = host in {"0.0.0.0", "::", ""}
     name = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
-    url = f"http://{name}:{port}"
+    url = f"{scheme}://{name}:{port}"
     lines = [f"matyan {__version__} takes data at {url}"]
     if everywhere:
-        lines.append(f"  from other machines:  http://{socket.gethostname()}:{port}")
+        lines.append(f"  from other machines:  {scheme}://{socket.gethostname()}:{port}")
     lines += [
         f"  health and metrics:   {url}/health/ready/  {url}/metrics/",
         f"  data folder:          {data}",
@@ -124,8 +128,14 @@ def _greet(data: Path, host: str, listeners: Sequence[trio.SocketListener], toke
         f'    run = Run(repo="{url.replace("//", "//NAME:TOKEN@") if tokens.on else url}")',
         '    run.track(0.5, name="loss")',
         "",
-        "Ctrl-C stops it.",
     ]
+    if scheme == "https":
+        lines += [
+            "Where the certificate's authority is a private one, the training code wants SSL_CERT_FILE=(that authority's",
+            "certificate) in its environment; the name in the URL must be one of the certificate's.",
+            "",
+        ]
+    lines.append("Ctrl-C stops it.")
     announce("\n".join(lines))
 
 

@@ -7,8 +7,10 @@ that costs 0.7 s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+import socket
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -20,6 +22,7 @@ from matyan.broker.base import Producer
 from matyan.frontier.lane import INGEST_PATH, SWEEP_EVERY_S, Lane
 from matyan.frontier.shared import Shared, count_request, tell_refused
 from matyan.service import telemetry
+from matyan.service.certificates import Certificates, files_of
 from matyan.service.descriptors import for_connections
 from matyan.service.doors import Refusal
 from matyan.service.health import Health
@@ -37,6 +40,7 @@ from matyan.service.http1 import (
 from matyan.service.islands import island
 from matyan.service.logs import get_logger
 from matyan.service.probes import probe
+from matyan.service.tls import HANDSHAKE_RECORD, HANDSHAKE_S, Stream, TlsStream, shake_hands
 from matyan.service.tokens import Tokens
 from matyan.settings import Settings
 
@@ -49,6 +53,9 @@ TOLD_CONNECTIONS = 16
 """So many connections at a time beyond the limit are told that there are too many; others are closed without a word."""
 TOLD_S = 1.0
 """How long the request of such a connection is waited for, before it is told."""
+
+_PLAIN = "This port speaks TLS: call it by https:// (or wss://)."
+_handshakes = telemetry.TLS_HANDSHAKES.counts(("ok", "plain", "failed", "late", "gone"))
 
 
 class Frontier:
@@ -75,9 +82,12 @@ class Frontier:
         self.web: WebServer | None = None
         self.web_loaded = trio.Event()
         self.most_connections = for_connections()
-        self.streams: set[trio.SocketStream] = set()
+        files = files_of(settings)
+        self.certificates = None if files is None else Certificates(files)
+        """Of a listener under TLS."""
+        self.streams: set[Stream] = set()
         """Connections that are not, or not yet, on the ingest lane."""
-        self.idle: set[trio.SocketStream] = set()
+        self.idle: set[Stream] = set()
         """Those of them that have no request at hand."""
         self.empty = trio.Event()
         self.accepting = trio.CancelScope()
@@ -101,6 +111,8 @@ async def serve(
         nursery.start_soon(shared.pacer.run)
         nursery.start_soon(_sweep, frontier)
         nursery.start_soon(_load_web, frontier)
+        if frontier.certificates is not None:
+            nursery.start_soon(frontier.certificates.watch)
         with frontier.accepting:
             await trio.serve_listeners(
                 partial(island, partial(_handle, frontier)),
@@ -157,34 +169,78 @@ async def _load_web(frontier: Frontier) -> None:
         frontier.web_loaded.set()
 
 
-async def _handle(frontier: Frontier, stream: trio.SocketStream) -> None:
+async def _handle(frontier: Frontier, transport: trio.SocketStream) -> None:
     over = len(frontier.streams) + len(frontier.lane.connections) - frontier.most_connections
     if over >= TOLD_CONNECTIONS:
         return
+    stream: Stream | None = transport
+    if frontier.certificates is not None:
+        with _counted(frontier, transport):
+            stream = await _secured(frontier, frontier.certificates, transport)
+    if stream is None:
+        return
+    async with stream:
+        with _counted(frontier, stream):
+            await (_converse if over < 0 else _tell_too_many)(frontier, stream)
+
+
+@contextmanager
+def _counted(frontier: Frontier, stream: Stream) -> Iterator[None]:
     frontier.streams.add(stream)
     try:
-        if over < 0:
-            await _converse(frontier, stream)
-        else:
-            log.warning("too many connections", most=frontier.most_connections)
-            # Some clients are confused by an answer that comes before their request.
-            with suppress(BadRequest), trio.move_on_after(TOLD_S):
-                await read_head(stream, b"", first=True)
-            await refuse(
-                stream,
-                detail(
-                    503,
-                    f"This process has {frontier.most_connections} connections already, and may have no more: close some, "
-                    "or raise its limit of open files (ulimit -n).",
-                ),
-            )
+        yield
     finally:
         frontier.streams.discard(stream)
         if not frontier.streams:
             frontier.empty.set()
 
 
-async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
+async def _secured(
+    frontier: Frontier, certificates: Certificates, transport: trio.SocketStream
+) -> TlsStream | None:
+    """The connection under TLS; None: it does not come to that."""
+    outcome = "gone"
+    frontier.idle.add(transport)
+    try:
+        with trio.move_on_after(HANDSHAKE_S) as scope:
+            first = await transport.socket.recv(1, socket.MSG_PEEK)
+            if first and first[0] != HANDSHAKE_RECORD:
+                outcome = "plain"
+                await refuse(transport, detail(400, _PLAIN))
+            elif first:
+                stream = await shake_hands(transport, certificates.context)
+                outcome = "ok"
+                return stream
+        if scope.cancelled_caught:
+            outcome = "late"
+    except ssl.SSLError as error:
+        outcome = "failed"
+        log.warning("a TLS handshake failed", peer=peer_address(transport), reason=error.reason)
+        await linger(transport)
+    except OSError as error:
+        raise trio.BrokenResourceError from error
+    finally:
+        frontier.idle.discard(transport)
+        _handshakes[outcome] += 1
+    return None
+
+
+async def _tell_too_many(frontier: Frontier, stream: Stream) -> None:
+    log.warning("too many connections", most=frontier.most_connections)
+    # Some clients are confused by an answer that comes before their request.
+    with suppress(BadRequest), trio.move_on_after(TOLD_S):
+        await read_head(stream, b"", first=True)
+    await refuse(
+        stream,
+        detail(
+            503,
+            f"This process has {frontier.most_connections} connections already, and may have no more: close some, "
+            "or raise its limit of open files (ulimit -n).",
+        ),
+    )
+
+
+async def _converse(frontier: Frontier, stream: Stream) -> None:
     """Answers one request after the other, until the connection is over or the lane has it."""
     rest, first = b"", True
     while True:
@@ -199,7 +255,9 @@ async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
             frontier.idle.discard(stream)
         if head is None:
             return
-        visitor = frontier.shared.entrance.judge(head.method, head.path, head.query, head.headers)
+        visitor = _judge_client(frontier, stream, head) or frontier.shared.entrance.judge(
+            head.method, head.path, head.query, head.headers
+        )
         if isinstance(visitor, Refusal):
             await _turn_away(frontier.shared, stream, head, visitor)
             return
@@ -213,13 +271,24 @@ async def _converse(frontier: Frontier, stream: trio.SocketStream) -> None:
         rest, first = left, False
 
 
-async def _turn_away(
-    shared: Shared, stream: trio.SocketStream, head: Head, refusal: Refusal
-) -> None:
+async def _turn_away(shared: Shared, stream: Stream, head: Head, refusal: Refusal) -> None:
     tell_refused(head.method, head.path, refusal)
     await shared.entrance.hold(refusal, peer_address(stream), shared.draining)
     headers = (*refusal.headers, *shared.entrance.doors.cors(head.headers))
     await refuse(stream, detail(refusal.status, refusal.sentence, headers))
+
+
+def _judge_client(frontier: Frontier, stream: Stream, head: Head) -> Refusal | None:
+    """Whether the client must show a certificate and has not. An orchestrator's health check has none to show."""
+    certificates = frontier.certificates
+    if certificates is None or not certificates.asks_clients or head.path.startswith("/health/"):
+        return None
+    if isinstance(stream, TlsStream) and stream.has_certificate:
+        return None
+    return Refusal(
+        403,
+        "A client must show a certificate here, signed by one of the authorities in MATYAN_TLS_CLIENT_CA_FILE.",
+    )
 
 
 def _asks_for_the_lane(head: Head) -> bool:
@@ -228,7 +297,7 @@ def _asks_for_the_lane(head: Head) -> bool:
     return may_upgrade and "upgrade" in head.headers and head.path.startswith(INGEST_PATH)
 
 
-async def _answer(frontier: Frontier, stream: trio.SocketStream, head: Head) -> bytes | None:
+async def _answer(frontier: Frontier, stream: Stream, head: Head) -> bytes | None:
     """Answers a request; returns what was read behind it, or None when the connection takes no other."""
     begun = trio.current_time()
     # A page across origins needs the CORS headers, which are the app's.

@@ -56,6 +56,7 @@ from matyan.service.http1 import (
 )
 from matyan.service.islands import report
 from matyan.service.logs import get_logger
+from matyan.service.tls import Stream, TlsSocket, take_socket
 from matyan.service.tokens import Token
 
 log = get_logger()
@@ -156,7 +157,12 @@ class Connection:
     )
 
     def __init__(
-        self, lane: Lane, sock: socket.socket, wire: Wire, run: str, token: Token | None
+        self,
+        lane: Lane,
+        sock: socket.socket | TlsSocket,
+        wire: Wire,
+        run: str,
+        token: Token | None,
     ) -> None:
         self._lane = lane
         self._token = token
@@ -730,7 +736,7 @@ class Lane:
         async for work in self._turns.clone():
             work()
 
-    async def open(self, stream: trio.SocketStream, head: Head, token: Token | None = None) -> None:
+    async def open(self, stream: Stream, head: Head, token: Token | None = None) -> None:
         """Answers the handshake; takes the connection of whoever came in with `token`, or refuses it."""
         run = head.path.removeprefix(INGEST_PATH)
         reason = check_run_id(run)
@@ -763,9 +769,7 @@ class Lane:
                 return
             unless_open.pop_all()
         wire = Wire(FRAME_BYTES, deflate=bool(handshake.extensions))
-        sock = socket.socket(fileno=stream.socket.detach())
-        sock.setblocking(False)
-        connection = Connection(self, sock, wire, run, token)
+        connection = Connection(self, take_socket(stream), wire, run, token)
         connection.open(head.rest)
         if self.shared.draining.is_set():
             connection.drain()  # the drain began while the answer was being sent

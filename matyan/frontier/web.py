@@ -20,6 +20,7 @@ from hypercorn.utils import wrap_app
 from matyan.frontier.app import create_app
 from matyan.frontier.shared import Shared
 from matyan.service.http1 import LINGER_S, BadRequest, Chunked, Head, Sized, send_within
+from matyan.service.tls import Stream, TlsStream
 
 
 class Exchange:
@@ -30,7 +31,7 @@ class Exchange:
     deadline: here a send ends after SEND_S.
     """
 
-    def __init__(self, stream: trio.SocketStream, head: Head) -> None:
+    def __init__(self, stream: Stream, head: Head) -> None:
         self.socket = stream.socket
         self.rest = head.rest
         """What was read beyond the request's end."""
@@ -86,6 +87,20 @@ class Exchange:
         self.limit.deadline = trio.current_time() + LINGER_S
 
 
+class SecureExchange(Exchange):
+    """The same under TLS: by what a stream can be asked, Hypercorn sees that the request's scheme is https."""
+
+    @property
+    def transport_stream(self) -> SecureExchange:
+        return self
+
+    async def do_handshake(self) -> None:
+        """It was done before the head was read."""
+
+    def selected_alpn_protocol(self) -> str:
+        return "http/1.1"
+
+
 class OneRequest(TCPServer):
     """Hypercorn's server of a connection, for an Exchange: it hears from the protocol when the response has ended."""
 
@@ -115,9 +130,10 @@ class WebServer:
             await lifespan.wait_for_startup()
             task_status.started()
 
-    async def answer(self, stream: trio.SocketStream, head: Head) -> bytes | None:
+    async def answer(self, stream: Stream, head: Head) -> bytes | None:
         """Answers a request; returns what was read behind it, or None when the connection takes no other."""
-        exchange = Exchange(stream, head)
+        kind = SecureExchange if isinstance(stream, TlsStream) else Exchange
+        exchange = kind(stream, head)
         await self.handle(exchange)
         return exchange.rest if exchange.reusable else None
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import trio
 
 from matyan.parsing import HIGHEST_PORT
+from matyan.service.tls import Stream
 
 HEAD_BYTES = 16 << 10
 """What a request's head may hold: nginx allows 8 KiB a line, node 16 KiB in all."""
@@ -355,7 +356,7 @@ async def send_within(stream: trio.abc.SendStream, data: bytes) -> None:
         raise trio.BrokenResourceError("the peer does not read")
 
 
-async def linger(stream: trio.SocketStream) -> None:
+async def linger(stream: trio.abc.HalfCloseableStream) -> None:
     """Ends the sending side and waits a moment for the peer's end.
 
     A socket that is closed with unread bytes in it sends a reset, which can overtake the last answer.
@@ -369,7 +370,7 @@ async def linger(stream: trio.SocketStream) -> None:
             pass
 
 
-def peer_address(stream: trio.SocketStream) -> str:
+def peer_address(stream: Stream) -> str:
     """The address of the peer; empty when it has gone, or has none."""
     try:
         name = stream.socket.getpeername()
@@ -378,7 +379,7 @@ def peer_address(stream: trio.SocketStream) -> str:
     return str(name[0]) if isinstance(name, tuple) else ""
 
 
-async def refuse(stream: trio.SocketStream, answer: Answer) -> None:
+async def refuse(stream: trio.abc.HalfCloseableStream, answer: Answer) -> None:
     """Sends the last answer of a connection."""
     await send_within(stream, response(answer, keep_alive=False))
     await linger(stream)

@@ -74,6 +74,19 @@ QUOTA_REFUSED = Counter(
     ["token", "limit"],
 )
 
+TLS_EXPIRES = Gauge(
+    "matyan_tls_certificate_expiry_timestamp_seconds",
+    "Until when the listener's certificate is good",
+    # So that nothing is shown without TLS: a zero would be an alert.
+    ["file"],
+)
+TLS_HANDSHAKES = Tally(
+    "matyan_tls_handshakes_total",
+    "Connections to the listener under TLS, by how they began: ok, plain (no TLS), failed (the two could not agree), late "
+    "(not complete in time), gone (the client ended it)",
+    "outcome",
+)
+
 # --- the ingestion worker, as the reference names them -------------------------------------------
 
 INGEST_CONSUMED = Count("matyan_ingestion_messages_consumed_total", "Records read from the broker")
@@ -192,7 +205,7 @@ _FRONTIER: Final = (
         FRAMES,
         REJECTED,
     ),
-    *(ACK_SECONDS, QUEUE_BYTES, QUEUE_CAPACITY, SOCKET_CLOSES),
+    *(ACK_SECONDS, QUEUE_BYTES, QUEUE_CAPACITY, SOCKET_CLOSES, TLS_EXPIRES, TLS_HANDSHAKES),
     *(QUOTA_HELD_FRAMES, QUOTA_HELD_SECONDS, QUOTA_REFUSED),
 )
 _INGEST: Final = (

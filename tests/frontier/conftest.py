@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import pytest
@@ -16,9 +18,48 @@ from websockets.uri import parse_uri
 from matyan.blobs.base import Blobs, Upload
 from matyan.frontier.edge import Frontier, serve
 from matyan.service.health import Health
+from matyan.service.tls import Stream
 from matyan.service.tokens import Tokens
 from matyan.settings import Settings
+from tests import tls
 from tests.frontier.hand import HandProducer
+
+OVER_TLS: ContextVar[bool] = ContextVar("OVER_TLS", default=False)
+"""Whether a frontier that a test starts listens under TLS."""
+
+BOTH_WAYS = {"tests.frontier.test_edge", "tests.frontier.test_islands"}
+"""What these say of the listener holds under TLS too, and is tried there."""
+ONE_WAY = {
+    # Its client's calls are counted beside the server's.
+    "test_a_small_frame_takes_few_calls",
+    # Clients that are told no authority; tests/test_sdk.py and test_tls.py have them.
+    "test_trio_websocket_can_talk_to_it",
+    "test_the_unmodified_sdks_transport",
+    # Addresses that begin with http.
+    "test_absolute_targets_work_everywhere",
+    "test_an_upload_goes_to_the_host_that_was_named",
+    # Long, and about messages, of which TLS knows nothing.
+    "test_96_mib_in_fragments_is_too_large",
+    "test_a_message_of_96_mib_is_taken",
+    "test_what_inflates_beyond_96_mib_is_too_large",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if (
+        metafunc.module.__name__ in BOTH_WAYS
+        and inspect.iscoroutinefunction(metafunc.function)
+        and metafunc.function.__name__ not in ONE_WAY
+    ):
+        metafunc.parametrize("over_tls", [False, True], ids=["plain", "tls"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def over_tls(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Where it is a parameter, the frontiers of the test listen so."""
+    token = OVER_TLS.set(getattr(request, "param", False))
+    yield
+    OVER_TLS.reset(token)
 
 
 class NoBlobs:
@@ -41,13 +82,16 @@ class Served:
     frontier: Frontier
     producer: HandProducer
     port: int
+    tls: bool = False
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
-    async def connect(self) -> trio.SocketStream:
-        return await trio.open_tcp_stream("127.0.0.1", self.port)
+    async def connect(self) -> Stream:
+        """A client's connection, under TLS where the frontier listens so."""
+        transport = await trio.open_tcp_stream("127.0.0.1", self.port)
+        return await tls.client(transport) if self.tls else transport
 
     async def handed(self, count: int) -> None:
         """Waits until the producer has so many frames."""
@@ -70,7 +114,7 @@ class Served:
 class RawClient:
     """The client side of the Sans-I/O layer, so that a test decides about each byte."""
 
-    def __init__(self, stream: trio.SocketStream, run: str, port: int, **options: object) -> None:
+    def __init__(self, stream: Stream, run: str, port: int, **options: object) -> None:
         uri = parse_uri(f"ws://127.0.0.1:{port}/api/v1/ws/runs/{run}")
         self.stream = stream
         self.protocol = ClientProtocol(uri, max_size=None, **options)
@@ -122,16 +166,19 @@ async def a_frontier(
     blobs: Blobs | None = None,
     tokens: Tokens | None = None,
 ) -> AsyncIterator[Served]:
+    over_tls = OVER_TLS.get()
     producer = producer or HandProducer(1 << 26)
     # A test that writes its own heads calls the server x.
     settings = settings or Settings()
     settings = replace(settings, allowed_hosts=("x", *settings.allowed_hosts))
+    if over_tls:
+        settings = replace(settings, **tls.server_settings())
     frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings, tokens)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         await nursery.start(frontier.shared.health.run)
         await nursery.start(serve, frontier, listeners)
-        yield Served(frontier, producer, listeners[0].socket.getsockname()[1])
+        yield Served(frontier, producer, listeners[0].socket.getsockname()[1], over_tls)
         nursery.cancel_scope.cancel()
 
 
