@@ -92,6 +92,11 @@ class Certificates:
         return self._loaded.context
 
     @property
+    def expires(self) -> float:
+        """Epoch seconds until which the certificate at hand is good."""
+        return self._loaded.expires
+
+    @property
     def asks_clients(self) -> bool:
         """Whether clients have to show a certificate."""
         return bool(self._files.client_ca)

@@ -171,7 +171,7 @@ async def a_frontier(
     # A test that writes its own heads calls the server x.
     settings = settings or Settings()
     settings = replace(settings, allowed_hosts=("x", *settings.allowed_hosts))
-    if over_tls:
+    if over_tls and not settings.tls_cert_file:
         settings = replace(settings, **tls.server_settings())
     frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings, tokens)
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
