@@ -8,7 +8,6 @@ with one of them stands on one thread, the loop's, which scrapes, too; what othe
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -21,11 +20,9 @@ from prometheus_client.utils import floatToGoString
 
 class _Plain(Collector):
     def __init__(self) -> None:
+        """Last of all: to register it is to collect from it."""
         self._created = time.time()
         REGISTRY.register(self)
-
-    @abstractmethod
-    def collect(self) -> Iterator[CounterMetricFamily | HistogramMetricFamily]: ...
 
 
 class Count(_Plain):
