@@ -1,7 +1,7 @@
 """Metrics that are plain numbers until they are scraped: what the hot path counts with.
 
-prometheus_client's take a lock and three to five calls for each count, which a small transaction pays as dearly as its own
-work. These are a number, a dict and a list, and show at a scrape what the library's would. In return all that counts
+prometheus_client's take a lock and three to five calls for each count: some per cent of a small transaction in all. These are a
+number, a dict and a list, and show at a scrape what the library's would. In return all that counts
 with one of them stands on one thread, the loop's, which scrapes, too; what other threads count stays with the library's.
 """
 
