@@ -15,7 +15,7 @@ What is counted, and the bias that it has:
   would; the files' growth after an orderly stop, and again after compaction, everything else about the runs included.
 - memory is VmRSS; the page cache and the files it holds are not in it.
 - --tokens: two trackers in turn, one that asks for tokens (1,000 in its file, the last one is sent) and one that does not; what is told is
-  the median of the rounds' ratios. A token is judged at the handshake, of which a load has one a connection, before it is measured.
+  the ratio. A token is judged at the handshake, of which a load has one a connection, before it is measured.
 - The folder lies in build/: the file system is this machine's, and so is the price of its fdatasync (printed first).
 """
 
@@ -142,50 +142,56 @@ def measure_loads(scratch: Path, rounds: int, seconds: float) -> dict[str, list[
 
 def measure_tokens(
     scratch: Path, rounds: int, seconds: float
-) -> dict[str, list[tuple[float, float]]]:
-    """Load → of each round messages/s and CPU a message with tokens, as shares of those without."""
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Load → "with" and "without" → the results of the rounds."""
     file = scratch / "tokens"
     secret = tokens.new_secret().reveal()
     with tokens.changing(file) as known:
-        for number_ in range(1000):
-            digest = tokens.digest(secret if number_ == 999 else str(number_))
+        for index in range(1000):
+            digest = tokens.digest(secret if index == 999 else str(index))
             scopes = frozenset({tokens.Scope.WRITE})
-            known[f"n{number_}"] = tokens.Token(f"n{number_}", digest, scopes, time.time())
-    ratios: dict[str, list[tuple[float, float]]] = {}
+            known[f"n{index}"] = tokens.Token(f"n{index}", digest, scopes, time.time())
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for turn in range(rounds):
-        found: dict[bool, dict[str, Any]] = {True: {}, False: {}}
         # Whoever comes second finds another state of the machine: they take turns at that.
-        for asks in (True, False) if turn % 2 else (False, True):
-            folder = scratch / f"tokens-{turn}-{asks}"
-            env = {"MATYAN_TOKENS_FILE": str(file)} if asks else {}
+        for what in ("with", "without") if turn % 2 else ("without", "with"):
+            folder = scratch / f"tokens-{turn}-{what}"
+            env = {"MATYAN_TOKENS_FILE": str(file)} if what == "with" else {}
             with tracker(folder, **env) as (server, port):
                 for load in TOKEN_LOADS:
-                    token = secret if asks else ""
+                    token = secret if what == "with" else ""
                     result = put(server, port, folder, load, seconds=seconds, token=token)
-                    say(f"{'with' if asks else 'without'} tokens, {load}: {result}")
-                    found[asks][str(load)] = result
+                    say(f"{what} tokens, {load}: {result}")
+                    results.setdefault(str(load), {}).setdefault(what, []).append(result)
             shutil.rmtree(folder)
-        for name in found[True]:
-            with_, without = found[True][name], found[False][name]
-            ratios.setdefault(name, []).append(
-                (
-                    with_["messages_per_s"] / without["messages_per_s"],
-                    with_["cpu_s_per_million"] / without["cpu_s_per_million"],
-                )
-            )
-    return ratios
+    return results
 
 
-def tokens_table(ratios: dict[str, list[tuple[float, float]]]) -> str:
-    def told(values: list[float]) -> str:
-        return f"{statistics.median(values):.3f} ({min(values):.3f}–{max(values):.3f})"
+def tokens_table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    """With divided by without: of each round (median, least and most), and of the best rounds, which others disturbed least."""
 
-    rows = (
-        [name, told([rate for rate, _ in rows]), told([cpu for _, cpu in rows])]
-        for name, rows in ratios.items()
+    def told(rows: dict[str, list[dict[str, Any]]], key: str) -> str:
+        pairs = zip(rows["with"], rows["without"], strict=True)
+        ratios = [one[key] / other[key] for one, other in pairs]
+        return f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
+
+    def best(rows: dict[str, list[dict[str, Any]]]) -> str:
+        least = {what: min(row["cpu_s_per_million"] for row in rows[what]) for what in rows}
+        return f"{least['with'] / least['without']:.3f}"
+
+    columns = (
+        "connections × messages a frame",
+        "messages/s",
+        "CPU a message",
+        "CPU of the best rounds",
     )
-    columns = ["connections × messages a frame", "messages/s, with ÷ without", "CPU a message"]
-    return table(columns, rows)
+    return table(
+        [*columns],
+        (
+            [name, told(rows, "messages_per_s"), told(rows, "cpu_s_per_million"), best(rows)]
+            for name, rows in results.items()
+        ),
+    )
 
 
 def loads_table(results: dict[str, list[dict[str, Any]]]) -> str:
@@ -304,8 +310,8 @@ def main() -> None:
             loads = everything["loads"] = measure_loads(scratch, given.rounds, given.seconds)
             print(loads_table(loads) + "\n")
         if given.tokens:
-            ratios = everything["tokens"] = measure_tokens(scratch, given.rounds, given.seconds)
-            print(tokens_table(ratios) + "\n")
+            asked = everything["tokens"] = measure_tokens(scratch, given.rounds, given.seconds)
+            print(tokens_table(asked) + "\n")
         if "disk" in parts:
             disk = everything["disk"] = measure_disk(scratch, given.scale)
             rows = ([what, f"{n:,}", number(a), number(b)] for what, n, a, b in disk)
