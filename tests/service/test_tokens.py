@@ -18,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from matyan.errors import ConfigurationError
+from matyan.service.entrance import Visitor
+from matyan.service.http1 import parse_head
 from matyan.service.quotas import Quota
 from matyan.service.tokens import (
     Scope,
@@ -313,10 +315,19 @@ def test_a_token_is_long_and_fits_a_url() -> None:
 
 
 def test_nothing_that_is_printed_shows_a_token() -> None:
-    """Neither the token, which nobody keeps, nor its digest."""
+    """Neither the token, nor its digest, nor a head that it came in, wherever one is logged or formatted."""
     secret = new_secret()
     token = Token("ci", digest(secret.reveal()), frozenset({Scope.READ}), time.time())
-    for text in (repr(secret), str(secret), f"{secret}", repr(token), str(token)):
-        assert secret.reveal() not in text
-        assert token.digest.hex() not in text
-        assert repr(token.digest) not in text
+    sent = file_of.basic("ci", secret.reveal())
+    head = parse_head(
+        f"GET /a?signature=abcdef HTTP/1.1\r\nHost: x\r\nAuthorization: {sent}\r\n\r\n".encode(),
+        b"",
+    )
+    for shown in (secret, token, Visitor(token), head, [head], {"head": head}):
+        for text in (repr(shown), str(shown), f"{shown}", f"{shown!r}"):
+            assert secret.reveal() not in text
+            assert sent.removeprefix("Basic ") not in text
+            assert "abcdef" not in text
+            assert token.digest.hex() not in text
+            assert repr(token.digest) not in text
+    assert "/a" in repr(head)
