@@ -40,6 +40,8 @@ log = get_logger()
 
 FILE_BYTES: Final = 4 << 20
 """What the file may hold: more than 10,000 tokens."""
+AGAIN_S: Final = 0.4
+"""A file that cannot be used is read again so often, however many requests come."""
 _RANDOM_BYTES: Final = 32
 _PREFIX: Final = "mtn_"
 """Begins each token, so that programs which look for secrets in texts can find one."""
@@ -288,6 +290,7 @@ class Tokens:
         """None: no token was ever asked for."""
         self._seen: tuple[int, ...] | None = None
         self._trouble = ""
+        self._again = 0.0
         if path is None:
             return
         self._seen = _identity(path)
@@ -316,9 +319,13 @@ class Tokens:
     def look(self) -> None:
         """Reads the file again if it has changed."""
         path = self.path
-        if path is None or (identity := _identity(path)) == self._seen:
+        if path is None:
             return
-        self._seen = identity
+        identity, now = _identity(path), time.monotonic()
+        # What is wrong with a file may end without a trace in its stat.
+        if identity == self._seen and not (self._trouble and now >= self._again):
+            return
+        self._seen, self._again = identity, now + AGAIN_S
         try:
             tokens = read(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -337,8 +344,6 @@ class Tokens:
     def _keep(self, trouble: str) -> None:
         # One that is broken when it is first seen lets nobody in: it was meant to shut the door.
         self._tokens = self._tokens or {}
-        # Its stat may not tell when that ends: the next look reads it in any case.
-        self._seen = None
         if trouble != self._trouble:
             self._trouble = trouble
             log.error(

@@ -22,6 +22,7 @@ from matyan.service.entrance import Visitor
 from matyan.service.http1 import parse_head
 from matyan.service.quotas import Quota
 from matyan.service.tokens import (
+    AGAIN_S,
     Scope,
     Token,
     Tokens,
@@ -299,6 +300,7 @@ def test_a_write_in_place_is_seen(tmp_path: Path) -> None:
     tokens.look()
     file.write_bytes(whole.replace(b'"write"', b'"read" '))
     os.utime(file, ns=(moment, moment))
+    time.sleep(AGAIN_S)
     tokens.look()
     found = tokens.current("ci")
     assert found is not None
