@@ -10,7 +10,8 @@ import trio
 from quart.testing.connections import WebsocketDisconnectError
 
 from matyan.frontier.app import create_app
-from matyan.service.tokens import Tokens
+from matyan.frontier.lane import SWEEP_EVERY_S
+from matyan.service.tokens import Token, Tokens
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.tokens import add, basic, revoke
@@ -186,3 +187,30 @@ async def test_an_address_that_guesses_waits_and_a_right_token_beside_it_does_no
         assert b" 200 " in await served.talk(good.encode())
         assert entrance._guesses.waiting > 0, trio.current_time() - begun
         served.frontier.shared.draining.set()
+
+
+async def test_a_token_is_judged_once_a_connection(
+    served: Served, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the handshake; frames cost nothing more. Between them the sweeper alone looks at it, a dict's item, twice a second."""
+    found: list[str | None] = []
+    find = Tokens.find
+
+    def counted(tokens: Tokens, name: str | None, token: str) -> Token | None:
+        found.append(name)
+        return find(tokens, name, token)
+
+    monkeypatch.setattr(Tokens, "find", counted)
+    client = await connected(served, "ci", add(file, "ci", "write"))
+    asked: list[Token | None] = []
+    entrance = served.frontier.shared.entrance
+    monkeypatch.setattr(entrance, "objection", asked.append)
+    begun = trio.current_time()
+    for step in range(200):
+        await client.send(TAG % step)
+        await served.handed(1)
+        served.producer.deliver()
+        await client.reply()
+    sweeps = (trio.current_time() - begun) / SWEEP_EVERY_S + 1
+    assert found == ["ci"]
+    assert len(asked) <= sweeps
