@@ -77,11 +77,14 @@ class S3Credentials:
             )
         self._region = settings.s3_region
         self._held = _Held(key or "none yet", secret or "none yet")
+        self._uses_chain = not key
         self._is_found = bool(key)
         self._ends: float | None = None
         """In epoch seconds; None: never, as far as is known."""
-        self._due = float("inf") if key else float("-inf")
-        """When the chain is asked, by the monotonic clock."""
+        self._due = float("inf")
+        """When the chain is asked although what is held is good, by the monotonic clock."""
+        self._again = float("-inf")
+        """And when, at the earliest, if it is not: a machine that slept has credentials that ended before they were due."""
         self._trouble = "It was not asked yet."
         self._asking = trio.Lock()
         self._source = "S3_ACCESS_KEY"
@@ -124,7 +127,7 @@ class S3Credentials:
 
     def doubt(self) -> None:
         """S3 says that what is held is not, or no longer, good: the chain is asked before the next signature."""
-        if self._due != float("inf"):
+        if self._uses_chain:
             self._due = min(self._due, time.monotonic())
 
     def is_good(self) -> bool:
@@ -143,7 +146,7 @@ class S3Credentials:
         return f"signed with {self._source}{ends}"
 
     def _is_due(self) -> bool:
-        return time.monotonic() >= self._due
+        return time.monotonic() >= (self._due if self.is_good() else self._again)
 
     def _require_good(self) -> None:
         if not self.is_good():
@@ -167,7 +170,7 @@ class S3Credentials:
             self._due = time.monotonic() + max(left - _EARLY_S, min(_LOOK_S, left / 2))
 
     def _failed(self, trouble: str) -> None:
-        self._due = time.monotonic() + _AGAIN_S
+        self._due = self._again = time.monotonic() + _AGAIN_S
         if trouble != self._trouble and self._is_found:
             log.warning("credentials for S3 were not renewed", reason=trouble)
         self._trouble = trouble

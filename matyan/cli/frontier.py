@@ -15,9 +15,12 @@ from matyan.cli.flags import KAFKA, S3, SERVICE, TLS, settings_flags
 from matyan.cli.start import KafkaStart, begin
 from matyan.errors import Unavailable
 from matyan.service.listeners import open_port
+from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, calm_collector, run_service
 from matyan.service.terminal import announce
 from matyan.settings import Settings
+
+log = get_logger()
 
 
 @click.command()
@@ -83,6 +86,11 @@ async def _frontier(settings: Settings) -> int:
 
         async def wait(*, task_status: trio.TaskStatus[None]) -> None:
             task_status.started()
+            try:
+                await blobs.credentials.fresh()
+            except Unavailable as error:
+                # Metrics are taken all the same; each presign asks anew.
+                log.warning("artifacts cannot be uploaded yet", reason=str(error))
             await start.wait()
             calm_collector()
 

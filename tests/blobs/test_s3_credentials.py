@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -18,6 +19,7 @@ from matyan.errors import ConfigurationError, Unavailable
 from matyan.settings import load
 from tests.blobs.aws import LINKS, Aws, aws, use, write_profile
 from tests.blobs.bucket import Bucket, bucket
+from tests.tracker import MATYAN, started
 
 __all__ = ["aws", "bucket"]
 
@@ -168,6 +170,17 @@ async def test_a_profile_that_is_written_anew_is_read_anew(
     await presign(blobs)
     write_profile(tmp_path, "rustfsadmin", "token-3")
     assert signed(await presign(blobs))["Security-Token"] == "token-3"
+
+
+async def test_a_machine_that_slept_asks_at_once(
+    bucket: Bucket, aws: Aws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its credentials ended before they were due to be renewed: the clock of the waits stood still meanwhile."""
+    use("container", aws, monkeypatch, tmp_path)
+    blobs = S3Blobs(bucket.settings(**NO_KEYS))
+    await presign(blobs)
+    monkeypatch.setattr(blobs.credentials, "_ends", time.time() - 3_600)
+    assert signed(await presign(blobs))["Security-Token"] == "token-2"
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -336,3 +349,19 @@ def test_a_profile_that_is_none_is_a_sentence(aws: Aws, monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     with pytest.raises(ConfigurationError, match=r"^AWS_PROFILE: .*nobody"):
         S3Blobs(load(NO_KEYS))
+
+
+def test_a_frontier_without_credentials_says_so_and_takes_metrics() -> None:
+    """At its start in the log, and to whoever wants to upload; it does not end, since a role can come."""
+    words = [*MATYAN, "frontier", "--host", "127.0.0.1", "--port", "0"]
+    env = {"AWS_EC2_METADATA_DISABLED": "true", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", **NO_KEYS}
+    with started(words, "artifacts cannot be uploaded yet", **env) as process:
+        port = re.search(r"frontier on port (\d+)", "".join(process.output))
+        assert port is not None
+        asked = httpx.post(
+            f"http://127.0.0.1:{port[1]}/api/v1/rest/artifacts/presign",
+            json={"run_id": "run", "artifact_path": "a"},
+        )
+        assert asked.status_code == 503
+        assert asked.json()["detail"].startswith("There are no credentials for S3")
+        assert process.process.poll() is None

@@ -7,12 +7,14 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from matyan_client import Run
 from matyan_client.objects import Image
 from PIL import Image as Pillow
 
 from dev.broker import Broker
 from dev.s3 import S3
+from tests.blobs.aws import Aws, aws, use
 from tests.blobs.bucket import Bucket, bucket, s3_environment
 from tests.kafka.deployment import deploy, event
 from tests.kafka.topics import read_topic
@@ -20,7 +22,7 @@ from tests.services import frontier
 from tests.tracker import Service, asked, environment, matyan
 from tests.until import wait_for
 
-__all__ = ["bucket"]
+__all__ = ["aws", "bucket"]
 
 
 # --- everything works ----------------------------------------------------------------------------
@@ -100,6 +102,29 @@ def blobs_in_store(data: Path, run: str) -> dict[str, str]:
         return {}
     blobs = asked("show", run, "--data", data)["attrs"].get("__blobs__", {})
     return {blob["s3_key"]: blob["content_type"] for blob in blobs.values()}
+
+
+def test_the_sdk_uploads_for_a_role_and_with_kms(
+    broker: Broker,
+    bucket: Bucket,
+    aws: Aws,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A frontier without a key: its pod's identity is exchanged for credentials, and the unmodified SDK sends the headers that the
+    signature covers."""
+    use("web identity", aws, monkeypatch, tmp_path)
+    given = s3_environment(bucket.server, S3_BUCKET=bucket.name)
+    given |= {"S3_ACCESS_KEY": "", "S3_SECRET_KEY": ""}
+    sse = {"MATYAN_S3_SSE": "aws:kms", "MATYAN_S3_SSE_KMS_KEY_ID": "alias/artifacts"}
+    deployment = deploy(broker, **given, **sse)
+    file = tmp_path / "model.bin"
+    file.write_bytes(b"model")
+    with frontier(broker, deployment.ingestion, **deployment.env) as front:
+        run = track(front.url, file)
+        found = bucket.client.list_objects_v2(Bucket=bucket.name)["Contents"]
+        assert {row["Key"] for row in found} == paths(run).keys()
+    assert aws.given == 1
 
 
 # --- S3 is away, or the control worker -----------------------------------------------------------
