@@ -54,6 +54,14 @@ class Properties(Mapping[str, str]):
         """Those that every client takes, an admin client too."""
         return self._without(CONSUMERS | PRODUCERS)
 
+    def unsafe(self) -> list[str]:
+        """Those that let anybody be the broker, or be us, as they stand in the file: for trying things out alone."""
+        return [
+            f"{name}={value}"
+            for name, value in self.items()
+            if value.lower() in _UNSAFE.get(name, ())
+        ]
+
     def _without(self, names: Collection[str]) -> dict[str, str]:
         return {
             name: value
@@ -171,6 +179,11 @@ _REFUSED: Final[Mapping[str, str]] = {
     "default.topic.config": "properties of topics stand in this file like all others",
     "default_topic_conf": "properties of topics stand in this file like all others",
 }
+_UNSAFE: Final[Mapping[str, Collection[str]]] = {
+    "enable.sasl.oauthbearer.unsecure.jwt": ("true", "t", "1"),
+    "enable.ssl.certificate.verification": ("false", "f", "0"),
+    "ssl.endpoint.identification.algorithm": ("none",),
+}
 _MOST_IN_FLIGHT: Final = 5
 _IN_FLIGHT: Final = frozenset({"max.in.flight", "max.in.flight.requests.per.connection"})
 
@@ -183,10 +196,9 @@ def _why_refused(name: str, value: str) -> str | None:
 
 def gets_tokens(properties: Mapping[str, str]) -> bool:
     """Whether they say where the tokens of OAUTHBEARER come from."""
-    return (
-        properties.get("sasl.oauthbearer.method", "").lower() == "oidc"
-        or properties.get("enable.sasl.oauthbearer.unsecure.jwt") == "true"
-    )
+    return properties.get("sasl.oauthbearer.method", "").lower() == "oidc" or properties.get(
+        "enable.sasl.oauthbearer.unsecure.jwt", ""
+    ).lower() in ("true", "t", "1")
 
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")

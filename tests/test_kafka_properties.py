@@ -266,3 +266,21 @@ def test_the_embedded_mode_reads_none(tmp_path: Path) -> None:
         ).kafka_config
         == kafka_properties.Properties()
     )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "enable.sasl.oauthbearer.unsecure.jwt=true",
+        "enable.ssl.certificate.verification=False",
+        "ssl.endpoint.identification.algorithm=none",
+    ],
+)
+def test_what_is_for_trying_out_is_refused_in_production(
+    given: Callable[..., Settings], line: str
+) -> None:
+    """It lets anybody be the broker, or one of its users."""
+    client_config(given(line))
+    with pytest.raises(ConfigurationError, match="MATYAN_ENVIRONMENT=production") as caught:
+        client_config(given(line, MATYAN_ENVIRONMENT="production"))
+    assert line in str(caught.value)

@@ -40,6 +40,27 @@ from matyan.broker.kafka.admin import connection_reason
             "KAFKA_SASL_USERNAME",
         ),
         (KafkaError._TRANSPORT, "odd", "nothing answers at its address (odd): look at"),
+        (
+            KafkaError._TRANSPORT,
+            "kafka:9092/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 4ms in state APIVERSION_QUERY)",
+            "Kafka at kafka:9092 closes the connection without an answer (Disconnected: connection closed by peer: receive 0 "
+            "after POLLIN): look at KAFKA_SECURITY_PROTOCOL",
+        ),
+        (
+            KafkaError._TRANSPORT,
+            "ssl://kafka:9093/bootstrap: Receive failed: error:0A000412:SSL routines::ssl/tls alert bad certificate: SSL alert number 42 (after 3ms in state APIVERSION_QUERY)",
+            "Kafka at kafka:9093 wants a client's certificate (",
+        ),
+        (
+            KafkaError._SSL,
+            "ssl://kafka:9093/bootstrap: SSL handshake failed: error:0A00042E:SSL routines::tlsv1 alert protocol version: SSL alert number 70 (after 3ms in state SSL_HANDSHAKE)",
+            "Kafka at kafka:9093 and this client agree on no form of TLS (",
+        ),
+        (
+            KafkaError._AUTHENTICATION,
+            "Failed to acquire SASL OAUTHBEARER token: refused",
+            "no token came from the identity provider (",
+        ),
     ],
 )
 def test_the_address_and_the_reason_are_told_with_any_protocol(
@@ -47,3 +68,14 @@ def test_the_address_and_the_reason_are_told_with_any_protocol(
 ) -> None:
     """Without a scheme, as PLAINTEXT has it, too; how long it took is left out."""
     assert connection_reason(code, line).startswith(said)
+
+
+def test_a_token_that_is_refused_is_no_wrong_password() -> None:
+    said = connection_reason(
+        KafkaError._AUTHENTICATION,
+        'sasl_ssl://kafka:9093/1: SASL authentication error: {"status":"invalid_token"} (after 8ms in state AUTH_REQ)',
+        {"sasl.mechanism": "OAUTHBEARER"},
+    )
+    assert said.startswith("Kafka at kafka:9093 refuses the token (")
+    assert "MATYAN_KAFKA_CONFIG" in said
+    assert "PASSWORD" not in said

@@ -45,6 +45,8 @@ def run(names: tuple[str, ...], *words: str, **environment: str) -> tuple[Result
         ("log_level", ("--log-level", "debug"), "DEBUG"),
         ("presign_blob_ref", ("--presign-blob-ref", "client"), "client"),
         ("queue_bytes", ("--queue-bytes", "1000"), 1000),
+        ("kafka_ssl_cafile", ("--kafka-ssl-cafile", "ca.pem"), "ca.pem"),
+        ("kafka_ssl_cafile", ("--kafka-ca-file", "ca.pem"), "ca.pem"),
     ],
 )
 def test_a_flag_is_read_as_its_variable(name: str, words: tuple[str, ...], value: Any) -> None:

@@ -143,9 +143,13 @@ def why_not_trusted(address: str, config: Mapping[str, Any]) -> str | None:
     """
     host, _, port = address.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if config.get("ssl.endpoint.identification.algorithm") == "none":
+        context.check_hostname = False
     authorities = config.get("ssl.ca.location")
     try:
-        if authorities:
+        if "ssl.ca.pem" in config:
+            context.load_verify_locations(cadata=config["ssl.ca.pem"])
+        elif authorities:
             is_folder = Path(authorities).is_dir()
             context.load_verify_locations(**{"capath" if is_folder else "cafile": authorities})
         else:

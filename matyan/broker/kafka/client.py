@@ -81,6 +81,11 @@ def _checked(config: dict[str, Any], settings: Settings) -> dict[str, Any]:
         ConfigurationError: it does not; in its own words.
     """
     file = settings.kafka_config
+    if settings.environment == "production" and (unsafe := file.unsafe()):
+        raise ConfigurationError(
+            f"MATYAN_ENVIRONMENT=production, but MATYAN_KAFKA_CONFIG={file.path} has {', '.join(unsafe)}, with which anybody can "
+            "be the broker or one of its users: take it out and start again."
+        )
     if not file and "SSL" not in settings.kafka_security_protocol:
         return config  # nothing that was not parsed
     # Without brokers: to make a client would connect it.

@@ -25,6 +25,11 @@ DISCONNECTED = "Disconnected"
 """What stands in librdkafka's log line about a broker that closes the connection, as one does that speaks otherwise."""
 
 
+_OWN_CERTIFICATE = frozenset(
+    {"ssl.certificate.location", "ssl.certificate.pem", "ssl.keystore.location"}
+)
+
+
 def connection_reason(code: int, said: str, config: Mapping[str, Any] | None = None) -> str:
     """librdkafka's line about a connection, such as "ssl://kafka:9093/bootstrap: SSL handshake failed: …".
 
@@ -77,7 +82,7 @@ def _about_alert(address: str, text: str, config: Mapping[str, Any]) -> str:
     """What a broker says while TLS is being set up (RFC 8446, section 6.2); of a client's certificate mostly."""
     if re.search("version|illegal parameter|insufficient|unrecognized name", text):
         return f"Kafka at {address} and this client agree on no form of TLS ({text}): look at the ssl.… properties on both sides"
-    if "ssl.certificate.location" in config:
+    if not _OWN_CERTIFICATE.isdisjoint(config):
         return (
             f"Kafka at {address} refuses this client's certificate ({text}): look at KAFKA_SSL_CERTFILE, and whether the broker "
             "trusts who signed it"
