@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,10 @@ _SKEW_S = 60.0
 """Clocks that are kept by NTP differ by far less, and S3 refuses signatures at 15 minutes."""
 
 
+SERVICES = ("frontier", "ingest-worker", "control-worker")
+"""Those whose rights `broker/kafka/rights.py` knows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one check found."""
@@ -62,6 +66,13 @@ class Finding:
     help="How long --wait waits.",
 )
 @store_option("Check this store, too.", required=False)
+@click.option(
+    "--service",
+    "services",
+    type=click.Choice(SERVICES),
+    multiple=True,
+    help="Check the rights in Kafka of this service's user alone; several times for several. By default those of all three.",
+)
 @as_json_option
 @settings_flags(
     *KAFKA,
@@ -70,16 +81,23 @@ class Finding:
     *TLS,
     "kafka_compression",
     "ingestion_group",
+    "control_group",
     "sequence_layout",
     "environment",
 )
 def doctor(
-    settings: Settings, wait: bool, timeout: float, store: StoreName | None, as_json: bool
+    settings: Settings,
+    wait: bool,
+    timeout: float,
+    store: StoreName | None,
+    services: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Check what the services need, and say how to mend what is wrong; exit with 1 when something is.
 
-    Checks the settings, the broker, the topics, the store (with --store), the blobs (a probe object is put by a
-    presigned URL and deleted), this machine's clock (against the S3 server's) and the listener's certificate, where it has one.
+    Checks the settings, the broker, the topics, where Kafka knows users this one's rights (what is missing comes with the
+    commands that give it), the store (with --store), the blobs (a probe object is put by a presigned URL and deleted), this machine's clock
+    (against the S3 server's) and the listener's certificate, where it has one.
 
     With --wait, progress goes to standard error; it ends with 0 as soon as all is well, with 1 at the timeout, and at
     once when a setting is wrong, since that does not mend itself.
@@ -87,9 +105,12 @@ def doctor(
     \b
       matyan doctor --store rocks:/var/lib/matyan
       matyan doctor --wait --timeout 120 && matyan frontier
+      matyan doctor --service frontier
       matyan doctor --json | jq -r '.[] | select(.ok | not) | .text'
     """
-    found = trio.run(_examine_until_well, settings, store, timeout if wait else None)
+    found = trio.run(
+        _examine_until_well, settings, store, services or SERVICES, timeout if wait else None
+    )
     if as_json:
         views.as_json([{"check": one.check, "ok": one.ok, "text": one.text} for one in found])
     else:
@@ -103,13 +124,16 @@ def doctor(
 
 
 async def _examine_until_well(
-    settings: Settings, store: StoreName | None, wait_s: float | None
+    settings: Settings,
+    store: StoreName | None,
+    services: Sequence[str],
+    wait_s: float | None,
 ) -> list[Finding]:
     """Once when `wait_s` is None; else again and again, with a line for each new reason to wait."""
     deadline = trio.current_time() + (_CHECK_S if wait_s is None else wait_s)
     told = ""
     while True:
-        found = await examine(settings, store, deadline)
+        found = await examine(settings, store, deadline, services)
         wrong = [one for one in found if not one.ok]
         if (
             wait_s is None
@@ -126,7 +150,10 @@ async def _examine_until_well(
 
 
 async def examine(
-    settings: Settings, store: StoreName | None, deadline: float = float("inf")
+    settings: Settings,
+    store: StoreName | None,
+    deadline: float = float("inf"),
+    services: Sequence[str] = SERVICES,
 ) -> list[Finding]:
     """All checks side by side; `deadline`: the trio time at which it is time to end."""
     checks: dict[str, Callable[[], Awaitable[str]]] = {
@@ -136,6 +163,8 @@ async def examine(
         "blobs": partial(_check_blobs, settings),
         "clock": partial(_check_clock, settings),
     }
+    if settings.kafka_security_protocol not in ("", "PLAINTEXT"):  # else Kafka knows no user
+        checks["rights"] = partial(_check_rights, settings, services)
     if settings.tls_cert_file:
         checks["certificate"] = partial(_check_certificate, settings)
     if store is not None:
@@ -159,8 +188,10 @@ async def examine(
 
 async def _check_settings(settings: Settings) -> str:
     from matyan.blobs.s3 import S3Blobs
+    from matyan.broker.kafka.client import client_config
 
     settings.refuse_development_values()
+    client_config(settings)
     S3Blobs(settings)
     return "; ".join(
         [
@@ -217,6 +248,36 @@ async def _check_topics(settings: Settings) -> str:
     if await trio.to_thread.run_sync(_check_group, settings, abandon_on_cancel=True):
         return said
     return f"{said}; the consumer group {settings.ingestion_group} cannot be seen by this user"
+
+
+async def _check_rights(settings: Settings, services: Sequence[str]) -> str:
+    """What `services` do in Kafka, which may have a user each."""
+    from matyan.broker.kafka.admin import open_admin
+    from matyan.broker.kafka.client import client_config
+    from matyan.broker.kafka.rights import commands, missing_rights, principal, rights_of
+
+    config = client_config(settings)
+    of = rights_of(settings)
+    rights = [right for service in services for right in of[service]]
+    missing = await trio.to_thread.run_sync(
+        missing_rights,
+        open_admin(config),
+        config,
+        rights,
+        settings.kafka_data_ingestion_topic,
+        abandon_on_cancel=True,
+    )
+    use = f"{' and '.join(services)} {'needs' if len(services) == 1 else 'need'}"
+    if not missing:
+        return f"this user may do what {use}"
+    hint = ""
+    if "PRINCIPAL" in principal(settings):
+        hint = ", where PRINCIPAL is whom the brokers take this client for"
+    raise Unavailable(
+        f"This user may not {', '.join(map(str, missing))}, which {use} (--service says whose rights to look at). "
+        f"Whoever may alter ACLs gives it with {', '.join(f'`{line}`' for line in commands(settings, missing))}{hint}; where "
+        "an ACL denies it, that has to go, too."
+    )
 
 
 def _check_group(settings: Settings) -> bool:

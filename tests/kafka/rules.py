@@ -41,6 +41,22 @@ def deny(broker: Broker, kind: ResourceType, name: str, operation: AclOperation)
         soon.result(10)
 
 
+def allow_only(broker: Broker, kind: ResourceType, name: str, principal: str) -> None:
+    """From now on somebody else alone may do something with it."""
+    row = AclBinding(
+        kind,
+        name,
+        ResourcePatternType.LITERAL,
+        principal,
+        "*",
+        AclOperation.ALL,
+        AclPermissionType.ALLOW,
+    )
+    admin = _admin(broker)
+    for soon in admin.create_acls([row]).values():
+        soon.result(10)
+
+
 def allow(broker: Broker, kind: ResourceType, name: str) -> None:
     """Takes every rule about it back."""
     rows = AclBindingFilter(
@@ -62,11 +78,16 @@ def denied(
     broker: Broker, kind: ResourceType, name: str, operation: AclOperation
 ) -> Iterator[None]:
     deny(broker, kind, name, operation)
-    time.sleep(0.3)  # the broker's own threads hear of it a little later
+    wait_for_rules(broker)
     try:
         yield
     finally:
         allow(broker, kind, name)
+
+
+def wait_for_rules(broker: Broker) -> None:
+    """The broker's own threads hear of a rule a little later."""
+    time.sleep(0.3)
 
 
 def _admin(broker: Broker) -> AdminClient:

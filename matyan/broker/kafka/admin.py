@@ -179,12 +179,17 @@ class Forbidden(Unavailable):
     """The broker does not let this user do it."""
 
 
+class NoTopic(Unavailable):
+    """The broker has no such topic (yet)."""
+
+
 def result(soon: Future[Any], topic: str) -> Any:
     """What an admin call about `topic` gave.
 
     Raises:
         Forbidden: the user may not do that.
-        Unavailable: the broker does not answer, has no such topic (yet), or refuses.
+        NoTopic: there is no such topic (yet).
+        Unavailable: the broker does not answer, or refuses.
     """
     try:
         return soon.result(NETWORK_S + 1)
@@ -206,7 +211,7 @@ def no_topics(names: Sequence[str]) -> str:
 def _unavailable(error: KafkaException, topic: str) -> Unavailable:
     code, text = error.args[0].code(), error.args[0].str()
     if code in _NO_TOPIC:
-        return Unavailable(no_topics([topic]))
+        return NoTopic(no_topics([topic]))
     if code == KafkaError.UNKNOWN_MEMBER_ID:
         return Unavailable(
             f"Kafka takes no offset of {topic} while the consumer group has members: stop them, and wait for those that "

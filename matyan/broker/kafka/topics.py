@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from matyan.broker.kafka.admin import NETWORK_S, Forbidden, cluster, no_topics, result
+from matyan.broker.kafka.admin import NETWORK_S, Forbidden, NoTopic, cluster, no_topics, result
 from matyan.broker.kafka.client import READ_BY_ALL
 from matyan.errors import Unavailable
 from matyan.settings import Settings, dead_letter_topic
@@ -59,9 +59,16 @@ class Topic:
     retention_bytes: int | None = None
     compression_type: str | None = None
     """What the broker compresses records with as it takes them; producer: they stay as they come."""
+    is_hidden: bool = False
+    """Kafka does not let this user see it, whether it is there or not."""
 
     def trouble(self) -> list[str]:
         """Why our records cannot go through it, with what mends that."""
+        if self.is_hidden:
+            return [
+                f"This user may not see the topic {self.name}: allow in Kafka's ACLs what it is used for, READ or WRITE "
+                "(`matyan doctor` prints the commands), or create it where it is missing."
+            ]
         if not self.partitions:
             return [no_topics([self.name])]
         found = []
@@ -164,12 +171,16 @@ def about_order(topic: Topic) -> str:
 def troubles(topics: Sequence[Topic]) -> list[str]:
     """What is wrong with any of them, the missing ones in one sentence."""
     return _missing(topics) + [
-        sentence for topic in topics if topic.partitions for sentence in topic.trouble()
+        sentence for topic in topics if _is_known(topic) for sentence in topic.trouble()
     ]
 
 
+def _is_known(topic: Topic) -> bool:
+    return topic.is_hidden or topic.partitions > 0
+
+
 def _missing(topics: Sequence[Topic]) -> list[str]:
-    names = [topic.name for topic in topics if not topic.partitions]
+    names = [topic.name for topic in topics if not _is_known(topic)]
     return [no_topics(names)] if names else []
 
 
@@ -192,7 +203,9 @@ def require_topics(admin: AdminClient, names: Iterable[str]) -> None:
         Unavailable: the broker does not answer, some are missing, or remove records.
     """
     topics = inspect_topics(admin, sorted(names))
-    _refuse(_missing(topics) + [sentence for topic in topics for sentence in topic.removal()])
+    hidden = [sentence for topic in topics if topic.is_hidden for sentence in topic.trouble()]
+    removed = [sentence for topic in topics for sentence in topic.removal()]
+    _refuse(_missing(topics) + hidden + removed)
 
 
 def require_access(admin: AdminClient, needs: Mapping[str, AclOperation]) -> dict[str, int]:
@@ -210,7 +223,8 @@ def require_access(admin: AdminClient, needs: Mapping[str, AclOperation]) -> dic
         # None: of a broker that does not say.
         if found.authorized_operations and operation not in found.authorized_operations:
             raise Forbidden(
-                f"The user of this service may not {operation.name} the topic {name}: allow it in Kafka's ACLs."
+                f"The user of this service may not {operation.name} the topic {name}: allow it in Kafka's ACLs "
+                "(`matyan doctor` prints the command)."
             )
         counts[name] = len(found.partitions)
     return counts
@@ -238,17 +252,27 @@ def inspect_topics(admin: AdminClient, names: Sequence[str]) -> list[Topic]:
     """
     known = cluster(admin).topics
     standing = [name for name in names if name in known]
-    described: Mapping[str, Any] = {}
-    configs: Mapping[str, Mapping[str, ConfigEntry] | None] = {}
-    if standing:
-        described = admin.describe_topics(TopicCollection(standing), request_timeout=NETWORK_S)
-        configs = _configs(admin, standing)
+    # Of all topics only those are listed that this user may see; asked for by name, each of the others tells why not.
+    described = (
+        admin.describe_topics(TopicCollection([*names]), request_timeout=NETWORK_S) if names else {}
+    )
+    configs = _configs(admin, standing) if standing else {}
     return [
         _topic(name, result(described[name], name), configs[name])
-        if name in described
-        else Topic(name)
+        if name in configs
+        else Topic(name, is_hidden=_is_hidden(described[name], name))
         for name in names
     ]
+
+
+def _is_hidden(soon: Any, name: str) -> bool:
+    try:
+        result(soon, name)
+    except Forbidden:
+        return True
+    except NoTopic:
+        return False
+    return False  # it was made a moment ago
 
 
 def _configs(
@@ -274,9 +298,9 @@ def _topic(name: str, described: Any, config: Mapping[str, ConfigEntry] | None) 
     rows = described.partitions
     topic = Topic(
         name,
-        len(rows),
-        min(len(row.replicas) for row in rows),
-        min(len(row.isr) for row in rows),
+        partitions=len(rows),
+        replication=min(len(row.replicas) for row in rows),
+        in_sync=min(len(row.isr) for row in rows),
     )
     if config is None:
         return topic
