@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dev.broker import Broker
+from dev.broker import Broker, Cluster
 from dev.process import free_ports
 from tests.tracker import MATYAN, Service, started
 
@@ -22,7 +22,7 @@ class Frontier(Service):
 
 @contextmanager
 def frontier(
-    broker: Broker,
+    broker: Broker | Cluster,
     topic: str = TOPIC,
     *,
     port: int | str = 0,
@@ -45,7 +45,7 @@ class Worker(Service):
 
 @contextmanager
 def ingest_worker(
-    broker: Broker, data: Path, topic: str = TOPIC, *, workers: int = 1, **env: str
+    broker: Broker | Cluster, data: Path, topic: str = TOPIC, *, workers: int = 1, **env: str
 ) -> Iterator[Worker]:
     """An ingestion worker on the data folder `data`."""
     words = ("ingest-worker", "--store", f"rocks:{data}", "--workers", str(workers))
@@ -63,6 +63,6 @@ def serving(*words: str, **env: str) -> Iterator[Service]:
         yield Service(process.process, process.output, f"http://127.0.0.1:{port}")
 
 
-def kafka(broker: Broker, topic: str = TOPIC) -> dict[str, str]:
+def kafka(broker: Broker | Cluster, topic: str = TOPIC) -> dict[str, str]:
     """The environment that names the broker and the topic."""
     return {"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap, "KAFKA_DATA_INGESTION_TOPIC": topic}

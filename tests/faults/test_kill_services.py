@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from dev.broker import Broker
+from dev.broker import Broker, Cluster
 from dev.process import free_ports
 from tests.faults.broken_frontier import broken_frontier
 from tests.faults.load import AT_LENGTH, Client, wait_for_load
@@ -42,7 +42,7 @@ def load(port: int, clients: int) -> Iterator[list[Client]]:
             thread.join()
 
 
-def faults(broker: Broker, topic: str, clients: Iterable[Client]) -> list[str]:
+def faults(broker: Broker | Cluster, topic: str, clients: Iterable[Client]) -> list[str]:
     """How what stands in the topic contradicts what was acknowledged and sent; empty when it does not."""
     runs = read_runs(broker, topic)
     return [
@@ -54,7 +54,9 @@ def faults(broker: Broker, topic: str, clients: Iterable[Client]) -> list[str]:
     ]
 
 
-def faults_of_all_that_left(broker: Broker, topic: str, clients: Iterable[Client]) -> list[str]:
+def faults_of_all_that_left(
+    broker: Broker | Cluster, topic: str, clients: Iterable[Client]
+) -> list[str]:
     """The same, where what went into a socket is as good as acknowledged."""
     for client in clients:
         client.ledger.acknowledged |= client.ledger.left

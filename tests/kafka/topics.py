@@ -9,22 +9,28 @@ from typing import Any
 from confluent_kafka import Consumer, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from dev.broker import Broker
+from dev.broker import Broker, Cluster
 
 
 def create_topic(
-    broker: Broker, name: str, partitions: int = 1, config: dict[str, str] | None = None
+    broker: Broker | Cluster,
+    name: str,
+    partitions: int = 1,
+    config: dict[str, str] | None = None,
+    replicas: int = 1,
 ) -> None:
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     for future in admin.create_topics(
-        [NewTopic(name, partitions, 1, config=config or {})]
+        [NewTopic(name, partitions, replicas, config=config or {})]
     ).values():
         future.result(10)
     while len(admin.list_topics(name, timeout=10).topics[name].partitions) < partitions:
         pass
 
 
-def read_topic(broker: Broker, name: str, timeout: float = 30) -> list[Message[bytes, bytes]]:
+def read_topic(
+    broker: Broker | Cluster, name: str, timeout: float = 30
+) -> list[Message[bytes, bytes]]:
     """Every record that stands in the topic now, partition by partition, read without a group."""
     consumer = Consumer(
         {
@@ -51,7 +57,7 @@ def read_topic(broker: Broker, name: str, timeout: float = 30) -> list[Message[b
         consumer.close()
 
 
-def read_runs(broker: Broker, name: str) -> dict[str, list[dict[str, Any]]]:
+def read_runs(broker: Broker | Cluster, name: str) -> dict[str, list[dict[str, Any]]]:
     """The records that stand in the topic now, by run, each run's in the order of the log."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for message in read_topic(broker, name):
