@@ -2,7 +2,8 @@
 
    MATYAN_TEST_LOG    a file: each call on a write-ahead log appends one line to it
    MATYAN_TEST_FAIL   while a file of this name exists, fdatasync fails with EIO
-   MATYAN_TEST_DELAY  microseconds that each fdatasync of a write-ahead log takes longer */
+   MATYAN_TEST_DELAY  microseconds that each fdatasync of a write-ahead log takes longer
+   MATYAN_TEST_SLEEP  microseconds that one in four of them, at random, takes longer; the log says so when it is the main thread's */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -48,6 +49,11 @@ int fdatasync(int fd) {
     note("sync begins\n");
     const char *delay = getenv("MATYAN_TEST_DELAY"), *fail = getenv("MATYAN_TEST_FAIL");
     if (delay) usleep(atoi(delay));
+    const char *sleep = getenv("MATYAN_TEST_SLEEP");
+    if (sleep && rand() % 4 == 0) {
+        note(gettid() == getpid() ? "the loop sleeps\n" : "the thread sleeps\n");
+        usleep(atoi(sleep));
+    }
     if (fail && access(fail, F_OK) == 0) {
         note("sync fails\n");
         errno = EIO;

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import Snapshot, Transaction
 from matyan.store.rocks import RocksStore, open_rocks
 from matyan.store.rocks.database import database_options, write_options
+from matyan.store.rocks.store import _QUICK_SYNC_S, _STILL_SHARE
 from tests.small_disk import SIZE, small_disk
 
 __all__ = ["small_disk"]
@@ -48,8 +50,9 @@ def numbers(snap: Snapshot) -> set[int]:
 
 
 PRELUDE = f"""
-import os, random, signal, sys, trio, trio.testing
+import os, random, signal, sys, time, trio, trio.testing
 from pathlib import Path
+import matyan.store.rocks.store
 from matyan.errors import Unavailable
 from matyan.store.rocks import open_rocks
 from {__name__} import numbers, put
@@ -373,6 +376,50 @@ def test_that_test_fails_when_the_sync_is_switched_off(
     assert acknowledged_before_their_sync(run_preloaded(ACKNOWLEDGE, "no sync", 1)) == 10
 
 
+SLEEP_S = 0.01
+
+
+def time_slept(run_preloaded: Callable[..., list[str]], share: float) -> tuple[int, int, float]:
+    """How often a disk that sleeps at random made a sole writer's event loop sleep, and how often its thread; the seconds of it all."""
+    lines = run_preloaded(
+        """
+        async def main():
+            store = open_rocks(Path(sys.argv[1]))
+            began = time.perf_counter()
+            for i in range(300):
+                await put(store, i)
+            with open(sys.argv[2], "a") as file:
+                file.write(f"{time.perf_counter() - began}\\n")
+            await store.aclose()
+        matyan.store.rocks.store._STILL_SHARE = float(sys.argv[3])
+        trio.run(main)
+        """,
+        share,
+        MATYAN_TEST_SLEEP=str(round(SLEEP_S * 1e6)),
+    )
+    (took,) = (float(line) for line in lines if line[:1].isdigit())
+    return lines.count("the loop sleeps"), lines.count("the thread sleeps"), took
+
+
+def test_a_disk_that_is_slow_at_random_does_not_hold_the_loop_up_again_and_again(
+    run_preloaded: Callable[..., list[str]],
+) -> None:
+    """All stops behind the first one together are a small share of the time."""
+    loop, thread, took = time_slept(run_preloaded, _STILL_SHARE)
+    assert loop >= 1
+    assert thread > 10 * loop
+    assert (loop - 1) * (SLEEP_S - _QUICK_SYNC_S) <= _STILL_SHARE * took
+
+
+def test_that_test_fails_when_the_loop_never_leaves_it_to_the_thread(
+    run_preloaded: Callable[..., list[str]],
+) -> None:
+    """The negative control."""
+    loop, thread, took = time_slept(run_preloaded, inf)
+    assert (loop - 1) * (SLEEP_S - _QUICK_SYNC_S) > _STILL_SHARE * took
+    assert thread < loop
+
+
 def test_what_is_not_synced_is_not_seen_outside(run_preloaded: Callable[..., list[str]]) -> None:
     """A read, and a transaction that writes nothing, return only when what they saw is on the disk."""
     lines = run_preloaded(
@@ -401,8 +448,9 @@ def test_what_is_not_synced_is_not_seen_outside(run_preloaded: Callable[..., lis
     assert acknowledged_before_their_sync(lines) == 0
 
 
+@pytest.mark.parametrize("writers", ["one", "many"])
 def test_a_failed_sync_is_unavailable_and_told_to_everyone(
-    run_preloaded: Callable[..., list[str]], tmp_path: Path
+    run_preloaded: Callable[..., list[str]], tmp_path: Path, writers: str
 ) -> None:
     """Every transaction under way is refused; after the mend each is there wholly or not at all, and stays so."""
     lines = run_preloaded(
@@ -418,10 +466,13 @@ def test_a_failed_sync_is_unavailable_and_told_to_everyone(
                     await put(store, i)
                 except Unavailable:
                     refused.append(i)
-            async with trio.open_nursery() as nursery:
-                for i in range(1, 6):
-                    nursery.start_soon(work, i)
-            assert sorted(refused) == [1, 2, 3, 4, 5], refused
+            if sys.argv[4] == "one":
+                await work(1)
+            else:
+                async with trio.open_nursery() as nursery:
+                    for i in range(1, 6):
+                        nursery.start_soon(work, i)
+            assert sorted(refused) == [1, 2, 3, 4, 5][: 1 if sys.argv[4] == "one" else 5], refused
             # Reads do not show what may be lost; while the disk does not mend, nothing goes on.
             fail.unlink()
             await put(store, 9)
@@ -434,6 +485,7 @@ def test_a_failed_sync_is_unavailable_and_told_to_everyone(
         trio.run(main)
         """,
         tmp_path / "fail",
+        writers,
         MATYAN_TEST_FAIL=str(tmp_path / "fail"),
     )
     assert "sync fails" in lines

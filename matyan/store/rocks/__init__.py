@@ -7,7 +7,8 @@ directory prefixes, and no waiting before a retry: the caller backs off.
 Four facts of rocksdict 0.3.29 shape this package:
 
 - `write()` holds the GIL, through the fsync too when it is a synced write. So the write is not synced, costs some
-  25 µs on the trio thread, and `flush_wal(True)` (which releases the GIL) makes it durable in another thread.
+  25 µs on the trio thread, and `flush_wal(True)` (which releases the GIL) makes it durable: in another thread where many
+  writers share it or the disk is slow.
 - It has no transactions. Bodies run on the trio thread, one at a time, so nothing can come between the reads of one
   and its write, and its own writes are an overlay over the database. One that takes long lets the event loop turn
   in between; only the write itself, of what one transaction may hold, is a single call.

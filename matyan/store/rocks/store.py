@@ -50,6 +50,11 @@ _TURN_S: Final = 0.01
 
 _STALL_POLL_S: Final = 0.005
 
+_QUICK_SYNC_S: Final = 0.001
+_STILL_SHARE: Final = 0.02
+"""For a sole writer the event loop itself syncs: to hand that to a thread, and to be woken by it, costs more than most disks take
+for it. What a sync takes beyond _QUICK_SYNC_S holds everybody up: then the thread syncs, until all that was this share of the time."""
+
 
 def _at_once(body: Callable[[Transaction], T], tr: Transaction) -> Generator[None, None, T]:
     return body(tr)
@@ -99,7 +104,13 @@ class RocksStore:
         self._written = 0
         self._synced = 0
         self._syncing = False
+        """Whether the thread does."""
         self._syncer = Syncer()
+        self._writer: trio.lowlevel.Task | None = None
+        """Who has written last."""
+        self._aside_until = 0.0
+        """When the loop may sync again."""
+        self._turn_due = 0.0
         self._transacting = False
         self._next = trio.lowlevel.ParkingLot()
         """Parks those whose transaction waits for the one that is under way."""
@@ -136,10 +147,13 @@ class RocksStore:
                 self._next.unpark()
         if wrote and self._sync:
             self._written += 1
-        if self._written == self._synced:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        else:
+            self._sync_here_if_quick()
+        if self._written > self._synced:
             await self._durable(self._written)
+        elif time.perf_counter() >= self._turn_due:
+            # Not each time: a turn of the loop costs a tenth of a small commit.
+            await trio.lowlevel.checkpoint()
+            self._turn_due = time.perf_counter() + _TURN_S
         return result
 
     def _attempt(
@@ -267,6 +281,21 @@ class RocksStore:
                     raise self._failure
                 self._start_sync()
             await self._progress.park()
+
+    def _sync_here_if_quick(self) -> None:
+        """Syncs at once, without the thread, where no other writer can share the sync and the disk was quick lately."""
+        before, self._writer = self._writer, trio.lowlevel.current_task()
+        if self._syncing or before is not self._writer:
+            return
+        began = time.perf_counter()
+        if began < self._aside_until:
+            return
+        assert self._database is not None
+        ended = outcome.capture(self._database.flush_wal, True)
+        slow = time.perf_counter() - began - _QUICK_SYNC_S
+        if slow > 0:
+            self._aside_until = began + slow / _STILL_SHARE
+        self._sync_ended(self._written, ended)
 
     def _start_sync(self) -> None:
         assert self._database is not None
