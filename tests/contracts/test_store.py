@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -145,6 +145,37 @@ async def test_reads_of_a_transaction_see_its_own_writes(store: Store) -> None:
 
     await store.transact(body)
     assert [key[-1] for key in await everything(store, prefix)] == [0, 1, 4, 6, 7, 9, 11]
+
+
+CHANGES: dict[str, Callable[[Transaction, bytes], None]] = {
+    "set": lambda tr, key: tr.set(key, b"new"),
+    "set to much": lambda tr, key: tr.set(key, bytes(1_000)),
+    "updated": lambda tr, key: tr.update([(key, b"new")]),
+    "cleared in one call": lambda tr, key: tr.update_guarded([(key, None)]),
+    "cleared": lambda tr, key: tr.clear(key),
+    "range cleared": lambda tr, key: tr.clear_range(key, key + b"\x00"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_row_that_was_read_before_is_read_as_it_stands(store: Store, change: str) -> None:
+    """An engine may remember what it read, and what was not there, as long as it is so."""
+    prefix = store.directory(("system",))
+    keys = [prefix + b"there", prefix + b"not there"]
+    await put(store, (keys[0], b"old"))
+
+    def read(snap: Snapshot) -> list[bytes | None]:
+        return [snap.get(key) for key in keys]
+
+    def write(tr: Transaction) -> None:
+        for key in keys:
+            CHANGES[change](tr, key)
+
+    assert await store.transact(read) == [b"old", None]
+    await store.transact(write)
+    there, not_there = await store.transact(read)
+    assert there == not_there != b"old"
+    assert await store.read(read) == [there, not_there]
 
 
 async def test_pairs_in_one_call_land_as_one_by_one(store: Store) -> None:

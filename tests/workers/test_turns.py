@@ -182,7 +182,7 @@ async def test_ranges_cleared_between_writes_cost_n_log_n(tmp_path: Path, order:
     }[order]
 
     def compared(n: int) -> int:
-        transaction = RocksTransaction(store._database, tmp_path)
+        transaction = RocksTransaction(store._database, tmp_path, {})
         Compared.count = 0
         for i in numbers(n):
             begin = b"%08d" % i

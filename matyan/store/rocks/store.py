@@ -90,6 +90,8 @@ class RocksStore:
         self._folder = folder
         self._lock = lock
         self._database: rocksdict.Rdict | None = database
+        self._known: dict[bytes, bytes | None] = {}
+        """What transactions know of this database."""
         self._sync = sync
         self._closed = False
         self._failure: BaseException | None = None
@@ -131,7 +133,7 @@ class RocksStore:
         self._transacting = True
         try:
             while True:
-                transaction = RocksTransaction(await self._usable(), self._folder)
+                transaction = RocksTransaction(await self._usable(), self._folder, self._known)
                 self._readers += 1  # it holds iterators while others have a turn
                 try:
                     result, wrote = await _taking_turns(self._attempt(transaction, body))
@@ -331,6 +333,7 @@ class RocksStore:
                 # The old database stays open, and readable, until there is room to open a new one.
                 await trio.to_thread.run_sync(check_room, self._folder)
                 await self._close_database()
+                self._known.clear()
                 self._database = await trio.to_thread.run_sync(
                     partial(open_database, self._folder, torn=True)
                 )

@@ -31,10 +31,19 @@ _SORTED_KEYS: Final = 16_384
 """So many keys are sorted in one go: some 5 ms."""
 
 
-class RocksTransaction(Overlay):
-    """An overlay over the database, which does not change while a body runs."""
+_MOST_KNOWN: Final = 32_768
+_KNOWN_BYTES: Final = 64
+"""So many rows, of so many bytes at most, are known without a read: some 8 MB."""
 
-    __slots__ = ("_database", "_folder", "update", "update_guarded")
+
+class RocksTransaction(Overlay):
+    """An overlay over the database, which does not change while a body runs.
+
+    known: what transactions have read of this database, None for what is not there, and how it stands now: each batch asks for
+    the same few rows of its runs again, and nobody else writes them.
+    """
+
+    __slots__ = ("_database", "_folder", "_known", "update", "update_guarded")
 
     prefetches = False
 
@@ -44,21 +53,35 @@ class RocksTransaction(Overlay):
 
         def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None: ...
 
-    def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
+    def __init__(
+        self, database: rocksdict.Rdict, folder: Path, known: dict[bytes, bytes | None]
+    ) -> None:
         super().__init__()
         self._database = database
         self._folder = folder
+        self._known = known
         if not TYPE_CHECKING:
             self.update = self.update_guarded = self._writes.update  # as `set`
 
     def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None: ...
 
     def _get_stored(self, key: bytes) -> bytes | None:
+        if key in self._known:
+            return self._known[key]
         try:
             value: bytes | None = self._database.get(key)
         except Exception as error:
             raise translated(error, self._folder) from error
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._know(key, value)
         return value
+
+    def _know(self, key: bytes, value: bytes | None) -> None:
+        if value is None or len(value) <= _KNOWN_BYTES:
+            self._known[key] = value
+        else:
+            self._known.pop(key, None)
 
     def _scan_stored(
         self, begin: bytes, end: bytes, reverse: bool, most: int
@@ -129,6 +152,10 @@ class RocksTransaction(Overlay):
             self._database.write(batch)
         except Exception as error:
             raise translated(error, self._folder) from error
+        if self._begins:
+            self._known.clear()
+        for key in self._known.keys() & writes.keys():
+            self._know(key, writes[key])
         return True
 
     def _deleting_ranges(self, batch: rocksdict.WriteBatch) -> Iterator[None]:
