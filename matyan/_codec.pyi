@@ -179,6 +179,9 @@ def decode_records(values: Sequence[bytes]) -> list[MetricPoints | Record | Malf
     between them: a MetricPoints comes before the next Record of its run. Those of different sequences commute.
     """
 
+def total_bytes(values: Sequence[bytes]) -> int:
+    """The bytes of all of them."""
+
 def cut_records(
     values: Sequence[bytes], most_bytes: int, most_records: int, most_work: int, point_work: int
 ) -> list[int]:

@@ -138,7 +138,7 @@ class _Log:
     # the producer's side
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
-        size = sum(map(len, values))
+        size = _codec.total_bytes(values)
         self.budget.queue(size)
         self._waiting_bytes += size
         self._waiting.append((key, values, on_done, size))

@@ -296,6 +296,14 @@ cdef Py_ssize_t work_of(bytes record, Py_ssize_t point_work) noexcept:
     return RECORD_WORK_US + size // 32
 
 
+def total_bytes(values):
+    cdef Py_ssize_t total = 0
+    cdef bytes value
+    for value in values:
+        total += PyBytes_GET_SIZE(value)
+    return total
+
+
 def cut_records(values, Py_ssize_t most_bytes, Py_ssize_t most_records, Py_ssize_t most_work, Py_ssize_t point_work):
     cdef list ends = []
     cdef Py_ssize_t i = 0

@@ -18,7 +18,7 @@ from quart_trio import QuartTrio
 from websockets.frames import CloseCode
 from werkzeug.exceptions import HTTPException
 
-from matyan._codec import check_artifact_path, check_run_id, format_timestamp, validate
+from matyan._codec import check_artifact_path, check_run_id, format_timestamp, total_bytes, validate
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.intake import UNREAD_S, Intake
 from matyan.frontier.session import MAX_WAITING_FRAMES, Session
@@ -144,7 +144,7 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
         refusal = account.judge_blob(0)
         if refusal is not None:
             raise _OverQuota(refusal)
-        due = account.take(sum(map(len, records)), len(records), trio.current_time())
+        due = account.take(total_bytes(records), len(records), trio.current_time())
         with trio.move_on_at(due):
             await shared.draining.wait()
 

@@ -15,7 +15,7 @@ from typing import cast
 
 import trio
 
-from matyan._codec import Validated
+from matyan._codec import Validated, total_bytes
 from matyan.frontier.session import PendingFrame, Session, Sessions
 from matyan.service.accounts import Account
 
@@ -112,7 +112,7 @@ class PacedSession(Session):
         assert isinstance(pending, PacedFrame)
         frame = pending.frame
         if frame is not None:
-            pending.counted = sum(map(len, frame.records))
+            pending.counted = total_bytes(frame.records)
             self.account.held += pending.counted
         # What is no JSON has cost its reading all the same.
         messages = 1 if frame is None else frame.count

@@ -24,6 +24,7 @@ from matyan._codec import (
     Validator,
     error_reply,
     format_timestamp,
+    total_bytes,
     validate,
 )
 from matyan.broker.base import Producer
@@ -560,7 +561,7 @@ class Session:
     def _park(self, pending: PendingFrame) -> None:
         sessions = self._sessions
         assert pending.frame is not None
-        pending.parked = sum(map(len, pending.frame.records))
+        pending.parked = total_bytes(pending.frame.records)
         self._unhanded.append(pending)
         sessions.park(self)
         sessions.budget.park(pending.parked)

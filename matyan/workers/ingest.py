@@ -13,7 +13,14 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
-from matyan._codec import Malformed, MetricPoints, Record, cut_records, decode_records
+from matyan._codec import (
+    Malformed,
+    MetricPoints,
+    Record,
+    cut_records,
+    decode_records,
+    total_bytes,
+)
 from matyan.broker.base import (
     Answering,
     Batch,
@@ -406,7 +413,7 @@ class Ingestion:
 
     def _count(self, batch: Batch, contents: Contents, unit: Unit) -> None:
         telemetry.INGEST_BATCH_SIZE.observe(len(batch))
-        telemetry.INGEST_TXN_BYTES.observe(sum(map(len, batch.values)))
+        telemetry.INGEST_TXN_BYTES.observe(total_bytes(batch.values))
         if contents.ops:
             first = contents.ops[0].timestamp
             telemetry.END_TO_END_SECONDS.observe(max(0.0, time.time() - first))

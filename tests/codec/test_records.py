@@ -241,3 +241,11 @@ def test_what_is_no_record_says_why(value: bytes, reason: str) -> None:
     assert isinstance(ops[1], _codec.Malformed)
     assert (ops[1].index, ops[1].reason) == (1, reason)
     assert len(ops[0].columns) == 2
+
+
+def test_the_bytes_of_values() -> None:
+    """All of them together; what is no bytes has no size here."""
+    assert _codec.total_bytes([]) == 0
+    assert _codec.total_bytes([b"", b"abc", bytes(1_000)]) == 1_003
+    with pytest.raises(TypeError):
+        _codec.total_bytes(["abc"])

@@ -20,6 +20,7 @@ import trio
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
 
+from matyan._codec import total_bytes
 from matyan.broker.base import DeliveryCallback
 from matyan.broker.budget import Budget
 from matyan.broker.kafka.client import LIBRDKAFKA_LOGGER, TOO_LARGE, PollingThread
@@ -75,7 +76,7 @@ mend these: so they are an outage."""
 
 def _size_of(values: Sequence[bytes]) -> int:
     """What they take: each is there twice, in `_Frame.values` and in librdkafka."""
-    return 2 * sum(map(len, values)) + _RECORD_OVERHEAD_BYTES * len(values)
+    return 2 * total_bytes(values) + _RECORD_OVERHEAD_BYTES * len(values)
 
 
 class _Frame:
