@@ -363,15 +363,15 @@ class Settings:
             and getattr(self, row.name) == row.default
         ]
         if bad:
-            keys = {"S3_ACCESS_KEY", "S3_SECRET_KEY"} & {*bad}
-            chain = (
-                " For the credentials of AWS's own chain make both keys of S3 empty."
-                if keys
+            has_key = not {"S3_ACCESS_KEY", "S3_SECRET_KEY"}.isdisjoint(bad)
+            hint = (
+                " To use AWS's own chain of credentials make both keys of S3 empty."
+                if has_key
                 else ""
             )
             raise ConfigurationError(
                 f"MATYAN_ENVIRONMENT=production, but {', '.join(bad)} still has its development "
-                f"default: set {'it' if len(bad) == 1 else 'each of them'} and start again.{chain}"
+                f"default: set {'it' if len(bad) == 1 else 'each of them'} and start again.{hint}"
             )
         # Whatever the mechanism: PLAIN shows the password, SCRAM what can be guessed at, OAUTHBEARER the token.
         if self.kafka_security_protocol == "SASL_PLAINTEXT" and (

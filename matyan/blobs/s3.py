@@ -264,7 +264,7 @@ class S3Blobs:
                 r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", answer.text, re.DOTALL
             )
             code, message = found.groups() if found is not None else ("", "")
-            mends = self._encryption.mend if code in _NOT_SO else mend_of(code, message)
+            mends = (code in _NOT_SO and self._encryption.mend) or mend_of(code, message)
             raise Unavailable(
                 f"{self._where}: a PUT to a presigned URL was answered with {answer.status_code} {code}. {mends}"
             )

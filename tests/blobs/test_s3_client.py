@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +247,71 @@ def test_a_kms_key_wants_kms(sse: str) -> None:
         ConfigurationError, match=r"MATYAN_S3_SSE_KMS_KEY_ID is set, and MATYAN_S3_SSE"
     ):
         S3Blobs(load({"MATYAN_S3_SSE": sse, "MATYAN_S3_SSE_KMS_KEY_ID": KEY}))
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A server that lists nothing and refuses each PUT as it is told."""
+
+    code = message = ""
+
+    def do_GET(self) -> None:
+        self.answer(200, "<ListBucketResult></ListBucketResult>")
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(
+            400, f"<Error><Code>{self.code}</Code><Message>{self.message}</Message></Error>"
+        )
+
+    def answer(self, status: int, text: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "sse", "mends"),
+    [
+        (
+            "AccessDenied",
+            "not authorized to perform: kms:GenerateDataKey",
+            "aws:kms",
+            "MATYAN_S3_SSE_KMS_KEY_ID must be",
+        ),
+        ("KMS.NotFoundException", "Invalid keyId", "aws:kms", "MATYAN_S3_SSE_KMS_KEY_ID must be"),
+        ("KMS.DisabledException", "is disabled", "aws:kms", "MATYAN_S3_SSE_KMS_KEY_ID must be"),
+        ("NotImplemented", "A header", "aws:kms:dsse", "MATYAN_S3_SSE=aws:kms:dsse"),
+        ("InvalidArgument", "encryption", "AES256", "MATYAN_S3_SSE=AES256"),
+        ("InvalidArgument", "something", "", "Look at S3_ENDPOINT"),
+        ("AccessDenied", "Access Denied", "AES256", "may list, put and delete"),
+        ("ExpiredToken", "The provided token has expired", "", "session token has ended"),
+        ("PermanentRedirect", "must be addressed", "", "S3_REGION and S3_ENDPOINT must be"),
+        ("", "", "", "Look at S3_ENDPOINT"),
+    ],
+)
+async def test_a_refused_upload_names_the_setting(
+    code: str, message: str, sse: str, mends: str
+) -> None:
+    """As doctor's upload tells it: what a key of KMS, an encryption or a role has to do with it."""
+
+    class Handler(Refusing):
+        pass
+
+    Handler.code, Handler.message = code, message
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        blobs = S3Blobs(
+            load({"S3_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "MATYAN_S3_SSE": sse})
+        )
+        with pytest.raises(
+            Unavailable, match=f"answered with 400 {code}.*{re.escape(mends)}"
+        ) as caught:
+            await blobs.check()
+        server.shutdown()
+    assert str(caught.value).endswith((".", ")."))
 
 
 # --- doctor --------------------------------------------------------------------------------------
