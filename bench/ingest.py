@@ -1,7 +1,7 @@
 """The tracker of one machine under load: `matyan up` in its own process, `loadgen.py` in another.
 
     python -m bench.ingest [--rounds 3] [--seconds 5] [--scale 1] [--parts loads,disk,idle,long] [--json FILE]
-    python -m bench.ingest --tokens [--rounds 3] [--seconds 5]
+    python -m bench.ingest --tokens|--tls [--rounds 3] [--seconds 5]
 
 Acknowledged is stored: after each load the points that the tracker has are counted and must be as many as were acknowledged.
 
@@ -16,6 +16,8 @@ What is counted, and the bias that it has:
 - memory is VmRSS; the page cache and the files it holds are not in it.
 - --tokens: two trackers in turn, one that asks for tokens (1,000 in its file, the last one is sent) and one that does not; what is told is
   the ratio. A token is judged at the handshake, of which a load has one a connection, before it is measured.
+- --tls: the same with a listener under TLS, by the version and the cipher that both ends agree on, and what an idle connection takes.
+  The generator, too, works for TLS on the cores that it shares with the server: of messages/s that is a part of the loss.
 - The folder lies in build/: the file system is this machine's, and so is the price of its fdatasync (printed first).
 """
 
@@ -28,12 +30,13 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
+import trustme
 
 from bench import loadgen
 from bench.loadgen import Load
@@ -63,9 +66,10 @@ LOADS = {
     ),
     "compatible": (Load(32, 100), Load(32, 1), Load(100, 10, rate=5)),
 }
-TOKEN_LOADS = (Load(32, 100), Load(32, 1))
+BESIDE_LOADS = (Load(32, 100), Load(32, 1))
 PACKAGES = ("matyan-trio", "trio", "websockets", "rocksdict")
 IDLE = 5000
+TLS_IDLE = 2000
 
 
 @contextmanager
@@ -76,7 +80,7 @@ def tracker(folder: Path, layout: str = "packed", **env: str) -> Iterator[tuple[
     command = Path(sys.executable).with_name("matyan")
     with Server(
         [command, "up", "--data", folder, "--port", str(port)],
-        ready=f"http://127.0.0.1:{port}/health/ready/",
+        ready=f"{'https' if 'MATYAN_TLS_CERT_FILE' in env else 'http'}://127.0.0.1:{port}/health/ready/",
         env=environment(MATYAN_SEQUENCE_LAYOUT=layout, **env),
         folder=folder,
     ) as server:
@@ -140,10 +144,30 @@ def measure_loads(scratch: Path, rounds: int, seconds: float) -> dict[str, list[
     return results
 
 
+def measure_beside(
+    scratch: Path, rounds: int, seconds: float, name: str, env: Mapping[str, str], **options: Any
+) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Load → "with" and "without" → the results of the rounds: with `env` for the tracker and `options` for the generator."""
+    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for turn in range(rounds):
+        # Whoever comes second finds another state of the machine: they take turns at that.
+        for what in ("with", "without") if turn % 2 else ("without", "with"):
+            has = what == "with"
+            folder = scratch / f"{name}-{turn}-{what}"
+            with tracker(folder, **(env if has else {})) as (server, port):
+                for load in BESIDE_LOADS:
+                    given = options if has else {}
+                    result = put(server, port, folder, load, seconds=seconds, **given)
+                    say(f"{what} {name}, {load}: {result}")
+                    results.setdefault(str(load), {}).setdefault(what, []).append(result)
+            shutil.rmtree(folder)
+    return results
+
+
 def measure_tokens(
     scratch: Path, rounds: int, seconds: float
 ) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """Load → "with" and "without" → the results of the rounds."""
+    """As `measure_beside`, what it costs to ask for tokens."""
     file = scratch / "tokens"
     secret = tokens.new_secret().reveal()
     with tokens.changing(file) as known:
@@ -151,23 +175,19 @@ def measure_tokens(
             digest = tokens.digest(secret if index == 999 else str(index))
             scopes = frozenset({tokens.Scope.WRITE})
             known[f"n{index}"] = tokens.Token(f"n{index}", digest, scopes, time.time())
-    results: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for turn in range(rounds):
-        # Whoever comes second finds another state of the machine: they take turns at that.
-        for what in ("with", "without") if turn % 2 else ("without", "with"):
-            folder = scratch / f"tokens-{turn}-{what}"
-            env = {"MATYAN_TOKENS_FILE": str(file)} if what == "with" else {}
-            with tracker(folder, **env) as (server, port):
-                for load in TOKEN_LOADS:
-                    token = secret if what == "with" else ""
-                    result = put(server, port, folder, load, seconds=seconds, token=token)
-                    say(f"{what} tokens, {load}: {result}")
-                    results.setdefault(str(load), {}).setdefault(what, []).append(result)
-            shutil.rmtree(folder)
-    return results
+    env = {"MATYAN_TOKENS_FILE": str(file)}
+    return measure_beside(scratch, rounds, seconds, "tokens", env, token=secret)
 
 
-def tokens_table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+def certificate(scratch: Path) -> dict[str, str]:
+    """The variables of a listener under TLS: a key on P-256, as authorities give them today."""
+    leaf = trustme.CA().issue_cert("127.0.0.1")
+    both = scratch / "tls.pem"
+    leaf.private_key_and_cert_chain_pem.write_to_path(both)
+    return {"MATYAN_TLS_CERT_FILE": str(both), "MATYAN_TLS_KEY_FILE": str(both)}
+
+
+def beside_table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     """With divided by without: of each round (median, least and most), and of the best rounds, which others disturbed least."""
 
     def told(rows: dict[str, list[dict[str, Any]]], key: str) -> str:
@@ -250,15 +270,17 @@ def measure_disk(scratch: Path, scale: float) -> list[tuple[str, int, float, flo
     return rows
 
 
-def measure_idle(scratch: Path, connections: int) -> list[tuple[str, float]]:
+def measure_idle(
+    scratch: Path, connections: int, env: Mapping[str, str] | None = None, **options: Any
+) -> list[tuple[str, float]]:
     """KB of the server's memory that a connection takes which sends nothing."""
     rows = []
     for create, what in ((False, "just opened"), (True, "after its create_run")):
         folder = scratch / f"idle-{create}"
-        with tracker(folder) as (server, port):
+        with tracker(folder, **(env or {})) as (server, port):
             time.sleep(1)
             before = server.memory()
-            with loadgen.idle(port, connections, create=create):
+            with loadgen.idle(port, connections, create=create, **options):
                 time.sleep(2)
                 rows.append((what, (server.memory() - before) / connections / 1e3))
                 say(str(rows[-1]))
@@ -297,9 +319,10 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1, help="of the points of disk and long")
     parser.add_argument("--parts", default="loads,disk,idle,long", help="comma list")
     parser.add_argument("--tokens", action="store_true", help="only what tokens cost")
+    parser.add_argument("--tls", action="store_true", help="only what TLS costs")
     parser.add_argument("--json", type=Path, help="write all results there")
     given = parser.parse_args()
-    parts = [] if given.tokens else given.parts.split(",")
+    parts = [] if given.tokens or given.tls else given.parts.split(",")
     everything: dict[str, Any] = {}
     with workplace("ingest") as scratch:
         print(
@@ -311,7 +334,16 @@ def main() -> None:
             print(loads_table(loads) + "\n")
         if given.tokens:
             asked = everything["tokens"] = measure_tokens(scratch, given.rounds, given.seconds)
-            print(tokens_table(asked) + "\n")
+            print(beside_table(asked) + "\n")
+        if given.tls:
+            env = certificate(scratch)
+            secured = everything["tls"] = measure_beside(
+                scratch, given.rounds, given.seconds, "TLS", env, tls=True
+            )
+            print(beside_table(secured) + "\n")
+            idle = everything["tls idle"] = measure_idle(scratch, TLS_IDLE, env, tls=True)
+            rows = ([what, number(kb)] for what, kb in idle)
+            print(table([f"{TLS_IDLE:,} idle connections, TLS", "KB each"], rows) + "\n")
         if "disk" in parts:
             disk = everything["disk"] = measure_disk(scratch, given.scale)
             rows = ([what, f"{n:,}", number(a), number(b)] for what, n, a, b in disk)

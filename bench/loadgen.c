@@ -3,7 +3,7 @@
  * What is sent is decided by loadgen.py, which passes templates made with json.dumps; here the fields are filled in,
  * the frame is masked and sent, the reply compared and the time taken. In C because the generator shares the machine
  * with the server that it measures: a frame of 100 messages costs it about 30 microseconds, half of it the kernel's.
- * No TLS, no compression on offer (the SDK offers it; a server that accepts would spend more), one thread.
+ * TLS where it is compiled with WITH_TLS (no certificate is checked), no compression on offer (the SDK offers it; a server that accepts would spend more), one thread.
  *
  * A template is text with field marks: \1 run id, \2 metric name, \3 value, \4 step, \5 client_datetime.
  * Message number i of a connection is metric i % metrics at step i / metrics; its value the next of the values file;
@@ -28,6 +28,10 @@
 #include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef WITH_TLS
+#include <openssl/ssl.h>
+#include <signal.h>
+#endif
 
 static const char OK_REPLY[] = "\x81\x1c{\"status\":\"ok\",\"error\":null}";
 enum { OK_LENGTH = sizeof OK_REPLY - 1, HEADER_MAX = 14, REPLY_MAX = 65536, TAIL_SECONDS = 60 };
@@ -45,6 +49,9 @@ typedef struct {
     int64_t next_due_ns;   /* paced: the schedule of the oldest frame that is not sent */
     char *out; size_t out_at, out_end;
     char in[REPLY_MAX]; size_t in_end;
+#ifdef WITH_TLS
+    SSL *tls;
+#endif
 } Connection;
 
 typedef struct { int64_t *items; size_t count, room; } Samples;
@@ -74,6 +81,37 @@ static void die(const char *format, ...)
     fprintf(stderr, "\n");
     exit(1);
 }
+
+#ifdef WITH_TLS
+static void begin_tls(Connection *c)
+{
+    static SSL_CTX *context;
+    if (!context) {
+        signal(SIGPIPE, SIG_IGN);
+        if (!(context = SSL_CTX_new(TLS_client_method()))) die("no TLS");
+        SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    }
+    if (!(c->tls = SSL_new(context)) || !SSL_set_fd(c->tls, c->fd)) die("out of memory");
+    if (SSL_connect(c->tls) != 1) die("connection %d: the TLS handshake failed", c->index);
+}
+
+/* As send and recv: what is not done is -1 with errno. */
+static ssize_t told(Connection *c, int done)
+{
+    if (done > 0) return done;
+    int why = SSL_get_error(c->tls, done);
+    if (why == SSL_ERROR_ZERO_RETURN) return 0;
+    errno = why == SSL_ERROR_WANT_READ || why == SSL_ERROR_WANT_WRITE ? EAGAIN : ECONNRESET;
+    return -1;
+}
+
+static ssize_t give(Connection *c, const char *data, size_t length) { return told(c, SSL_write(c->tls, data, length)); }
+static ssize_t take(Connection *c, char *room, size_t length) { return told(c, SSL_read(c->tls, room, length)); }
+#else
+static void begin_tls(Connection *c) { (void)c; }
+static ssize_t give(Connection *c, const char *data, size_t length) { return send(c->fd, data, length, MSG_NOSIGNAL); }
+static ssize_t take(Connection *c, char *room, size_t length) { return recv(c->fd, room, length, 0); }
+#endif
 
 static int64_t now_ns(clockid_t clock)
 {
@@ -190,7 +228,7 @@ static void seal(Connection *c, int opcode, size_t length)
 static void push(Connection *c)
 {
     while (c->out_at < c->out_end) {
-        ssize_t n = send(c->fd, c->out + c->out_at, c->out_end - c->out_at, MSG_NOSIGNAL);
+        ssize_t n = give(c, c->out + c->out_at, c->out_end - c->out_at);
         if (n < 0 && errno == EAGAIN) {
             struct epoll_event e = {.events = EPOLLIN | EPOLLOUT, .data.ptr = c};
             epoll_ctl(epoll_fd, EPOLL_CTL_MOD, c->fd, &e);
@@ -262,7 +300,7 @@ static void take_reply(Connection *c, bool ok, const char *text, size_t length)
 
 static void readable(Connection *c)
 {
-    ssize_t n = recv(c->fd, c->in + c->in_end, REPLY_MAX - c->in_end, 0);
+    ssize_t n = take(c, c->in + c->in_end, REPLY_MAX - c->in_end);
     if (n < 0 && errno == EAGAIN) return;
     if (n <= 0) die("connection %d was closed by the server: %s", c->index, n ? strerror(errno) : "end of stream");
     c->in_end += n;
@@ -296,10 +334,10 @@ static void readable(Connection *c)
     c->in_end -= at;
 }
 
-static void send_all(int fd, const char *data, size_t length)
+static void send_all(Connection *c, const char *data, size_t length)
 {
     for (ssize_t n; length; data += n, length -= n)
-        if ((n = send(fd, data, length, MSG_NOSIGNAL)) < 0) die("send: %s", strerror(errno));
+        if ((n = give(c, data, length)) < 0) die("send: %s", strerror(errno));
 }
 
 static void open_connection(Connection *c, int index)
@@ -313,16 +351,17 @@ static void open_connection(Connection *c, int index)
     if ((c->fd = socket(AF_INET, SOCK_STREAM, 0)) < 0) die("socket: %s", strerror(errno));
     if (connect(c->fd, (struct sockaddr *)&address, sizeof address)) die("connect: %s", strerror(errno));
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    begin_tls(c);
     char request[1024];
     int length = snprintf(request, sizeof request,
         "GET /api/v1/ws/runs/%s HTTP/1.1\r\nHost: %s:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n%s%s%s\r\n",
         c->run, opt.host, opt.port, opt.token ? "Authorization: Bearer " : "", opt.token ? opt.token : "", opt.token ? "\r\n" : "");
-    send_all(c->fd, request, length);
+    send_all(c, request, length);
     size_t got = 0;
     char *end = NULL;
     while (!end) {
-        ssize_t n = recv(c->fd, c->in + got, 4096 - 1 - got, 0);
+        ssize_t n = take(c, c->in + got, 4096 - 1 - got);
         if (n <= 0) die("no answer to the handshake");
         got += n;
         c->in[got] = 0;
@@ -332,10 +371,10 @@ static void open_connection(Connection *c, int index)
     if (!opt.create_length) return;
     char *payload_end = fill(c, c->out + HEADER_MAX, opt.create, opt.create_length, now_ns(CLOCK_REALTIME) / 1000);
     seal(c, 1, payload_end - (c->out + HEADER_MAX));
-    send_all(c->fd, c->out + c->out_at, c->out_end - c->out_at);
+    send_all(c, c->out + c->out_at, c->out_end - c->out_at);
     c->out_at = c->out_end;
     for (got = 0; got < OK_LENGTH;) {
-        ssize_t n = recv(c->fd, c->in + got, OK_LENGTH - got, 0);
+        ssize_t n = take(c, c->in + got, OK_LENGTH - got);
         if (n <= 0) die("no reply to create_run");
         got += n;
     }

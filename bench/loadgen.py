@@ -91,20 +91,31 @@ def table(kind: str, count: int = 65_536) -> list[float]:
     return [2.3 * math.exp(-i / 9000) + 0.05 + 0.01 * math.sin(i / 50) for i in range(count)]
 
 
-def compiled() -> Path:
-    """The generator's program, built when it is older than its source."""
-    source, program = HERE / "loadgen.c", PROGRAMS / "loadgen"
+def compiled(*, tls: bool = False) -> Path:
+    """The generator's program, built when it is older than its source. tls: one that speaks TLS, and wants OpenSSL's headers."""
+    source, program = HERE / "loadgen.c", PROGRAMS / ("loadgen-tls" if tls else "loadgen")
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         PROGRAMS.mkdir(parents=True, exist_ok=True)
         subprocess.run(
-            ["cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)], check=True
+            [
+                *("cc", "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)),
+                *(("-DWITH_TLS", "-lssl", "-lcrypto") if tls else ()),
+            ],
+            check=True,
         )
     return program
 
 
 @contextmanager
 def command(
-    port: int, load: Load, prefix: str, create: bool, *, token: str = "", **options: float
+    port: int,
+    load: Load,
+    prefix: str,
+    create: bool,
+    *,
+    token: str = "",
+    tls: bool = False,
+    **options: float,
 ) -> Iterator[list[str]]:
     with tempfile.TemporaryDirectory(prefix="loadgen-") as folder:
         files = {
@@ -113,7 +124,7 @@ def command(
         }
         if create:
             files["create"] = template(CREATE_RUN)
-        words = [str(compiled())]
+        words = [str(compiled(tls=tls))]
         for name, text in files.items():
             (Path(folder) / name).write_text(text)
             words += [f"--{name}", str(Path(folder) / name)]
@@ -149,6 +160,7 @@ def run(
     prefix: str | None = None,
     create: bool = True,
     token: str = "",
+    tls: bool = False,
     cpu: Callable[[], float] = time.process_time,
 ) -> dict[str, Any]:
     """Puts `load` on 127.0.0.1:`port` and returns the generator's counts; latencies in milliseconds.
@@ -156,6 +168,7 @@ def run(
     With `frames`, that many a connection and no warm-up, or what of them `seconds` allow.
     ack_ms is from sending to acknowledgement, ack_from_schedule_ms from when the schedule wanted the frame sent (no coordinated omission).
 
+    With `tls`, under TLS, whatever the server's certificate.
     With `token`, a throw-away one that `ps` may show, each handshake has it as Bearer.
 
     `cpu` tells the server's CPU seconds; what it used from the first frame to the last reply, warm-up included and
@@ -175,6 +188,7 @@ def run(
         frames=frames,
         first_step=first_step,
         token=token,
+        tls=tls,
     ) as words:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert process.stdout is not None
@@ -193,10 +207,10 @@ def run(
 
 @contextmanager
 def idle(
-    port: int, connections: int, *, create: bool, hold: float = 30
+    port: int, connections: int, *, create: bool, hold: float = 30, tls: bool = False
 ) -> Iterator[subprocess.Popen[str]]:
     """Holds open connections that send nothing (after create_run, when asked) while the caller looks at the server."""
-    with command(port, Load(connections, 1), fresh_prefix(), create, hold=hold) as words:
+    with command(port, Load(connections, 1), fresh_prefix(), create, hold=hold, tls=tls) as words:
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None

@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import tempfile
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -71,6 +72,15 @@ def server_environment() -> dict[str, str]:
 @cache
 def client_context() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=authority_file())
+
+
+def hello() -> bytes:
+    """A client's first message."""
+    outgoing = ssl.MemoryBIO()
+    tls = client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
+    with suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
 
 
 async def client(

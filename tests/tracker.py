@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import tls
+
 MATYAN = (sys.executable, "-m", "matyan")
 _SECONDS = 60
 
@@ -108,7 +110,8 @@ class Service(Process):
     url: str
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=10) as response:
+        context = tls.client_context() if self.url.startswith("https:") else None
+        with urllib.request.urlopen(self.url + path, timeout=10, context=context) as response:
             body: bytes = response.read()
             return body
 
@@ -147,6 +150,6 @@ def running(
     """A tracker that answers; killed at the end unless the test stopped it."""
     words = [*command, "--data", str(data), "--port", "0", *arguments]
     with started(words, "Ctrl-C", **env) as process:
-        found = re.search(r"http://\S+:\d+", "".join(process.output))
+        found = re.search(r"https?://\S+:\d+", "".join(process.output))
         assert found is not None
         yield Tracker(process.process, process.output, found.group(), data)

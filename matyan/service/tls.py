@@ -22,7 +22,10 @@ HANDSHAKE_S = 10.0
 HANDSHAKE_RECORD: Final = 0x16
 """The first byte of whoever speaks TLS (RFC 8446, 5.1)."""
 RECORD_BYTES: Final = 16 << 10
-"""The most that a record holds. OpenSSL gets no more at once, since its memory keeps the size that it once had."""
+"""The most that a record holds."""
+TAKEN_BYTES: Final = 34 << 10
+"""OpenSSL gets no more at once, since its memory keeps the size that it once had: two records with all that is around them, in which
+most frames of a hundred messages fit."""
 UNSENT_BYTES: Final = 64 << 10
 """A peer that makes OpenSSL answer (to key updates) and does not read is cut off when so much waits for it."""
 
@@ -78,14 +81,14 @@ class TlsSocket:
         data = self._sock.recv(size)
         if not data:
             return b""
-        if len(data) <= RECORD_BYTES:
+        if len(data) <= TAKEN_BYTES:
             self._incoming.write(data)
             plain = self.decrypt()
         else:
             view = memoryview(data)
             pieces = []
-            for at in range(0, len(data), RECORD_BYTES):
-                self._incoming.write(view[at : at + RECORD_BYTES])
+            for at in range(0, len(data), TAKEN_BYTES):
+                self._incoming.write(view[at : at + TAKEN_BYTES])
                 pieces.append(self.decrypt())
             plain = b"".join(pieces)
         if self._outgoing.pending:

@@ -1,4 +1,4 @@
-"""This machine's clock against a server's, whose clock a test can set."""
+"""This machine's clock against a server's, whose clock a test can set; what is said of settings and of the certificate."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
-from matyan.cli.doctor import _check_clock, _check_settings
+from matyan.cli.doctor import _check_certificate, _check_clock, _check_settings
 from matyan.errors import MatyanError
-from matyan.settings import load
+from matyan.settings import Settings, load
+from tests import tls
 
 
 @contextmanager
@@ -77,3 +79,24 @@ async def test_it_says_who_reads_our_records(compression: str, text: str) -> Non
     finding = await _check_settings(load({"MATYAN_KAFKA_COMPRESSION": compression}))
     assert f"MATYAN_KAFKA_COMPRESSION={compression}" in finding
     assert text in finding
+
+
+@pytest.mark.parametrize(
+    ("days", "is_ok", "text"),
+    [(365, True, "belong together"), (9, True, "in 9 days"), (-1, False, "expired on")],
+)
+async def test_the_certificate_is_looked_at(
+    tmp_path: Path, days: float, is_ok: bool, text: str
+) -> None:
+    """One that expires soon is no reason to stop a start; one that has expired is."""
+    certificate, key = tls.write_pair(tmp_path, days=days)
+    settings = Settings(tls_cert_file=str(certificate), tls_key_file=str(key))
+    try:
+        finding, was_ok = await _check_certificate(settings), True
+    except MatyanError as error:
+        finding, was_ok = str(error), False
+    assert (was_ok, text in finding) == (is_ok, True), finding
+    other, _ = tls.write_pair(tmp_path, name="other")
+    other.rename(certificate)
+    with pytest.raises(MatyanError, match="belongs together"):
+        await _check_certificate(settings)

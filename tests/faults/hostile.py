@@ -1,6 +1,7 @@
 """A seeded source of hostile connections, and the fuzzer that runs them beside a socket which must not notice.
 
-An attack is what its seed and number say, but for the signed URL that it uploads to. Nothing is known here of what the
+An attack is what its seed and number say, but for the signed URL that it uploads to; on a server under TLS every second one goes
+through TLS, and the others in its place. Nothing is known here of what the
 server should answer, only what must not be: a 500, an end for anybody else, a line about an error in its log.
 """
 
@@ -10,15 +11,18 @@ import json
 import random
 import re
 import socket
+import ssl
 import struct
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import urlsplit
 
 import trio
 from trio_websocket import ConnectionClosed, open_websocket_url
 
+from matyan.service.tls import Stream
+from tests import tls
 from tests.faults.load import OK, metric
 
 ATTACKERS = 8
@@ -140,6 +144,14 @@ class Target:
     port: int
     upload: str
     """The path and query of a signed URL."""
+    context: ssl.SSLContext | None = None
+    """A client's, where the server listens under TLS."""
+
+    async def connect(self, *, in_place_of_tls: bool = False) -> Stream:
+        transport = await trio.open_tcp_stream(self.host, self.port)
+        if self.context is None or in_place_of_tls:
+            return transport
+        return await tls.client(transport, self.context)
 
 
 def attack(seed: int, number: int, target: Target) -> tuple[list[bytes], str]:
@@ -281,29 +293,33 @@ async def fuzz(url: str, seed: int, seconds: float) -> Report:
     address = urlsplit(url)
     assert address.hostname is not None
     assert address.port is not None
-    target = Target(address.hostname, address.port, await _signed(address.hostname, address.port))
+    context = tls.client_context() if address.scheme == "https" else None
+    target = Target(address.hostname, address.port, "", context)
+    target = replace(target, upload=await _signed(target))
     with trio.move_on_after(seconds) as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_be_victim, url.replace("http", "ws", 1), report, scope)
+            nursery.start_soon(_be_victim, target, report, scope)
             for first in range(ATTACKERS):
                 nursery.start_soon(_attack_on, target, seed, first, report, scope)
     return report
 
 
-async def _signed(host: str, port: int) -> str:
+async def _signed(target: Target) -> str:
     body = b'{"run_id":"fuzz","artifact_path":"a"}'
     fields = ["Host: 127.0.0.1", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-    async with await trio.open_tcp_stream(host, port) as stream:
+    async with await target.connect() as stream:
         await stream.send_all(_head("POST", _PRESIGN, [*fields, "Connection: close"]) + body)
         answer = b"".join([chunk async for chunk in stream])
     upload = urlsplit(json.loads(answer.partition(b"\r\n\r\n")[2])["upload_url"])
     return f"{upload.path}?{upload.query}"
 
 
-async def _be_victim(url: str, report: Report, scope: trio.CancelScope) -> None:
+async def _be_victim(target: Target, report: Report, scope: trio.CancelScope) -> None:
     """A training that logs a point and waits for its reply, again and again, on one socket."""
     try:
-        async with open_websocket_url(f"{url}/api/v1/ws/runs/victim") as connection:
+        scheme = "ws" if target.context is None else "wss"
+        url = f"{scheme}://{target.host}:{target.port}/api/v1/ws/runs/victim"
+        async with open_websocket_url(url, target.context) as connection:
             while True:
                 point = metric("victim", "loss", 0.5, report.replies)
                 await connection.send_message(json.dumps(point))
@@ -326,7 +342,9 @@ async def _attack_on(
         pieces, ending = attack(seed, number, target)
         answer = bytearray()
         try:
-            stream = await trio.open_tcp_stream(target.host, target.port)
+            stream = await target.connect(in_place_of_tls=number // ATTACKERS % 2 == 0)
+            if target.context is not None and isinstance(stream, trio.SocketStream):
+                pieces = _shaking_hands(seed, number, pieces)
             async with stream:
                 await _converse(stream, pieces, ending, answer)
         except OSError as error:
@@ -345,9 +363,17 @@ async def _attack_on(
         number += ATTACKERS
 
 
-async def _converse(
-    stream: trio.SocketStream, pieces: list[bytes], ending: str, answer: bytearray
-) -> None:
+def _shaking_hands(seed: int, number: int, pieces: list[bytes]) -> list[bytes]:
+    """Behind a client's first message, mostly sound, or without one."""
+    rng = random.Random(f"{seed}:{number}:tls")
+    hello = bytearray(tls.hello())
+    if rng.random() < 0.5:
+        at = rng.randrange(1, len(hello))
+        hello[at : at + rng.choice((0, 1, 40))] = rng.randbytes(rng.choice((0, 1, 40)))
+    return [bytes(hello), *pieces] if rng.random() < 0.8 else pieces
+
+
+async def _converse(stream: Stream, pieces: list[bytes], ending: str, answer: bytearray) -> None:
     async def listen() -> None:
         with suppress(trio.BrokenResourceError):
             async for chunk in stream:

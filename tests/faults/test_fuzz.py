@@ -9,8 +9,10 @@ import os
 import random
 from pathlib import Path
 
+import pytest
 import trio
 
+from tests import tls
 from tests.faults.broken_tracker import broken_tracker
 from tests.faults.hostile import fuzz
 from tests.tracker import running
@@ -20,10 +22,11 @@ SEED = int(os.environ.get("MATYAN_FUZZ_SEED") or random.SystemRandom().randrange
 TROUBLE = ("ended with an error", "crashed", "Error in ASGI", "Exception on", "Traceback")
 
 
-def test_whatever_arrives_harms_nobody_else(tmp_path: Path) -> None:
+@pytest.mark.parametrize("env", [{}, tls.server_environment()], ids=["plain", "tls"])
+def test_whatever_arrives_harms_nobody_else(tmp_path: Path, env: dict[str, str]) -> None:
     """No reply missed, no 500, nothing in the log, and a drain that leaves nothing, with attackers still there."""
     print(f"MATYAN_FUZZ_SEED={SEED} MATYAN_FUZZ_SECONDS={SECONDS:g}")
-    with running(tmp_path / "data") as tracker:
+    with running(tmp_path / "data", **env) as tracker:
         report = trio.run(fuzz, tracker.url, SEED, SECONDS)
         print(report)
         assert report.harm == []

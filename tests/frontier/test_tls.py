@@ -167,17 +167,10 @@ async def test_a_handshake_may_come_in_any_pieces(served: Served, size: int) -> 
     assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
 
 
-def hello() -> bytes:
-    """A client's first message."""
-    outgoing = ssl.MemoryBIO()
-    client = tls.client_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="127.0.0.1")
-    with suppress(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
-
-
 @pytest.mark.parametrize(
-    "sent", [b"", b"\x16", hello()[:100], hello()], ids=["nothing", "a byte", "a part", "and waits"]
+    "sent",
+    [b"", b"\x16", tls.hello()[:100], tls.hello()],
+    ids=["nothing", "a byte", "a part", "and waits"],
 )
 async def test_a_handshake_has_a_deadline(mock_clock: MockClock, sent: bytes) -> None:
     async with a_frontier() as served:
@@ -200,8 +193,8 @@ async def until_streams(served: Served, count: int) -> None:
 
 async def test_a_drain_does_not_wait_for_handshakes(served: Served) -> None:
     streams = [await raw(served) for _ in range(3)]
-    await streams[1].send_all(hello()[:50])
-    await streams[2].send_all(hello())
+    await streams[1].send_all(tls.hello()[:50])
+    await streams[2].send_all(tls.hello())
     await until_streams(served, 3)
     with trio.fail_after(5):
         assert await drain(served.frontier, trio.current_time() + 60) == 0
@@ -215,13 +208,20 @@ async def test_hostile_handshakes_end_alone(
     victim = await served.websocket("victim")
 
     async def attack() -> None:
-        data = bytearray(hello())
+        data = bytearray(tls.hello())
         for _ in range(rng.choice((0, 1, 1, 3))):
             at = rng.randrange(1, len(data))
             data[at : at + rng.choice((0, 1, 30))] = rng.randbytes(rng.choice((0, 1, 40)))
         data = data[: rng.choice((len(data), rng.randrange(len(data) + 1)))]
         data += rng.choice(
-            (b"", b"", hello(), GET, b"\x17\x03\x03\x40\x00" + bytes(100), rng.randbytes(70_000))
+            (
+                b"",
+                b"",
+                tls.hello(),
+                GET,
+                b"\x17\x03\x03\x40\x00" + bytes(100),
+                rng.randbytes(70_000),
+            )
         )
         stream = await raw(served)
         with suppress(trio.BrokenResourceError), trio.move_on_after(rng.choice((0, 0.01, 0.1))):
