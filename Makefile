@@ -76,6 +76,7 @@ bench: setup
 	$(BIN)/python -m bench.worker --rounds 1 --records 300000 --seconds 3 --metrics 1
 	$(BIN)/python -m bench.stalls
 	$(BIN)/python -m bench.presign --rounds 3
+	$(BIN)/python -m bench.quota --rounds 1 --seconds 2
 
 # A wheel, built from the source distribution as an installer does it, must work without this tree, in an environment of its own.
 wheel: setup
