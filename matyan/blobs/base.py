@@ -24,8 +24,11 @@ class Upload:
 
 
 class Blobs(Protocol):
-    async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
-        """Signs a PUT of `run`/`path`; `base_url` (scheme://host) is what the client called this process.
+    async def presign_put(
+        self, run: str, path: str, content_type: str, base_url: str, token: str = ""
+    ) -> Upload:
+        """Signs a PUT of `run`/`path`; `base_url` (scheme://host) is what the client called this process; `token`: the name of the
+        token that the upload counts for, where the engine sees the bytes.
 
         Raises:
             NotFound: the run was deleted, where the engine knows.
@@ -61,6 +64,8 @@ class ServedBlobs(Protocol):
     def verify(self, method: str, run: str, path: str, query: str) -> bool: ...
 
     def signed_type(self, query: str) -> str: ...
+
+    def signed_for(self, query: str) -> str: ...
 
     async def receive(
         self,

@@ -95,7 +95,9 @@ class FolderBlobs:
 
     # --- signed URLs ---
 
-    async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
+    async def presign_put(
+        self, run: str, path: str, content_type: str, base_url: str, token: str = ""
+    ) -> Upload:
         """Signs a PUT of `run`/`path` for `expiry_s` seconds.
 
         Raises:
@@ -103,7 +105,7 @@ class FolderBlobs:
         """
         await trio.lowlevel.checkpoint()
         await self._require(run)
-        url = self._signed("PUT", run, path, content_type, base_url)
+        url = self._signed("PUT", run, path, content_type, base_url, token)
         return Upload(url, f"{run}/{path}", None)
 
     def presign_get(self, run: str, path: str, base_url: str) -> str:
@@ -113,24 +115,31 @@ class FolderBlobs:
     def verify(self, method: str, run: str, path: str, query: str) -> bool:
         """Whether `query` (of a URL, still encoded) holds a signature of ours for this, not expired."""
         try:
-            expires, content_type, signature = _fields(query)
+            expires, content_type, token, signature = _fields(query)
             if int(expires) < time.time():
                 return False
         except (ValueError, KeyError):
             return False
-        expected = self._signature(method, run, path, content_type, expires)
+        expected = self._signature(method, run, path, content_type, expires, token)
         return hmac.compare_digest(signature.encode(), expected.encode())
 
     def signed_type(self, query: str) -> str:
         """The type that was declared when this query, which `verify` has passed, was signed."""
         return _fields(query)[1]
 
-    def _signed(self, method: str, run: str, path: str, content_type: str, base_url: str) -> str:
+    def signed_for(self, query: str) -> str:
+        """The name of the token that this query, which `verify` has passed, was signed for; "" for none."""
+        return _fields(query)[2]
+
+    def _signed(
+        self, method: str, run: str, path: str, content_type: str, base_url: str, token: str = ""
+    ) -> str:
         expires = str(int(time.time() + self._expiry_s))
         query = {
             "expires": expires,
             "type": content_type,
-            "signature": self._signature(method, run, path, content_type, expires),
+            **({"for": token} if token else {}),
+            "signature": self._signature(method, run, path, content_type, expires, token),
         }
         return f"{base_url}{URL_PATH}{quote(run)}/{quote(path)}?{urlencode(query)}"
 
@@ -351,13 +360,16 @@ class FolderBlobs:
             ) from error
 
 
-def _fields(query: str) -> tuple[str, str, str]:
-    """Expiry, type and signature. Raises ValueError or KeyError when they are not there, each once."""
-    fields = parse_qs(query, keep_blank_values=True, strict_parsing=True, max_num_fields=8)
-    (expires,), (content_type,), (signature,) = (
-        fields[name] for name in ("expires", "type", "signature")
+def _fields(query: str) -> tuple[str, str, str, str]:
+    """Expiry, type, token and signature. Raises ValueError or KeyError when they are not there, each once; but for the token, "" then."""
+    fields = {
+        "for": [""],
+        **parse_qs(query, keep_blank_values=True, strict_parsing=True, max_num_fields=8),
+    }
+    (expires,), (content_type,), (token,), (signature,) = (
+        fields[name] for name in ("expires", "type", "for", "signature")
     )
-    return expires, content_type, signature
+    return expires, content_type, token, signature
 
 
 class BlobReader:

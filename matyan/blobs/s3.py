@@ -106,7 +106,9 @@ class S3Blobs:
         limits = Config(connect_timeout=_CONNECT_S, read_timeout=_READ_S)
         return open_client(settings, endpoint, name, self.credentials.session(), limits)
 
-    async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
+    async def presign_put(
+        self, run: str, path: str, content_type: str, base_url: str, token: str = ""
+    ) -> Upload:
         """Signs for S3_PUBLIC_ENDPOINT, for no longer than the credentials are good: S3 refuses a URL that outlives them.
 
         In the loop's thread: it opens no network and takes less than a millisecond, once there are credentials.

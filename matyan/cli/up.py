@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -15,6 +16,7 @@ from matyan import __version__
 from matyan import settings as settings_
 from matyan.cli.flags import TLS, place_options, settings_flags, store_name
 from matyan.errors import ConfigurationError
+from matyan.folder import blob_day
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
 from matyan.parsing import HIGHEST_PORT
@@ -84,6 +86,8 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
     async with open_tracker(data, settings) as tracker:
         tokens = tokens_of(settings, default_file(data))
         frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings, tokens)
+        uploads = frontier.shared.accounts.day
+        blob_day.restore(uploads, data)
         listeners: list[trio.SocketListener] = []
 
         async def serve(*, task_status: trio.TaskStatus[object]) -> None:
@@ -101,7 +105,12 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
             return max(left, await tracker.drain(deadline))
 
         return await run_service(
-            [*tracker.tasks(), Task("frontier", serve), Task("report", report)],
+            [
+                *tracker.tasks(),
+                Task("frontier", serve),
+                Task("report", report),
+                Task("uploads", partial(blob_day.keep, uploads, data)),
+            ],
             drain,
             tracker.health,
             drain_s=settings.shutdown_flush_timeout,

@@ -19,6 +19,7 @@ from websockets.frames import CloseCode
 from werkzeug.exceptions import HTTPException
 
 from matyan._codec import check_artifact_path, check_run_id, format_timestamp, total_bytes, validate
+from matyan.blobs.base import ServedBlobs
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.intake import UNREAD_S, Intake
 from matyan.frontier.session import MAX_WAITING_FRAMES, Session
@@ -74,7 +75,7 @@ def create_app(shared: Shared) -> QuartTrio:
         return {"detail": reason}, error.code or 500, headers
 
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
-    transfer = Transfer(inner, shared.blobs, shared.settings.blob_max_bytes)
+    transfer = Transfer(inner, shared.blobs, shared.settings.blob_max_bytes, shared.account_named)
     # As Quart's documentation wraps an app; to a type checker the attribute is a method.
     wrapped = cast(Any, app)
     wrapped.asgi_app = Doorway(transfer, shared)
@@ -126,8 +127,10 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
         account = shared.account_of(cast("Token | None", request.scope.get(TOKEN)))
         if account is not None:
             await pace(account, frame.records)
+        # Nobody needs to be counted for who has no quota.
+        name = "" if account is None else account.name
         try:
-            upload = await shared.blobs.presign_put(run, path, content_type, base.rstrip("/"))
+            upload = await shared.blobs.presign_put(run, path, content_type, base.rstrip("/"), name)
         except NotFound as error:
             abort(404, str(error))
         except Unavailable as error:
@@ -144,6 +147,8 @@ def _add_presign(app: QuartTrio, shared: Shared) -> None:
         refusal = account.judge_blob(0)
         if refusal is not None:
             raise _OverQuota(refusal)
+        if account.quota.blobs and not isinstance(shared.blobs, ServedBlobs):
+            account.cannot_count_blobs()
         due = account.take(total_bytes(records), len(records), trio.current_time())
         with trio.move_on_at(due):
             await shared.draining.wait()

@@ -69,6 +69,10 @@ class Shared:
         """What this token may use; None: as much as there is."""
         return None if token is None else self.accounts.of(token.name, token.quota)
 
+    def account_named(self, name: str) -> Account | None:
+        """The account of the token of this name as it is now, whoever shows it; None: it has no quota, or was revoked."""
+        return self.account_of(self.entrance.tokens.current(name))
+
     def session(self, run: str, send: Callable[[bytes], None], account: Account | None) -> Session:
         """A session of a connection that came in with this account's token."""
         if account is None:

@@ -7,7 +7,7 @@ to a slow disk would fill the memory. Where a blob lies and what a signature is 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import URL_PATH, ServedBlobs
 from matyan.errors import NotFound, Unavailable
 from matyan.frontier.shared import RATE_BYTES, RATE_S, count_request
+from matyan.service.accounts import Account
 from matyan.service.descriptors import for_uploads
 
 TURN_WITHIN_S = 60.0
@@ -31,10 +32,17 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Transfer:
     """The signed URLs, around the app; without a ServedBlobs engine everything goes to the app."""
 
-    def __init__(self, inner: ASGIApp, blobs: object, max_bytes: int) -> None:
+    def __init__(
+        self,
+        inner: ASGIApp,
+        blobs: object,
+        max_bytes: int,
+        account_named: Callable[[str], Account | None],
+    ) -> None:
         self._inner = inner
         self._blobs = blobs if isinstance(blobs, ServedBlobs) else None
         self._max_bytes = max_bytes
+        self._account_named = account_named
         self._uploads = trio.CapacityLimiter(for_uploads())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,7 +60,7 @@ class Transfer:
             async with rest_discarded(receive):
                 # The rest of the body is not read: over HTTP/1 that ends the connection, and the client must know.
                 close = [(b"connection", b"close")] * scope["http_version"].startswith("1")
-                await _answer(send, status, body, close)
+                await _answer(send, status, body, [*close, *refused.headers])
         count_request(method, URL_PATH + "<run>/<path>", status, trio.current_time() - begun)
 
     async def _transfer(
@@ -100,11 +108,17 @@ class Transfer:
     ) -> None:
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._max_bytes:
+        declared = int(length) if length.isdigit() else 0
+        if declared > self._max_bytes:
             raise self._too_large()
-        await blobs.receive(run, path, content_type, self._chunks(receive), self._max_bytes)
+        chunks = self._chunks(receive)
+        account = self._account_named(blobs.signed_for(scope["query_string"].decode("latin-1")))
+        if account is not None:
+            chunks = _counted(chunks, account, declared)
+        async with aclosing(chunks):
+            await blobs.receive(run, path, content_type, chunks, self._max_bytes)
 
-    async def _chunks(self, receive: Receive) -> AsyncIterator[bytes]:
+    async def _chunks(self, receive: Receive) -> AsyncGenerator[bytes, None]:
         size = came = 0
         waited = 0.0
         while True:
@@ -150,6 +164,36 @@ class Transfer:
         return _Refused(413, f"A blob may have {self._max_bytes:,} bytes (MATYAN_BLOB_MAX_BYTES).")
 
 
+async def _counted(
+    chunks: AsyncIterator[bytes], account: Account, declared: int
+) -> AsyncGenerator[bytes, None]:
+    """Counts an upload against its token's day: what it declares before it comes, so that several at a time keep within it, and in the
+    end what came, whatever became of it.
+
+    Raises:
+        _Refused: it may not come, or not go on.
+    """
+
+    def require(size: int) -> None:
+        refusal = account.judge_blob(size)
+        if refusal is not None:
+            headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers]
+            raise _Refused(refusal.status, refusal.sentence, headers)
+        account.count_blob(size)
+
+    require(declared)
+    came, counted = 0, declared
+    try:
+        async for chunk in chunks:
+            if came + len(chunk) > counted:
+                require(came + len(chunk) - counted)
+                counted = came + len(chunk)
+            came += len(chunk)
+            yield chunk
+    finally:
+        account.count_blob(came - counted)
+
+
 def _require_type(signed: str, scope: Scope) -> None:
     """An upload declares the type that was signed, or none, as the SDK's restore does."""
     sent = [value.strip() for name, value in scope["headers"] if name == b"content-type"]
@@ -160,10 +204,13 @@ def _require_type(signed: str, scope: Scope) -> None:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, sentence: str) -> None:
+    def __init__(
+        self, status: int, sentence: str, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+        self.headers = headers
 
 
 @asynccontextmanager

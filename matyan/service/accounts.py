@@ -171,6 +171,10 @@ class Account:
         """So many bytes of an upload have come, or are expected; negative: they will not come."""
         self._day.count(self.name, size)
 
+    def cannot_count_blobs(self) -> None:
+        """An upload was signed whose bytes this process does not see."""
+        self._tell("blobs", "uploads go to S3 and are not counted against a quota")
+
     def _refuse(self, limit: str, status: int, sentence: str, retry_s: int | None) -> Refusal:
         telemetry.QUOTA_REFUSED.labels(self.name, limit).inc()
         self._tell(limit, "refused by a quota")

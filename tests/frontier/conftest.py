@@ -65,7 +65,9 @@ def over_tls(request: pytest.FixtureRequest) -> Iterator[None]:
 class NoBlobs:
     """Signs nothing real: the tests of presign look at what is asked of it."""
 
-    async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
+    async def presign_put(
+        self, run: str, path: str, content_type: str, base_url: str, token: str = ""
+    ) -> Upload:
         return Upload(f"{base_url}/put/{run}/{path}", f"{run}/{path}", None)
 
     async def delete(self, keys: Sequence[str]) -> int:

@@ -18,6 +18,8 @@ from quart.testing import WebsocketResponseError
 from trio.testing import MockClock
 from websockets.frames import Frame, Opcode
 
+from matyan.blobs.base import Blobs
+from matyan.blobs.folder import FolderBlobs
 from matyan.frontier.app import create_app
 from matyan.frontier.edge import drain
 from matyan.frontier.intake import TOKEN_SHARE, UNREAD_S
@@ -36,7 +38,10 @@ PRESIGN = "/api/v1/rest/artifacts/presign"
 
 @asynccontextmanager
 async def a_guarded_frontier(
-    folder: Path, quotas: Mapping[str, str], capacity: int = 1 << 26
+    folder: Path,
+    quotas: Mapping[str, str],
+    capacity: int = 1 << 26,
+    blobs: Blobs | None = None,
 ) -> AsyncIterator[Served]:
     """Each name's token is the name itself; "" is no quota."""
     tokens = {
@@ -51,7 +56,7 @@ async def a_guarded_frontier(
     }
     (folder / "tokens").write_bytes(dump(tokens))
     settings = Settings(tokens_file=str(folder / "tokens"))
-    async with a_frontier(HandProducer(capacity), settings) as served:
+    async with a_frontier(HandProducer(capacity), settings, blobs) as served:
         yield served
 
 
@@ -310,6 +315,103 @@ async def test_no_blobs_are_signed_for_whom_may_have_none(tmp_path: Path) -> Non
         assert answer.status_code == 413
         assert "The token ci may put 0B of blobs in a day" in answer.json()["detail"]
         assert served.producer.frames == []
+
+
+async def put(
+    http: httpx.AsyncClient, name: str, content: bytes | AsyncIterator[bytes]
+) -> httpx.Response:
+    """Signed and put, as the SDK does: without a credential of its own."""
+    body = {"run_id": "r", "artifact_path": name, "content_type": "image/x"}
+    answer = await http.post(PRESIGN, json=body)
+    if answer.status_code != 200:
+        return answer
+    return await http.put(
+        answer.json()["upload_url"], content=content, headers={"Content-Type": "image/x"}, auth=None
+    )
+
+
+async def in_pieces(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), 1000):
+        yield data[start : start + 1000]
+
+
+async def test_the_bytes_of_a_day_are_counted_where_they_are_put(tmp_path: Path) -> None:
+    """With a length or in pieces; what is refused says the limit and when to come again, and leaves nothing behind."""
+    blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
+    async with (
+        a_guarded_frontier(tmp_path, {"ci": "blobs=10kB/day"}, blobs=blobs) as served,
+        client_of(served) as http,
+    ):
+        day = served.frontier.shared.accounts.day
+        too_large = await put(http, "d", b"x" * 10_001)
+        assert (too_large.status_code, "Retry-After" in too_large.headers) == (413, False)
+        assert (await put(http, "a", b"x" * 4000)).status_code == 200
+        assert (await put(http, "b", in_pieces(b"x" * 4000))).status_code == 200
+        for content in (b"x" * 2001, in_pieces(b"x" * 3000)):
+            refused = await put(http, "c", content)
+            assert refused.status_code == 429
+            assert 0 < int(refused.headers["Retry-After"]) <= 86_400
+            assert "The token ci may put 10kB of blobs in a day (UTC)" in refused.json()["detail"]
+        assert blobs.size("r", "c") is None
+        # What came of the refused one in pieces before the limit counts.
+        assert 8000 <= day.used("ci") <= 10_000
+        day.count("ci", -2000)
+        assert (await put(http, "a", b"x" * (10_000 - day.used("ci")))).status_code == 200
+        signed = await http.post(PRESIGN, json={"run_id": "r", "artifact_path": "e"})
+        assert signed.status_code == 429
+        assert "Retry-After" in signed.headers
+
+
+async def test_uploads_to_a_bucket_are_not_counted_and_somebody_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        a_guarded_frontier(tmp_path, {"ci": "blobs=1B/day"}) as served,
+        client_of(served) as http,
+    ):
+        for _ in range(3):
+            answer = await http.post(PRESIGN, json={"run_id": "r", "artifact_path": "a"})
+            assert answer.status_code == 200
+    assert sum("not counted against a quota" in line for line in caplog.messages) == 1
+
+
+async def test_whom_an_upload_counts_for_cannot_be_changed(tmp_path: Path) -> None:
+    blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
+    async with (
+        a_guarded_frontier(tmp_path, {"ci": "blobs=1kB/day", "me": ""}, blobs=blobs) as served,
+        client_of(served) as http,
+    ):
+        answer = await http.post(PRESIGN, json={"run_id": "r", "artifact_path": "a"})
+        url = answer.json()["upload_url"]
+        assert "&for=ci&" in url
+        for other in (url.replace("&for=ci", ""), url.replace("for=ci", "for=me"), url + "&for=me"):
+            assert (await http.put(other, content=b"x" * 2000, auth=None)).status_code == 403
+        assert (await http.put(url, content=b"x" * 2000, auth=None)).status_code == 413
+
+
+async def test_uploads_at_one_time_keep_within_the_day(tmp_path: Path) -> None:
+    """An upload counts for what it declares from its beginning; one that is given up for what has come."""
+    blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
+    async with (
+        a_guarded_frontier(tmp_path, {"ci": "blobs=10kB/day"}, blobs=blobs) as served,
+        client_of(served) as http,
+    ):
+        answer = await http.post(PRESIGN, json={"run_id": "r", "artifact_path": "a"})
+        target = answer.json()["upload_url"].removeprefix(served.url)
+        day = served.frontier.shared.accounts.day
+        stream = await served.connect()
+        await stream.send_all(
+            f"PUT {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n".encode()
+            + b"x" * 500
+        )
+        while day.used("ci") != 9000:
+            await trio.lowlevel.checkpoint()
+        assert (await put(http, "b", b"x" * 2000)).status_code == 429
+        await stream.aclose()
+        while day.used("ci") == 9000:
+            await trio.lowlevel.checkpoint()
+        assert day.used("ci") <= 500
+        assert (await put(http, "b", b"x" * 2000)).status_code == 200
 
 
 async def test_the_bare_app_has_quotas_too(mock_clock: MockClock, tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ class Shelf:
         self.bugs = 0
         self.asked = 0
 
-    async def presign_put(self, run: str, path: str, content_type: str, base_url: str) -> Upload:
+    async def presign_put(
+        self, run: str, path: str, content_type: str, base_url: str, token: str = ""
+    ) -> Upload:
         raise NotImplementedError
 
     async def delete(self, keys: Sequence[str]) -> int:
