@@ -38,10 +38,12 @@ ROOMS = (
 )
 """From top to bottom, as the picture draws them."""
 
+S3 = {"matyan.blobs.s3", "matyan.blobs.s3_client", "matyan.blobs.s3_credentials"}
+
 NEVER = {
     "rules": {"matyan.broker.local", "matyan.broker.kafka", "matyan.store.rocks", "trio"},
-    "frontier": {"matyan.store", "matyan.broker.local", "matyan.broker.kafka", "matyan.blobs.s3"},
-    "jobs": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka", "matyan.blobs.s3"},
+    "frontier": {"matyan.store", "matyan.broker.local", "matyan.broker.kafka", *S3},
+    "jobs": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka", *S3},
     "workers": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka"},
     "store": {"matyan.keys"},
     "service": {"rocksdict", "confluent_kafka", "boto3"},
