@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,22 @@ def test_what_librdkafka_does_not_take_is_told_in_its_words(
         assert f"MATYAN_KAFKA_CONFIG={settings.kafka_config.path}: librdkafka" in str(caught.value)
         assert said in str(caught.value)
         assert "sesame" not in str(caught.value)
+
+
+def test_to_check_them_asks_nobody(given: Callable[..., Settings]) -> None:
+    """Neither a broker nor an identity provider is connected to; one that never answers would hold up every start."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        settings = given(
+            f"bootstrap.servers={address}\nsecurity.protocol=SASL_SSL\nsasl.mechanism=OAUTHBEARER\n"
+            "sasl.oauthbearer.method=oidc\nsasl.oauthbearer.client.id=a\nsasl.oauthbearer.client.secret=b\n"
+            f"sasl.oauthbearer.token.endpoint.url=http://{address}/token"
+        )
+        for config in (client_config, producer_config, lambda s: consumer_config(s, "g")):
+            assert config(settings)["sasl.oauthbearer.token.endpoint.url"].endswith("/token")
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_program_ends_with_two_and_a_sentence(tmp_path: Path) -> None:

@@ -88,11 +88,14 @@ def _checked(config: dict[str, Any], settings: Settings) -> dict[str, Any]:
         )
     if not file and "SSL" not in settings.kafka_security_protocol:
         return config  # nothing that was not parsed
-    # Without brokers: to make a client would connect it.
+    # Without brokers, and with an identity provider that refuses at once: to make a client would connect it, and to end one
+    # waits for that.
     own = {name: value for name, value in config.items() if name != "bootstrap.servers"} | _UNHEARD
+    if _TOKENS in own:
+        own[_TOKENS] = "http://127.0.0.1:0"
     try:
-        Producer({**own, **file.of_producers(), **_IDEMPOTENT})
-        Consumer({**own, **file.of_consumers(), "group.id": "none"}).close()
+        Producer({**file.of_producers(), **own, **_IDEMPOTENT})
+        Consumer({**file.of_consumers(), **own, "group.id": "none"}).close()
     except KafkaException as error:
         raise ConfigurationError(
             f"{f'MATYAN_KAFKA_CONFIG={file.path}' if file else 'The settings of Kafka'}: librdkafka does not take that: "
@@ -108,6 +111,7 @@ def _reason(error: KafkaException) -> str:
 
 
 _UNHEARD: Final = {"log_level": 0}
+_TOKENS: Final = "sasl.oauthbearer.token.endpoint.url"
 _IDEMPOTENT: Final = {"enable.idempotence": True}
 
 
