@@ -13,7 +13,8 @@ What is counted, and the bias that it has:
 - records/s: each round fills a topic, and every contender reads all of it in turn, with a store of its own. The worker is the process
   `matyan ingest-worker --store rocks:FOLDER`; its /metrics are asked fifty times a second for what it has committed, and its rate is from the first
   answer that counts a quarter of the records to the first that counts all of them; two consumers may not have shared the partitions quite by then. After its stop the stored points must be as many as the records.
-- consume and count: confluent-kafka's consume() in one thread, with the worker's settings, and nothing else. Consume and write: that, and four prebuilt
+- consume and count: confluent-kafka's consume() in one thread, with the worker's settings (but with the client's own queue,
+  since nothing else holds records here), and nothing else. Consume and write: that, and four prebuilt
   keys and values a record into a RocksDB with the store's options, one batch and one sync for what a consume() brought (as much as the worker's
   transactions). It has no rules, no stored offset and no traces and does not look into the records; it writes the same 65,536 points over and over, of
   which RocksDB keeps only the last. Both are timed from their first records to their last, or for BARE_S seconds.
@@ -22,7 +23,8 @@ What is counted, and the bias that it has:
 - freshness: a process keeps a pace in records/s (a tenth and half of what one worker of the layout did above) in frames as above, gathered for 5 ms as
   a frontier's many connections do, and every 10 ms sends
   one record of a run of its own (a new one each second) and notes when Kafka acknowledged it. A reader asks the worker for that run through the
-  socket in the store's folder, 5 ms after its last answer: what an answer shows is durable. So a time includes the reader's turn, and the reader costs the worker CPU.
+  socket in the store's folder, READ_S after its last answer: what an answer shows is durable. So a time includes the reader's turn, half of READ_S
+  and one and a half times what an answer takes, which has a column of its own; and the reader costs the worker CPU.
   The first second is not counted.
 - Contender, broker and producer share the machine's cores.
 
@@ -72,7 +74,7 @@ from matyan import reader, settings
 from matyan._codec import format_timestamp, validate
 from matyan.broker.kafka.admin import open_admin
 from matyan.broker.kafka.client import producer_config
-from matyan.broker.kafka.consumer import BATCH_AGE_S, BATCH_RECORDS, consumer_config
+from matyan.broker.kafka.consumer import consumer_config
 from matyan.errors import NotFound
 from matyan.settings import Settings
 
@@ -85,7 +87,11 @@ PROBE_STEPS = 100
 LINGER_MS = 5
 UNREPORTED = {"delivery.report.only.error": True}
 """Of librdkafka's properties, for producers that nobody asks what was delivered."""
-READ_S = 0.005
+READ_S = 0.002
+BARE_RECORDS = 3_000
+"""What a bare loop consumes at once: about a transaction of the worker's."""
+OWN_QUEUE = {"queued.min.messages": 100_000}
+"""librdkafka's default: a worker has its own queue instead."""
 PACES = {"a tenth": 0.1, "a fifth": 0.2, "half": 0.5}
 LAYOUTS = ("compatible", "packed")
 WRITES = "consume and write"
@@ -176,13 +182,13 @@ def send(producer: Producer, given: Settings, key: bytes, values: list[bytes]) -
 
 def bare(given: Settings, records: int, engine: Engine, each: Write) -> Result:
     """Consumes them in this thread, and calls `each` with the count of what a consume() brought."""
-    consumer = Consumer(consumer_config(given, "bare"))
+    consumer = Consumer({**consumer_config(given, "bare"), **OWN_QUEUE})
     topic = given.kafka_data_ingestion_topic
     consumer.assign([TopicPartition(topic, n, 0) for n in range(TOPICS["data-ingestion"])])
     begun = cpu = served = 0.0
     count = 0
     while count < records and not (count and time.perf_counter() - begun > BARE_S):
-        messages = consumer.consume(BATCH_RECORDS, BATCH_AGE_S)
+        messages = consumer.consume(BARE_RECORDS, 0.02)
         if messages and not count:
             begun, cpu, served = time.perf_counter(), time.process_time(), engine.cpu()
         count += len(messages)
@@ -424,6 +430,7 @@ def measure_fresh(
     env = {"MATYAN_SEQUENCE_LAYOUT": layout}
     pipe, theirs = multiprocessing.Pipe()
     readable: list[float] = []
+    answers: list[float] = []
     kept: tuple[float, dict[int, float]] | None = None
     with (
         new_topic(broker, topic) as given,
@@ -443,8 +450,11 @@ def measure_fresh(
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{len(readable)} probes can be read")
                 number, seen = divmod(len(readable), PROBE_STEPS)
+                asked = time.monotonic()
                 last = last_step(opened, PROBE % number)
-                readable += [time.monotonic()] * (last + 1 - seen)
+                answered = time.monotonic()
+                answers.append(1e3 * (answered - asked))
+                readable += [answered] * (last + 1 - seen)
                 if kept is None and pipe.poll():
                     kept = pipe.recv()
                 time.sleep(READ_S)
@@ -462,6 +472,7 @@ def measure_fresh(
         "p50": cuts[49],
         "p99": cuts[98],
         "max": max(times),
+        "answer": statistics.median(answers),
         "cpu_s_per_million": cpu * 1e6,
     }
 
@@ -554,6 +565,7 @@ FRESH = {
     "p50, ms": "p50",
     "p99": "p99",
     "max": "max",
+    "an answer": "answer",
     "CPU s / million": "cpu_s_per_million",
 }
 

@@ -24,7 +24,7 @@ from matyan.service import private
 from matyan.service.entrance import entrance_of
 from matyan.service.health import Check, Health
 from matyan.service.logs import get_logger
-from matyan.service.supervise import Task, run_service
+from matyan.service.supervise import Task, run_service, switch_threads_soon
 from matyan.settings import Settings, dead_letter_topic
 from matyan.store.open import ClusterName, FolderName, StoreName
 
@@ -239,6 +239,8 @@ class _Ingestion:
             open_: returns the store, when it is there.
             first: tasks that begin before Kafka is there.
         """
+
+        switch_threads_soon()
 
         async def hire() -> None:
             self._hire(await open_())

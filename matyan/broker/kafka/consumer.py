@@ -7,6 +7,7 @@ committed to Kafka follow it. No retry of an engine, no rules, no store.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from matyan.broker.base import Batch, Partition
 from matyan.broker.kafka.admin import Group, describe_topic, metadata
 from matyan.broker.kafka.client import METADATA_MS, PollingThread, client_config
 from matyan.broker.kafka.start import FedStore, takes_over, where_committed, where_to_start
+from matyan.broker.kafka.turns import MOST_WAITING_BYTES, Turns
 from matyan.broker.kafka.watch import EndsWatch, GroupWatch, TopicWatch
 from matyan.errors import Unavailable
 from matyan.service import telemetry
@@ -31,18 +33,17 @@ from matyan.settings import Settings
 
 log = get_logger()
 
-BATCH_BYTES = 1_000_000
-BATCH_AGE_S = 0.02
-"""How long records are gathered when they come slowly: half of what freshness may take. The broker gathers them: it
-answers a fetch as soon as it has FETCH_BYTES, or after this time. To gather them here would cost both sides a fetch for
-each frame."""
-FETCH_BYTES = 100_000
-"""Compressed: some 3,000 records of log_metric."""
-FETCH_PARTITION_BYTES = 128 << 10
-"""What a fetch brings of each partition, compressed too (some 4,000 records). With the client's default of 1 MiB the
-records of one partition could be all that waits here, and the tasks of the others would have nothing to do."""
-BATCH_RECORDS = 3_000
-"""At most so many are taken from the client at once; of log_metric they are a little less than BATCH_BYTES."""
+BATCH_BYTES = MOST_WAITING_BYTES
+FETCH_GAP_MS = 4
+"""The broker answers a fetch as soon as it has one record, so that one that comes alone is here at once. After an answer
+with records the client does not ask again for so long: a fetch for each frame would cost both sides a third of a core."""
+FETCH_BYTES = 2 << 20
+"""What a fetch brings at most: between two of them each task has about a transaction to do."""
+FETCH_PARTITION_BYTES = 1 << 20
+"""And of each partition: one that is far behind alone must not wait for the gaps. The client begins each fetch with the
+next partition, so they take turns."""
+CONSUME_RECORDS = 10_000
+"""At most so many are taken from the client at once: all that a fetch brings, since what it holds stops the next one."""
 
 AHEAD_BYTES = 8 << 20
 """When so much waits for the tasks of all partitions together, no more is taken from the client until they have taken
@@ -62,11 +63,13 @@ _COMMIT_AGAIN_S = 3.0
 an idle partition no other follows."""
 _LAG_S = 1.0
 """How often a partition's lag is shown."""
-_SILENCE_S = 0.05
+_FETCH_FAILED_MS = 500
+"""How long the client waits after a fetch that failed."""
+_SILENCE_S = 0.5e-3 * _FETCH_FAILED_MS
 """After such a silence the records can be those of another topic of the same name: when a topic is deleted and created
-again, librdkafka reads on at its old offset and tells nobody. This takes longer than the silence, since fetches fail in
-between and the client waits 100 ms after each. So the topic's id is asked for before these records are handed out. To
-ask for each batch would cost a busy partition a tenth of its speed."""
+again, librdkafka reads on at its old offset and tells nobody. This takes longer than the silence, since a fetch fails in
+between. So the topic's id is asked for before these records are handed out. To ask for each batch would cost a busy
+partition a tenth of its speed, and a quiet one milliseconds each time."""
 _CLOSE_S = 10.0
 """How long a broker that does not answer is waited for when the group is left."""
 
@@ -84,18 +87,19 @@ def consumer_config(settings: Settings, group: str) -> dict[str, Any]:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",
-            # Little is fetched ahead, since a paused partition drops it; and a queue that was full is filled again at
-            # once instead of after a second.
-            "queued.max.messages.kbytes": 4_096,
             # A member hears of a rebalance with its heartbeat, and a cooperative rebalance takes two of them. With the
             # default of 3 s, partitions that change hands would stand still so long each time.
             "heartbeat.interval.ms": 1_000,
-            "fetch.queue.backoff.ms": 10,
+            # A client that holds a record does not fetch, but looks again after the gap. So little is fetched ahead, which
+            # a paused partition would drop.
+            "queued.min.messages": 1,
+            "fetch.queue.backoff.ms": FETCH_GAP_MS,
+            "fetch.min.bytes": 1,
             # A partition that is resumed or sought waits for the request under way, too, which asks for the others.
-            "fetch.wait.max.ms": round(1e3 * BATCH_AGE_S),
-            "fetch.min.bytes": FETCH_BYTES,
+            "fetch.wait.max.ms": 100,
+            "fetch.max.bytes": FETCH_BYTES,
             "fetch.message.max.bytes": FETCH_PARTITION_BYTES,
-            "fetch.error.backoff.ms": 100,
+            "fetch.error.backoff.ms": _FETCH_FAILED_MS,
             **settings.kafka_config.of_consumers(),
         },
     )
@@ -177,6 +181,7 @@ class _Member:
         self._answer = ""
         # Read and written by the thread.
         self._parts: dict[int, _Partition] = {}
+        self._turns = Turns()
         self.took = threading.Event()
         self._renewed: dict[int, _Partition] = {}
         """Former ownerships of partitions that are assigned, and announced anew once these are left."""
@@ -235,10 +240,6 @@ class _Member:
         with trio.move_on_after(_CLOSE_S, shield=True):
             await self._thread.join()
 
-    def _wake(self) -> None:
-        for part in list(self._parts.values()):
-            part.arrival.unpark_all()
-
     # --- in the thread ---------------------------------------------------------------------------
 
     def _poll_forever(self) -> None:
@@ -246,10 +247,12 @@ class _Member:
         try:
             while not self._stopping.is_set():
                 self._wait_for_tasks()
-                messages = self.rd.consume(1, _POLL_S)
+                messages = self.rd.consume(1, self._patience())
                 if messages:
-                    messages += self.rd.consume(BATCH_RECORDS - 1, 0)
+                    messages += self.rd.consume(CONSUME_RECORDS - 1, 0)
                     self._distribute(messages)
+                for part in self._turns.due(self._parts.values(), time.monotonic()):
+                    part.hand_on()
                 for part in list(self._parts.values()):
                     part.reconcile(self.rd)
                 self._watch()
@@ -284,7 +287,11 @@ class _Member:
             part = self._parts.get(number) if number is not None else None
             if part is not None:
                 part.put(list(run))
-        self.token.run_sync_soon(self._wake, idempotent=True)
+
+    def _patience(self) -> float:
+        """How long a record is waited for, in whole milliseconds, as the client does."""
+        due = self._turns.next_due(self._parts.values(), time.monotonic())
+        return _POLL_S if due is None else min(_POLL_S, math.ceil(1e3 * due) / 1e3)
 
     def _on_error(self, message: Message[bytes, bytes]) -> None:
         error = message.error()
@@ -446,6 +453,10 @@ class _Partition:
         self._done: int | None = None
         self._place_error: KafkaException | None = None
         # The thread's.
+        self._waiting: list[_Chunk] = []
+        """For their turn."""
+        self.waiting_since: float | None = None
+        self.waiting_bytes = 0
         self._started = False
         self._arrived = 0.0
         self._paused_at: float | None = time.monotonic()
@@ -567,8 +578,11 @@ class _Partition:
         now = time.monotonic()
         in_doubt_since = now if now - self._arrived > _SILENCE_S else 0.0
         self._arrived = now
+        if self.waiting_since is None:
+            self.waiting_since = now
+        self.waiting_bytes += size
         # Messages do not wait here: the garbage collector would look at each of them again and again.
-        self._queue.append(
+        self._waiting.append(
             _Chunk(
                 _offsets(messages),
                 list(map(Message.key, messages)),
@@ -577,6 +591,16 @@ class _Partition:
                 in_doubt_since,
             )
         )
+
+    def hand_on(self) -> None:
+        """Its turn has come."""
+        self._queue.extend(self._waiting)
+        self._forget_waiting()
+        self._member.token.run_sync_soon(self.arrival.unpark_all, idempotent=True)
+
+    def _forget_waiting(self) -> None:
+        self._waiting.clear()
+        self.waiting_since, self.waiting_bytes = None, 0
 
     def reconcile(self, rd: RdConsumer) -> None:
         """Makes the client do what the tasks want by now."""
@@ -616,6 +640,7 @@ class _Partition:
                 return  # the client has not begun with a new partition yet: in the next round
             self._place_error = error
         else:
+            self._forget_waiting()
             self._queue.clear()
             self._went = self._came
             self._started = True
