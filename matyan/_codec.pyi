@@ -262,3 +262,9 @@ def text_message(data: bytes) -> bytes | None:
 def unmask(data: bytes, begin: int, size: int, mask: bytes, turn: int) -> bytes:
     """`size` bytes of `data` from `begin` on without their mask (section 5.3), whose first byte here is number
     `turn` modulo 4. Raises ValueError when there are not so many, or the mask has not 4 bytes."""
+
+# --- Kafka -------------------------------------------------------------------------------------
+
+def murmur2(key: bytes) -> int:
+    """The hash (32 bits, unsigned) by which Kafka's Java client, and librdkafka's murmur2_random, find a key's partition:
+    `(murmur2(key) & 0x7fffffff) % partitions`."""

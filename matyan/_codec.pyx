@@ -13,6 +13,7 @@ All that is known about formats lives here; no I/O, no settings, no policy. A li
 - messages, stream: a client's frame -> records, when it is there as a whole and while it arrives
 - records: records -> what a worker applies
 - websocket: the frames of RFC 6455, which are not the client's frames above
+- murmur2: Kafka's hash of a key
 
 Each file may use those that are included before it.
 """
@@ -46,3 +47,4 @@ include "codec/messages.pxi"
 include "codec/stream.pxi"
 include "codec/records.pxi"
 include "codec/websocket.pxi"
+include "codec/murmur2.pxi"

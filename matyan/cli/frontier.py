@@ -66,7 +66,12 @@ async def _frontier(settings: Settings) -> int:
     start = KafkaStart(settings, {topic: AclOperation.WRITE})
     health = start.health()
     blobs = S3Blobs(settings)
-    async with open_producer(producer_config(settings), topic, settings.queue_bytes) as producer:
+    async with open_producer(
+        producer_config(settings),
+        topic,
+        settings.queue_bytes,
+        lambda: start.partition_count(topic),
+    ) as producer:
         service = edge.Frontier(producer, blobs, health, settings)
 
         async def check_delivery() -> None:

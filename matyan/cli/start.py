@@ -110,6 +110,10 @@ class KafkaStart:
         health.add("kafka", ask)
         return health
 
+    def partition_count(self, topic: str) -> int:
+        """As it was when Kafka was asked last; 0: it was not yet."""
+        return self._partitions.get(topic, 0)
+
     async def _require_access(self) -> None:
         counts = await trio.to_thread.run_sync(
             require_access, self._admin, self._needs, abandon_on_cancel=True

@@ -10,6 +10,7 @@ import trio
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from dev.broker import Broker
+from matyan._codec import murmur2
 from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.errors import QueueFull, Unavailable
@@ -74,19 +75,33 @@ async def test_partition_is_murmur2(
         assert message.partition() == (murmur2(message.key()) & 0x7FFFFFFF) % 6
 
 
-def murmur2(key: bytes) -> int:
-    """Kafka's Utils.murmur2, written from its description: MurmurHash2 with seed 0x9747b28c."""
-    m, mask = 0x5BD1E995, 0xFFFFFFFF
-    h = (0x9747B28C ^ len(key)) & mask
-    whole = len(key) & ~3
-    for at in range(0, whole, 4):
-        k = int.from_bytes(key[at : at + 4], "little") * m & mask
-        k = (k ^ k >> 24) * m & mask
-        h = (h * m & mask) ^ k
-    if rest := key[whole:]:
-        h = (h ^ int.from_bytes(rest, "little")) * m & mask
-    h = (h ^ h >> 13) * m & mask
-    return h ^ h >> 15
+def key_in(partition: int) -> bytes:
+    """A run of this partition of six."""
+    keys = (b"run-%d" % run for run in range(1_000))
+    return next(key for key in keys if (murmur2(key) & 0x7FFFFFFF) % 6 == partition)
+
+
+async def test_what_librdkafka_would_not_send_stays(own_broker: Broker) -> None:
+    """Behind unanswered records of its partition a frame waits here, those of other partitions go; not for ever, and in order."""
+    settings = load({"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap})
+    topic, replies = "data-ingestion", Replies()
+    async with open_producer(producer_config(settings), topic, CAPACITY, lambda: 6) as producer:
+        producer.produce(key_in(0), frame(0, 0, 10), replies.of(0))
+        await replies.wait_for(1)
+        own_broker.freeze()
+        for number in (1, 2, 3):
+            producer.produce(key_in(0), frame(0, number, 10), replies.of(number))
+        producer.produce(key_in(1), frame(1, 4, 7), replies.of(4))
+        await until(lambda: len(producer._rd) == 17, 5)
+        await until(lambda: len(producer._rd) == 37, 5)
+        own_broker.thaw()
+        await replies.wait_for(5)
+    by_key: dict[bytes, list[bytes]] = {}
+    for message in read_topic(own_broker, topic):
+        by_key.setdefault(message.key(), []).append(message.value())
+    assert by_key[key_in(0)] == [value for n in range(4) for value in frame(0, n, 10)]
+    assert by_key[key_in(1)] == frame(1, 4, 7)
+    assert [error for _, error in replies.all] == [None] * 5
 
 
 async def test_full_queue_takes_nothing_and_says_when_there_is_room(own_broker: Broker) -> None:

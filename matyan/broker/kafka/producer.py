@@ -12,15 +12,16 @@ import math
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from itertools import chain
 from typing import Any
 
 import trio
 from confluent_kafka import KafkaError, KafkaException, Message
 from confluent_kafka import Producer as RdProducer
 
-from matyan._codec import total_bytes
+from matyan._codec import murmur2, total_bytes
 from matyan.broker.base import DeliveryCallback
 from matyan.broker.budget import Budget
 from matyan.broker.kafka.client import LIBRDKAFKA_LOGGER, TOO_LARGE, PollingThread
@@ -38,6 +39,13 @@ GATHER_S = 0.001
 a partition without a leader must not delay the other partitions' frames."""
 GATHER_BYTES = 128 << 10
 """Frames that together have this size, as `_size_of` counts (each value twice), fill a request and wait no longer."""
+_WINDOW = 5
+"""librdkafka sends no more of a partition while so many of its records are unanswered (RD_KAFKA_IDEMP_MAX_INFLIGHT, which counts
+records, not requests), and if it has some all the same it spins until the answer: 200 polls a frame at 500 frames/s. So they
+stay here."""
+_STAYS_S = 0.5
+"""But not for longer: from when librdkafka has a record it has its time limit, and a partition that has lost its leader answers
+nothing."""
 _TURN_BYTES = 4 << 20
 _TURN_RECORDS = 2_000
 """At most so much is handed over in one turn of the loop, which takes some 2 ms; bytes as the budget counts them. A frame
@@ -91,6 +99,7 @@ class _Frame:
         "key",
         "number",
         "on_done",
+        "partition",
         "refused",
         "report",
         "sent",
@@ -103,12 +112,14 @@ class _Frame:
         self,
         number: int,
         key: bytes,
+        partition: int,
         values: Sequence[bytes],
         size: int,
         on_done: DeliveryCallback,
     ) -> None:
         self.number = number
         self.key = key
+        self.partition = partition
         self.values = values
         self.size = size
         self.on_done = on_done
@@ -198,7 +209,13 @@ class KafkaProducer:
     wait; without it, and without this, each of many small frames would be a request of its own.
     """
 
-    def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
+    def __init__(
+        self,
+        config: dict[str, Any],
+        topic: str,
+        capacity_bytes: int,
+        partition_count: Callable[[], int],
+    ) -> None:
         # With this guarantee a batch that the broker refuses ends the client, so that no later one overtakes it; all go
         # to the next client, in order. librdkafka says at each start that the guarantee is experimental: not logged.
         logging.getLogger(LIBRDKAFKA_LOGGER).addFilter(_is_news)
@@ -209,6 +226,7 @@ class KafkaProducer:
             "error_cb": self._on_error,
         }
         self._topic = topic
+        self._partition_count = partition_count
         self.budget = Budget(capacity_bytes)
         self._token = trio.lowlevel.current_trio_token()
         self._rd = RdProducer(self._config)
@@ -218,6 +236,8 @@ class KafkaProducer:
         self._number = 0
         self._progress = trio.lowlevel.ParkingLot()
         self._in_flight = 0
+        # And records by partition, as far as that is known: 0 is also any.
+        self._unanswered: Counter[int] = Counter()
         # Frames that wait to be handed over; of the first of them a part may have been.
         self._gathered: deque[_Frame] = deque()
         self._gathered_bytes = 0
@@ -248,7 +268,9 @@ class KafkaProducer:
         size = _size_of(values)
         self.budget.queue(size)
         self._number += 1
-        frame = _Frame(self._number, key, values, size, on_done)
+        count = self._partition_count()
+        partition = (murmur2(key) & 0x7FFFFFFF) % count if count else 0
+        frame = _Frame(self._number, key, partition, values, size, on_done)
         self._frames += 1
         self._records += len(values)
         self._gathered.append(frame)
@@ -290,21 +312,28 @@ class KafkaProducer:
     # --- frames out and reports in ---------------------------------------------------------------
 
     def _hand_over(self) -> None:
-        """Gives librdkafka what is gathered, a turn's worth at a time, unless a failed client is being replaced."""
+        """Gives librdkafka what is gathered and can be sent, a turn's worth at a time, unless a failed client is being replaced."""
         gathered = self._gathered
         if self._replacing or self._continues or not gathered:
             return
-        messages: list[dict[str, Any]] = []
+        full = self._full_partitions()
+        staying: list[_Frame] = []
+        messages: dict[int, list[dict[str, Any]]] = {}
         most_bytes, most_records = _TURN_BYTES, _TURN_RECORDS
         while gathered and most_bytes > 0 and most_records > 0:
             frame = gathered[0]
+            if frame.partition in full and not frame.sent:
+                staying.append(gathered.popleft())
+                continue
             if not frame.sent:
                 self._in_flight += 1
+                self._unanswered[frame.partition] += len(frame.values)
             end = len(frame.values)
             if frame.size > most_bytes or end > most_records:
                 end = frame.next_end(most_bytes, most_records)
             sent = frame.messages(self._done, end)
-            messages += sent
+            # Of a partition together: what comes after librdkafka has begun to send waits for the answer.
+            messages.setdefault(frame.partition, []).extend(sent)
             most_records -= len(sent)
             if frame.report is not None:
                 break
@@ -314,7 +343,23 @@ class KafkaProducer:
         if gathered:
             self._continues = True
             self._token.run_sync_soon(self._continue)
-        self._produce(messages)
+        # Behind a frame of which a part was sent, which is of another partition.
+        at = 1 if gathered and gathered[0].report is not None else 0
+        for frame in reversed(staying):
+            gathered.insert(at, frame)
+        if messages:
+            self._produce([*chain.from_iterable(messages.values())])
+
+    def _full_partitions(self) -> set[int]:
+        """Those of which librdkafka would send nothing now. None when so much waits that it is to have the next request at hand,
+        or when something has waited for long."""
+        if (
+            not self._partition_count()
+            or self._gathered_bytes >= GATHER_BYTES
+            or self._gathered[0].since < time.monotonic() - _STAYS_S
+        ):
+            return set()
+        return {number for number, records in self._unanswered.items() if records >= _WINDOW}
 
     def _continue(self) -> None:
         self._continues = False
@@ -346,6 +391,7 @@ class KafkaProducer:
         while done:
             frame = done.popleft()
             self._in_flight -= 1
+            self._unanswered[frame.partition] -= len(frame.values)
             if self._is_unbatched and frame.set_aside_too_large():
                 # The gap that a refused record leaves ends this client.
                 self._will_be_unbatched = True
@@ -515,15 +561,19 @@ class KafkaProducer:
 
 @asynccontextmanager
 async def open_producer(
-    config: dict[str, Any], topic: str, capacity_bytes: int
+    config: dict[str, Any],
+    topic: str,
+    capacity_bytes: int,
+    partition_count: Callable[[], int] = lambda: 0,
 ) -> AsyncIterator[KafkaProducer]:
     """A producer of `topic`; closed on leaving, without a flush.
 
     What the block raises comes out as it is, not in a group.
 
-    config: `producer_config`. capacity_bytes: MATYAN_QUEUE_BYTES.
+    config: `producer_config`. capacity_bytes: MATYAN_QUEUE_BYTES. partition_count: how many the topic has, 0: not known; it
+    decides when frames are handed over, not where they go.
     """
-    producer = KafkaProducer(config, topic, capacity_bytes)
+    producer = KafkaProducer(config, topic, capacity_bytes, partition_count)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(producer.keep_time)
