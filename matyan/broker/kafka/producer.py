@@ -34,6 +34,8 @@ _RECORD_OVERHEAD_BYTES = 128
 """What a record takes besides the two copies of its value: librdkafka's struct of about 100 bytes and the key."""
 
 _POLL_S = 0.2
+_FEW = 4
+"""Frames in flight: with fewer it costs more to wake up for a frame that waits than to send it alone."""
 GATHER_S = 0.001
 """Frames that wait while others are in flight are handed over after one to two times this, whatever is in flight:
 a partition without a leader must not delay the other partitions' frames."""
@@ -203,8 +205,8 @@ class _Report:
 class KafkaProducer:
     """A `Producer` (broker/base.py) of one topic. Made by `open_producer`.
 
-    It gathers frames as Nagle's algorithm (RFC 896) gathers bytes: a frame that finds nothing in flight goes at once, and
-    those that come while frames are in flight go together, as soon as the next of these is delivered. So a frame that
+    It gathers frames as Nagle's algorithm (RFC 896) gathers bytes: a frame that finds few in flight goes at once, and
+    those that come while more are in flight go together, as soon as the next of these is delivered. So a frame that
     comes alone never waits, and a busy producer sends few requests. librdkafka's own linger.ms would make every frame
     wait; without it, and without this, each of many small frames would be a request of its own.
     """
@@ -275,9 +277,9 @@ class KafkaProducer:
         self._records += len(values)
         self._gathered.append(frame)
         self._gathered_bytes += size
-        if not self._in_flight or self._gathered_bytes >= GATHER_BYTES:
+        if self._in_flight < _FEW or self._gathered_bytes >= GATHER_BYTES:
             self._hand_over()
-        elif self._holding:
+        if self._gathered and self._holding:
             self._holding.unpark_all()
 
     async def coalesce(self) -> None:
