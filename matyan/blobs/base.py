@@ -82,9 +82,9 @@ class ServedBlobs(Protocol):
 def has_signature(blobs: object, method: str, path: str, query: str) -> bool:
     """Whether a request, by its decoded path and its query as it came, is for a signed URL of `blobs`, right or wrong: its engine says that."""
     return (
-        isinstance(blobs, ServedBlobs)
+        path.startswith(URL_PATH)
         and method in {"PUT", "GET", "HEAD"}
-        and path.startswith(URL_PATH)
+        and isinstance(blobs, ServedBlobs)
         and "signature" in parse_qs(query)
     )
 

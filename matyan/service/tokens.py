@@ -47,6 +47,8 @@ _PREFIX: Final = "mtn_"
 """Begins each token, so that programs which look for secrets in texts can find one."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a URL holds before its colon as it is."""
+_LATEST_S: Final = 253_370_764_800.0
+"""The year 9999 in UTC, which every time zone can write."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -156,7 +158,10 @@ def _moment(text: object, what: str) -> float:
         moment = datetime.fromisoformat(text if isinstance(text, str) else "")
     except ValueError:
         raise _Wrong(f"{what} is none") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not 0 <= seconds < _LATEST_S:
+        raise _Wrong(f"{what} is none")
+    return seconds
 
 
 def written(moment: float) -> str:

@@ -98,6 +98,33 @@ def test_what_is_no_tokens_file_is_refused(text: str) -> None:
     assert "abab" not in str(caught.value)
 
 
+json_value = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(),
+    lambda inner: (
+        some.lists(inner) | some.dictionaries(some.sampled_from(list(ROW)) | some.text(), inner)
+    ),
+    max_leaves=8,
+)
+moment = some.datetimes().map(str) | some.sampled_from(
+    ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "9999-12-31T23:59:59.999999", "1e9", "2026-02-30", "2026-W01-1")
+)  # fmt: skip
+
+
+@given(
+    some.fixed_dictionaries({"tokens": json_value})
+    | some.fixed_dictionaries(
+        {"tokens": some.lists(some.dictionaries(some.sampled_from(list(ROW)), moment | json_value).map(lambda odd: {**ROW, **odd}))}
+    )
+)  # fmt: skip
+def test_whatever_stands_there_is_tokens_or_refused(value: object) -> None:
+    """No other error, which would end the service that looks at its file; and what is read can be written."""
+    try:
+        tokens = parse(json.dumps(value).encode())
+    except ValueError:
+        return
+    assert parse(dump(tokens)).keys() == tokens.keys()
+
+
 # --- changes -------------------------------------------------------------------------------------
 
 
