@@ -19,6 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import URLLib3Session
+from botocore.utils import get_environ_proxies
 
 from matyan.blobs.base import ListedBlob, Upload
 from matyan.blobs.s3_client import encryption, open_client
@@ -256,8 +257,11 @@ class S3Blobs:
         await self.delete([key])
 
     def _put(self, url: str, body: bytes) -> None:
-        """As a client does, by the certificates that this process trusts."""
-        http = URLLib3Session(verify=self._ca_file or True, timeout=_READ_S)
+        """As a client does, by the certificates and proxies of this process's other requests."""
+        bundle = self._ca_file or self.credentials.session().get_config_variable("ca_bundle")
+        http = URLLib3Session(
+            verify=bundle or True, proxies=get_environ_proxies(url), timeout=_READ_S
+        )
         request = AWSRequest("PUT", url, dict(self._encryption.headers), body)
         with self._translated():
             answer = http.send(request.prepare())

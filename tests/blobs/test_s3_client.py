@@ -158,6 +158,14 @@ async def test_an_authority_of_ones_own_is_named_with_s3_ca_file(secure: S3) -> 
     assert await blobs.delete_run("run") == 1
 
 
+async def test_the_authorities_of_aws_own_variable_count_too(
+    secure: S3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3's own, where S3_CA_FILE is not set; for doctor's upload as well."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(secure.authority))
+    await S3Blobs(load(s3_environment(secure))).check()
+
+
 @pytest.mark.parametrize("wrong", ["none", "another", "host"])
 async def test_a_server_that_is_not_known_is_not_spoken_to(
     wrong: str, secure: S3, tmp_path: Path
