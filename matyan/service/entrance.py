@@ -86,12 +86,12 @@ class Entrance:
             return
         if self._is_production:
             raise ConfigurationError(
-                "MATYAN_ENVIRONMENT=production, but whoever reaches this process could read and write everything: make a token with "
+                "MATYAN_ENVIRONMENT=production, but no tokens are asked for, and other machines reach this port: make a token with "
                 "`matyan tokens add` and name its file with MATYAN_TOKENS_FILE, or listen on 127.0.0.1 alone."
             )
         log.warning(
-            "no tokens are asked for: whoever reaches this process can read and write everything; `matyan tokens add` makes the "
-            "first one"
+            "no tokens are asked for: whoever reaches this port may do all that it offers; `matyan tokens add` makes the first one, "
+            "MATYAN_TOKENS_FILE names the file"
         )
 
     def judge(
