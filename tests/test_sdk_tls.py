@@ -62,8 +62,9 @@ def test_a_run_over_https(tmp_path: Path) -> None:
     assert any("SSL_CERT_FILE" in line for line in tracker.output)  # its greeting says how
 
 
-def test_a_run_over_https_with_a_token(tmp_path: Path) -> None:
-    token = add(tmp_path / "tokens", "training", "write")
+def test_a_run_over_https_with_a_token_that_has_a_quota(tmp_path: Path) -> None:
+    quota = "connections=2,bytes=10MB/s,messages=10000/s,blobs=1GB/day"
+    token = add(tmp_path / "tokens", "training", "write", quota=quota)
     env = {**tls.server_environment(), "MATYAN_TOKENS_FILE": str(tmp_path / "tokens")}
     with running(tmp_path / "data", **env) as tracker:
         url = tracker.url.replace("//", f"//training:{token}@")
