@@ -21,7 +21,7 @@ from tests.kafka.topics import create_topic, read_topic
 from tests.services import frontier, ingest_worker
 from tests.until import wait_for
 
-ROUNDS, AWAY_S = (5, 10.0) if AT_LENGTH else (1, 3.0)
+ROUNDS, AWAY_S = (5, 10.0) if AT_LENGTH else (1, 1.5)
 
 
 @pytest.fixture
