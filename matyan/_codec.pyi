@@ -62,6 +62,12 @@ class Columns:
         """A copy sorted by step, of a step that stands twice only the later point."""
     def between(self, begin: int | None, end: int | None) -> Columns:
         """A copy of the points with begin <= step < end; None: no bound."""
+    def sampled(self, most: int) -> Columns:
+        """A copy of at most so many points, by `sample_ranks`."""
+    def steps_as_doubles(self) -> bytes:
+        """float64 little endian, len * 8 bytes: rounded where a step has more than 53 bits."""
+    def epochs_as_doubles(self) -> bytes:
+        """The same; NaN for a point that has none."""
     def steps_bytes(self) -> bytes:
         """int64 little endian, len * 8 bytes; likewise values, times (float64) and epochs (see epoch_mask)."""
     def values_bytes(self) -> bytes: ...
@@ -69,6 +75,10 @@ class Columns:
     def epochs_bytes(self) -> bytes: ...
     def epoch_mask(self) -> bytes:
         """One byte a point: 0 when it has no epoch, 1 when its epoch is an int64, 3 when it is a float64."""
+
+def sample_ranks(size: int, most: int) -> list[int]:
+    """The ranks of at most `most` of `size` things in order: all, or evenly by rank, round(i * (size - 1) / (most - 1)), the
+    first and the last among them; of one the first."""
 
 def epoch_number(number: int | float | None) -> int | float | None:
     """An epoch as it is kept: an int where it is an integer (5.0 is 5), a float where it has a fraction.
@@ -252,6 +262,15 @@ def chunk_head(chunk: bytes) -> tuple[int, bool, int, int]:
 
 def decode_chunk(chunk: bytes, into: Columns) -> None:
     """Appends the points of a chunk to `into`. Raises ValueError, and appends nothing, on bytes that are no chunk."""
+
+# --- the read API ------------------------------------------------------------------------------
+
+def tree_records(name: str | int | None, value: object) -> bytes:
+    """A tree as records of the read API's stream: u32LE length, path, u32LE length, type and value. `name` is the first
+    element of each path (None: the tree's own names are). `value`: None, bool, int, float, str, bytes, dict, list, tuple.
+
+    An integer beyond 32 bits goes as a float where that is exact, else as a text, and an empty name as "(empty)": the web app's
+    decoder takes no others. Raises TypeError on other types, ValueError on nesting beyond 128."""
 
 # --- WebSocket ---------------------------------------------------------------------------------
 

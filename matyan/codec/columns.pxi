@@ -53,6 +53,26 @@ def epoch_number(number):
     return epoch_object(epoch, <uint8_t>flags)
 
 
+cdef inline Py_ssize_t rank_of(Py_ssize_t i, Py_ssize_t size, Py_ssize_t most) noexcept:
+    """Which of `size` things in order the sample number `i` of `most` is: evenly by rank, the first and the last among them;
+    half-way to the even one, as Python rounds. `most` is below `size`."""
+    cdef Py_ssize_t whole, rest, twice
+    if most == 1:
+        return 0
+    whole = i * (size - 1) // (most - 1)
+    twice = 2 * (i * (size - 1) % (most - 1))
+    if twice > most - 1 or (twice == most - 1 and whole % 2):
+        whole += 1
+    return whole
+
+
+def sample_ranks(Py_ssize_t size, Py_ssize_t most):
+    cdef Py_ssize_t i
+    if size <= most:
+        return list(range(size))
+    return [rank_of(i, size, most) for i in range(most)]
+
+
 cdef class Columns:
     cdef Py_ssize_t size
     cdef Py_ssize_t room
@@ -329,4 +349,38 @@ cdef class Columns:
         cdef char *p = PyBytes_AS_STRING(out)
         for i in range(self.size):
             p[i] = (self.flags[i] & (HAS_EPOCH | FRACTION)) >> 1
+        return out
+
+    def sampled(self, Py_ssize_t most):
+        cdef Columns out = Columns()
+        cdef Py_ssize_t i, at
+        if self.size <= most:
+            out.take(self, 0, self.size)
+            return out
+        out.reserve(most)
+        for i in range(most):
+            at = rank_of(i, self.size, most)
+            out.push(self.steps[at], self.values[at], self.times[at], self.epochs[at], self.flags[at])
+        return out
+
+    def steps_as_doubles(self):
+        cdef Py_ssize_t i
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, self.size * sizeof(double))
+        cdef double *p = <double *>PyBytes_AS_STRING(out)
+        self.need_steps()
+        for i in range(self.size):
+            p[i] = <double>self.steps[i]
+        return out
+
+    def epochs_as_doubles(self):
+        cdef Py_ssize_t i
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, self.size * sizeof(double))
+        cdef double *p = <double *>PyBytes_AS_STRING(out)
+        for i in range(self.size):
+            if not self.flags[i] & HAS_EPOCH:
+                p[i] = NAN
+            elif self.flags[i] & FRACTION:
+                p[i] = double_of(<uint64_t>self.epochs[i])
+            else:
+                p[i] = <double>self.epochs[i]
         return out
