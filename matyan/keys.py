@@ -37,6 +37,10 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("counts_owed", run, family, uuid)                   | owed_count                                |
 | ("deletion_owed", run)                               | owed_deletion                             |
 | ("layout",), ("store",)                              | layout, store                             |
+| ("dashboards"|"dashboard_apps", id, field)           | document                                  |
+| ("reports"|"notes", id, field)                       | document                                  |
+| ("project", field, "__leaf__")                       | project                                   |
+| ("pinned_sequences", "__leaf__")                     | pinned_sequences                          |
 | ("control_events", n), ("dead_letters", n)           | control_event, dead_letter: the embedded  |
 |                                                      | broker's                                  |
 
@@ -211,6 +215,17 @@ class Keys:
 
     def tag_of_run(self, run: str, *uuid: str) -> bytes:
         return pack(("run_tags", run, *uuid), self.system)
+
+    def document(self, family: str, *id_and_field: str) -> bytes:
+        """One field; without one what those of a document, or of all of a family, start with."""
+        return pack((family, *id_and_field), self.system)
+
+    def project(self) -> bytes:
+        """The root of a tree."""
+        return pack(("project",), self.system)
+
+    def pinned_sequences(self) -> bytes:
+        return pack(("pinned_sequences", LEAF), self.system)
 
     def owed_count(self, *place: str) -> bytes:
         """Run, family and uuid; what a part of them starts with."""

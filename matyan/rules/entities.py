@@ -17,7 +17,8 @@ from uuid import UUID, uuid5
 
 from matyan import readable
 from matyan.keys import Keys, pack_value, range_of
-from matyan.rules import counts, indexes, trees
+from matyan.rules import counts, documents, indexes, trees
+from matyan.rules.documents import Fields
 from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
@@ -39,7 +40,8 @@ class _Family:
     name: str
     field: Callable[..., bytes]
     by_name: Callable[[Keys, str], bytes]
-    member: Callable[[Keys, str, str], bytes]
+    member: Callable[..., bytes]
+    """The row of one run; without one what all of them start with."""
     defaults: Mapping[str, object]
 
 
@@ -74,20 +76,31 @@ def _members(snap: Snapshot, keys: Keys, family: _Family, name: str) -> MemberKe
 
 def _find_or_create(tr: Transaction, keys: Keys, family: _Family, name: str, now: float) -> str:
     uuid = _find(tr, keys, family, name)
-    if uuid is None:
-        uuid = _new_uuid(tr, keys, family, name, now)
-        row = {
-            "name": name,
-            "description": "",
-            "is_archived": False,
-            "run_count": 0,
-            "created_at": now,
-            "updated_at": now,
-            **family.defaults,
-        }
-        for field, value in row.items():
-            trees.put(tr, family.field(keys, uuid, field), value)
-        trees.put(tr, family.by_name(keys, name), uuid)
+    return _create(tr, keys, family, name, now, {}) if uuid is None else uuid
+
+
+def _create(
+    tr: Transaction,
+    keys: Keys,
+    family: _Family,
+    name: str,
+    now: float,
+    fields: Mapping[str, object],
+) -> str:
+    uuid = _new_uuid(tr, keys, family, name, now)
+    row = {
+        "name": name,
+        "description": "",
+        "is_archived": False,
+        "run_count": 0,
+        "created_at": now,
+        "updated_at": now,
+        **family.defaults,
+        **fields,
+    }
+    for field, value in row.items():
+        trees.put(tr, family.field(keys, uuid, field), value)
+    trees.put(tr, family.by_name(keys, name), uuid)
     return uuid
 
 
@@ -119,6 +132,63 @@ def _leave(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
     tr.clear(member)
 
 
+_FAMILIES: Final = {family.name: family for family in (_EXPERIMENTS, _TAGS)}
+
+
+def read(snap: Snapshot, keys: Keys, family: str, uuid: str) -> Fields:
+    """What is stored of an experiment or a tag; {}: there is none of this id."""
+    return documents.fields_at(snap, _FAMILIES[family].field(keys, uuid))
+
+
+def listed(snap: Snapshot, keys: Keys, family: str) -> Iterator[tuple[str, Fields]]:
+    """All experiments, or tags, by uuid."""
+    return documents.all_at(snap, keys.entities_prefix(family))
+
+
+def uuid_of(snap: Snapshot, keys: Keys, family: str, name: str) -> str | None:
+    """Whose name this is now."""
+    return _find(snap, keys, _FAMILIES[family], name)
+
+
+def make(
+    tr: Transaction, keys: Keys, family: str, name: str, now: float, fields: Mapping[str, object]
+) -> str:
+    """A new experiment or tag, whose name must be free; its uuid.
+
+    Raises:
+        InvalidRecord: a value is over its limit.
+    """
+    return _create(tr, keys, _FAMILIES[family], name, now, fields)
+
+
+def change(
+    tr: Transaction, keys: Keys, family: str, uuid: str, now: float, fields: Mapping[str, object]
+) -> None:
+    """Writes these fields of an experiment or tag that is there; a new name must be free. The index rows of its runs stay under
+    the old name: readers go by its members.
+
+    Raises:
+        InvalidRecord: a value is over its limit.
+    """
+    of = _FAMILIES[family]
+    before = readable.text(tr.get(of.field(keys, uuid, "name")))
+    name = fields.get("name", before)
+    if name != before:
+        if before is not None:
+            tr.clear(of.by_name(keys, before))
+        trees.put(tr, of.by_name(keys, str(name)), uuid)
+    for field, value in {**fields, "updated_at": now}.items():
+        trees.put(tr, of.field(keys, uuid, field), value)
+
+
+def runs_of(snap: Snapshot, keys: Keys, family: str, uuid: str) -> Iterator[str]:
+    """The runs of an experiment, or with a tag, by id."""
+    prefix = _FAMILIES[family].member(keys, uuid)
+    for key, _ in snap.scan(*range_of(prefix)):
+        if (found := readable.elements(key, len(prefix), str)) is not None:
+            yield found[0]
+
+
 # --- experiments ----------------------------------------------------------------------------------
 
 
@@ -132,12 +202,12 @@ class Names:
 
     def experiment_of(self, run: str) -> str | None:
         """The name of the run's experiment."""
-        uuid = _experiment_uuid(RunRows(self._snap, self._keys, run))
+        uuid = experiment_uuid(RunRows(self._snap, self._keys, run))
         return None if uuid is None else self._name(self._keys.experiment(uuid, "name"))
 
     def tags_of(self, run: str) -> list[str]:
         """The names of the run's tags, sorted."""
-        uuids = _tag_uuids(RunRows(self._snap, self._keys, run))
+        uuids = tag_uuids(RunRows(self._snap, self._keys, run))
         names = (self._name(self._keys.tag(uuid, "name")) for uuid in uuids)
         return sorted(name for name in names if name is not None)
 
@@ -152,7 +222,7 @@ def experiment_of(rows: RunRows[Snapshot]) -> str | None:
     return Names(rows.tr, rows.keys).experiment_of(rows.run)
 
 
-def _experiment_uuid(rows: RunRows[Snapshot]) -> str | None:
+def experiment_uuid(rows: RunRows[Snapshot]) -> str | None:
     return readable.text(rows.tr.get(rows.keys.experiment_of_run(rows.run)))
 
 
@@ -160,7 +230,7 @@ def set_experiment(rows: RunRows[Transaction], name: str, now: float) -> str:
     """Moves the run into the experiment `name`, made when it is new; returns its uuid."""
     tr, keys, run = rows.tr, rows.keys, rows.run
     uuid = _find_or_create(tr, keys, _EXPERIMENTS, name, now)
-    if _experiment_uuid(rows) != uuid:
+    if experiment_uuid(rows) != uuid:
         leave_experiment(rows)
         tr.set(keys.experiment_of_run(run), pack_value(uuid))
         indexes.put(rows, "experiment", name)
@@ -169,7 +239,7 @@ def set_experiment(rows: RunRows[Transaction], name: str, now: float) -> str:
 
 
 def leave_experiment(rows: RunRows[Transaction]) -> None:
-    uuid = _experiment_uuid(rows)
+    uuid = experiment_uuid(rows)
     if uuid is not None:
         rows.tr.clear(rows.keys.experiment_of_run(rows.run))
         indexes.drop_all(rows, "experiment")
@@ -184,7 +254,7 @@ def tags_of(rows: RunRows[Snapshot]) -> list[str]:
     return Names(rows.tr, rows.keys).tags_of(rows.run)
 
 
-def _tag_uuids(rows: RunRows[Snapshot]) -> Iterator[str]:
+def tag_uuids(rows: RunRows[Snapshot]) -> Iterator[str]:
     prefix = rows.keys.tag_of_run(rows.run)
     for key, _ in rows.tr.scan(*range_of(prefix)):
         if found := readable.elements(key, len(prefix), str):
@@ -220,6 +290,6 @@ def forgetting_run(rows: RunRows[Transaction]) -> Iterator[None]:
     """The run is being deleted: takes it out of its experiment and off its tags; with a pause wherever others may have
     a turn."""
     leave_experiment(rows)
-    for uuid in list(_tag_uuids(rows)):
+    for uuid in list(tag_uuids(rows)):
         _detach(rows, uuid)
         yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from matyan import readable
 from matyan._codec import MAX_KEY_BYTES
 from matyan.keys import Keys, range_of, unpack
 from matyan.rules.rows import RunRows
@@ -101,3 +102,11 @@ def runs_under(snap: Snapshot, keys: Keys, *fact: object, reverse: bool = False)
             continue
         if isinstance(run, str):
             yield run
+
+
+def dated(snap: Snapshot, keys: Keys) -> Iterator[tuple[float, str]]:
+    """When each run began, in epoch seconds, and its id; oldest first."""
+    prefix = keys.index("created_at")
+    for key, _ in snap.scan(*range_of(prefix)):
+        if (found := readable.elements(key, len(prefix), float, str)) is not None:
+            yield found
