@@ -21,6 +21,7 @@ ROOMS = (
     "jobs",
     "workers",
     "frontier",
+    "api",
     "rules",
     "blobs",
     "broker",
@@ -42,7 +43,8 @@ S3 = {"matyan.blobs.s3", "matyan.blobs.s3_client", "matyan.blobs.s3_credentials"
 
 NEVER = {
     "rules": {"matyan.broker.local", "matyan.broker.kafka", "matyan.store.rocks", "trio"},
-    "frontier": {"matyan.store", "matyan.broker.local", "matyan.broker.kafka", *S3},
+    "api": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka", *S3},
+    "frontier": {"matyan.api", "matyan.store", "matyan.broker.local", "matyan.broker.kafka", *S3},
     "jobs": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka", *S3},
     "workers": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka"},
     "store": {"matyan.keys"},

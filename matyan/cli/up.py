@@ -14,11 +14,13 @@ from prometheus_client import Counter, Gauge
 
 from matyan import __version__
 from matyan import settings as settings_
+from matyan.cli.api import read_api
 from matyan.cli.flags import TLS, place_options, settings_flags, store_name
 from matyan.errors import ConfigurationError
 from matyan.folder import blob_day
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
+from matyan.frontier.shared import count_request
 from matyan.parsing import HIGHEST_PORT
 from matyan.service import logs, private, telemetry
 from matyan.service.descriptors import raise_limit
@@ -85,7 +87,10 @@ def up(settings: Settings, store: StoreName, host: str, port: int) -> int:
 async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
     async with open_tracker(data, settings) as tracker:
         tokens = tokens_of(settings, default_file(data))
-        frontier = edge.Frontier(tracker.producer, tracker.blobs, tracker.health, settings, tokens)
+        reads, make_api = read_api(tracker, count_request)
+        frontier = edge.Frontier(
+            tracker.producer, tracker.blobs, tracker.health, settings, tokens, make_api
+        )
         uploads = frontier.shared.accounts.day
         blob_day.restore(uploads, data)
         listeners: list[trio.SocketListener] = []
@@ -107,6 +112,7 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
         return await run_service(
             [
                 *tracker.tasks(),
+                Task("read API", reads.run),
                 Task("frontier", serve),
                 Task("report", report),
                 Task("uploads", partial(blob_day.keep, uploads, data)),

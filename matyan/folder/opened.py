@@ -50,8 +50,9 @@ class Opened:
         self.layout = layout
         self.id = id
         """Which store this is, wherever it stands."""
-        self.queries = Queries(keys, Sequences(keys, layout))
-        self.jobs = ServedJobs(store, keys, Sequences(keys, layout))
+        self.sequences = Sequences(keys, layout)
+        self.queries = Queries(keys, self.sequences)
+        self.jobs = ServedJobs(store, keys, self.sequences)
 
     def rules(self) -> Rules:
         """New rules that remember nothing."""

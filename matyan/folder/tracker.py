@@ -51,7 +51,7 @@ class Tracker:
         self.store = store = folder.store
         self.keys = keys = folder.keys
         self._broker = broker = LocalBroker(keys, queue_bytes)
-        self._outbox = broker.outbox()
+        self.outbox = broker.outbox()
         self.producer = broker.producer()
         secret = _secret(folder.path / "secret")
         self.blobs = FolderBlobs(folder.path / "blobs", secret, _URL_EXPIRY_S, self._is_deleted)
@@ -60,12 +60,15 @@ class Tracker:
             store,
             keys,
             folder.rules,
-            self._outbox,
+            self.outbox,
             on_deletion=folder.compaction.deleted,
         )
         self._replaying = trio.Lock()
         self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
         self._queries = folder.queries
+        self.sequences = folder.sequences
+        self.delete = partial(delete_by_record, self.producer)
+        """Hands over the record that deletes a run; returns when that is done."""
         self._letters = Letters(keys)
         folder.jobs.is_tracker = True
         self._api = folder.api(
@@ -114,7 +117,7 @@ class Tracker:
         return await self.store.read(lambda snap: runs.is_deleted(RunRows(snap, self.keys, run)))
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
-        await self.store.transact(lambda tr: self._outbox.within(tr, [], letters))
+        await self.store.transact(lambda tr: self.outbox.within(tr, [], letters))
 
     # --- blobs, which lie in the same folder -----------------------------------------------------
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import Any, Final, cast
 
 import trio
 from quart import Response, abort, g, has_request_context, request, websocket
@@ -27,6 +27,7 @@ from matyan.frontier.shared import Shared, count_request, tell_refused
 from matyan.frontier.transfer import Transfer, rest_discarded
 from matyan.frontier.wire import GOODBYE, NO_TEXT, PIECE_BYTES
 from matyan.service.accounts import Account
+from matyan.service.asgi import ASGIApp, Receive, Scope, Send
 from matyan.service.doors import PRESIGN, Refusal
 from matyan.service.http1 import SEND_S, Answer, detail
 from matyan.service.logs import get_logger
@@ -47,11 +48,6 @@ LOOK_EVERY_S = 0.5
 
 TOKEN = "matyan.token"
 """Where a request's scope has the `Token` of whoever sent it, or None."""
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def create_app(shared: Shared) -> QuartTrio:
@@ -75,6 +71,8 @@ def create_app(shared: Shared) -> QuartTrio:
         return {"detail": reason}, error.code or 500, headers
 
     inner: ASGIApp = cast(ASGIApp, app.asgi_app)
+    if shared.beside is not None:
+        inner = Fork(inner, shared.beside(), shared.wants_page)
     transfer = Transfer(inner, shared.blobs, shared.settings.blob_max_bytes, shared.account_named)
     # As Quart's documentation wraps an app; to a type checker the attribute is a method.
     wrapped = cast(Any, app)
@@ -332,6 +330,39 @@ def _count_requests(app: QuartTrio) -> None:
         return response
 
 
+OWN_PATHS: Final = (
+    "/api/v1/ws/",
+    PRESIGN,
+    "/api/v1/rest/version",
+    "/health/",
+    "/metrics",
+    "/docs",
+)
+"""What the paths begin with that this app answers where another one stands beside it."""
+
+
+class Fork:
+    """Two apps at one port: the frontier's own paths go to the first one, all others to the second.
+
+    wants_page: called with path and Accept; whether the second one is asked for a path of the first.
+    """
+
+    def __init__(
+        self, own: ASGIApp, beside: ASGIApp, wants_page: Callable[[str, str], bool]
+    ) -> None:
+        self._own = own
+        self._beside = beside
+        self._wants_page = wants_page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_own = scope["type"] != "http"
+        if not is_own:
+            path = f"/{scope['path'].lstrip('/')}"
+            accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+            is_own = path.startswith(OWN_PATHS) and not self._wants_page(path, accept)
+        await (self._own if is_own else self._beside)(scope, receive, send)
+
+
 class Doorway:
     """Around every route: who may come in, and the answers to browsers of other origins (Fetch standard, "CORS protocol").
 
@@ -366,7 +397,9 @@ class Doorway:
         if isinstance(visitor, Refusal):
             await self._turn_away(visitor, scope, receive, send_with_added)
         elif doors.is_preflight(method, headers):
-            preflight = [(b"access-control-allow-methods", b"GET, HEAD, POST, PUT, OPTIONS")]
+            preflight = [
+                (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE, OPTIONS")
+            ]
             asked = headers.get("access-control-request-headers")
             if asked is not None:
                 preflight.append((b"access-control-allow-headers", asked.encode("latin-1")))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
@@ -22,6 +22,7 @@ from matyan.broker.base import Producer
 from matyan.frontier.lane import INGEST_PATH, SWEEP_EVERY_S, Lane
 from matyan.frontier.shared import Shared, count_request, tell_refused
 from matyan.service import telemetry
+from matyan.service.asgi import ASGIApp
 from matyan.service.certificates import Certificates, files_of
 from matyan.service.descriptors import for_connections
 from matyan.service.doors import Refusal
@@ -64,6 +65,7 @@ class Frontier:
     Args:
         blobs: where artifacts are presigned; an engine that also takes and gives the bytes is served here.
         tokens: who may come in; None: whoever the settings say.
+        beside: see `Shared`.
 
     Raises:
         ConfigurationError: a setting says who may come in, and cannot be understood; or the tokens file is not there.
@@ -76,8 +78,9 @@ class Frontier:
         health: Health,
         settings: Settings,
         tokens: Tokens | None = None,
+        beside: Callable[[], ASGIApp] | None = None,
     ) -> None:
-        self.shared = Shared(producer, blobs, health, settings, tokens)
+        self.shared = Shared(producer, blobs, health, settings, tokens, beside)
         self.lane = Lane(self.shared, lambda: self.empty.set())
         self.web: WebServer | None = None
         self.web_loaded = trio.Event()
@@ -161,8 +164,11 @@ async def _sweep(frontier: Frontier) -> None:
 
 
 async def _load_web(frontier: Frontier) -> None:
-    module = await trio.to_thread.run_sync(import_module, "matyan.frontier.web")
-    web: WebServer = module.WebServer(frontier.shared)
+    def load() -> WebServer:
+        made: WebServer = import_module("matyan.frontier.web").WebServer(frontier.shared)
+        return made
+
+    web = await trio.to_thread.run_sync(load)
     async with trio.open_nursery() as nursery:
         await nursery.start(web.run)
         frontier.web = web
@@ -302,8 +308,13 @@ async def _answer(frontier: Frontier, stream: Stream, head: Head) -> bytes | Non
     begun = trio.current_time()
     # A page across origins needs the CORS headers, which are the app's.
     page = None
-    if head.bare and "origin" not in head.headers:
-        page = probe(frontier.shared.about, head.path, head.headers.get("accept", ""))
+    accept = head.headers.get("accept", "")
+    if (
+        head.bare
+        and "origin" not in head.headers
+        and not frontier.shared.wants_page(head.path, accept)
+    ):
+        page = probe(frontier.shared.about, head.path, accept)
     if page is None:
         await frontier.web_loaded.wait()
         assert frontier.web is not None

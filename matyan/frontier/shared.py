@@ -18,6 +18,7 @@ from matyan.frontier.pacing import PacedSession, Pacer
 from matyan.frontier.session import Session, Sessions
 from matyan.service import telemetry
 from matyan.service.accounts import Account, Accounts, BlobDay
+from matyan.service.asgi import ASGIApp
 from matyan.service.doors import Refusal
 from matyan.service.entrance import entrance_of
 from matyan.service.health import Health
@@ -39,6 +40,7 @@ class Shared:
     Args:
         blobs: where artifacts are presigned; an engine that also takes and gives the bytes is served here.
         tokens: who may come in; None: whoever the settings say.
+        beside: makes an app that answers all paths which are not the frontier's own; called in a thread, since it imports much.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Shared:
         health: Health,
         settings: Settings,
         tokens: Tokens | None = None,
+        beside: Callable[[], ASGIApp] | None = None,
     ) -> None:
         # trio.current_time looks for this clock each time, which costs more than to ask it.
         clock = trio.lowlevel.current_clock().current_time
@@ -58,6 +61,7 @@ class Shared:
         self.blobs = blobs
         self.health = health
         self.settings = settings
+        self.beside = beside
         self.entrance = entrance_of(settings, tokens, partial(has_signature, blobs))
         self.about = About("frontier", health, settings.metrics_enabled)
         self.draining = trio.Event()
@@ -78,6 +82,14 @@ class Shared:
         if account is None:
             return Session(self.sessions, run, send)
         return PacedSession(self.sessions, run, send, account, self.pacer)
+
+    def wants_page(self, path: str, accept: str) -> bool:
+        """Whether a browser asks for a page of the app beside this one, where a scraper of the same path asks for metrics."""
+        return (
+            self.beside is not None
+            and path.startswith("/metrics")
+            and "text/html" in accept.lower()
+        )
 
     async def _check_queue(self) -> None:
         budget = self.sessions.budget

@@ -7,9 +7,8 @@ to a slow disk would fill the memory. Where a blob lies and what a signature is 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
 
 import trio
 
@@ -18,15 +17,11 @@ from matyan.blobs.base import URL_PATH, ServedBlobs
 from matyan.errors import NotFound, Unavailable
 from matyan.frontier.shared import RATE_BYTES, RATE_S, count_request
 from matyan.service.accounts import Account
+from matyan.service.asgi import ASGIApp, Receive, Scope, Send
 from matyan.service.descriptors import for_uploads
 
 TURN_WITHIN_S = 60.0
 """Seconds that an upload waits for its turn, unread, while as many are under way as are allowed."""
-
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Transfer:

@@ -7,6 +7,7 @@ No routes here (`app.py`), and no listener (`edge.py`). Imported late: Quart and
 from __future__ import annotations
 
 import logging
+import select
 from typing import Any, cast
 
 import trio
@@ -77,6 +78,13 @@ class Exchange:
     async def aclose(self) -> None:
         self.end(reusable=False)
 
+    def is_gone(self) -> bool:
+        """Whether the client has closed its side: an answer that takes long is for nobody then. Asked of the kernel, so what the
+        client may have sent behind its request stays where it is."""
+        asked = select.poll()
+        asked.register(self.socket.fileno(), select.POLLRDHUP)
+        return bool(asked.poll(0))
+
     def end(self, *, reusable: bool) -> None:
         """The response has ended, or never will; the first call counts."""
         if self._over.is_set():
@@ -141,6 +149,5 @@ class WebServer:
         # Hypercorn names the type of its TLS streams alone, but takes any.
         stream = cast("trio.SSLStream[trio.SocketStream]", exchange)
         with exchange.limit:
-            await OneRequest(
-                self._app, self._config, WorkerContext(None), self._state.copy(), stream
-            ).run()
+            state = {**self._state, "is_gone": exchange.is_gone}
+            await OneRequest(self._app, self._config, WorkerContext(None), state, stream).run()

@@ -1,0 +1,135 @@
+"""An answer that is read from the store in a thread while it is sent: bounded memory, and an end soon after its client has gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, suppress
+from functools import partial
+from typing import Final, TypeVar
+
+import trio
+
+from matyan.api.runs import View
+from matyan.errors import MatyanError
+from matyan.keys import Keys
+from matyan.rules.sequences import Sequences
+from matyan.service.http1 import SEND_S
+from matyan.service.logs import get_logger
+from matyan.store.base import Snapshot, Store
+
+T = TypeVar("T")
+
+_PIECE_BYTES: Final = 128 << 10
+"""The web app's decoder copies what it has at each piece that arrives."""
+_PIECE_S: Final = 0.2
+"""What is ready waits no longer, and whether the client is still there is asked as often."""
+_AT_ONCE: Final = 8
+"""Reads in threads. The ingestion needs some, too."""
+
+Gone = Callable[[], bool]
+Rows = Callable[[View], Iterator[bytes]]
+
+_log = get_logger()
+
+
+class Reads:
+    """Reads one store for the API. Streams need `run`."""
+
+    def __init__(self, store: Store, keys: Keys, sequences: Sequences) -> None:
+        self.store = store
+        self.keys = keys
+        self._sequences = sequences
+        self._limit = trio.CapacityLimiter(_AT_ONCE)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Reads for the streams until it is cancelled. A snapshot's scope must end in the task that began it, and a body's
+        iterator is moved on by whoever sends it."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    def view(self, snap: Snapshot) -> View:
+        return View(snap, self.keys, self._sequences)
+
+    async def one(self, body: Callable[[View], T]) -> T:
+        """What `body` returns, of one moment.
+
+        Raises:
+            Unavailable, Expired: as `Store.read` does.
+        """
+        async with self._limit:
+            return await self.store.read(lambda snap: body(self.view(snap)))
+
+    async def stream(self, rows: Rows, is_gone: Gone) -> AsyncIterator[bytes]:
+        """Returns what `rows` yields when the first piece of it is there; it must be iterated over or closed.
+
+        Raises:
+            MatyanError: what was raised before that.
+        """
+        to_send, pieces = trio.open_memory_channel[bytes | MatyanError](0)
+        self._nursery.start_soon(partial(self._read, rows, is_gone, to_send))
+        first = await anext(pieces, b"")
+        if isinstance(first, MatyanError):
+            raise first
+
+        async def body() -> AsyncIterator[bytes]:
+            async with pieces:
+                yield first
+                async for piece in pieces:
+                    if isinstance(piece, MatyanError):
+                        # So the connection ends within the body: half a stream must not look whole.
+                        raise piece
+                    yield piece
+
+        return body()
+
+    async def _read(
+        self, rows: Rows, is_gone: Gone, to_send: trio.MemorySendChannel[bytes | MatyanError]
+    ) -> None:
+        """One stream. Whatever is raised for it ends it and no other."""
+        async with to_send:
+            try:
+                async with self.store.snapshot() as snap:
+                    with closing(_Source(rows(self.view(snap)))) as source:
+                        is_last = False
+                        while not (is_last or is_gone()):
+                            async with self._limit:
+                                piece, is_last = await trio.to_thread.run_sync(source.next)
+                            if piece:
+                                with trio.fail_after(SEND_S):
+                                    await to_send.send(piece)
+            except (trio.BrokenResourceError, trio.TooSlowError):
+                pass  # the client has gone, or does not read
+            except MatyanError as error:
+                with suppress(trio.BrokenResourceError):
+                    await to_send.send(error)
+            except Exception as error:  # noqa: BLE001 - an island: it is logged and ends this answer alone
+                _log.exception("an answer ended in an error")
+                with suppress(trio.BrokenResourceError):
+                    await to_send.send(
+                        MatyanError(f"{type(error).__name__}: the log of this process says where.")
+                    )
+
+
+class _Source:
+    """The rows in pieces of about _PIECE_BYTES, or of what came in _PIECE_S; empty where nothing did."""
+
+    def __init__(self, rows: Iterator[bytes]) -> None:
+        self._rows = rows
+
+    def next(self) -> tuple[bytes, bool]:
+        """The next piece, and whether it is the last one."""
+        came: list[bytes] = []
+        size, until = 0, time.monotonic() + _PIECE_S
+        for row in self._rows:
+            came.append(row)
+            size += len(row)
+            if size >= _PIECE_BYTES or time.monotonic() > until:
+                return b"".join(came), False
+        return b"".join(came), True
+
+    def close(self) -> None:
+        close = getattr(self._rows, "close", None)
+        if close is not None:
+            close()

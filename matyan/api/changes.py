@@ -1,0 +1,241 @@
+"""What the read API writes: in the store itself, with the control events that the contract asks for; a deletion through the log.
+
+Each change is one transaction, which looks whether what it changes is there.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from matyan.api.asked import Refused
+from matyan.broker.base import ControlEvent, Outbox
+from matyan.errors import InvalidRecord
+from matyan.keys import Keys
+from matyan.rules import documents, entities, runs
+from matyan.rules.documents import Family
+from matyan.rules.entities import EXPERIMENTS, TAGS
+from matyan.rules.rows import RunRows
+from matyan.store.base import Snapshot, Store, Transaction
+
+Delete = Callable[[str], Awaitable[None]]
+"""Hands over the record that deletes a run; returns when the log has it."""
+
+
+class Changes:
+    """
+    Args:
+        outbox: takes the control events.
+    """
+
+    def __init__(self, store: Store, keys: Keys, outbox: Outbox, delete: Delete) -> None:
+        self._store = store
+        self._keys = keys
+        self._outbox = outbox
+        self._delete = delete
+
+    async def transact(self, body: Callable[[Transaction], Any]) -> Any:
+        """
+        Raises:
+            Refused: what `body` raises as such, or a value is over the store's limit.
+            Unavailable: as `Store.transact` does.
+        """
+        try:
+            return await self._store.transact(body)
+        except InvalidRecord as error:
+            raise Refused(422, f"It cannot be stored: {error}.") from None
+
+    # --- runs --------------------------------------------------------------------------------------
+
+    async def run(self, run: str, wish: Mapping[str, Any]) -> None:
+        """Any of name, description, archived, active, experiment.
+
+        Raises:
+            Refused: there is no such run.
+        """
+        now = time.time()
+        events = _archival(run, wish["archived"], now) if "archived" in wish else []
+        await self._outbox.before(events, [])
+
+        def body(tr: Transaction) -> None:
+            rows = _rows(tr, self._keys, run)
+            fields = {name: wish[name] for name in ("name", "description") if name in wish}
+            if "archived" in wish:
+                fields["is_archived"] = wish["archived"]
+            if "active" in wish:
+                fields |= _activity(rows, wish["active"], now)
+            if "experiment" in wish:
+                fields["experiment_id"] = entities.set_experiment(rows, wish["experiment"], now)
+            runs.put_meta(rows, now, fields)
+            self._outbox.within(tr, events, [])
+
+        await self.transact(body)
+
+    async def archive(self, names: Sequence[str], archived: bool) -> None:
+        await self._each(names, {"archived": archived})
+
+    async def finish(self, names: Sequence[str]) -> None:
+        await self._each(names, {"active": False})
+
+    async def _each(self, names: Sequence[str], wish: Mapping[str, Any]) -> None:
+        """Those of the runs that are there: another page may have deleted one."""
+        for run in dict.fromkeys(names):
+            try:
+                await self.run(run, wish)
+            except Refused as refused:
+                if refused.status != 404:
+                    raise
+
+    async def delete(self, run: str) -> None:
+        """The log has it before the run is hidden: otherwise a run could be hidden for ever and never be deleted.
+
+        Raises:
+            Refused: there is no such run.
+            Unavailable: the log did not take it.
+        """
+        await self._store.read(lambda snap: _rows(snap, self._keys, run))
+        await self._delete(run)
+
+        def body(tr: Transaction) -> None:
+            rows = RunRows(tr, self._keys, run)
+            if runs.exists(rows):  # a worker may have been faster
+                runs.put_meta(rows, time.time(), {"pending_deletion": True})
+
+        await self.transact(body)
+
+    async def add_tag(self, run: str, name: str) -> str:
+        """Returns the tag's id.
+
+        Raises:
+            Refused: there is no such run.
+        """
+        now = time.time()
+        return str(
+            await self.transact(lambda tr: entities.add_tag(_rows(tr, self._keys, run), name, now))
+        )
+
+    async def remove_tag(self, run: str, tag: str) -> None:
+        """
+        Raises:
+            Refused: there is no such run, or no such tag.
+        """
+
+        def body(tr: Transaction) -> None:
+            rows = _rows(tr, self._keys, run)
+            name = entities.read(tr, self._keys, TAGS, tag).get("name")
+            if not isinstance(name, str):
+                raise Refused(404, f"There is no tag {tag[:64]}.")
+            entities.remove_tag(rows, name)
+
+        await self.transact(body)
+
+    # --- experiments and tags ------------------------------------------------------------------------
+
+    async def make(self, family: str, name: str, **fields: object) -> str:
+        """A new experiment or tag; its id.
+
+        Raises:
+            Refused: the name is taken.
+        """
+        now = time.time()
+
+        def body(tr: Transaction) -> str:
+            _must_be_free(tr, self._keys, family, name)
+            return entities.make(tr, self._keys, family, name, now, fields)
+
+        return str(await self.transact(body))
+
+    async def change(self, family: str, id: str, fields: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            Refused: there is none of this id, or the new name is taken.
+        """
+        now = time.time()
+
+        def body(tr: Transaction) -> None:
+            there = entities.read(tr, self._keys, family, id)
+            if not there:
+                raise Refused(404, f"There is no {_ONE[family]} {id[:64]}.")
+            name = fields.get("name", there.get("name"))
+            if name != there.get("name"):
+                _must_be_free(tr, self._keys, family, name)
+            entities.change(tr, self._keys, family, id, now, fields)
+
+        await self.transact(body)
+
+    # --- documents ---------------------------------------------------------------------------------
+
+    async def write(self, family: Family, id: str | None, fields: Mapping[str, object]) -> str:
+        """A document, new where no id is given; its id.
+
+        Raises:
+            Refused: there is none of this id.
+        """
+        now, place = time.time(), id or str(uuid.uuid4())
+
+        def body(tr: Transaction) -> None:
+            if id is not None:
+                must_be(tr, self._keys, family, id)
+            documents.put(tr, self._keys, family, place, now, fields)
+
+        await self.transact(body)
+        return place
+
+    async def remove(self, family: Family, id: str) -> None:
+        """
+        Raises:
+            Refused: there is none of this id.
+        """
+
+        def body(tr: Transaction) -> None:
+            must_be(tr, self._keys, family, id)
+            documents.remove(tr, self._keys, family, id)
+
+        await self.transact(body)
+
+    async def pin(self, sequences: list[Any]) -> None:
+        await self.transact(partial(documents.pin, keys=self._keys, sequences=sequences))
+
+
+_ONE = {EXPERIMENTS: "experiment", TAGS: "tag"}
+
+
+def must_be(snap: Snapshot, keys: Keys, family: Family, id: str) -> documents.Fields:
+    """
+    Raises:
+        Refused: there is no document of this id.
+    """
+    there = documents.read(snap, keys, family, id)
+    if not there:
+        raise Refused(
+            404, f"There is nothing of the id {id[:64]} among the {family.replace('_', ' ')}."
+        )
+    return there
+
+
+def _must_be_free(tr: Transaction, keys: Keys, family: str, name: str) -> None:
+    if entities.uuid_of(tr, keys, family, name) is not None:
+        raise Refused(409, f"There is a {_ONE[family]} {name[:255]!r} already: take another name.")
+
+
+def _rows(tr: Any, keys: Keys, run: str) -> RunRows[Any]:
+    rows = RunRows(tr, keys, run)
+    if not runs.exists(rows) or runs.get_meta(rows, "pending_deletion"):
+        raise Refused(404, f"There is no run {run[:128]}.")
+    return rows
+
+
+def _archival(run: str, archived: bool, now: float) -> list[ControlEvent]:
+    kind = "run_archived" if archived else "run_unarchived"
+    return [ControlEvent(kind, now, {"run_id": run, "archived": archived})]
+
+
+def _activity(rows: RunRows[Transaction], active: bool, now: float) -> dict[str, Any]:
+    if active:
+        return {"active": True, "finalized_at": None}
+    if runs.get_meta(rows, "finalized_at") is None:
+        return {"active": False, "finalized_at": now}
+    return {"active": False}

@@ -1,0 +1,88 @@
+"""The points of metrics, sampled by rank, as the arrays of the stream or as lists."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from matyan._codec import Columns
+from matyan.api.asked import Range
+from matyan.api.runs import METRIC, RunView
+from matyan.rules.sequences import SequenceInfo
+
+
+def read(run: RunView, info: SequenceInfo, steps: Range = (None, None)) -> Columns:
+    """All points of a metric in this range, by step."""
+    view = run.view
+    whole = Columns()
+    for block in view.sequences.points(view.snap, run.run, info.ctx, info.name, *steps):
+        whole.extend(block)
+    return whole
+
+
+def numpy(doubles: bytes) -> dict[str, object]:
+    """An array as the stream has it; doubles: float64 little endian."""
+    return {"type": "numpy", "shape": len(doubles) // 8, "dtype": "float64", "blob": doubles}
+
+
+def lists(points: Columns) -> dict[str, list[Any]]:
+    """Steps and values; what is not finite is null, since JSON has no word for it."""
+    steps, values = array("q", points.steps_bytes()), array("d", points.values_bytes())
+    return {
+        "iters": steps.tolist(),
+        "values": [value if value - value == 0 else None for value in values],
+    }
+
+
+def trace(
+    run: RunView, info: SequenceInfo, most: int, x_axis: str | None = None
+) -> dict[str, Any] | None:
+    """A metric in a search for metrics; None where it has no point that is a number."""
+    points = read(run, info).sampled(most)
+    if not len(points):
+        return None
+    steps = array("q", points.steps_bytes())
+    found: dict[str, Any] = {
+        "name": info.name,
+        "context": run.context(info),
+        "slice": [steps[0], steps[-1] + 1, most],
+        "values": numpy(points.values_bytes()),
+        "iters": numpy(points.steps_as_doubles()),
+        "epochs": numpy(points.epochs_as_doubles()),
+        "timestamps": numpy(points.times_bytes()),
+    }
+    if x_axis is not None:
+        found |= {"x_axis_values": numpy(b""), "x_axis_iters": numpy(b"")}
+        found |= _along(run, run.context(info), x_axis, points)
+    return found
+
+
+def aligned(
+    run: RunView, name: str, context: dict[str, Any], slice_: Range, most: int, x_axis: str
+) -> dict[str, Any]:
+    """The x axis of a metric whose points were sent before, at the steps that were sent; null where it has none."""
+    info = run.find(METRIC, name, context)
+    missing = {"x_axis_values": None, "x_axis_iters": None}
+    if info is None:
+        return {"name": name, "context": context, **missing}
+    sent = read(run, info, slice_).sampled(most)
+    return {"name": name, "context": context, **missing, **_along(run, context, x_axis, sent)}
+
+
+def _along(
+    run: RunView, context: dict[str, Any], x_axis: str, points: Columns
+) -> dict[str, dict[str, object]]:
+    """The points of the metric `x_axis` of the same context, at exactly the steps of `points`."""
+    info = run.find(METRIC, x_axis, context)
+    steps = array("q", points.steps_bytes())
+    if info is None or not steps:
+        return {}
+    there = read(run, info, (steps[0], steps[-1] + 1))
+    at = dict(zip(array("q", there.steps_bytes()), array("d", there.values_bytes()), strict=True))
+    found = [step for step in steps if step in at]
+    if not found:
+        return {}
+    return {
+        "x_axis_values": numpy(array("d", [at[step] for step in found]).tobytes()),
+        "x_axis_iters": numpy(array("d", found).tobytes()),
+    }

@@ -1,0 +1,228 @@
+"""One run as the read API shows it, and the runs of a store in their order.
+
+Each part of a run is read when it is asked for, once. No query, no points, no HTTP.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Final
+
+from matyan._codec import BLOBS, context_text
+from matyan.keys import Keys
+from matyan.readable import is_number
+from matyan.rules import contexts, entities, indexes, runs, trees
+from matyan.rules.documents import Fields
+from matyan.rules.entities import EXPERIMENTS, TAGS
+from matyan.rules.rows import RunRows
+from matyan.rules.sequences import SequenceInfo, Sequences
+from matyan.store.base import Snapshot
+
+KINDS: Final = ("images", "texts", "distributions", "audios", "figures")
+METRIC: Final = "metric"
+
+_KIND_OF_DTYPE: Final = {
+    "image": "images",
+    "text": "texts",
+    "distribution": "distributions",
+    "audio": "audios",
+    "figure": "figures",
+    "logs": None,
+    "log_records": None,
+}
+_SYSTEM_PARAMS: Final = "__system_params"
+_UPLOADED_BY_SEQUENCES: Final = "seq/"
+_DEFAULT_EXPERIMENT: Final = {"id": None, "name": None, "description": None}
+
+
+def kind_of(info: SequenceInfo) -> str | None:
+    """Which kind of sequence it is: "metric", one of KINDS, or None for logs."""
+    return _KIND_OF_DTYPE.get(info.dtype, METRIC)
+
+
+def text(fields: Fields, name: str) -> str:
+    value = fields.get(name)
+    return value if isinstance(value, str) else ""
+
+
+class View:
+    """A snapshot with what is needed to read it; what many runs share is read once."""
+
+    def __init__(self, snap: Snapshot, keys: Keys, sequences: Sequences) -> None:
+        self.snap = snap
+        self.keys = keys
+        self.sequences = sequences
+        self._entities: dict[tuple[str, str], Fields] = {}
+
+    def entity(self, family: str, uuid: str) -> Fields:
+        """The fields of an experiment or tag; {}: there is none."""
+        place = family, uuid
+        if place not in self._entities:
+            self._entities[place] = entities.read(self.snap, self.keys, family, uuid)
+        return self._entities[place]
+
+    def run(self, run: str) -> RunView:
+        return RunView(self, run)
+
+    def newest_first(self) -> Iterator[str]:
+        """All runs that have a date; those that are being deleted too."""
+        return runs.list_runs(self.snap, self.keys, newest_first=True)
+
+    def active(self) -> Iterator[str]:
+        """The runs that an index has as active."""
+        return indexes.runs_under(self.snap, self.keys, "active", True)
+
+    def by_date(self, names: Iterable[str]) -> list[str]:
+        """Those of these runs that are there, newest first, each once."""
+        dated = [(self.run(run).created_at, run) for run in set(names)]
+        return [
+            run
+            for at, run in sorted(((at, run) for at, run in dated if at is not None), reverse=True)
+        ]
+
+
+class RunView:
+    """One run in one snapshot."""
+
+    def __init__(self, view: View, run: str) -> None:
+        self.view = view
+        self.run = run
+        self.rows = RunRows(view.snap, view.keys, run)
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        return runs.read_meta(self.rows)
+
+    @property
+    def created_at(self) -> float | None:
+        at = runs.get_meta(self.rows, "created_at")
+        return None if at is None else float(at)
+
+    @property
+    def is_there(self) -> bool:
+        """False also for one that is being deleted."""
+        return self.meta.get("created_at") is not None and not self.meta.get("pending_deletion")
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes, blobs among them."""
+        read = trees.read(self.view.snap, self.view.keys.attrs(self.run))
+        return read if isinstance(read, dict) else {}
+
+    def params(self, *, skip_system: bool = False) -> dict[str, Any]:
+        left_out = {BLOBS, _SYSTEM_PARAMS} if skip_system else {BLOBS}
+        return {name: value for name, value in self.attrs.items() if name not in left_out}
+
+    @cached_property
+    def experiment(self) -> dict[str, Any]:
+        """id, name and description; null each for a run without one."""
+        uuid = entities.experiment_uuid(self.rows)
+        fields = {} if uuid is None else self.view.entity(EXPERIMENTS, uuid)
+        if not fields:
+            return _DEFAULT_EXPERIMENT
+        return {
+            "id": uuid,
+            "name": text(fields, "name"),
+            "description": text(fields, "description"),
+        }
+
+    @cached_property
+    def tags(self) -> list[dict[str, Any]]:
+        found = ((uuid, self.view.entity(TAGS, uuid)) for uuid in entities.tag_uuids(self.rows))
+        return [
+            {"id": uuid, **{name: text(fields, name) for name in ("name", "color", "description")}}
+            for uuid, fields in found
+            if fields
+        ]
+
+    def props(self) -> dict[str, Any]:
+        meta = self.meta
+        return {
+            "name": text(meta, "name"),
+            "description": text(meta, "description"),
+            "experiment": self.experiment,
+            "tags": self.tags,
+            "creation_time": meta.get("created_at"),
+            "end_time": meta.get("finalized_at"),
+            "archived": bool(meta.get("is_archived")),
+            "active": bool(meta.get("active")),
+        }
+
+    @cached_property
+    def contexts(self) -> dict[int, Any]:
+        return {ctx: in_order(context) for ctx, context in contexts.read(self.rows).items()}
+
+    def context(self, info: SequenceInfo) -> dict[str, Any]:
+        found = self.contexts.get(info.ctx)
+        return contexts.stand_in(info.ctx) if found is None else found
+
+    @cached_property
+    def traces(self) -> list[SequenceInfo]:
+        return [*self.view.sequences.sequences(self.view.snap, self.run)]
+
+    def of_kind(self, *kinds: str) -> Iterator[SequenceInfo]:
+        return (info for info in self.traces if kind_of(info) in kinds)
+
+    def find(self, kind: str, name: str, context: dict[str, Any]) -> SequenceInfo | None:
+        """The sequence of this kind, name and context, by the context's canonical text: `true`, 1 and 1.0 are three."""
+        wanted = context_text(context)
+        for info in self.of_kind(kind):
+            if info.name == name and context_text(self.context(info)) == wanted:
+                return info
+        return None
+
+    def overview(self, kinds: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+        """Name, context and last value of the sequences, by kind; each of `kinds` has a list."""
+        found: dict[str, list[dict[str, Any]]] = {
+            kind: [] for kind in (METRIC, *KINDS) if kind in kinds
+        }
+        for info in self.traces:
+            kind = kind_of(info)
+            if kind is not None and kind in found:
+                last = info.last if kind == METRIC else None
+                found[kind].append(
+                    {"name": info.name, "context": self.context(info), "last_value": last}
+                )
+        return found
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The metrics as lists of runs show them."""
+        return [
+            {
+                "name": info.name,
+                "context": self.context(info),
+                "values": {"last": info.last, "last_step": info.last_step},
+            }
+            for info in self.of_kind(METRIC)
+        ]
+
+    def artifacts(self) -> Iterator[tuple[str, str, str]]:
+        """(path, s3 key, content type) of what was uploaded besides the files of sequences."""
+        blobs = self.attrs.get(BLOBS)
+        for path, blob in sorted(blobs.items()) if isinstance(blobs, dict) else ():
+            if isinstance(blob, dict) and not path.startswith(_UPLOADED_BY_SEQUENCES):
+                key = text(blob, "s3_key") or f"{self.run}/{path}"
+                yield path, key, text(blob, "content_type") or "application/octet-stream"
+
+
+def in_order(value: Any) -> Any:
+    """The same with the keys of all objects sorted: the web app compares contexts by their text."""
+    if isinstance(value, dict):
+        return {name: in_order(child) for name, child in sorted(value.items())}
+    if isinstance(value, list):
+        return [in_order(child) for child in value]
+    return value
+
+
+def paged(found: Sequence[str], offset: str, limit: int) -> Iterator[str]:
+    """What comes behind `offset` (""; all), at most `limit` (0: all)."""
+    after = itertools.dropwhile(lambda run: run != offset, found) if offset else iter(found)
+    if offset:
+        next(after, None)
+    return itertools.islice(after, limit or None)
+
+
+def number(value: object) -> float | None:
+    return float(value) if is_number(value) else None
