@@ -65,13 +65,15 @@ class Waiter(Protocol):
 class Claim:
     """What one connection holds of unfinished messages."""
 
-    __slots__ = ("begun", "held", "promised", "until")
+    __slots__ = ("announced", "begun", "held", "promised", "until")
 
     def __init__(self) -> None:
         self.held = 0
         """Bytes."""
         self.begun = False
         """Whether it is a large one that was let in."""
+        self.announced = 0
+        """Bytes that the large message would have."""
         self.promised = 0
         """Bytes that were announced and have not come, until the time `until`."""
         self.until = 0.0
@@ -92,6 +94,8 @@ class Intake:
         self._limit = int(UNFINISHED_SHARE * budget.capacity)
         self._claims: dict[Waiter, Claim] = {}
         self._held = self._promised = self._begun = 0
+        # Of the large messages that have begun, by the accounts of their tokens.
+        self._announced: dict[Account, int] = {}
         # Of what is held: by those that are small.
         self._small = 0
         self._waiting: dict[Waiter, _Wait] = {}  # in order
@@ -140,10 +144,11 @@ class Intake:
 
     def may_begin(self, who: Waiter, size: int, *, in_turn: bool = True) -> bool:
         """Lets a large message begin, of which `size` bytes are announced, if there is room for them."""
-        if not self.has_share(who.account):
+        if not self._fits_share(who.account, size):
             return False
         turns = (one for one, wait in self._waiting.items() if wait.begins)
-        first = next((one for one in turns if self.has_share(one.account)), who)
+        # Whoever waits for its own token's share waits behind nobody's back.
+        first = next((one for one in turns if self._fits_share(one.account, self._limit)), who)
         if in_turn and first is not who:
             return False
         want, budget = self._promised + size, self._budget
@@ -154,9 +159,25 @@ class Intake:
         claim.begun = True
         self._small -= claim.held
         claim.promised, claim.until = size, self._clock() + PROMISE_S
+        claim.announced = size
+        self._announce(who.account, size)
         self._begun += 1
         self._promised += size
         return True
+
+    def _fits_share(self, account: Account | None, size: int) -> bool:
+        """Whether a large message of this account may begin beside those of it that have; one of them always may."""
+        if account is None:
+            return True
+        begun = self._announced.get(account, 0)
+        most = TOKEN_SHARE * self._budget.capacity
+        return account.held < most and (not begun or account.held + begun + size <= most)
+
+    def _announce(self, account: Account | None, size: int) -> None:
+        if account is not None:
+            announced = self._announced.pop(account, 0) + size
+            if announced:
+                self._announced[account] = announced
 
     def has_begun(self, who: Waiter) -> bool:
         """Whether a large message of `who` was let in and is not over."""
@@ -191,6 +212,7 @@ class Intake:
             self._begun -= 1
             self._promised -= claim.promised
             claim.promised = 0
+            self._announce(who.account, -claim.announced)
             self._came += STILL_BYTES
             if not claim.held:
                 del self._claims[who]

@@ -16,6 +16,7 @@ from typing import cast
 import trio
 
 from matyan._codec import Validated, total_bytes
+from matyan.frontier.intake import TOKEN_SHARE
 from matyan.frontier.session import PendingFrame, Session, Sessions
 from matyan.service.accounts import Account
 
@@ -124,6 +125,12 @@ class PacedSession(Session):
         assert isinstance(pending, PacedFrame)
         pending.let_go()
         super()._answer_refused(pending)
+
+    def _no_room(self) -> str:
+        share = int(TOKEN_SHARE * self._sessions.budget.capacity)
+        return (
+            f"{super()._no_room()}, or the {share:,} of them that one token with a quota may fill"
+        )
 
     def flush(self) -> None:
         super().flush()

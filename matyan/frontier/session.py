@@ -580,10 +580,11 @@ class Session:
         if pending.missing:
             pending.missing = False
             self.misses -= 1
-        pending.reply = pending.answer(
-            f"refused, not stored: the queue of {self._sessions.budget.capacity:,} bytes is full"
-        )
+        pending.reply = pending.answer(f"refused, not stored: {self._no_room()}")
         pending.frame = None
+
+    def _no_room(self) -> str:
+        return f"the queue of {self._sessions.budget.capacity:,} bytes is full"
 
 
 def _nobody(reply: bytes) -> None:

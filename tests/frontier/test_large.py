@@ -17,12 +17,15 @@ from matyan.broker.budget import Budget
 from matyan.frontier.intake import (
     PROMISE_S,
     STILL_S,
+    TOKEN_SHARE,
     UNFINISHED_SHARE,
     UNREAD_S,
     Intake,
 )
 from matyan.frontier.lane import TURN_BYTES
 from matyan.frontier.shared import RATE_BYTES, RATE_S
+from matyan.service.accounts import Account, BlobDay
+from matyan.service.quotas import Quota
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.hand import HandProducer
@@ -391,10 +394,9 @@ async def test_small_messages_may_come_slowly(mock_clock: MockClock) -> None:
 
 
 class Waiter:
-    account = None
-
-    def __init__(self, intake: Intake) -> None:
+    def __init__(self, intake: Intake, account: Account | None = None) -> None:
         self.intake = intake
+        self.account = account
         self.evicted = self.went_on = False
 
     def try_again(self) -> bool:
@@ -465,6 +467,27 @@ async def test_room_is_kept_for_what_was_announced_for_a_while() -> None:
     now = PROMISE_S
     intake.sweep(now)
     assert intake.may_begin(other, 10)
+
+
+async def test_large_messages_of_one_token_keep_to_its_share() -> None:
+    """The first of them may always begin; while others of it wait, those of another token do not wait for them."""
+    intake = Intake(Budget(1000), lambda: 0.0)
+    account = Account("ci", Quota(messages=1), lambda: 0.0, BlobDay())
+    first, second, third = (Waiter(intake, account) for _ in range(3))
+    neighbour = Waiter(intake)
+    assert intake.may_begin(first, 150)
+    assert not intake.may_begin(second, 150)
+    assert intake.may_begin(third, 100)
+    intake.wait(second, begins=True)
+    assert intake.may_begin(neighbour, 400)
+    intake.leave(neighbour)
+    intake.count(first, 150)
+    intake.leave(third)
+    assert not intake.may_begin(second, 150)
+    intake.leave(first)
+    assert intake.may_begin(second, 400)
+    account.held = int(TOKEN_SHARE * 1000)
+    assert not intake.may_begin(third, 10)
 
 
 async def test_who_is_gone_leaves_nothing_behind() -> None:
