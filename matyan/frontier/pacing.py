@@ -42,7 +42,8 @@ class PacedFrame(PendingFrame):
     @property
     def reply(self) -> bytes | None:
         """None as well while it is not due."""
-        return self._reply if self.due <= self.session.now() else None
+        due = self.due
+        return self._reply if due == -inf or due <= self.session.now() else None
 
     @reply.setter
     def reply(self, reply: bytes | None) -> None:

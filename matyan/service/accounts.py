@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from matyan.service import telemetry
@@ -116,18 +117,19 @@ class Account:
 
     def take(self, size: int, messages: int, since: float) -> float:
         """Takes a frame of so many bytes and messages, of which the client waits for the reply since `since`; returns when the reply may
-        go out: now or later, at most HOLD_S after `since`."""
+        go out: at once (-inf), or later, at most HOLD_S after `since`."""
         now = self._clock()
         due, limit = now, ""
         for name, bucket in self._buckets.items():
             paid = bucket.take(size if name == "bytes" else messages, now)
             if paid > due:
                 due, limit = paid, name
-        due = max(now, min(due, since + HOLD_S))
-        if due > now:
-            telemetry.QUOTA_HELD_FRAMES.labels(self.name, limit).inc()
-            telemetry.QUOTA_HELD_SECONDS.labels(self.name, limit).inc(due - now)
-            self._tell(limit, "replies are held back by a quota")
+        due = min(due, since + HOLD_S)
+        if due <= now:
+            return -inf
+        telemetry.QUOTA_HELD_FRAMES.labels(self.name, limit).inc()
+        telemetry.QUOTA_HELD_SECONDS.labels(self.name, limit).inc(due - now)
+        self._tell(limit, "replies are held back by a quota")
         return due
 
     # --- connections ---
