@@ -376,6 +376,39 @@ def test_that_test_fails_when_the_sync_is_switched_off(
     assert acknowledged_before_their_sync(run_preloaded(ACKNOWLEDGE, "no sync", 1)) == 10
 
 
+async def test_a_sole_writer_lets_others_have_turns_and_can_be_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though no commit waits for anything."""
+    monkeypatch.setattr("matyan.store.rocks.store._QUICK_SYNC_S", inf)
+    store = open_rocks(tmp_path / "store")
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def write_until(done: Callable[[], bool]) -> None:
+        for number in range(2_000):
+            await put(store, number)
+            if done():
+                return
+
+    await put(store, 0)  # a first writer is none that was alone
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        await write_until(lambda: turns >= 3)
+        assert turns >= 3
+        nursery.cancel_scope.cancel()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await write_until(lambda: False)
+    assert scope.cancelled_caught
+    await store.aclose()
+
+
 SLEEP_S = 0.01
 
 
