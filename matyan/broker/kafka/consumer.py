@@ -34,14 +34,15 @@ from matyan.settings import Settings
 log = get_logger()
 
 BATCH_BYTES = MOST_WAITING_BYTES
+"""What waits for a task is one batch up to here."""
 FETCH_GAP_MS = 2
 """The broker answers a fetch as soon as it has one record, so that one that comes alone is here at once. After an answer
 with records the client does not ask again for so long: a fetch for each frame would cost both sides a third of a core."""
 FETCH_BYTES = 2 << 20
-"""What a fetch brings at most: between two of them each task has about a transaction to do."""
+"""What a fetch brings at most, some 6,000 records of log_metric."""
 FETCH_PARTITION_BYTES = 1 << 20
-"""And of each partition: one that is far behind alone must not wait for the gaps. The client begins each fetch with the
-next partition, so they take turns."""
+"""And of each partition: a transaction's worth. With less, one that is far behind alone would wait for the gaps; those that
+are behind together take turns, since the client begins each fetch with the next one."""
 CONSUME_RECORDS = 10_000
 """At most so many are taken from the client at once: all that a fetch brings, since what it holds stops the next one."""
 
