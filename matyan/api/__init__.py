@@ -13,5 +13,5 @@ of one machine both answer at one port.
 | changes | what the API writes |
 | answers | an answer that is read in a thread while it is sent |
 | app, routes | the Quart-trio app |
-| ui | the web app's files |
+| ui, web_app | the web app's files |
 """

@@ -17,7 +17,7 @@ from matyan.api.asked import Refused
 from matyan.api.plain import refusal
 from matyan.api.routes import documents, entities, projects, run_changes, runs
 from matyan.api.served import Served
-from matyan.api.ui import WebApp
+from matyan.api.web_app import WebApp
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.service.logs import get_logger
 

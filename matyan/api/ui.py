@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import mimetypes
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +16,9 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from matyan.api.asked import Refused
+from matyan.api.web_app import TEMPLATE, WebApp
 
 _PIECE_BYTES: Final = 256 << 10
-_PACKAGE: Final = "matyan-ui"
-_TEMPLATE: Final = "index-template.html"
 
 _MISSING: Final = """<!doctype html><meta charset="utf-8"><title>matyan</title>
 <body style="font:16px/1.5 sans-serif;max-width:40em;margin:3em auto;padding:0 1em">
@@ -31,24 +28,6 @@ _MISSING: Final = """<!doctype html><meta charset="utf-8"><title>matyan</title>
 <p>and start the tracker again. Until then <code>matyan runs</code>, <code>matyan show RUN</code> and
 <code>matyan logs RUN</code> show what there is.</p>
 """
-
-
-@dataclass(frozen=True, slots=True)
-class WebApp:
-    """Where the files of an installed web app are."""
-
-    folder: Path
-    version: str
-
-
-def find_web_app() -> WebApp | None:
-    """The web app that is installed beside this package; None: it is not."""
-    try:
-        found = distribution(_PACKAGE)
-    except PackageNotFoundError:
-        return None
-    folder = Path(str(found.locate_file("matyan_ui/static")))
-    return WebApp(folder, found.version) if (folder / _TEMPLATE).is_file() else None
 
 
 def add(app: QuartTrio, web_app: WebApp | None, base_path: str = "") -> None:
@@ -67,15 +46,15 @@ def add(app: QuartTrio, web_app: WebApp | None, base_path: str = "") -> None:
     @app.get("/")
     @app.get("/<path:path>")
     async def index(path: str = "") -> Response:
-        if path.startswith("api/"):
-            raise Refused(404, f"There is no route /{path[:255]}.")
+        if path.startswith(("api/", "static-files/")):
+            raise Refused(404, f"There is nothing at /{path[:255]}.")
         response = Response(page, content_type="text/html; charset=utf-8")
         response.headers["Cache-Control"] = "no-cache"
         return response
 
 
 def _page(web_app: WebApp, base_path: str) -> str:
-    template = (web_app.folder / _TEMPLATE).read_text(encoding="utf-8")
+    template = (web_app.folder / TEMPLATE).read_text(encoding="utf-8")
     # An empty host would become http://localhost:53800; the page's own address needs no setting.
     return (
         template.replace('"{{ api_host_base }}"', "window.location.origin")

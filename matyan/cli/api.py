@@ -7,6 +7,7 @@ from typing import cast
 
 from matyan.api.answers import Reads
 from matyan.api.changes import Changes
+from matyan.api.web_app import find_web_app
 from matyan.folder.tracker import Tracker
 from matyan.service.asgi import ASGIApp
 
@@ -25,7 +26,6 @@ def read_api(
         # Quart costs a start 0.7 s, and the web app's page is read from the disk.
         from matyan.api.app import create_api
         from matyan.api.served import Served
-        from matyan.api.ui import find_web_app
 
         served = Served(reads, changes, tracker.blobs, _BUCKET)
         return cast(ASGIApp, create_api(served, count, find_web_app()))

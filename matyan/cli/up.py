@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import webbrowser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from prometheus_client import Counter, Gauge
 
 from matyan import __version__
 from matyan import settings as settings_
+from matyan.api.web_app import find_web_app
 from matyan.cli.api import read_api
 from matyan.cli.flags import TLS, place_options, settings_flags, store_name
 from matyan.errors import ConfigurationError
@@ -32,6 +34,7 @@ from matyan.service.tokens import Tokens, default_file, tokens_of
 from matyan.settings import Settings
 from matyan.store.open import ClusterName, StoreName
 
+_EVERYWHERE = {"0.0.0.0", "::", ""}
 _STATUS_S = 1.0
 _TRAFFIC_S = 60.0
 """In a pipe: how often traffic is logged, while there is some."""
@@ -49,8 +52,9 @@ _log = get_logger()
     show_default=True,
     help="0: any free.",
 )
+@click.option("--open", "opens", is_flag=True, help="Open the web app in a browser.")
 @settings_flags("tokens_file", *TLS, ignore=settings_.EMBEDDED_IGNORES)
-def up(settings: Settings, store: StoreName, host: str, port: int) -> int:
+def up(settings: Settings, store: StoreName, host: str, port: int, *, opens: bool) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.
 
     \b
@@ -78,13 +82,15 @@ def up(settings: Settings, store: StoreName, host: str, port: int) -> int:
     for sentence in names:
         _log.warning(sentence)
     try:
-        return trio.run(_up, store.folder.absolute(), host, port, settings, line)
+        return trio.run(_up, store.folder.absolute(), host, port, settings, line, opens)
     finally:
         if line is not None:
             line.show("")
 
 
-async def _up(data: Path, host: str, port: int, settings: Settings, line: StatusLine | None) -> int:
+async def _up(
+    data: Path, host: str, port: int, settings: Settings, line: StatusLine | None, opens: bool
+) -> int:
     async with open_tracker(data, settings) as tracker:
         tokens = tokens_of(settings, default_file(data))
         reads, make_api = read_api(tracker, count_request)
@@ -100,9 +106,13 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
             await edge.serve(frontier, listeners, task_status=task_status)
 
         async def report(*, task_status: trio.TaskStatus[None]) -> None:
-            _greet(data, host, listeners, tokens, "https" if settings.tls_cert_file else "http")
+            scheme = "https" if settings.tls_cert_file else "http"
+            url = _url(scheme, host, listeners)
+            _greet(data, host, url, tokens)
             calm_collector()
             task_status.started()
+            if opens:
+                await trio.to_thread.run_sync(webbrowser.open, url, abandon_on_cancel=True)
             await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
 
         async def drain(deadline: float) -> int:
@@ -123,17 +133,22 @@ async def _up(data: Path, host: str, port: int, settings: Settings, line: Status
         )
 
 
-def _greet(
-    data: Path, host: str, listeners: Sequence[trio.SocketListener], tokens: Tokens, scheme: str
-) -> None:
-    port = listeners[0].socket.getsockname()[1]
-    everywhere = host in {"0.0.0.0", "::", ""}
-    name = "127.0.0.1" if everywhere else f"[{host}]" if ":" in host else host
-    url = f"{scheme}://{name}:{port}"
+def _url(scheme: str, host: str, listeners: Sequence[trio.SocketListener]) -> str:
+    """What this machine reaches the tracker by."""
+    name = "127.0.0.1" if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{listeners[0].socket.getsockname()[1]}"
+
+
+def _greet(data: Path, host: str, url: str, tokens: Tokens) -> None:
+    scheme, _, rest = url.partition("://")
+    web_app = find_web_app()
+    page = "pip install 'matyan-trio[ui]'" if web_app is None else f"{url}/"
     lines = [f"matyan {__version__} takes data at {url}"]
-    if everywhere:
+    if host in _EVERYWHERE:
+        port = rest.rpartition(":")[2]
         lines.append(f"  from other machines:  {scheme}://{socket.gethostname()}:{port}")
     lines += [
+        f"  web app:              {page}",
         f"  health and metrics:   {url}/health/ready/  {url}/metrics/",
         f"  data folder:          {data}",
         f"  tokens:               {tokens.about()}",

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from matyan_client import Repo, Run
 from matyan_client.objects import Figure, Text
 
+from matyan.api.app import create_api
+from matyan.api.served import Served
 from tests.api.stream import objects, shown
-from tests.tracker import Tracker, running
+from tests.tracker import Tracker, matyan, running
 
 BASE = "/api/v1/rest/"
 
@@ -342,3 +347,106 @@ def test_a_deleted_run_is_gone(api: API) -> None:
     api.json("DELETE", "runs/second")
     api.json("GET", "runs/second/info", status=404)
     assert "second" not in api.stream("runs/search/run", q="run.archived in [True, False]")
+
+
+def test_without_the_web_app_a_page_says_how_to_get_it(api: API) -> None:
+    """At every path but the API's; and the tracker says so when it begins."""
+    for path in ("/", "/runs/first/metrics"):
+        with urllib.request.urlopen(api.url + path) as response:
+            assert response.headers["content-type"].startswith("text/html")
+            assert b"pip install 'matyan-trio[ui]'" in response.read()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{api.url}/static-files/main.js")
+
+
+def test_a_browser_gets_a_page_where_a_scraper_gets_metrics(api: API) -> None:
+    for accept, kind in (
+        ("text/html,*/*", "text/html"),
+        ("text/plain", "text/plain"),
+        ("", "text/plain"),
+    ):
+        asked = urllib.request.Request(
+            f"{api.url}/metrics", headers={"Accept": accept} if accept else {}
+        )
+        with urllib.request.urlopen(asked) as response:
+            assert response.headers["content-type"].startswith(kind)
+
+
+def test_the_files_of_an_installed_web_app_are_served(tmp_path: Path) -> None:
+    """From its compressed twin where the browser takes that; known ones are not sent again; nothing outside of the folder is."""
+    static = tmp_path / "site" / "matyan_ui" / "static"
+    (static / "js").mkdir(parents=True)
+    (static / "index-template.html").write_text(
+        '<base href="{{ base_path }}/"><script>h="{{ api_host_base }}";p="{{ api_base_path }}"</script>'
+    )
+    (static / "js" / "main.js").write_text("plain")
+    (static / "js" / "main.js.gz").write_bytes(gzip.compress(b"plain"))
+    (tmp_path / "site" / "secret").write_text("secret")
+    information = tmp_path / "site" / "matyan_ui-0.3.2.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: matyan-ui\nVersion: 0.3.2\n"
+    )
+    with running(tmp_path / "data", PYTHONPATH=str(tmp_path / "site")) as tracker:
+        assert f"web app:              {tracker.url}/\n" in "".join(tracker.output)
+        page = urllib.request.urlopen(f"{tracker.url}/runs/x/metrics").read().decode()
+        assert page == '<base href="/"><script>h=window.location.origin;p="/api/v1"</script>'
+        file = f"{tracker.url}/static-files/js/main.js?version=1"
+        with urllib.request.urlopen(file) as response:
+            assert (response.read(), response.headers["content-type"]) == (
+                b"plain",
+                "text/javascript",
+            )
+        asked = urllib.request.Request(file, headers={"Accept-Encoding": "gzip"})
+        with urllib.request.urlopen(asked) as response:
+            assert gzip.decompress(response.read()) == b"plain"
+            tag = response.headers["etag"]
+        asked.add_header("If-None-Match", tag)
+        with pytest.raises(urllib.error.HTTPError, match="304"):
+            urllib.request.urlopen(asked)
+        for path in (
+            "js/../../../secret",
+            "%2e%2e/%2e%2e/secret",
+            "/etc/passwd",
+            "js",
+            "js/none.js",
+        ):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{tracker.url}/static-files/{path}")
+
+
+def test_with_tokens_each_route_wants_one(tmp_path: Path) -> None:
+    """Whatever the API's routes are; a question that is too long for a URL is a read."""
+    served = Served(None, None, None, "bucket")  # no route is called
+    rules = list(create_api(served, lambda *_: None).url_map.iter_rules())
+    assert len(rules) > 80
+    data = tmp_path / "data"
+    done = matyan("tokens", "add", "reader", "--scope", "read", "--data", data)
+    token = re.search(r"myn_\S+|[A-Za-z0-9_-]{30,}", done.stdout)
+    assert token is not None, done.stdout
+    with running(data) as tracker:
+        for rule in rules:
+            path = re.sub("<[^>]*>", "x", rule.rule)
+            for method in (rule.methods or set()) - {"OPTIONS"}:
+                status = _status(tracker, method, path)
+                assert status == 401, (method, path)
+                wants_write = method not in {"GET", "HEAD"} and not path.endswith(
+                    ("-batch", "get-step", "align")
+                )
+                status = _status(tracker, method, path, f"Bearer {token.group()}")
+                assert (status == 403) == (
+                    wants_write or path.endswith(("delete-batch", "archive-batch", "finish-batch"))
+                ), (method, path)
+
+
+def _status(tracker: Tracker, method: str, path: str, authorization: str = "") -> int:
+    headers = {"Content-Type": "application/json"} | (
+        {"Authorization": authorization} if authorization else {}
+    )
+    data = b"[]" if method in {"POST", "PUT"} else None
+    asked = urllib.request.Request(tracker.url + path, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(asked, timeout=30) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
