@@ -214,7 +214,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                 raise trio.BrokenResourceError from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         with memoryview(data) as view:
             at = 0
             while at < len(view):
@@ -225,6 +225,7 @@ class TlsStream(trio.abc.HalfCloseableStream):
                     await wait_writable(self._sock)
                 except OSError as error:
                     raise trio.BrokenResourceError from error
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def wait_send_all_might_not_block(self) -> None:
         self._check_open()
