@@ -537,6 +537,22 @@ async def test_disk_bytes_shrink_when_it_is_compacted(tmp_path: Path) -> None:
     await store.aclose()
 
 
+async def test_what_is_known_without_a_read_is_bounded(tmp_path: Path) -> None:
+    """However many rows are read, and however long their keys and values are."""
+    store = open_rocks(tmp_path / "store", sync=False)
+
+    def body(tr: Transaction) -> None:
+        for number in range(20_000):
+            tr.get(b"%d" % number + bytes(number % 400))
+            tr.set(b"%d" % number, bytes(1 + number % 400))
+
+    await store.transact(body)
+    await store.transact(lambda tr: [tr.get(b"%d" % number) for number in range(20_000)])
+    assert 1_000 < len(store._known) <= 16_384
+    assert all(len(key) + len(value or b"") <= 256 for key, value in store._known.items())
+    await store.aclose()
+
+
 async def test_writers_wait_for_a_late_compaction_without_an_error(tmp_path: Path) -> None:
     """Where RocksDB would put the trio thread to sleep, the transaction waits and runs again."""
     options = database_options(rocksdict.DBRecoveryMode.point_in_time())
