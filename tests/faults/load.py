@@ -116,11 +116,11 @@ class Client(threading.Thread):
         assert not self.is_alive(), f"the client of {self.run_id} hangs"
 
 
-def wait_for_load(clients: Iterable[Client]) -> None:
+def wait_for_load(clients: Iterable[Client], seconds: float = 60) -> None:
     """Until each client has got one more acknowledgement."""
     for client in clients:
         before = len(client.ledger.acknowledged)
-        wait_for(lambda c=client, b=before: len(c.ledger.acknowledged) > b, 60)
+        wait_for(lambda c=client, b=before: len(c.ledger.acknowledged) > b, seconds)
 
 
 class Exchange:

@@ -23,6 +23,9 @@ from tests.until import wait_for
 
 ROUNDS, AWAY_S = (5, 10.0) if AT_LENGTH else (1, 1.5)
 
+STARTS_S = 240.0
+"""Three brokers that start at once, recover their logs and elect leaders, on a machine that is busy."""
+
 
 @pytest.fixture
 def cluster(kafka_jars: None, tmp_path: Path) -> Iterator[Cluster]:
@@ -52,7 +55,7 @@ def kill(nodes: list[Broker], clients: list[Client]) -> None:
         assert acknowledged(clients) == before
     for node in nodes:
         node.launch()
-    wait_for_load(clients)
+    wait_for_load(clients, STARTS_S)
 
 
 def values_of(opened: reader.Reader, run: str) -> list[float]:
