@@ -320,12 +320,15 @@ class KafkaProducer:
             return
         full = self._full_partitions()
         staying: list[_Frame] = []
+        staying_keys: set[bytes] = set()
         messages: dict[int, list[dict[str, Any]]] = {}
         most_bytes, most_records = _TURN_BYTES, _TURN_RECORDS
         while gathered and most_bytes > 0 and most_records > 0:
             frame = gathered[0]
-            if frame.partition in full and not frame.sent:
+            # By its key, too: once the topic has more partitions, a later frame of the run may seem to be of another one.
+            if (frame.partition in full or frame.key in staying_keys) and not frame.sent:
                 staying.append(gathered.popleft())
+                staying_keys.add(frame.key)
                 continue
             if not frame.sent:
                 self._in_flight += 1
