@@ -440,4 +440,3 @@ async def test_the_bare_app_has_quotas_too(mock_clock: MockClock, tmp_path: Path
                     assert replies == []
                     await settle(mock_clock, 0.5)
                 assert replies == [OK]
-        assert served.frontier.shared.accounts.of("ci", read_quota("connections=1")) is not None
