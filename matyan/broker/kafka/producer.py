@@ -271,7 +271,8 @@ class KafkaProducer:
         self.budget.queue(size)
         self._number += 1
         count = self._partition_count()
-        partition = (murmur2(key) & 0x7FFFFFFF) % count if count else 0
+        # With the count in it: so no frame gets before an older one of its run when partitions are added.
+        partition = (count << 32) + (murmur2(key) & 0x7FFFFFFF) % count if count else 0
         frame = _Frame(self._number, key, partition, values, size, on_done)
         self._frames += 1
         self._records += len(values)
