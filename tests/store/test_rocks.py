@@ -23,7 +23,7 @@ from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import Snapshot, Transaction
 from matyan.store.rocks import RocksStore, open_rocks
 from matyan.store.rocks.database import database_options, write_options
-from matyan.store.rocks.store import _QUICK_SYNC_S, _STILL_SHARE
+from matyan.store.rocks.store import _QUICK_SYNC_S, _SMALL_BYTES, _STILL_SHARE
 from tests.small_disk import SIZE, small_disk
 
 __all__ = ["small_disk"]
@@ -412,7 +412,9 @@ async def test_a_sole_writer_lets_others_have_turns_and_can_be_cancelled(
 SLEEP_S = 0.01
 
 
-def time_slept(run_preloaded: Callable[..., list[str]], share: float) -> tuple[int, int, float]:
+def time_slept(
+    run_preloaded: Callable[..., list[str]], share: float, size: int = 100
+) -> tuple[int, int, float]:
     """How often a disk that sleeps at random made a sole writer's event loop sleep, and how often its thread; the seconds of it all."""
     lines = run_preloaded(
         """
@@ -420,7 +422,7 @@ def time_slept(run_preloaded: Callable[..., list[str]], share: float) -> tuple[i
             store = open_rocks(Path(sys.argv[1]))
             began = time.perf_counter()
             for i in range(300):
-                await put(store, i)
+                await put(store, i, int(sys.argv[4]))
             with open(sys.argv[2], "a") as file:
                 file.write(f"{time.perf_counter() - began}\\n")
             await store.aclose()
@@ -428,6 +430,7 @@ def time_slept(run_preloaded: Callable[..., list[str]], share: float) -> tuple[i
         trio.run(main)
         """,
         share,
+        size,
         MATYAN_TEST_SLEEP=str(round(SLEEP_S * 1e6)),
     )
     (took,) = (float(line) for line in lines if line[:1].isdigit())
@@ -451,6 +454,14 @@ def test_that_test_fails_when_the_loop_never_leaves_it_to_the_thread(
     loop, thread, took = time_slept(run_preloaded, inf)
     assert (loop - 1) * (SLEEP_S - _QUICK_SYNC_S) > _STILL_SHARE * took
     assert thread < loop
+
+
+def test_the_loop_never_waits_for_the_sync_of_a_large_commit(
+    run_preloaded: Callable[..., list[str]],
+) -> None:
+    """It has other things to do meanwhile."""
+    loop, thread, _ = time_slept(run_preloaded, inf, size=2 * _SMALL_BYTES)
+    assert loop == 0 < thread
 
 
 def test_what_is_not_synced_is_not_seen_outside(run_preloaded: Callable[..., list[str]]) -> None:

@@ -50,10 +50,12 @@ _TURN_S: Final = 0.01
 
 _STALL_POLL_S: Final = 0.005
 
+_SMALL_BYTES: Final = 16 << 10
 _QUICK_SYNC_S: Final = 0.001
 _STILL_SHARE: Final = 0.02
-"""For a sole writer the event loop itself syncs: to hand that to a thread, and to be woken by it, costs more than most disks take
-for it. What a sync takes beyond _QUICK_SYNC_S holds everybody up: then the thread syncs, until all that was this share of the time."""
+"""For a sole writer of small commits the event loop itself syncs: to hand that to a thread, and to be woken by it, costs more than most
+disks take for it. While a large one is synced, which takes longer, the loop has the next frames to read. What a sync takes beyond
+_QUICK_SYNC_S holds everybody up: then the thread syncs, until all that was this share of the time."""
 
 
 def _at_once(body: Callable[[Transaction], T], tr: Transaction) -> Generator[None, None, T]:
@@ -136,7 +138,7 @@ class RocksStore:
                 transaction = RocksTransaction(await self._usable(), self._folder, self._known)
                 self._readers += 1  # it holds iterators while others have a turn
                 try:
-                    result, wrote = await _taking_turns(self._attempt(transaction, body))
+                    result, size = await _taking_turns(self._attempt(transaction, body))
                     break
                 except Stalled:
                     pass
@@ -147,9 +149,9 @@ class RocksStore:
             self._transacting = False
             if self._next:
                 self._next.unpark()
-        if wrote and self._sync:
+        if size and self._sync:
             self._written += 1
-            self._sync_here_if_quick()
+            self._sync_here_if_quick(size)
         if self._written > self._synced:
             await self._durable(self._written)
         elif time.perf_counter() >= self._turn_due:
@@ -162,8 +164,8 @@ class RocksStore:
         self,
         transaction: RocksTransaction,
         body: Callable[[Transaction], Generator[None, None, T]],
-    ) -> Generator[None, None, tuple[T, bool]]:
-        """Body and commit; returns the body's result and whether there was anything to write.
+    ) -> Generator[None, None, tuple[T, int]]:
+        """Body and commit; returns the body's result and how many bytes were written.
 
         Raises:
             Stalled: nothing was written, RocksDB wants a pause.
@@ -284,10 +286,10 @@ class RocksStore:
                 self._start_sync()
             await self._progress.park()
 
-    def _sync_here_if_quick(self) -> None:
-        """Syncs at once, without the thread, where no other writer can share the sync and the disk was quick lately."""
+    def _sync_here_if_quick(self, size: int) -> None:
+        """Syncs at once, without the thread, where no other writer can share the sync, the commit is small and the disk was quick lately."""
         before, self._writer = self._writer, trio.lowlevel.current_task()
-        if self._syncing or before is not self._writer:
+        if self._syncing or before is not self._writer or size > _SMALL_BYTES:
             return
         began = time.perf_counter()
         if began < self._aside_until:

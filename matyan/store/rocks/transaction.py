@@ -120,15 +120,15 @@ class RocksTransaction(Overlay):
         options.set_iterate_upper_bound(end)
         return self._database.iter(options)
 
-    def commit(self) -> Generator[None, None, bool]:
-        """Writes it all at its end, or nothing; returns whether there was anything to write. Yields now and then.
+    def commit(self) -> Generator[None, None, int]:
+        """Writes it all at its end, or nothing; returns how many bytes. Yields now and then.
 
         Raises:
             Stalled: nothing was written, RocksDB wants a pause.
         """
         writes = self._writes
         if not writes and not self._begins:
-            return False
+            return 0
         batch = rocksdict.WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
         try:
@@ -149,6 +149,7 @@ class RocksTransaction(Overlay):
                     else:
                         put(key, value)
                 yield
+            size = batch.size_in_bytes()
             self._database.write(batch)
         except Exception as error:
             raise translated(error, self._folder) from error
@@ -156,7 +157,7 @@ class RocksTransaction(Overlay):
             self._known.clear()
         for key in self._known.keys() & writes.keys():
             self._know(key, writes[key])
-        return True
+        return size
 
     def _deleting_ranges(self, batch: rocksdict.WriteBatch) -> Iterator[None]:
         """Puts the cleared ranges into `batch`, with a pause after each that holds something."""
