@@ -391,7 +391,7 @@ async def test_a_sole_writer_lets_others_have_turns_and_can_be_cancelled(
             turns += 1
 
     async def write_until(done: Callable[[], bool]) -> None:
-        for number in range(2_000):
+        for number in range(20_000):
             await put(store, number)
             if done():
                 return
