@@ -88,6 +88,39 @@ def test_it_means_what_python_means(text: str, holds: bool) -> None:
     assert matches(text) is holds
 
 
+TEXT, LIST = "('a' * 1000000)", "([0] * 65536)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Each operation pays for the size of what it makes or looks at: gigabytes, or minutes, otherwise.
+        f"[{TEXT} for i in range(20000)]",
+        f"[{LIST} for i in range(20000)]",
+        f"[t[1:] for t in [{TEXT}] for i in range(20000)]",
+        f"[''.join([t, 'b']) for t in [{TEXT}] for i in range(20000)]",
+        f"[t == u for t in [{TEXT}] for u in [{TEXT}] for i in range(20000)]",
+        f"[u in [t] for t in [{TEXT}] for u in [{TEXT}] for i in range(20000)]",
+        f"[u in (v for v in [t]) for t in [{TEXT}] for u in [{TEXT}] for i in range(20000)]",
+        f"['b' in t for t in [{TEXT}] for i in range(20000)]",
+        f"[1 in t for t in [{LIST}] for i in range(20000)]",
+        "['b' in r for r in [range(65536)] for i in range(20000)]",
+        "[math.fsum(r) for r in [range(65536)] for i in range(20000)]",
+        f"([{LIST}] * 65536) == ([{LIST}] * 65536)",
+        f"sorted([[{LIST}] * 9, [{LIST}] * 9])",
+        f"max([{LIST}] * 9)",
+        "set([(0,) * 65536] * 9) or [(((0,) * 65536,) * 65536) in {}]",
+        f"[{LIST}].count({LIST}) + ([{LIST}] * 65536).index([{LIST}])",
+        f"{TEXT}.rfind('a' * 250000 + 'b' + 'a' * 250000)",
+        "{i * (2 ** 61 - 1) for i in range(20000)}",
+        "[{i * (2 ** 61 - 1): 1 for i in range(20000)}]",
+    ],
+)
+def test_what_a_step_costs_is_paid_for(text: str) -> None:
+    with pytest.raises(EvaluationError, match="it takes more than"):
+        matches(text)
+
+
 @pytest.mark.parametrize(("offset", "hour"), [(0, 0), (-240, -4), (300, 5)])
 def test_a_date_is_the_callers(offset: int, hour: int) -> None:
     """A naive one is UTC + 60 * offset seconds, where the offset is JavaScript's: -240 in UTC+4."""

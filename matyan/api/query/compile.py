@@ -20,6 +20,7 @@ from matyan.api.query.values import (
     items,
     method,
     name_of,
+    subscript,
     truth,
 )
 
@@ -79,7 +80,7 @@ class _Compiler:
 
     def _set(self, node: ast.Set) -> Closure:
         parts = self._each(node.elts)
-        return lambda names, budget: {part(names, budget) for part in parts}
+        return lambda names, budget: {budget.hashed(part(names, budget)) for part in parts}
 
     def _dict(self, node: ast.Dict) -> Closure:
         # No key may be None: that is `**`, which is refused.
@@ -89,7 +90,7 @@ class _Compiler:
             if key is not None
         ]
         return lambda names, budget: {
-            key(names, budget): value(names, budget) for key, value in pairs
+            budget.hashed(key(names, budget)): value(names, budget) for key, value in pairs
         }
 
     # --- operators -----------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ class _Compiler:
     def _binop(self, node: ast.BinOp) -> Closure:
         function = binary(type(node.op).__name__)
         left, right = self.of(node.left), self.of(node.right)
-        return lambda names, budget: function(left(names, budget), right(names, budget))
+        return lambda names, budget: function(budget, left(names, budget), right(names, budget))
 
     def _compare(self, node: ast.Compare) -> Closure:
         first = self.of(node.left)
@@ -127,7 +128,7 @@ class _Compiler:
             left, holds = first(names, budget), True
             for function, part in rest:
                 right = part(names, budget)
-                holds = function(left, right)
+                holds = function(budget, left, right)
                 if not holds:
                     break
                 left = right
@@ -152,8 +153,7 @@ class _Compiler:
         owner, key = self.of(node.value), self.of(node.slice)
 
         def found(names: Names, budget: Budget) -> Any:
-            value, at = owner(names, budget), key(names, budget)
-            return value.item(at) if isinstance(value, Node) else value[at]
+            return subscript(budget, owner(names, budget), key(names, budget))
 
         return found
 
@@ -223,7 +223,7 @@ class _Compiler:
 
     def _setcomp(self, node: ast.SetComp) -> Closure:
         made = self._listcomp(node)
-        return lambda names, budget: set(made(names, budget))
+        return lambda names, budget: {budget.hashed(item) for item in made(names, budget)}
 
     def _dictcomp(self, node: ast.DictComp) -> Closure:
         key, value = self.of(node.key), self.of(node.value)
@@ -234,7 +234,7 @@ class _Compiler:
             for inner in loops(names, budget):
                 if len(found) >= MOST_ITEMS:
                     raise EvaluationError(f"more than {MOST_ITEMS:,} items")
-                found[key(inner, budget)] = value(inner, budget)
+                found[budget.hashed(key(inner, budget))] = value(inner, budget)
             return found
 
         return made

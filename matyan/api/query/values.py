@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -53,6 +54,45 @@ class Budget:
         self.left -= steps
         if self.left < 0:
             raise EvaluationError(f"it takes more than {MOST_STEPS:,} steps")
+
+    def copied(self, value: Any) -> Any:
+        """The value; the budget pays for what an operation made of it: time, and the memory that a query may hold on to."""
+        if isinstance(value, str):
+            self.spend(len(value) >> 6)
+        elif isinstance(value, _HOLDERS):
+            self.spend(len(value) >> 3)
+        return value
+
+    def compared(self, value: Any, times: int = 1) -> Any:
+        """The value; the budget pays for comparing it so often."""
+        if isinstance(value, (str, *_HOLDERS)):
+            self.spend(times * _weight(value))
+        return value
+
+    def hashed(self, value: Any) -> Any:
+        """The value; the budget pays for looking it up, or putting it, in a set or a dict."""
+        if isinstance(value, int) and abs(value) >= _HASH_MODULUS:
+            self.spend(64)  # any number of those may share one hash
+        return self.compared(value)
+
+
+_HOLDERS: Final = (list, tuple, set, frozenset, dict)
+_HASH_MODULUS: Final = sys.hash_info.modulus
+
+
+def _weight(value: Any) -> int:
+    """Steps that it takes at most to compare a value with any other: a list may hold the same one many times, at each level."""
+    total, rest = 0, [value]
+    while rest and total <= MOST_STEPS:
+        one = rest.pop()
+        if isinstance(one, str):
+            total += len(one) >> 6
+        elif isinstance(one, _HOLDERS):
+            total += len(one)
+            rest.extend(one)
+            if isinstance(one, dict):
+                rest.extend(one.values())
+    return total
 
 
 def items(value: Any, budget: Budget) -> Iterator[Any]:
@@ -136,10 +176,30 @@ def _minus(left: Any, right: Any) -> Any:
     return _numbers(operator.sub)(left, right)
 
 
-def contains(container: Any, item: Any) -> bool:
+def contains(budget: Budget, container: Any, item: Any) -> bool:
     if isinstance(container, Node):
         raise EvaluationError("it holds nothing that could be looked for")
+    if isinstance(container, str):
+        _search(budget, container, item)
+    elif isinstance(container, (set, frozenset, dict)):
+        budget.hashed(item)
+    elif isinstance(container, (list, tuple, range)):
+        budget.spend(len(container) >> 3)
+        budget.compared(item, len(container))
+    else:
+        return any(
+            found is item or found == budget.compared(item) for found in items(container, budget)
+        )
     return bool(item in container)
+
+
+def _search(budget: Budget, text: str, sought: Any) -> None:
+    """Pays for looking for a text in another one: at the worst each character is compared with each."""
+    budget.spend(len(text) * (1 + (len(sought) if isinstance(sought, str) else 0)) >> 10)
+
+
+def _ordered(function: Callable[[Any, Any], Any]) -> Callable[[Budget, Any, Any], Any]:
+    return lambda budget, left, right: function(budget.compared(left), right)
 
 
 BINARY: Final[dict[str, Callable[[Any, Any], Any]]] = {
@@ -158,23 +218,31 @@ UNARY: Final[dict[str, Callable[[Any], Any]]] = {
     "UAdd": operator.pos,
 }
 
-COMPARE: Final[dict[str, Callable[[Any, Any], Any]]] = {
-    "Eq": operator.eq,
-    "NotEq": operator.ne,
-    "Lt": operator.lt,
-    "LtE": operator.le,
-    "Gt": operator.gt,
-    "GtE": operator.ge,
-    "In": lambda left, right: contains(right, left),
-    "NotIn": lambda left, right: not contains(right, left),
-    "Is": operator.is_,
-    "IsNot": operator.is_not,
+COMPARE: Final[dict[str, Callable[[Budget, Any, Any], Any]]] = {
+    "Eq": _ordered(operator.eq),
+    "NotEq": _ordered(operator.ne),
+    "Lt": _ordered(operator.lt),
+    "LtE": _ordered(operator.le),
+    "Gt": _ordered(operator.gt),
+    "GtE": _ordered(operator.ge),
+    "In": lambda budget, left, right: contains(budget, right, left),
+    "NotIn": lambda budget, left, right: not contains(budget, right, left),
+    "Is": lambda budget, left, right: left is right,
+    "IsNot": lambda budget, left, right: left is not right,
 }
 
 
-def binary(name: str) -> Callable[[Any, Any], Any]:
+def binary(name: str) -> Callable[[Budget, Any, Any], Any]:
     function = BINARY[name]
-    return lambda left, right: _sized(function(left, right))
+    return lambda budget, left, right: budget.copied(_sized(function(left, right)))
+
+
+def subscript(budget: Budget, value: Any, at: Any) -> Any:
+    if isinstance(value, Node):
+        return value.item(at)
+    if isinstance(at, slice):
+        return budget.copied(value[at])
+    return value[budget.hashed(at)]
 
 
 # --- functions -------------------------------------------------------------------------------------
@@ -186,6 +254,9 @@ def _listed(make: Callable[[Iterable[Any]], Any]) -> Callable[..., Any]:
             return make(())
         (values,) = args
         found = list(islice(items(values, budget), MOST_ITEMS + 1))
+        if make is set:
+            for value in found:
+                budget.hashed(value)
         return make(_sized(found))
 
     return made
@@ -204,6 +275,8 @@ def _extreme(function: Callable[..., Any]) -> Callable[..., Any]:
         values = list(items(args[0], budget)) if len(args) == 1 else list(args)
         if not values and default is not ...:
             return default
+        for value in values:
+            budget.compared(value)
         return function(values)
 
     return found
@@ -222,6 +295,8 @@ def _sum(budget: Budget, values: Any, start: Any = 0) -> Any:
 def _sorted(budget: Budget, values: Any, reverse: Any = False) -> Any:
     found = list(items(values, budget))
     budget.spend(len(found) * max(1, len(found).bit_length()))
+    for value in found:
+        budget.compared(value, len(found).bit_length())
     return sorted(found, reverse=bool(reverse))
 
 
@@ -345,9 +420,7 @@ def _math(name: str) -> Callable[..., Any]:
     function = getattr(math, name)
 
     def called(budget: Budget, *args: Any) -> Any:
-        plain = [
-            list(items(arg, budget)) if isinstance(arg, (list, tuple)) else arg for arg in args
-        ]
+        plain = [list(items(arg, budget)) if isinstance(arg, Iterable) else arg for arg in args]
         return _sized(function(*plain))
 
     return called
@@ -446,15 +519,20 @@ def method(value: Any, name: str) -> Callable[..., Any] | None:
     bound = getattr(value, name)
 
     def called(budget: Budget, *args: Any, **named: Any) -> Any:
-        budget.spend(1 + len(value) // 64)
+        budget.spend(1 + (len(value) >> 4))
+        for arg in args:
+            if isinstance(value, str):
+                _search(budget, value, arg)
+            budget.compared(arg, len(value) if isinstance(value, (list, tuple)) else 1)
+            budget.hashed(arg)
         if name == "join":
             args = tuple(list(items(arg, budget)) for arg in args)
             _join_fits(value, args)
         elif name == "replace" and len(args) >= 2:
             _replacement_fits(value, *args[:2])
         elif name in ("items", "keys", "values"):
-            return list(bound(*args, **named))
-        return _sized(bound(*args, **named))
+            return budget.copied(list(bound(*args, **named)))
+        return budget.copied(_sized(bound(*args, **named)))
 
     return called
 
