@@ -303,11 +303,13 @@ class Connection:
                 self._send_farewell_if_answered()
         elif self._life is CLOSING:
             self._end_if_through()
-        elif says:
-            self._set_life(ENDING)
-            self._farewell = says
-            if wire.close_rcvd is not None:
-                self._deadline = now + CLOSE_WITHIN_S
+        else:
+            if says:
+                self._set_life(ENDING)
+                self._farewell = says
+                if wire.close_rcvd is not None:
+                    self._deadline = now + CLOSE_WITHIN_S
+            # Also when it ended before: what was at hand then, in a thread or waiting for its turn, may be through.
             self._send_farewell_if_answered()
 
     def _take_events(self, now: float) -> None:
@@ -540,6 +542,11 @@ class Connection:
         elif now >= self._deadline:
             self._deadline = inf
             self._wire.fail(*self._goodbye)
+            if self._reading is NO_ROOM:
+                # What waits was not taken, and is not any more.
+                self._event = None
+                self._intake.forget(self)
+                self._set_reading(HELD_BACK)
             self._continue()
 
     def _sweep_closing(self, now: float) -> None:

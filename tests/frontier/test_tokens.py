@@ -10,10 +10,11 @@ import trio
 from quart.testing.connections import WebsocketDisconnectError
 
 from matyan.frontier.app import create_app
-from matyan.frontier.lane import SWEEP_EVERY_S
+from matyan.frontier.lane import LEAVE_WITHIN_S, SWEEP_EVERY_S
 from matyan.service.tokens import Token, Tokens
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
+from tests.frontier.hand import HandProducer
 from tests.tokens import add, basic, revoke
 
 TAG = b'{"type":"add_tag","tag_name":"%d"}'
@@ -108,6 +109,47 @@ async def test_a_client_that_never_waits_cannot_stay(served: Served, file: Path)
             was_taken = not waiting.cancelled_caught
             served.producer.deliver()
             assert (await goes.reply())["status"] == "ok"
+        assert await goes.close_code() == 1008
+
+
+async def test_a_message_that_waits_for_room_does_not_keep_a_socket(file: Path) -> None:
+    """It is not taken, and its connection ends as any other does: with a close frame, and before there is room."""
+    token = add(file, "ci", "write")
+    add(file, "other", "admin")
+    producer = HandProducer(1 << 20)
+    async with (
+        a_frontier(producer, Settings(tokens_file=str(file))) as served,
+        trio.open_nursery() as nursery,
+    ):
+        producer.produce(b"run-2", [bytes(1 << 20)], lambda _: None)
+        goes = await connected(served, "ci", token)
+        nursery.start_soon(goes.send, TAG.replace(b"%d", b"x" * 400_000))
+        await trio.sleep(0.1)
+        revoke(file, "ci")
+        with trio.fail_after(WITHIN_S):
+            # By hand: the rest of the message goes out at the same time.
+            assert b"the token ci was revoked" in await goes.stream.receive_some()
+            while served.frontier.lane.connections:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_message_that_a_thread_looks_at_does_not_keep_a_socket(
+    served: Served, file: Path
+) -> None:
+    """However long that takes: the connection ends then."""
+    goes = await connected(served, "ci", add(file, "ci", "write"))
+    threads = trio.to_thread.current_default_thread_limiter()
+    owners = [object() for _ in range(int(threads.total_tokens))]
+    for owner in owners:
+        await threads.acquire_on_behalf_of(owner)
+    await goes.send(TAG.replace(b"%d", b"x" * (2 << 20)))
+    await trio.sleep(0.1)
+    revoke(file, "ci")
+    await trio.sleep(LEAVE_WITHIN_S + 2 * SWEEP_EVERY_S)
+    for owner in owners:
+        threads.release_on_behalf_of(owner)
+    with trio.fail_after(WITHIN_S):
         assert await goes.close_code() == 1008
 
 
