@@ -108,6 +108,8 @@ def parse(text: bytes) -> dict[str, Token]:
     """
     try:
         rows = json.loads(text)["tokens"]
+        if not isinstance(rows, list):
+            raise TypeError  # empty, it would be no tokens, and shut everybody out
         tokens = [_token(row) for row in rows]
     except (ValueError, RecursionError) as error:
         if isinstance(error, _Wrong):

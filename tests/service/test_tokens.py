@@ -75,6 +75,7 @@ def test_half_a_file_is_none() -> None:
     "text",
     [
         *("", "null", "[]", "{}", "[[]]", '{"tokens": null}', '{"tokens": {}x', '{"tokens": [1]}'),
+        *('{"tokens": {}}', '{"tokens": ""}'),
         *('{"tokens": "x"}', '{"tokens": [null]}', '{"tokens": [[]]}', "[" * 100_000, "\xff"),
         *('{"tokens": {"ci": {}}}', '{"tokens": [' + "9" * 10_000 + "]}"),
         *(
