@@ -9,6 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from werkzeug.datastructures import MultiDict
+
 from matyan.errors import MatyanError
 
 CODES: Final = {
@@ -64,6 +66,11 @@ def flag(args: Mapping[str, str], name: str, default: bool) -> bool:
     if text in _TRUE or text in _FALSE:
         return text in _TRUE
     raise Refused(422, f"{name}: expected true or false, got {args[name][:50]!r}.")
+
+
+def several(args: MultiDict[str, str], name: str) -> list[str]:
+    """What a parameter that may be repeated says; an empty one says nothing."""
+    return [text for text in args.getlist(name) if text.strip()]
 
 
 def whole(args: Mapping[str, str], name: str, default: int, *, least: int = 0) -> int:
@@ -127,9 +134,14 @@ def body(data: bytes | str) -> Any:
         Refused: it is none.
     """
     try:
-        return json.loads(data)
+        text = data.decode() if isinstance(data, bytes) else data
+        asked = json.loads(text)
+        if "\\u" in text:
+            # Half of a surrogate pair can be escaped, and can be written nowhere.
+            json.dumps(asked, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise Refused(400, "The body is not JSON.") from None
+        raise Refused(400, "The body is not JSON in UTF-8.") from None
+    return asked
 
 
 def members(data: bytes | str, **types: type | tuple[type, ...]) -> dict[str, Any]:

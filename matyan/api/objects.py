@@ -218,15 +218,14 @@ def _text(fields: dict[str, Any], uris: _Uris, at: int) -> dict[str, Any]:
 def _figure(fields: dict[str, Any], uris: _Uris, at: int) -> dict[str, Any]:
     """The web app parses the text and sets its layout's autosize: strict JSON with a layout."""
     data = fields.get("data")
-    if isinstance(data, str):
-        try:
-            data = json.loads(data)
-        except (ValueError, RecursionError):
-            data = None
+    try:
+        data = finite(json.loads(data) if isinstance(data, str) else data)
+    except (ValueError, RecursionError):
+        data = None
     figure = dict(data) if isinstance(data, dict) else {"data": []}
     if not isinstance(figure.get("layout"), dict):
         figure["layout"] = {}
-    return {"data": json.dumps(finite(figure), ensure_ascii=False), "index": at}
+    return {"data": json.dumps(figure), "index": at}
 
 
 def _distribution(fields: dict[str, Any], uris: _Uris, at: int) -> dict[str, Any]:

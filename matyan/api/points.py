@@ -45,7 +45,7 @@ def trace(
     found: dict[str, Any] = {
         "name": info.name,
         "context": run.context(info),
-        "slice": [steps[0], steps[-1] + 1, most],
+        "slice": [steps[0], _behind(steps[-1]), most],
         "values": numpy(points.values_bytes()),
         "iters": numpy(points.steps_as_doubles()),
         "epochs": numpy(points.epochs_as_doubles()),
@@ -77,7 +77,7 @@ def _along(
     steps = array("q", points.steps_bytes())
     if info is None or not steps:
         return {}
-    there = read(run, info, (steps[0], steps[-1] + 1))
+    there = read(run, info, (steps[0], _behind(steps[-1])))
     at = dict(zip(array("q", there.steps_bytes()), array("d", there.values_bytes()), strict=True))
     found = [step for step in steps if step in at]
     if not found:
@@ -86,3 +86,8 @@ def _along(
         "x_axis_values": numpy(array("d", [at[step] for step in found]).tobytes()),
         "x_axis_iters": numpy(array("d", found).tobytes()),
     }
+
+
+def _behind(step: int) -> int | None:
+    """The end of a range that ends with the step; None behind the last step that there can be."""
+    return None if step == (1 << 63) - 1 else step + 1

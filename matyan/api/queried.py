@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final
 
-from matyan._codec import context_text
 from matyan.api.query import EvaluationError, Node
 from matyan.api.query.values import Texts
 from matyan.api.runs import METRIC, RunView, text
@@ -67,12 +66,11 @@ class _Metrics(Node):
 
     def item(self, key: Any) -> Any:
         name, context = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
-        for info in self._run.of_kind(METRIC):
-            if info.name != name:
-                continue
-            if context is None or context_text(context) == context_text(self._run.context(info)):
-                return QueriedSequence(self._run, info)
-        return _Nothing()
+        if context is None:
+            info = next(iter(self._run.metrics_by_name.get(name, ())), None)
+        else:
+            info = self._run.find(METRIC, name, context)
+        return _Nothing() if info is None else QueriedSequence(self._run, info)
 
 
 class _Nothing(Node):

@@ -167,11 +167,24 @@ class RunView:
 
     def find(self, kind: str, name: str, context: dict[str, Any]) -> SequenceInfo | None:
         """The sequence of this kind, name and context, by the context's canonical text: `true`, 1 and 1.0 are three."""
-        wanted = context_text(context)
-        for info in self.of_kind(kind):
-            if info.name == name and context_text(self.context(info)) == wanted:
-                return info
-        return None
+        try:
+            return self._by_identity.get((kind, name, context_text(context)))
+        except RecursionError:  # nested deeper than any that is stored
+            return None
+
+    @cached_property
+    def _by_identity(self) -> dict[tuple[str | None, str, str], SequenceInfo]:
+        return {
+            (kind_of(info), info.name, context_text(self.context(info))): info
+            for info in self.traces
+        }
+
+    @cached_property
+    def metrics_by_name(self) -> dict[str, list[SequenceInfo]]:
+        found: dict[str, list[SequenceInfo]] = {}
+        for info in self.of_kind(METRIC):
+            found.setdefault(info.name, []).append(info)
+        return found
 
     def overview(self, kinds: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Name, context and last value of the sequences, by kind; each of `kinds` has a list."""

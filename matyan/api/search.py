@@ -7,7 +7,7 @@ says narrows what is looked at; the expression decides.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,7 +22,8 @@ from matyan.api.runs import METRIC, RunView, View, paged, text
 from matyan.rules.sequences import SequenceInfo
 
 _PROGRESS_S: Final = 0.5
-_PULSE_S: Final = 0.1
+_MOST_POINTS: Final = 2_000_000
+"""Of one run, which is one object of the stream: 64 MB."""
 
 SORTS: Final[dict[str, Callable[[RunView], Any]]] = {
     "run": lambda run: text(run.meta, "name"),
@@ -81,23 +82,23 @@ class _Match:
 
 def _matches(
     view: View, query: Query, subject: str | None, runs: Iterable[str], failures: _Failures
-) -> Iterator[_Match | None]:
-    """The runs that match, and None for each that does not. subject: the kind of sequence that the query is about."""
-    for name in runs:
+) -> Iterator[tuple[int, _Match | None]]:
+    """How many runs were looked at, and a match or, as often as there was anything to judge, None. subject: the kind of sequence that
+    the query is about."""
+    for checked, name in enumerate(runs, 1):
         run = view.run(name)
-        yield _match(run, query, subject, failures) if run.is_there else None
-
-
-def _match(run: RunView, query: Query, subject: str | None, failures: _Failures) -> _Match | None:
-    asked = QueriedRun(run)
-    if subject is None:
-        return _Match(run) if _holds(query, failures, run, asked, None) else None
-    found = [
-        info
-        for info in run.of_kind(subject)
-        if _holds(query, failures, run, asked, QueriedSequence(run, info))
-    ]
-    return _Match(run, found) if found else None
+        match = None
+        if run.is_there and subject is None:
+            if _holds(query, failures, run, QueriedRun(run), None):
+                match = _Match(run)
+        elif run.is_there:
+            asked, found = QueriedRun(run), []
+            for info in run.of_kind(subject or METRIC):
+                if _holds(query, failures, run, asked, QueriedSequence(run, info)):
+                    found.append(info)
+                yield checked, None
+            match = _Match(run, found) if found else None
+        yield checked, match
 
 
 def _holds(
@@ -119,19 +120,27 @@ def _stream(
     query: Query,
     subject: str | None,
     found: list[str],
-    shown: Callable[[_Match], bytes],
+    shown: Callable[[_Match], Iterator[bytes]],
     *,
     limit: int = 0,
     reported: bool,
 ) -> Iterator[bytes]:
     """
+    Args:
+        shown: yields b"" while it reads, and in the end the records of a match, if there are any.
+
     Raises:
         Refused: nothing matched, and on some runs the query failed; nothing was yielded then.
     """
     failures, progress = _Failures(), Progress(len(found), reported=reported)
-    sent, pulse = 0, time.monotonic()
-    for checked, match in enumerate(_matches(view, query, subject, found, failures), 1):
-        if match is not None and (records := shown(match)):
+    sent = 0
+    for checked, match in _matches(view, query, subject, found, failures):
+        records = b""
+        if match is not None:
+            for records in shown(match):
+                if not records:
+                    yield b""
+        if records:
             # The status of the answer is held until something matches: then it is a success.
             if not sent:
                 yield progress.told(0, now=True)
@@ -139,11 +148,8 @@ def _stream(
             yield records + progress.told(checked, now=True)
             if sent == limit:
                 break
-        elif sent:
-            yield progress.told(checked)
-        elif (now := time.monotonic()) > pulse + _PULSE_S:
-            pulse = now
-            yield b""
+        else:
+            yield progress.told(checked) if sent else b""
     if not sent and failures.count:
         raise Refused(
             400,
@@ -170,51 +176,43 @@ def runs(
         Refused: the run at the offset is not there; or as `_stream`.
     """
     found = candidates(view, query)
+    if offset and offset not in found:
+        # It may not match any more: what comes behind it is known all the same.
+        if view.run(offset).created_at is None:
+            raise Refused(
+                404, f"The run {offset} is not there any more: search again from the beginning."
+            )
+        found = view.by_date([*found, offset])
     if sort:
-        found = _sorted(view, found, sort)
-    if offset:
-        if offset not in found:
-            found = _behind(view, found, offset, sort)
-        else:
-            found = [*paged(found, offset, 0)]
+        found = yield from _sorted(view, found, sort)
+    found = [*paged(found, offset, 0)]
 
-    def shown(match: _Match) -> bytes:
+    def shown(match: _Match) -> Iterator[bytes]:
         run = match.run
         answer = {
             "params": run.params(skip_system=skip_system) if params else {},
             "traces": {METRIC: run.metrics() if traces else []},
             "props": run.props(),
         }
-        return tree_records(run.run, answer)
+        yield tree_records(run.run, answer)
 
+    # The offset's own run is never among them: it is before the first.
     yield from _stream(view, query, None, found, shown, limit=limit, reported=reported)
 
 
-def _sorted(view: View, found: list[str], sort: tuple[tuple[str, bool], ...]) -> list[str]:
+def _sorted(
+    view: View, found: list[str], sort: tuple[tuple[str, bool], ...]
+) -> Generator[bytes, None, list[str]]:
+    """Yields b"" while it reads; returns them in this order."""
     order = [(SORTS[name], descending) for name, descending in sort]
-    keyed = [
-        ([key(run) for key, _ in order], run.run) for run in map(view.run, found) if run.is_there
-    ]
+    keyed = []
+    for run in map(view.run, found):
+        keyed.append(([key(run) for key, _ in order], run.run))
+        yield b""
     # By the last field first: each sort keeps the order of the one before.
     for place in reversed(range(len(order))):
         keyed.sort(key=lambda row: row[0][place], reverse=order[place][1])
     return [run for _, run in keyed]
-
-
-def _behind(
-    view: View, found: list[str], offset: str, sort: tuple[tuple[str, bool], ...]
-) -> list[str]:
-    """What comes behind a run that does not match any more, in the order by date.
-
-    Raises:
-        Refused: it is not there, or the order is another one.
-    """
-    at = view.run(offset).created_at
-    if at is None or sort:
-        raise Refused(
-            404, f"The run {offset} is not there any more: search again from the beginning."
-        )
-    return [run for run in found if ((view.run(run).created_at or 0.0), run) < (at, offset)]
 
 
 def metrics(
@@ -232,18 +230,21 @@ def metrics(
         Refused: as `_stream`.
     """
 
-    def shown(match: _Match) -> bytes:
-        run = match.run
-        found = [points.trace(run, info, most, x_axis) for info in match.sequences]
-        traces = [one for one in found if one is not None]
+    def shown(match: _Match) -> Iterator[bytes]:
+        run, traces = match.run, []
+        fair = max(1, min(most, _MOST_POINTS // len(match.sequences)))
+        for info in match.sequences:
+            if (one := points.trace(run, info, fair, x_axis)) is not None:
+                traces.append(one)
+            yield b""
         if not traces:
-            return b""
+            return
         answer = {
             "params": run.params(skip_system=skip_system),
             "traces": traces,
             "props": run.props(),
         }
-        return tree_records(run.run, answer)
+        yield tree_records(run.run, answer)
 
     yield from _stream(view, query, METRIC, candidates(view, query), shown, reported=reported)
 
@@ -263,19 +264,21 @@ def kind(
         Refused: as `_stream`.
     """
 
-    def shown(match: _Match) -> bytes:
-        run = match.run
-        found = [(info, objects.sampled(run, kind, info, wish)) for info in match.sequences]
-        there = [(info, one) for info, one in found if one is not None]
+    def shown(match: _Match) -> Iterator[bytes]:
+        run, there = match.run, []
+        for info in match.sequences:
+            if (one := objects.sampled(run, kind, info, wish)) is not None:
+                there.append((info, one))
+            yield b""
         if not there:
-            return b""
+            return
         answer = {
             "params": run.params(skip_system=skip_system),
             "traces": [objects.trace(run, info, one) for info, one in there],
             "props": run.props(),
             "ranges": objects.ranges(kind, [one for _, one in there], wish),
         }
-        return tree_records(run.run, answer)
+        yield tree_records(run.run, answer)
 
     yield from _stream(view, query, kind, candidates(view, query), shown, reported=reported)
 

@@ -44,7 +44,9 @@ class Served:
     """Its name stands in the URIs of artifacts."""
 
 
-async def streamed(served: Served, rows: Rows) -> Response:
+async def streamed(
+    served: Served, rows: Rows, content_type: str = "application/octet-stream"
+) -> Response:
     """An answer that is read while it is sent.
 
     Raises:
@@ -52,7 +54,7 @@ async def streamed(served: Served, rows: Rows) -> Response:
     """
     # Whether the client of this request has gone: the server says so, where it can.
     is_gone: Gone = request.scope.get("state", {}).get("is_gone", lambda: False)
-    return octets(await served.reads.stream(rows, is_gone))
+    return octets(await served.reads.stream(rows, is_gone), content_type)
 
 
 def octets(body: AsyncIterator[bytes], content_type: str = "application/octet-stream") -> Response:

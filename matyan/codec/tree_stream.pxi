@@ -72,6 +72,15 @@ cdef int tree_int(Buffer *b, Buffer *path, number) except -1:
     return 0
 
 
+cdef str name_beside(str name, dict siblings):
+    # One path must not stand for two values: the web app's decoder dies of that, too.
+    if not name:
+        name = NAMELESS
+        while name in siblings:
+            name += "_"
+    return name
+
+
 cdef int tree_value(Buffer *b, Buffer *path, value, int depth) except -1:
     cdef Py_ssize_t size, here = path.size, index
     if isinstance(value, float):
@@ -84,18 +93,16 @@ cdef int tree_value(Buffer *b, Buffer *path, value, int depth) except -1:
         tree_record(b, path, TYPE_BOOL, 1)[0] = 1 if value else 0
     elif isinstance(value, int):
         tree_int(b, path, value)
+    elif depth == 2 * MAX_NESTING and isinstance(value, (dict, list, tuple)):
+        tree_text(b, path, "[nested too deep]")  # the rest of the answer must not end here
     elif isinstance(value, dict):
-        if depth == 2 * MAX_NESTING:
-            raise ValueError("nested too deep")
         if not value:
             tree_record(b, path, TYPE_EMPTY, 0)
         for name, child in (<dict>value).items():
-            path_element(path, name)
+            path_element(path, name_beside(name, value) if isinstance(name, str) else name)
             tree_value(b, path, child, depth + 1)
             path.size = here
     elif isinstance(value, (list, tuple)):
-        if depth == 2 * MAX_NESTING:
-            raise ValueError("nested too deep")
         tree_record(b, path, TYPE_LIST, 0)
         for index, child in enumerate(value):
             path_element(path, index)

@@ -81,8 +81,10 @@ class Exchange:
     def is_gone(self) -> bool:
         """Whether the client has closed its side: an answer that takes long is for nobody then. Asked of the kernel, so what the
         client may have sent behind its request stays where it is."""
+        if (number := self.socket.fileno()) < 0:
+            return True  # closed on our side meanwhile
         asked = select.poll()
-        asked.register(self.socket.fileno(), select.POLLRDHUP)
+        asked.register(number, select.POLLRDHUP)
         return bool(asked.poll(0))
 
     def end(self, *, reusable: bool) -> None:

@@ -109,4 +109,7 @@ def _constants(op: ast.cmpop, node: ast.expr) -> list[Any] | None:
 
 
 def _both(known: list[str] | None, more: list[str]) -> list[str]:
-    return more if known is None else [text for text in known if text in more]
+    if known is None:
+        return more
+    wanted = set(more)
+    return [text for text in known if text in wanted]

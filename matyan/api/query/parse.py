@@ -120,6 +120,14 @@ def _names_archived(node: ast.AST) -> bool:
     )
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 _COMPREHENSIONS: Final = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _PLAIN: Final = (
     ast.BoolOp,
@@ -187,6 +195,8 @@ class _Checker:
                 raise self._refused(node, f"{type(node.value).__name__} is no value of a query")
             if isinstance(node.value, int) and node.value.bit_length() > MOST_BITS:
                 raise self._refused(node, f"an integer of more than {MOST_BITS:,} bits")
+            if isinstance(node.value, str) and not _is_unicode(node.value):
+                raise self._refused(node, "half of a surrogate pair is no character")
         elif isinstance(node, ast.Name):
             self._name(node, bound)
         elif isinstance(node, ast.Attribute):

@@ -239,7 +239,7 @@ def binary(name: str) -> Callable[[Budget, Any, Any], Any]:
 
 def subscript(budget: Budget, value: Any, at: Any) -> Any:
     if isinstance(value, Node):
-        return value.item(at)
+        return value.item(budget.compared(at))
     if isinstance(at, slice):
         return budget.copied(value[at])
     return value[budget.hashed(at)]

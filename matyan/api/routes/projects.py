@@ -45,7 +45,7 @@ def add(app: QuartTrio, served: Served) -> None:
 
     @app.get(f"{projects}/params")
     async def params() -> Response:
-        kinds = request.args.getlist("sequence") or [METRIC, *KINDS]
+        kinds = asked.several(request.args, "sequence") or [METRIC, *KINDS]
         with_params = not asked.flag(request.args, "exclude_params", False)
         return answer(
             await reads.one(lambda view: overview.params(view, kinds, with_params=with_params))

@@ -16,7 +16,7 @@ from matyan.api import asked, objects, points, search
 from matyan.api.archive import archive
 from matyan.api.asked import TIMEZONE, Refused
 from matyan.api.objects import WITH_BLOBS, Wish
-from matyan.api.plain import answer
+from matyan.api.plain import answer, dumped
 from matyan.api.query import Query, QueryError, parse
 from matyan.api.runs import KINDS, METRIC, RunView, View
 from matyan.api.served import BASE, Served, known, octets, streamed
@@ -28,6 +28,9 @@ _LOG_TAIL: Final = 200
 """Lines or records that are sent where no range is asked for."""
 _MOST_POINTS: Final = 1_000_000
 """What nobody draws; the SDK's backup asks for 50,000."""
+
+_MOST_BLOB_BYTES: Final = 128 << 20
+"""Of an image or an audio clip, which goes out as one record."""
 
 _LEVELS: Final = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "ERROR"}
 """The web app's page dies of a CRITICAL."""
@@ -45,7 +48,7 @@ def add(app: QuartTrio, served: Served) -> None:
 
     @app.get(f"{runs}/<run>/info")
     async def info(run: str) -> Response:
-        kinds = request.args.getlist("sequence") or [METRIC, *KINDS]
+        kinds = asked.several(request.args, "sequence") or [METRIC, *KINDS]
         skip_system = asked.flag(request.args, "skip_system", False)
 
         def body(view: View) -> dict[str, Any]:
@@ -72,17 +75,21 @@ def add(app: QuartTrio, served: Served) -> None:
         steps = asked.steps(request.args, "record_range")
         most = min(asked.whole(request.args, "record_density", 50, least=1), _MOST_POINTS)
 
-        def body(view: View) -> list[dict[str, Any]]:
-            one = known(view, run)
-            found = []
+        def rows(view: View) -> Iterator[bytes]:
+            # One metric after the other: all points of a run are more than memory should hold.
+            one, before = known(view, run), "["
             for name, context in wanted:
                 there = one.find(METRIC, name, context)
-                if there is not None:
-                    sampled = points.read(one, there, steps).sampled(most)
-                    found.append({"name": name, "context": context, **points.lists(sampled)})
-            return found
+                if there is None:
+                    yield b""
+                    continue
+                sampled = points.read(one, there, steps).sampled(most)
+                found = {"name": name, "context": context, **points.lists(sampled)}
+                yield (before + dumped(found)).encode()
+                before = ","
+            yield b"]" if before == "," else b"[]"
 
-        return answer(await reads.one(body))
+        return await streamed(served, rows, "application/json")
 
     for kind in KINDS:
         _add_kind(app, served, kind)
@@ -191,9 +198,11 @@ def _sort(text: str) -> tuple[tuple[str, bool], ...]:
         return ()
     try:
         wanted = json.loads(text)
-        return tuple(
-            (_known_sort(item["field"]), item.get("order", "asc") == "desc") for item in wanted
-        )
+        order: dict[str, bool] = {}
+        for item in wanted:
+            # A field's first mention decides.
+            order.setdefault(_known_sort(item["field"]), item.get("order", "asc") == "desc")
+        return tuple(order.items())
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise Refused(
             400,
@@ -222,7 +231,7 @@ def _alignment(body: object) -> tuple[str, list[tuple[str, list[Trace]]]]:
             for run in body["runs"]
         ]
         return _text(body["align_by"]), wanted
-    except (AssertionError, KeyError, TypeError, ValueError):
+    except (AssertionError, KeyError, OverflowError, TypeError, ValueError):
         raise Refused(
             422, "Expected {align_by, runs: [{run_id, traces: [{context, name, slice}]}]}."
         ) from None
@@ -236,8 +245,9 @@ def _text(value: object) -> str:
 
 def _trace(item: Any) -> Trace:
     name, context = asked.sequence(item)
-    first, last, most = item["slice"]
-    if not all(map(is_int64, (first, last, most))):
+    # As the stream had them: a step beyond 32 bits is a float there, or a text.
+    first, last, most = (None if part is None else int(part) for part in item["slice"])
+    if most is None or not all(part is None or is_int64(part) for part in (first, last, most)):
         raise ValueError(item)
     return name, context, (first, last), max(1, min(most, _MOST_POINTS))
 
@@ -289,13 +299,15 @@ def _add_blobs(app: QuartTrio, served: Served, kind: str) -> None:
 
 
 async def _blob(served: Served, key: str) -> bytes | None:
-    """The whole of a small blob; None where none was uploaded: the others of an answer are sent all the same."""
+    """The whole of a small blob; None where none was uploaded, or a large one: the others of an answer are sent all the same."""
     run, _, path = key.partition("/")
     try:
-        _, _, pieces = await served.blobs.open(run, path)
+        _, size, pieces = await served.blobs.open(run, path)
     except NotFound:
         return None
     async with aclosing(pieces):
+        if size > _MOST_BLOB_BYTES:
+            return None
         return b"".join([piece async for piece in pieces])
 
 
