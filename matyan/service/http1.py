@@ -18,8 +18,11 @@ import trio
 from matyan.parsing import HIGHEST_PORT
 from matyan.service.tls import Stream
 
-HEAD_BYTES = 16 << 10
-"""What a request's head may hold: nginx allows 8 KiB a line, node 16 KiB in all."""
+HEAD_BYTES = 64 << 10
+"""What a request's head may hold. nginx allows 8 KiB a line, node 16 KiB in all; but the web app names every selected run in a URL."""
+_TRAILER_BYTES = 16 << 10
+_PIECE_BYTES = 16 << 10
+"""Of one read."""
 HEAD_S = 10.0
 """A head must be complete within this time once it has begun; a new connection may say nothing for as long."""
 KEEP_ALIVE_S = 60.0
@@ -237,7 +240,7 @@ async def read_head(
             raise BadRequest(400, _NO_LINE)
         checked = len(data)
         with trio.move_on_at(deadline) as scope:
-            more = await stream.receive_some(HEAD_BYTES)
+            more = await stream.receive_some(_PIECE_BYTES)
         if scope.cancelled_caught:
             if not (first or has_begun):
                 return None
@@ -275,7 +278,7 @@ class Chunked:
         self._line = bytearray()
         self._left = 0
         self._expect = self._size_line
-        self._trailer_left = HEAD_BYTES
+        self._trailer_left = _TRAILER_BYTES
 
     def feed(self, data: bytes) -> int:
         """How many of these bytes are the body's.
@@ -321,7 +324,7 @@ class Chunked:
         _field(line.removesuffix(b"\r\n"))
         self._trailer_left -= len(line)
         if self._trailer_left < 0:
-            raise BadRequest(431, f"The trailer is longer than {HEAD_BYTES} bytes.")
+            raise BadRequest(431, f"The trailer is longer than {_TRAILER_BYTES} bytes.")
 
 
 # --- the answer ----------------------------------------------------------------------------------
@@ -364,7 +367,7 @@ async def linger(stream: trio.abc.HalfCloseableStream) -> None:
     with trio.move_on_after(LINGER_S):
         try:
             await stream.send_eof()
-            while await stream.receive_some(HEAD_BYTES):
+            while await stream.receive_some(_PIECE_BYTES):
                 pass
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass

@@ -66,6 +66,12 @@ def test_half_a_character_in_a_query_is_the_callers_fault(api: API, query: str) 
     api.json("GET", "runs/search/run", status=400, q=query.format("\\ud800"))
 
 
+def test_a_query_may_name_a_thousand_runs(api: API) -> None:
+    names = ",".join(f'"{number:032x}"' for number in range(1_000))
+    found = api.stream("runs/search/run", q=f'run.hash in ["hostile",{names}]')
+    assert [*found] == ["hostile"]
+
+
 def test_all_steps_are_sent_and_aligned(api: API) -> None:
     found = api.stream("runs/search/metric", q="metric.name == 'ends'", x_axis="ends")
     (trace,) = found["hostile"]["traces"]

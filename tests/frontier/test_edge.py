@@ -21,7 +21,7 @@ import matyan
 from matyan.frontier import lane
 from matyan.frontier.edge import drain
 from matyan.frontier.session import MAX_WAITING_FRAMES
-from matyan.service.http1 import parse_head
+from matyan.service.http1 import HEAD_BYTES, parse_head
 from matyan.settings import Settings
 from tests.frontier.conftest import RawClient, Served, a_frontier
 from tests.frontier.test_session import tag
@@ -471,7 +471,7 @@ async def test_a_head_that_never_ends_is_refused(mock_clock: MockClock) -> None:
 
 
 async def test_a_head_that_is_too_long_is_refused(served: Served) -> None:
-    answer = await served.talk(b"GET / HTTP/1.1\r\nX: " + b"x" * (20 << 10))
+    answer = await served.talk(b"GET / HTTP/1.1\r\nX: " + b"x" * HEAD_BYTES)
     assert answer.startswith(b"HTTP/1.1 431 ")
 
 
