@@ -1,4 +1,4 @@
-"""JSON answers: strict, with null for the numbers that JSON has no word for."""
+"""JSON answers: strict, with null for the numbers that JSON has no word for; and empty ones."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ def finite(value: Any) -> Any:
 
 def answer(value: Any, status: int = 200) -> Response:
     return Response(dumped(value), status, content_type="application/json")
+
+
+def empty(status: int, headers: dict[str, str] | None = None) -> Response:
+    """An answer that has no body, such as 204 or 304."""
+    # Quart asks asyncio for a body that is not given, and there is none here.
+    response = Response("", status, headers)
+    # What they would say is no fact of the resource (RFC 9110, 8.6 and 15.4.5).
+    del response.headers["Content-Length"], response.headers["Content-Type"]
+    return response
 
 
 def refusal(error: Refused) -> Response:

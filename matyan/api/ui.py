@@ -16,6 +16,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from matyan.api.asked import Refused
+from matyan.api.plain import empty
 from matyan.api.web_app import TEMPLATE, WebApp
 
 _PIECE_BYTES: Final = 256 << 10
@@ -71,8 +72,12 @@ async def _file(folder: Path, path: str) -> Response:
         Refused: there is none.
     """
     root = await trio.Path(folder).resolve()
-    plain = await trio.Path(folder / path).resolve()
-    if not plain.is_relative_to(root) or not await plain.is_file():
+    try:
+        plain = await trio.Path(folder / path).resolve()
+        is_there = plain.is_relative_to(root) and await plain.is_file()
+    except (OSError, ValueError):  # what no file can be called
+        is_there = False
+    if not is_there:
         raise Refused(404, f"There is no file {path[:255]!r}.")
     packed = plain.with_name(f"{plain.name}.gz")
     is_packed = "gzip" in request.headers.get("Accept-Encoding", "") and await packed.is_file()
@@ -87,7 +92,7 @@ async def _file(folder: Path, path: str) -> Response:
         "X-Content-Type-Options": "nosniff",
     }
     if _is_known(tag, status.st_mtime):
-        return Response(status=304, headers=headers)
+        return empty(304, headers)
     headers["Content-Length"] = str(status.st_size)
     if is_packed:
         headers["Content-Encoding"] = "gzip"

@@ -410,9 +410,12 @@ def test_the_files_of_an_installed_web_app_are_served(tmp_path: Path) -> None:
             "/etc/passwd",
             "js",
             "js/none.js",
+            "%00",
+            "x" * 300,
         ):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(f"{tracker.url}/static-files/{path}")
+    assert '"level": "error"' not in "".join(tracker.output)
 
 
 def test_with_tokens_each_route_wants_one(tmp_path: Path) -> None:

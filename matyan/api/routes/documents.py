@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from matyan.api import asked
 from matyan.api.asked import Refused
 from matyan.api.changes import must_be
-from matyan.api.plain import answer
+from matyan.api.plain import answer, empty
 from matyan.api.runs import View, number, text
 from matyan.api.served import BASE, Served, known
 from matyan.rules import documents
@@ -91,7 +91,7 @@ def _add_family(app: QuartTrio, served: Served, family: Family, name: str) -> No
             await changes.write(family, id, {"is_archived": True})
         else:
             await changes.remove(family, id)
-        return Response(status=204)
+        return empty(204)
 
 
 def _add_notes(app: QuartTrio, served: Served, name: str, field: str) -> None:
