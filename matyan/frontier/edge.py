@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -54,6 +55,8 @@ TOLD_CONNECTIONS = 16
 """So many connections at a time beyond the limit are told that there are too many; others are closed without a word."""
 TOLD_S = 1.0
 """How long the request of such a connection is waited for, before it is told."""
+TELL_HANDSHAKES_S = 30.0
+"""Handshakes that fail for one reason are logged once in so long."""
 
 _PLAIN = "This port speaks TLS: call it by https:// (or wss://)."
 _handshakes = telemetry.TLS_HANDSHAKES.counts(("ok", "plain", "failed", "late", "gone"))
@@ -88,6 +91,8 @@ class Frontier:
         files = files_of(settings)
         self.certificates = None if files is None else Certificates(files)
         """Of a listener under TLS."""
+        self.handshakes_told: dict[str, float] = {}
+        """When a handshake that failed for this reason, one of OpenSSL's, was logged last."""
         self.streams: set[Stream] = set()
         """Connections that are not, or not yet, on the ingest lane."""
         self.idle: set[Stream] = set()
@@ -221,7 +226,7 @@ async def _secured(
             outcome = "late"
     except ssl.SSLError as error:
         outcome = "failed"
-        log.warning("a TLS handshake failed", peer=peer_address(transport), reason=error.reason)
+        _tell_failed(frontier, transport, error.reason or "")
         await linger(transport)
     except OSError as error:
         raise trio.BrokenResourceError from error
@@ -229,6 +234,14 @@ async def _secured(
         frontier.idle.discard(transport)
         _handshakes[outcome] += 1
     return None
+
+
+def _tell_failed(frontier: Frontier, transport: trio.SocketStream, reason: str) -> None:
+    now = trio.current_time()
+    # Whoever reaches the port can cause it without end: all are counted.
+    if now >= frontier.handshakes_told.get(reason, -inf) + TELL_HANDSHAKES_S:
+        frontier.handshakes_told[reason] = now
+        log.warning("a TLS handshake failed", peer=peer_address(transport), reason=reason)
 
 
 async def _tell_too_many(frontier: Frontier, stream: Stream) -> None:

@@ -115,6 +115,22 @@ async def test_who_does_not_trust_it_is_told_in_the_log(
     await is_served(served)
 
 
+async def test_who_fails_again_and_again_does_not_fill_the_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever reaches the port can: it is counted each time, and logged once a while, for each reason."""
+    failed = outcomes()["failed"]
+    for _ in range(5):
+        async with await raw(served) as stream:
+            await stream.send_all(b"\x16\x03\x01\x00\x05hello")
+            await stream.receive_some()
+    await until(lambda: outcomes()["failed"] == failed + 5)
+    assert caplog.text.count("a TLS handshake failed") == 1
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await tls.client(await raw(served), ssl.create_default_context())
+    await until(lambda: "UNKNOWN_CA" in caplog.text)
+
+
 async def test_a_request_without_tls_is_told_so(served: Served) -> None:
     async with await raw(served) as stream:
         await stream.send_all(GET)
