@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,14 +53,17 @@ def _map(dates: Iterable[float], offset_minutes: int, form: str) -> dict[str, in
     return dict(sorted(counted.items()))
 
 
-def params(view: View, kinds: Sequence[str], *, with_params: bool) -> dict[str, Any]:
-    """All parameters merged, and which names and contexts there are of each kind of sequence."""
+def params(
+    view: View, kinds: Sequence[str], *, with_params: bool
+) -> Generator[bytes, None, dict[str, Any]]:
+    """All parameters merged, and which names and contexts there are of each kind of sequence. Yields b"" while it reads."""
     merged: dict[str, Any] = {}
     found: dict[str, dict[str, dict[str, Any]]] = {
         kind: {} for kind in (METRIC, *KINDS) if kind in kinds
     }
     for run in view.newest_first():
         one = view.run(run)
+        yield b""
         if not one.is_there:
             continue
         if with_params:

@@ -217,7 +217,12 @@ class RunView:
         for path, blob in sorted(blobs.items()) if isinstance(blobs, dict) else ():
             if isinstance(blob, dict) and not path.startswith(_UPLOADED_BY_SEQUENCES):
                 key = text(blob, "s3_key") or f"{self.run}/{path}"
-                yield path, key, text(blob, "content_type") or "application/octet-stream"
+                yield path, key, _header(text(blob, "content_type")) or "application/octet-stream"
+
+
+def _header(value: str) -> str:
+    """The value if a header can hold it, or nothing: whoever logged it could have written anything."""
+    return value if value.isascii() and value.isprintable() else ""
 
 
 def in_order(value: Any) -> Any:

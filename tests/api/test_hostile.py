@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -11,6 +14,7 @@ import pytest
 import trio
 from matyan_client import Run
 from matyan_client.objects import Text
+from websockets.sync.client import connect
 
 from matyan._codec import tree_records
 from matyan.api import objects as api_objects
@@ -107,6 +111,33 @@ def test_a_context_deeper_than_any_is_unknown(api: API) -> None:
     status, _, data = api.raw("POST", "runs/search/metric/align", asked)
     assert status == 200, data
     assert shown(data)["hostile"][0]["x_axis_values"] is None
+
+
+@pytest.mark.parametrize("content_type", ["a/b\r\nX-Made-Up: 1", "\u00fcn\u00ef/\u65e5", "\x7f"])
+def test_a_file_of_any_content_type_can_be_downloaded(api: API, content_type: str) -> None:
+    path = f"files/{len(content_type)}.bin"
+    asked = {"run_id": "hostile", "artifact_path": path}
+    octets = {"Content-Type": "application/octet-stream"}
+    url = api.json("POST", "artifacts/presign", asked)["upload_url"]
+    upload = urllib.request.Request(url, b"hello", octets, method="PUT")
+    with urllib.request.urlopen(upload, timeout=30):
+        pass
+    with connect(f"{api.url.replace('http', 'ws')}/api/v1/ws/runs/hostile") as ingest:
+        for type_, name in ((content_type, path), ("a/b", f"{path}.after")):
+            message = {"type": "blob_ref", "artifact_path": name, "s3_key": f"hostile/{name}"}
+            ingest.send(json.dumps({**message, "content_type": type_}))
+            assert json.loads(ingest.recv())["status"] == "ok"
+    while f"{path}.after" not in {one["path"] for one in info(api)["artifacts"]}:
+        time.sleep(0.05)
+    found = urllib.parse.urlencode({"path": path})
+    status, headers, data = api.raw("GET", f"runs/hostile/artifacts/download?{found}")
+    assert (status, data) == (200, b"hello")
+    assert headers["content-type"] == "application/octet-stream"
+
+
+def info(api: API) -> dict[str, Any]:
+    found: dict[str, Any] = api.json("GET", "runs/hostile/info")
+    return found
 
 
 def test_no_path_stands_twice() -> None:

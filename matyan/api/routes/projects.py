@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from quart import Response, request
@@ -10,9 +11,9 @@ from quart_trio import QuartTrio
 from matyan import __version__
 from matyan.api import asked, overview
 from matyan.api.asked import TIMEZONE
-from matyan.api.plain import answer
+from matyan.api.plain import answer, dumped
 from matyan.api.runs import KINDS, METRIC, View, text
-from matyan.api.served import BASE, Served
+from matyan.api.served import BASE, Served, streamed
 from matyan.rules import documents
 
 
@@ -47,9 +48,12 @@ def add(app: QuartTrio, served: Served) -> None:
     async def params() -> Response:
         kinds = asked.several(request.args, "sequence") or [METRIC, *KINDS]
         with_params = not asked.flag(request.args, "exclude_params", False)
-        return answer(
-            await reads.one(lambda view: overview.params(view, kinds, with_params=with_params))
-        )
+
+        def rows(view: View) -> Iterator[bytes]:
+            found = yield from overview.params(view, kinds, with_params=with_params)
+            yield dumped(found).encode()
+
+        return await streamed(served, rows, "application/json")
 
     @app.get(f"{projects}/pinned-sequences")
     async def pinned() -> Response:
