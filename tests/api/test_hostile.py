@@ -96,6 +96,19 @@ def test_an_offset_that_matches_no_more_is_passed(api: API) -> None:
     assert api.stream("runs/search/run", q="run.hash == 'plain'", offset="plain", sort=sort) == {}
 
 
+def test_a_page_of_an_experiment_goes_on_behind_a_run_that_left_it(api: API) -> None:
+    (experiment,) = api.json("GET", "experiments")
+    runs = f"experiments/{experiment['id']}/runs"
+    found = api.json("GET", runs, offset="hostile", limit=5)["runs"]
+    assert [one["run_id"] for one in found] == ["plain"]
+    api.json("GET", runs, offset="gone", status=404)
+
+
+def test_notes_are_of_what_is_there(api: API) -> None:
+    for owner in ("runs/gone", "experiments/gone"):
+        api.json("POST", f"{owner}/note", {"content": "for nobody"}, status=404)
+
+
 def test_an_empty_kind_means_all(api: API) -> None:
     assert len(api.json("GET", "runs/hostile/info", sequence="")["traces"]) == 6
     assert len(api.json("GET", "projects/params", sequence="", exclude_params="true")) == 6

@@ -15,6 +15,7 @@ from matyan.api.runs import View, number, text
 from matyan.api.served import BASE, Served, known
 from matyan.rules import documents
 from matyan.rules.documents import CREATED, UPDATED, Family, Fields
+from matyan.rules.entities import EXPERIMENTS
 
 _TEXTS: Final[dict[Family, dict[str, type]]] = {
     "dashboards": {"name": str, "description": str, "app_id": str},
@@ -98,6 +99,12 @@ def _add_notes(app: QuartTrio, served: Served, name: str, field: str) -> None:
     """field: which one of a note says whose it is."""
     reads, changes, path = served.reads, served.changes, f"{BASE}/{name}/<owner>/note"
 
+    def must_be_there(view: View, owner: str) -> None:
+        if name == "runs":
+            known(view, owner)
+        elif not view.entity(EXPERIMENTS, owner):
+            raise Refused(404, f"There is no experiment {owner[:64]}.")
+
     def note(view: View, owner: str, id: str) -> Fields:
         fields = must_be(view.snap, view.keys, "notes", id)
         if fields.get(field) != owner:
@@ -117,8 +124,7 @@ def _add_notes(app: QuartTrio, served: Served, name: str, field: str) -> None:
 
     @app.post(path, endpoint=f"{name}_note_make")
     async def make(owner: str) -> Response:
-        if name == "runs":
-            await reads.one(lambda view: known(view, owner).run)
+        await reads.one(lambda view: must_be_there(view, owner))
         fields = asked.members(await request.get_data(), content=str)
         id = await changes.write("notes", None, {"content": "", **fields, field: owner})
         made = await reads.one(lambda view: note(view, owner, id))

@@ -12,7 +12,7 @@ from matyan.api import asked, overview
 from matyan.api.asked import TIMEZONE, Refused
 from matyan.api.plain import answer
 from matyan.api.runs import View, paged, text
-from matyan.api.served import BASE, Served
+from matyan.api.served import BASE, Served, known
 from matyan.rules import entities
 from matyan.rules.documents import Fields
 from matyan.rules.entities import EXPERIMENTS, TAGS
@@ -38,7 +38,11 @@ def add(app: QuartTrio, served: Served) -> None:
         def body(view: View) -> dict[str, Any]:
             _there(view, EXPERIMENTS, id)
             rows = {row["run_id"]: row for row in overview.experiment_runs(view, id)}
-            return {"id": id, "runs": [rows[run] for run in paged([*rows], offset, limit)]}
+            order = [*rows]
+            if offset and offset not in rows:
+                known(view, offset)  # it may belong to another experiment now
+                order = view.by_date([*rows, offset])
+            return {"id": id, "runs": [rows[run] for run in paged(order, offset, limit)]}
 
         return answer(await reads.one(body))
 
