@@ -140,8 +140,11 @@ def _add_searches(app: QuartTrio, served: Served) -> None:
 
         def rows(view: View) -> Iterator[bytes]:
             for run, traces in wanted:
-                one = view.run(run)
-                yield tree_records(run, [points.aligned(one, *trace, x_axis) for trace in traces])
+                one, found = view.run(run), []
+                for trace in traces:
+                    found.append(points.aligned(one, *trace, x_axis))
+                    yield b""
+                yield tree_records(run, found)
 
         return await streamed(served, rows)
 
@@ -267,6 +270,7 @@ def _add_kind(app: QuartTrio, served: Served, kind: str) -> None:
     ) -> Iterator[bytes]:
         one = known(view, run)
         for name, context in wanted:
+            yield b""
             info = one.find(kind, name, context)
             if info is None:
                 continue
