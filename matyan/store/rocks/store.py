@@ -52,7 +52,7 @@ _STALL_POLL_S: Final = 0.005
 
 _SMALL_BYTES: Final = 16 << 10
 _QUICK_SYNC_S: Final = 0.001
-_STILL_SHARE: Final = 0.02
+_STILL_SHARE: Final = 0.05
 """For a sole writer of small commits the event loop itself syncs: to hand that to a thread, and to be woken by it, costs more than most
 disks take for it. While a large one is synced, which takes longer, the loop has the next frames to read. What a sync takes beyond
 _QUICK_SYNC_S holds everybody up: then the thread syncs, until all that was this share of the time."""
