@@ -341,6 +341,7 @@ def _grown(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 expressions = st.recursive(numbers | texts | names, _grown, max_leaves=12)
 
 
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @settings(max_examples=400)
 @given(expressions)
 def test_it_evaluates_as_python_does(text: str) -> None:

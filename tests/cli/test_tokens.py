@@ -168,7 +168,7 @@ def test_the_sdk_with_a_token(tmp_path: Path) -> None:
         }
         assert got(f"{tracker.url}/metrics/") == 401
         assert [got(f"{tracker.url}/metrics/", one) for one in sent.values()] == [401, 401, 403]
-        assert got(f"{tracker.url}/nowhere", f"Bearer {reader}") == 404
+        assert got(f"{tracker.url}/api/nowhere", f"Bearer {reader}") == 404
         request = urllib.request.Request(
             f"{tracker.url}/metrics/", headers={"Authorization": f"Bearer {reader}"}
         )

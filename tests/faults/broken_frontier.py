@@ -23,8 +23,8 @@ def broken_frontier(promise: str) -> tuple[str, ...]:
 class Hasty(producer.KafkaProducer):
     """Says that a frame is delivered as soon as it has it, while records wait for half a second before they are sent."""
 
-    def __init__(self, config: dict[str, Any], topic: str, capacity_bytes: int) -> None:
-        super().__init__({**config, "linger.ms": 500}, topic, capacity_bytes)
+    def __init__(self, config: dict[str, Any], *more: Any) -> None:
+        super().__init__({**config, "linger.ms": 500}, *more)
 
     def produce(self, key: bytes, values: Sequence[bytes], on_done: DeliveryCallback) -> None:
         super().produce(key, values, lambda error: None)
