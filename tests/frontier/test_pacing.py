@@ -300,10 +300,10 @@ async def test_the_pacer_wakes_whoever_is_due_first(autojump_clock: MockClock) -
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(pacer.run)
-        pacer.wake(Woken("late"), begun + 4)  # type: ignore[arg-type]
+        pacer.wake(Woken("late"), begun + 4)
         await trio.sleep(1)
-        pacer.wake(Woken("early"), begun + 2)  # type: ignore[arg-type]
-        pacer.wake(Woken("with it"), begun + 2.005)  # type: ignore[arg-type]
+        pacer.wake(Woken("early"), begun + 2)
+        pacer.wake(Woken("with it"), begun + 2.005)
         await trio.sleep(5)
         nursery.cancel_scope.cancel()
     assert [name for name, _ in woken] == ["early", "with it", "late"]

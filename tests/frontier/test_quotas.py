@@ -68,7 +68,7 @@ async def join(served: Served, name: str, run: str = "run-1") -> RawClient:
     client = RawClient(await served.connect(), run, served.port)
     request = client.protocol.connect()
     request.headers["Authorization"] = basic(name)
-    client.protocol.connect = lambda: request  # type: ignore[method-assign]
+    client.protocol.connect = lambda: request
     await client.shake_hands()
     return client
 

@@ -129,7 +129,7 @@ async def test_a_message_that_waits_for_room_does_not_keep_a_socket(file: Path) 
         with trio.fail_after(WITHIN_S):
             # By hand: the rest of the message goes out at the same time.
             assert b"the token ci was revoked" in await goes.stream.receive_some()
-            while served.frontier.lane.connections:  # noqa: ASYNC110
+            while served.frontier.lane.connections:  # noqa: ASYNC110 - nobody tells of it
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
 
@@ -221,7 +221,7 @@ async def test_an_address_that_guesses_waits_and_a_right_token_beside_it_does_no
             nursery.start_soon(served.talk, wrong)
         entrance = served.frontier.shared.entrance
         with trio.fail_after(10):
-            while entrance._guesses.waiting < 20:  # noqa: ASYNC110
+            while entrance._guesses.waiting < 20:  # noqa: ASYNC110 - nobody tells of it
                 await trio.sleep(0.01)
         begun = trio.current_time()
         await connected(served, "ci", right)

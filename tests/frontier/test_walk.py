@@ -172,7 +172,7 @@ async def in_parallel(
 
     async def one(method: str, target: str) -> None:
         async with limit:
-            said = await check(method, target)  # type: ignore[misc]
+            said = await check(method, target)
         if said:
             found.append(f"{method} {target}: {said}")
 

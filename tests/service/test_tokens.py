@@ -162,7 +162,8 @@ def test_a_link_stays_one(tmp_path: Path) -> None:
     link.symlink_to(file)
     file_of.add(link, "ci", "write")
     assert link.is_symlink()
-    assert read_or_none(file) == read_or_none(link) != None  # noqa: E711
+    assert read_or_none(file) is not None
+    assert read_or_none(link) == read_or_none(file)
 
 
 def test_a_change_that_fails_changes_nothing(tmp_path: Path) -> None:

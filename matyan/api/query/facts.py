@@ -30,17 +30,6 @@ class Facts:
     sequences: list[str] | None = None
     """The run has a sequence of one of these names."""
 
-    def told(self) -> dict[str, Any]:
-        """What is known, for `explain`."""
-        known = {
-            "hash": self.hashes,
-            "experiment": self.experiments,
-            "tag": self.tags or None,
-            **self.flags,
-            "sequence": self.sequences,
-        }
-        return {name: value for name, value in known.items() if value is not None}
-
 
 def facts_of(tree: ast.expr) -> Facts:
     facts = Facts()
