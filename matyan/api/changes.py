@@ -9,7 +9,9 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
+
+import trio
 
 from matyan.api.asked import Refused
 from matyan.broker.base import ControlEvent, Outbox
@@ -18,8 +20,13 @@ from matyan.keys import Keys
 from matyan.rules import documents, entities, runs
 from matyan.rules.documents import Family
 from matyan.rules.entities import EXPERIMENTS, TAGS
+from matyan.rules.removals import forget_deletion
 from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Store, Transaction
+
+_SETTLE_S: Final = 20.0
+"""How long a deletion that goes on is waited for: the SDK waits for an answer for 30 s."""
+_SETTLE_POLL_S: Final = 0.05
 
 Delete = Callable[[str], Awaitable[None]]
 """Hands over the record that deletes a run; returns when the log has it."""
@@ -58,7 +65,10 @@ class Changes:
         """
         now = time.time()
         events = _archival(run, wish["archived"], now) if "archived" in wish else []
-        await self._outbox.before(events, [])
+        if events:
+            # Nobody is told of a run that is not there.
+            await self._store.read(lambda snap: _rows(snap, self._keys, run))
+            await self._outbox.before(events, [])
 
         def body(tr: Transaction) -> None:
             rows = _rows(tr, self._keys, run)
@@ -105,6 +115,18 @@ class Changes:
                 runs.put_meta(rows, time.time(), {"pending_deletion": True})
 
         await self.transact(body)
+
+    async def clear_tombstone(self, run: str) -> None:
+        """Lets a deleted run be made anew, as somebody does who restores it; one that was not deleted stays as it is.
+
+        Raises:
+            Refused: its deletion still goes on.
+        """
+        end = trio.current_time() + _SETTLE_S
+        while not await self.transact(lambda tr: forget_deletion(RunRows(tr, self._keys, run))):
+            if trio.current_time() >= end:
+                raise Refused(503, f"Run {run} is still being deleted: ask again later.")
+            await trio.sleep(_SETTLE_POLL_S)
 
     async def add_tag(self, run: str, name: str) -> str:
         """Returns the tag's id.
@@ -164,6 +186,29 @@ class Changes:
                 _must_be_free(tr, self._keys, family, name)
             entities.change(tr, self._keys, family, id, now, fields)
 
+        await self.transact(body)
+
+    async def remove_entity(self, family: str, id: str) -> None:
+        """Deletes an experiment or tag; what belongs to it leaves it by way of the control event.
+
+        Raises:
+            Refused: there is none of this id.
+            Unavailable: the log did not take the event, and nothing was deleted; or the store was away, and it will be deleted.
+        """
+        one = _ONE[family]
+        events = [ControlEvent(f"{one}_deleted", time.time(), {f"{one}_id": id})]
+
+        def must_be_there(snap: Snapshot) -> None:
+            if not entities.read(snap, self._keys, family, id):
+                raise Refused(404, f"There is no {one} {id[:64]}.")
+
+        def body(tr: Transaction) -> None:
+            must_be_there(tr)
+            entities.remove(tr, self._keys, family, id)
+            self._outbox.within(tr, events, [])
+
+        await self._store.read(must_be_there)
+        await self._outbox.before(events, [])
         await self.transact(body)
 
     # --- documents ---------------------------------------------------------------------------------

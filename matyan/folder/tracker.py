@@ -16,15 +16,15 @@ import trio
 
 from matyan.blobs.folder import FolderBlobs
 from matyan.broker import local
-from matyan.broker.base import ControlEvent, DeadLetter
+from matyan.broker.base import DeadLetter
 from matyan.broker.local import LocalBroker
 from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.folder.folder import DataFolder, finish_commands, open_folder
 from matyan.folder.letters import Letters
 from matyan.folder.opened import delete_by_record, delivered, finish_by_record
-from matyan.keys import range_of
 from matyan.rules import runs
 from matyan.rules.queries import Row
+from matyan.rules.removals import awaited
 from matyan.rules.rows import RunRows
 from matyan.service import private
 from matyan.service.health import Health
@@ -34,6 +34,7 @@ from matyan.store.base import Snapshot
 from matyan.store.open import FolderName
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
+from matyan.workers.parting import part
 
 _URL_EXPIRY_S = 3600
 """The embedded mode reads no S3 setting; the SDK presigns right before it uploads."""
@@ -64,7 +65,9 @@ class Tracker:
             on_deletion=folder.compaction.deleted,
         )
         self._replaying = trio.Lock()
-        self._control = ControlWorker(broker.control_consumer(store), self.blobs, self._bury)
+        self._control = ControlWorker(
+            broker.control_consumer(store), self.blobs, self._bury, partial(part, store, keys)
+        )
         self._queries = folder.queries
         self.sequences = folder.sequences
         self.delete = partial(delete_by_record, self.producer)
@@ -161,7 +164,7 @@ class Tracker:
         pending = True
         with trio.move_on_after(_CONTROL_S):
             while pending:
-                pending = await self.store.read(lambda snap: self._has_events(snap, run))
+                pending = await self.store.read(lambda snap: run in awaited(snap, self.keys))
                 await trio.sleep(_POLL_S if pending else 0)
         yield {"run": run, "blobs_pending": pending}
 
@@ -206,12 +209,6 @@ class Tracker:
         trouble = self.ingest.trouble()
         if trouble is not None:
             raise Unavailable(f"Nothing was done: {trouble}")
-
-    def _has_events(self, snap: Snapshot, run: str) -> bool:
-        standing = snap.scan(*range_of(self.keys.control_events_prefix()))
-        return any(
-            ControlEvent.from_bytes(value).payload.get("run_id") == run for _, value in standing
-        )
 
 
 @asynccontextmanager

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from matyan import readable
 from matyan._codec import BLOBS, check_run_id
-from matyan.broker.base import ControlEvent
 from matyan.errors import Expired
 from matyan.jobs import lock
 from matyan.jobs.lock import Lock
@@ -22,6 +21,7 @@ from matyan.rules import trees
 from matyan.rules.audit.findings import Finding
 from matyan.rules.audit.judges import Bench, Suspect
 from matyan.rules.audit.walk import PAGE_ROWS, Cursor, Page, Walk
+from matyan.rules.removals import awaited
 from matyan.rules.sequences import Sequences
 from matyan.rules.sequences.audit import SequenceAudit
 from matyan.store.base import Snapshot, Store, Transaction
@@ -126,10 +126,7 @@ class ServedJobs:
         self, held: Lock, tombstones: Sequence[tuple[str, float]], tr: Transaction
     ) -> list[str]:
         lock.require(tr, self._keys, held)
-        pending = {
-            ControlEvent.from_bytes(value).payload.get("run_id")
-            for _, value in tr.scan(*range_of(self._keys.control_events_prefix()))
-        }
+        pending = awaited(tr, self._keys)
         gone = []
         bench = Bench(self._keys, self._audit, tr, None)
         for run, at in tombstones:

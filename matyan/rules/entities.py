@@ -108,10 +108,15 @@ def _new_uuid(snap: Snapshot, keys: Keys, family: _Family, name: str, now: float
     """The uuid of what is called `name` from `now` on, the causing record's timestamp: whoever was called so before and was
     renamed has another one."""
     uuid = str(uuid5(NAMESPACE, f"{now!r} {name}"))
-    # That one was made in the same microsecond: the record comes again, or another worker's did.
-    while next(iter(snap.scan(*range_of(family.field(keys, uuid)), limit=1)), None) is not None:
+    # That one was made in the same microsecond: the record comes again, or another worker's did. Or it was deleted, and runs have
+    # to leave it yet.
+    while _has_rows(snap, family.field(keys, uuid)) or _has_rows(snap, family.member(keys, uuid)):
         uuid = str(uuid5(NAMESPACE, f"{uuid} {name}"))
     return uuid
+
+
+def _has_rows(snap: Snapshot, prefix: bytes) -> bool:
+    return next(iter(snap.scan(*range_of(prefix), limit=1)), None) is not None
 
 
 def _join(rows: RunRows[Transaction], family: _Family, uuid: str) -> None:
@@ -181,10 +186,37 @@ def change(
         trees.put(tr, of.field(keys, uuid, field), value)
 
 
-def runs_of(snap: Snapshot, keys: Keys, family: str, uuid: str) -> Iterator[str]:
-    """The runs of an experiment, or with a tag, by id."""
+def remove(tr: Transaction, keys: Keys, family: str, uuid: str) -> None:
+    """Takes an experiment or tag away: nobody reads of it any more, nothing joins it, and its name is free. What says that runs
+    belong to it is left to `removals.py`."""
+    of = _FAMILIES[family]
+    name = readable.text(tr.get(of.field(keys, uuid, "name")))
+    if name is not None and _find(tr, keys, of, name) == uuid:
+        tr.clear(of.by_name(keys, name))
+    tr.clear_range(*range_of(of.field(keys, uuid)))
+
+
+def part(rows: RunRows[Transaction], family: str, uuid: str) -> None:
+    """The run is none of those of an experiment or tag that was removed, with nothing left to count."""
+    tr, keys, run = rows.tr, rows.keys, rows.run
+    if family == TAGS:
+        tr.clear(keys.run_tag(run, uuid))
+        tr.clear(keys.tag_of_run(run, uuid))
+        # By the names of the others: the rows of one that was renamed stand under what it was called before.
+        facts = [("tag", name) for name in tags_of(rows)]
+        for _ in indexes.replacing_all(rows, ("tag",), facts):
+            pass
+    elif experiment_uuid(rows) == uuid:
+        tr.clear(keys.experiment_of_run(run))
+        indexes.drop_all(rows, "experiment")
+    tr.clear(_FAMILIES[family].member(keys, uuid, run))
+    tr.clear(keys.owed_count(run, family, uuid))
+
+
+def runs_of(snap: Snapshot, keys: Keys, family: str, uuid: str, *, limit: int = 0) -> Iterator[str]:
+    """The runs of an experiment, or with a tag, by id; at most `limit` (0: all)."""
     prefix = _FAMILIES[family].member(keys, uuid)
-    for key, _ in snap.scan(*range_of(prefix)):
+    for key, _ in snap.scan(*range_of(prefix), limit=limit):
         if (found := readable.elements(key, len(prefix), str)) is not None:
             yield found[0]
 

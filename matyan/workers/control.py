@@ -1,4 +1,5 @@
-"""The control worker: each control event becomes its side effect outside of the store.
+"""The control worker: each control event becomes its side effect outside of the log: on blobs, and on all the runs of what was
+deleted.
 
 Every reaction is idempotent, so an event that comes twice does no harm; an engine that is away is waited for
 without end, since skipping would leave blobs that nothing names any more. What can never work is a dead letter, and so
@@ -9,24 +10,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import Blobs
 from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter
 from matyan.errors import Bug, InvalidRecord
+from matyan.rules.entities import EXPERIMENTS, TAGS
 from matyan.service import telemetry
 from matyan.service.logs import get_logger
 from matyan.workers.partition import BlamingTheRecord, Holder, Tenure, class_of
 
-Payload = dict[str, Any]
+_UUID_BYTES: Final = 512
+"""Other programs make ids, too; each key holds one."""
 
 _log = get_logger()
 
 
-async def delete_blobs(blobs: Blobs, payload: Payload) -> None:
+Part = Callable[[str, str, float], Awaitable[None]]
+"""Takes all runs out of an experiment or tag: called with "experiments" or "tags", its uuid, and when it was deleted."""
+
+
+class Reach(NamedTuple):
+    """What a control event can have an effect on."""
+
+    blobs: Blobs
+    part: Part | None
+    """None: the store is not in this worker's reach."""
+
+
+async def delete_blobs(reach: Reach, event: ControlEvent) -> None:
     """run_deleted: the named blobs, or all that the run has."""
+    blobs, payload = reach.blobs, event.payload
     run, named = payload.get("run_id"), payload.get("blob_keys")
     if not isinstance(run, str) or check_run_id(run) is not None:
         raise InvalidRecord(f"run_deleted: run_id: {run!r} is no run id")
@@ -46,16 +63,37 @@ def _is_key(key: object) -> bool:
     return check_run_id(run) is None and check_artifact_path(run, path) is None
 
 
-async def count_only(blobs: Blobs, payload: Payload) -> None:
-    """Nothing outside of the store follows from this event."""
+async def _part(family: str, field: str, reach: Reach, event: ControlEvent) -> None:
+    """experiment_deleted, tag_deleted: its runs leave it. The API server publishes the event before it deletes, so what was to be
+    deleted goes, too."""
+    uuid = _id(event, field)
+    if reach.part is None:
+        _log.warning(
+            "runs stay in what was deleted, unseen: start the control worker with --store, which names the store",
+            id=uuid,
+        )
+        return
+    await reach.part(family, uuid, event.timestamp)
 
 
-REACTIONS: Final[dict[str, Callable[[Blobs, Payload], Awaitable[None]]]] = {
+def _id(event: ControlEvent, field: str) -> str:
+    uuid = event.payload.get(field)
+    with suppress(UnicodeEncodeError):
+        if isinstance(uuid, str) and 0 < len(uuid.encode()) <= _UUID_BYTES:
+            return uuid
+    raise InvalidRecord(f"{event.type}: {field}: {uuid!r:.100} is no id")
+
+
+async def count_only(reach: Reach, event: ControlEvent) -> None:
+    """Nothing follows from this event."""
+
+
+REACTIONS: Final[dict[str, Callable[[Reach, ControlEvent], Awaitable[None]]]] = {
     "run_deleted": delete_blobs,
     "run_archived": count_only,
     "run_unarchived": count_only,
-    "experiment_deleted": count_only,
-    "tag_deleted": count_only,
+    "experiment_deleted": partial(_part, EXPERIMENTS, "experiment_id"),
+    "tag_deleted": partial(_part, TAGS, "tag_id"),
 }
 
 
@@ -64,6 +102,7 @@ class ControlWorker(Holder):
 
     Args:
         bury: makes dead letters durable where the composition root wants them; may raise Unavailable.
+        part: takes all runs out of an experiment or tag; may raise Unavailable. None: the store is not in reach.
     """
 
     def __init__(
@@ -71,9 +110,10 @@ class ControlWorker(Holder):
         consumer: Consumer,
         blobs: Blobs,
         bury: Callable[[Sequence[DeadLetter]], Awaitable[None]],
+        part: Part | None = None,
     ) -> None:
         super().__init__(consumer, "control", self._handle_all)
-        self._blobs = blobs
+        self._reach = Reach(blobs, part)
         self._bury = bury
 
     async def _handle_all(self, tenure: Tenure) -> None:
@@ -122,7 +162,7 @@ class ControlWorker(Holder):
             react = REACTIONS.get(event.type)
             if react is None:
                 raise InvalidRecord(f"type: {event.type!r} is no control event")
-            await react(self._blobs, event.payload)
+            await react(self._reach, event)
         if event.type == "run_deleted":
             _log.info("the artifacts of a deleted run are deleted", run=event.payload["run_id"])
         return event.type

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from matyan.broker.base import ControlEvent, DeadLetter
 from matyan.broker.local import LocalBroker, dead_letters
 from matyan.errors import Unavailable
 from matyan.keys import Keys, range_of
+from matyan.rules import entities
+from matyan.rules.entities import TAGS
+from matyan.rules.rows import RunRows
 from matyan.service import telemetry
-from matyan.store.base import Transaction
+from matyan.store.base import FolderStore, Snapshot, Transaction
 from matyan.store.rocks import open_rocks
 from matyan.workers.control import REACTIONS, ControlWorker
+from matyan.workers.parting import part
 from tests.memory_broker import MemoryConsumer, Topic
 from tests.rules.test_any_record import TIMES, Fuzzer
 from tests.until import until
@@ -82,6 +87,14 @@ class Scene:
         self.buried: list[DeadLetter] = []
         self.refuses = 0
         self.consumer = MemoryConsumer(self.log)
+        self.parted: list[tuple[str, str, float]] = []
+        self.is_store_away = False
+
+    async def part(self, family: str, uuid: str, now: float) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.is_store_away:
+            raise Unavailable("the store is away")
+        self.parted.append((family, uuid, now))
 
     async def bury(self, letters: Sequence[DeadLetter]) -> None:
         await trio.lowlevel.checkpoint()
@@ -92,7 +105,7 @@ class Scene:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        worker = ControlWorker(self.consumer, self.shelf, self.bury)
+        worker = ControlWorker(self.consumer, self.shelf, self.bury, self.part)
         async with trio.open_nursery() as nursery:
             await nursery.start(worker.run)
             yield
@@ -136,15 +149,90 @@ async def test_what_an_ingestion_worker_writes_is_understood(tmp_path: Path) -> 
 
 async def test_events_without_a_reaction_yet_are_counted(tmp_path: Path) -> None:
     """By their type; nothing is deleted."""
-    scene = Scene(
-        tmp_path, *[event(kind, run_id="r") for kind in REACTIONS if kind != "run_deleted"]
-    )
-    assert len(scene.log.values) == 4
+    kinds = ("run_archived", "run_unarchived")
+    scene = Scene(tmp_path, *[event(kind, run_id="r") for kind in kinds])
     counter = telemetry.CONTROL_PROCESSED.labels("run_archived")
     before = counter._value.get()
     await scene.work()
     assert counter._value.get() == before + 1
     assert scene.shelf.asked == 0
+
+
+async def test_runs_leave_a_deleted_experiment_or_tag(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """As of the event's time; a store that is away is waited for, and the events behind wait, too."""
+    kinds = (("experiment_deleted", "experiment_id"), ("tag_deleted", "tag_id"))
+    scene = Scene(tmp_path, *(event(kind, **{field: "some id"}) for kind, field in kinds))
+    scene.is_store_away = True
+    async with scene.at_work():
+        await trio.sleep(3_600)
+        assert scene.consumer.held.acknowledged == []
+        scene.is_store_away = False
+        await until(lambda: scene.consumer.held.acknowledged == [1, 2])
+    at = ControlEvent.from_bytes(scene.log.values[0]).timestamp
+    assert scene.parted == [("experiments", "some id", at), ("tags", "some id", at)]
+    assert scene.buried == []
+
+
+async def test_a_worker_without_the_store_goes_on(tmp_path: Path) -> None:
+    """As one that was started the way it had to be before."""
+    scene = Scene(tmp_path, event("tag_deleted", tag_id="t"), event("run_deleted", run_id="r"))
+    await scene.shelf.put("r", "a")
+    scene.part = None  # type: ignore[assignment,method-assign]
+    await scene.work()
+    assert await scene.shelf.paths("r") == []
+    assert scene.buried == []
+
+
+async def test_runs_leave_in_transactions_of_a_bounded_size(tmp_path: Path) -> None:
+    """An end after any of them leaves the rest to the next attempt."""
+    store = open_rocks(tmp_path / "store", sync=False)
+    keys = Keys(store)
+    uuid = await store.transact(lambda tr: entities.make(tr, keys, TAGS, "t", 0.0, {}))
+
+    def join(first: int, tr: Transaction) -> None:
+        for number in range(first, first + 50):
+            entities.add_tag(RunRows(tr, keys, f"r{number:03}"), "t", 0.0)
+
+    for first in range(0, 250, 50):
+        await store.transact(partial(join, first))
+
+    def members(snap: Snapshot) -> int:
+        return sum(1 for _ in entities.runs_of(snap, keys, TAGS, uuid))
+
+    seen = []
+    while (left := await store.read(members)) and len(seen) < 10:
+        seen.append(left)
+        with trio.CancelScope() as killed:
+            work = Killed(store, killed)
+            await part(work, keys, TAGS, uuid, 1.0)
+    assert seen == [250, 150, 50]
+
+    def rows(snap: Snapshot) -> list[bytes]:
+        return [
+            key for space in (keys.indexes, keys.system) for key, _ in snap.scan(*range_of(space))
+        ]
+
+    assert [key for key in await store.read(rows) if b"tag" in key or uuid.encode() in key] == []
+    await store.aclose()
+
+
+class Killed:
+    """A store whose user dies behind its first transaction."""
+
+    def __init__(self, store: FolderStore, killed: trio.CancelScope) -> None:
+        self._store = store
+        self._killed = killed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def transact_in_turns(self, body: Any) -> Any:
+        done = await self._store.transact_in_turns(body)
+        self._killed.cancel()
+        await trio.lowlevel.checkpoint()
+        return done
 
 
 async def test_blobs_that_are_away_are_waited_for(
@@ -179,6 +267,11 @@ async def test_blobs_that_are_away_are_waited_for(
         (event("run_deleted", run_id="r", blob_keys="r/a"), "blob_keys"),
         (event("run_deleted", run_id="r", blob_keys=["r/../s/a"]), "blob_keys"),
         (event("run_deleted", run_id="r", blob_keys=["no slash"]), "blob_keys"),
+        (event("experiment_deleted"), "experiment_id"),
+        (event("experiment_deleted", experiment_id=""), "experiment_id"),
+        (event("tag_deleted", tag_id=5), "tag_id"),
+        (event("tag_deleted", tag_id="\ud800"), "tag_id"),
+        (event("tag_deleted", tag_id="x" * 513), "tag_id"),
     ],
 )
 async def test_what_can_never_work_goes_to_the_dead_letters_alone(
@@ -222,13 +315,18 @@ async def test_any_event_is_handled_or_a_dead_letter(tmp_path: Path) -> None:
         body: dict[str, Any] = {
             "type": dice.choice([*REACTIONS]),
             "timestamp": dice.choice(TIMES),
-            "payload": {"run_id": "r", "blob_keys": dice.choice([None, [], ["r/a"]])},
+            "payload": {
+                "run_id": "r",
+                "blob_keys": dice.choice([None, [], ["r/a"]]),
+                "experiment_id": "e",
+                "tag_id": "t",
+            },
         }
         match dice.randrange(3):
             case 0:
                 body[dice.choice([*body])] = fuzzer.anything()
             case 1:
-                body["payload"][dice.choice(["run_id", "blob_keys"])] = dice.choice(
+                body["payload"][dice.choice([*body["payload"]])] = dice.choice(
                     [fuzzer.anything(), [fuzzer.anything()]]
                 )
         value = json.dumps(body).encode()

@@ -108,6 +108,12 @@ def _add_family(app: QuartTrio, served: Served, family: str) -> None:
         await changes.change(family, id, _fields(await request.get_data(), family))
         return answer({"id": id, "status": "OK"})
 
+    @app.delete(f"{path}/<id>", endpoint=f"{family}_remove")
+    async def remove(id: str) -> Response:
+        await changes.remove_entity(family, id)
+        # As the reference's API server answers to the web app.
+        return answer(None if family == TAGS else {"id": id, "status": "OK"})
+
 
 def _fields(data: bytes | str, family: str) -> dict[str, Any]:
     """

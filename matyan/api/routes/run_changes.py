@@ -7,9 +7,10 @@ from typing import Any
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from matyan._codec import check_run_id
 from matyan.api import asked
 from matyan.api.asked import Refused
-from matyan.api.plain import answer
+from matyan.api.plain import answer, empty
 from matyan.api.routes.entities import check_name
 from matyan.api.served import BASE, Served
 
@@ -59,6 +60,13 @@ def add(app: QuartTrio, served: Served) -> None:
     async def finish_batch() -> Response:
         await changes.finish(asked.texts(await request.get_data()))
         return answer(_OK)
+
+    @app.post(f"{runs}/<run>/clear-tombstone")
+    async def clear_tombstone(run: str) -> Response:
+        if (reason := check_run_id(run)) is not None:
+            raise Refused(422, f"run_id: {reason}")
+        await changes.clear_tombstone(run)
+        return empty(204)
 
     @app.post(f"{runs}/<run>/tags/new")
     async def add_tag(run: str) -> Response:
