@@ -56,7 +56,10 @@ def reference_worker(*, python: str = "3.12", folder: Path = FOLDER) -> list[str
     Raises:
         Missing: as `make` does. It wants Python 3.12 or newer.
     """
-    return [_reference_backend(python, folder), "ingest-worker"]
+    return [
+        str(reference_backend(python=python, folder=folder) / "matyan-backend"),
+        "ingest-worker",
+    ]
 
 
 def reference_api(*, python: str = "3.12", folder: Path = FOLDER) -> list[str]:
@@ -65,12 +68,17 @@ def reference_api(*, python: str = "3.12", folder: Path = FOLDER) -> list[str]:
     Raises:
         Missing: as `make` does. It wants Python 3.12 or newer.
     """
-    return [_reference_backend(python, folder), "start"]
+    return [str(reference_backend(python=python, folder=folder) / "matyan-backend"), "start"]
 
 
-def _reference_backend(python: str, folder: Path) -> str:
+def reference_backend(*, python: str = "3.12", folder: Path = FOLDER) -> Path:
+    """The bin folder of an environment with the reference's worker and API server.
+
+    Raises:
+        Missing: as `make` does. It wants Python 3.12 or newer.
+    """
     packages = ("matyan-backend==0.3.0", "matyan-api-models==0.2.1")
-    return str(make("backend", packages, python=python, folder=folder) / "matyan-backend")
+    return make("backend", packages, python=python, folder=folder)
 
 
 def reference_consumer(*, folder: Path = FOLDER) -> Path:
