@@ -22,13 +22,13 @@ from matyan.errors import ConfigurationError
 from matyan.folder import blob_day
 from matyan.folder.tracker import Tracker, open_tracker
 from matyan.frontier import edge
-from matyan.frontier.shared import count_request
 from matyan.parsing import HIGHEST_PORT
 from matyan.service import logs, private, telemetry
 from matyan.service.descriptors import raise_limit
 from matyan.service.listeners import open_port
 from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, calm_collector, run_service
+from matyan.service.telemetry import count_request
 from matyan.service.terminal import StatusLine, announce
 from matyan.service.tokens import Tokens, default_file, tokens_of
 from matyan.settings import Settings

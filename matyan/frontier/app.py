@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 import trio
@@ -23,15 +23,17 @@ from matyan.blobs.base import ServedBlobs
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.frontier.intake import UNREAD_S, Intake
 from matyan.frontier.session import MAX_WAITING_FRAMES, Session
-from matyan.frontier.shared import Shared, count_request, tell_refused
-from matyan.frontier.transfer import Transfer, rest_discarded
+from matyan.frontier.shared import Shared
+from matyan.frontier.transfer import Transfer
 from matyan.frontier.wire import GOODBYE, NO_TEXT, PIECE_BYTES
 from matyan.service.accounts import Account
 from matyan.service.asgi import ASGIApp, Receive, Scope, Send
 from matyan.service.doors import PRESIGN, Refusal
-from matyan.service.http1 import SEND_S, Answer, detail
+from matyan.service.doorway import TOKEN, Doorway
+from matyan.service.http1 import SEND_S, Answer
 from matyan.service.logs import get_logger
 from matyan.service.probes import PROBES, probe
+from matyan.service.telemetry import count_request
 from matyan.service.tokens import Token
 
 log = get_logger()
@@ -45,9 +47,6 @@ ROOM_ASKED_S = 0.25
 """How often room is asked for where nobody tells of it."""
 LOOK_EVERY_S = 0.5
 """How often it is looked at whether the token of an open WebSocket still holds."""
-
-TOKEN = "matyan.token"
-"""Where a request's scope has the `Token` of whoever sent it, or None."""
 
 
 def create_app(shared: Shared) -> QuartTrio:
@@ -76,7 +75,7 @@ def create_app(shared: Shared) -> QuartTrio:
     transfer = Transfer(inner, shared.blobs, shared.settings.blob_max_bytes, shared.account_named)
     # As Quart's documentation wraps an app; to a type checker the attribute is a method.
     wrapped = cast(Any, app)
-    wrapped.asgi_app = Doorway(transfer, shared)
+    wrapped.asgi_app = Doorway(transfer, shared.entrance, shared.draining)
     return app
 
 
@@ -361,94 +360,3 @@ class Fork:
             accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
             is_own = path.startswith(OWN_PATHS) and not self._wants_page(path, accept)
         await (self._own if is_own else self._beside)(scope, receive, send)
-
-
-class Doorway:
-    """Around every route: who may come in, and the answers to browsers of other origins (Fetch standard, "CORS protocol").
-
-    The edge judges what it reads itself by the same entrance; here comes whatever Hypercorn or another server takes.
-    """
-
-    def __init__(self, inner: ASGIApp, shared: Shared) -> None:
-        self._inner = inner
-        self._shared = shared
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        if kind not in {"http", "websocket"}:
-            await self._inner(scope, receive, send)
-            return
-        doors = self._shared.entrance.doors
-        headers = _joined(scope["headers"])
-        method = scope.get("method", "GET")
-        if kind == "websocket":
-            headers["upgrade"] = "websocket"  # another server may have taken it off
-        # Without an Origin too: no cache may give that answer to a page.
-        fields = [("Vary", "Origin"), *doors.cors(headers)]
-        added = [(name.lower().encode(), value.encode("latin-1")) for name, value in fields]
-
-        async def send_with_added(event: dict[str, Any]) -> None:
-            if event["type"].endswith("http.response.start"):
-                event = {**event, "headers": [*event.get("headers", ()), *added]}
-            await send(event)
-
-        query = scope["query_string"].decode("latin-1")
-        visitor = self._shared.entrance.judge(method, scope["path"], query, headers)
-        if isinstance(visitor, Refusal):
-            await self._turn_away(visitor, scope, receive, send_with_added)
-        elif doors.is_preflight(method, headers):
-            preflight = [
-                (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE, OPTIONS")
-            ]
-            asked = headers.get("access-control-request-headers")
-            if asked is not None:
-                preflight.append((b"access-control-allow-headers", asked.encode("latin-1")))
-            preflight.append((b"access-control-max-age", b"600"))
-            await send_with_added(
-                {"type": "http.response.start", "status": 204, "headers": preflight}
-            )
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            await self._inner({**scope, TOKEN: visitor.token}, receive, send_with_added)
-
-    async def _turn_away(
-        self, refusal: Refusal, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        shared = self._shared
-        tell_refused(scope.get("method", "GET"), scope["path"], refusal)
-        address = (scope.get("client") or ("",))[0]
-        await shared.entrance.hold(refusal, address, shared.draining)
-        await _refuse(refusal, scope, receive, send)
-
-
-def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """An ASGI scope's headers as `Doors.judge` takes them."""
-    headers: dict[str, str] = {}
-    for raw, value in pairs:
-        name, text = raw.decode("latin-1").lower(), value.decode("latin-1").strip()
-        headers[name] = f"{headers[name]}, {text}" if name in headers else text
-    return headers
-
-
-async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    answer = detail(refusal.status, refusal.sentence)
-    headers = [
-        (b"content-type", answer.content_type.encode()),
-        (b"content-length", str(len(answer.body)).encode()),
-        *((name.lower().encode(), value.encode()) for name, value in refusal.headers),
-    ]
-    prefix = "" if scope["type"] == "http" else "websocket."
-    if prefix and "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close"})  # before it was accepted that is a 403
-        return
-    if not prefix and scope["http_version"].startswith("1"):
-        headers.append((b"connection", b"close"))  # its body is not read
-    async with rest_discarded(receive):
-        await send(
-            {
-                "type": f"{prefix}http.response.start",
-                "status": answer.status,
-                "headers": headers,
-            }
-        )
-        await send({"type": f"{prefix}http.response.body", "body": answer.body})

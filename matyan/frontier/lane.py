@@ -743,6 +743,12 @@ class Lane:
         async for work in self._turns.clone():
             work()
 
+    def takes(self, head: Head) -> bool:
+        """Whether this request asks for the ingest path's WebSocket."""
+        # An upgrade elsewhere, or to something else, is not followed: that is a request like any other.
+        may_upgrade = head.method == "GET" and head.version == "HTTP/1.1"
+        return may_upgrade and "upgrade" in head.headers and head.path.startswith(INGEST_PATH)
+
     async def open(self, stream: Stream, head: Head, token: Token | None = None) -> None:
         """Answers the handshake; takes the connection of whoever came in with `token`, or refuses it."""
         run = head.path.removeprefix(INGEST_PATH)

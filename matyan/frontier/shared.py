@@ -1,4 +1,4 @@
-"""What the parts of one listener share: the collaborators that they were handed, whether it drains, and how requests are counted.
+"""What the parts of one listener share: the collaborators that they were handed, and whether it drains.
 
 No sockets and no requests here.
 """
@@ -19,15 +19,11 @@ from matyan.frontier.session import Session, Sessions
 from matyan.service import telemetry
 from matyan.service.accounts import Account, Accounts, BlobDay
 from matyan.service.asgi import ASGIApp
-from matyan.service.doors import Refusal
 from matyan.service.entrance import entrance_of
 from matyan.service.health import Health
-from matyan.service.logs import get_logger
 from matyan.service.probes import About
 from matyan.service.tokens import Token, Tokens
 from matyan.settings import Settings
-
-log = get_logger()
 
 RATE_S = 30.0
 RATE_BYTES = 120 << 10
@@ -97,20 +93,3 @@ class Shared:
             raise Unavailable(
                 f"{budget.held:,} of {budget.capacity:,} bytes (MATYAN_QUEUE_BYTES) are held: what takes them away is slow or away."
             )
-
-
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
-
-
-def count_request(method: str, template: str, status: int, seconds: float) -> None:
-    """Counts one HTTP request under the route's template, so that labels stay few."""
-    labels = (method if method in _METHODS else "other", template, f"{status // 100}xx")
-    telemetry.HTTP_REQUESTS.labels(*labels).inc()
-    telemetry.HTTP_SECONDS.labels(*labels).observe(seconds)
-
-
-def tell_refused(method: str, path: str, refusal: Refusal) -> None:
-    """Counts a request that was not let in, and logs it. What has to do with tokens anybody can cause at will: that is counted (`entrance.py`)."""
-    tell = log.debug if refusal.status == 401 else log.warning
-    tell("refused at the door", path=path[:255], reason=refusal.sentence)
-    count_request(method, "unmatched", refusal.status, 0.0)

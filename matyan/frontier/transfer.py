@@ -15,10 +15,11 @@ import trio
 from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import URL_PATH, ServedBlobs
 from matyan.errors import NotFound, Unavailable
-from matyan.frontier.shared import RATE_BYTES, RATE_S, count_request
+from matyan.frontier.shared import RATE_BYTES, RATE_S
 from matyan.service.accounts import Account
-from matyan.service.asgi import ASGIApp, Receive, Scope, Send
+from matyan.service.asgi import ASGIApp, Receive, Scope, Send, rest_discarded
 from matyan.service.descriptors import for_uploads
+from matyan.service.telemetry import count_request
 
 TURN_WITHIN_S = 60.0
 """Seconds that an upload waits for its turn, unread, while as many are under way as are allowed."""
@@ -206,25 +207,6 @@ class _Refused(Exception):
         self.status = status
         self.sentence = sentence
         self.headers = headers
-
-
-@asynccontextmanager
-async def rest_discarded(receive: Receive) -> AsyncIterator[None]:
-    """Takes what still comes while an answer goes out, and ends the answer when the client has gone.
-
-    Hypercorn passes the body through a bounded queue and waits for room in it even to close: with nobody
-    at its other end the connection would stay for ever.
-    """
-    async with trio.open_nursery() as nursery:
-
-        async def discard() -> None:
-            while not (await receive())["type"].endswith(".disconnect"):
-                pass
-            nursery.cancel_scope.cancel()
-
-        nursery.start_soon(discard)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 async def _answer(

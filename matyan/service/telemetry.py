@@ -230,3 +230,13 @@ def export_only_of(service: str) -> None:
     own = set(_OF[service])
     for metric in {metric for metrics in _OF.values() for metric in metrics} - own:
         REGISTRY.unregister(metric)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
+
+
+def count_request(method: str, template: str, status: int, seconds: float) -> None:
+    """Counts one HTTP request under the route's template, so that labels stay few."""
+    labels = (method if method in _METHODS else "other", template, f"{status // 100}xx")
+    HTTP_REQUESTS.labels(*labels).inc()
+    HTTP_SECONDS.labels(*labels).observe(seconds)

@@ -18,8 +18,8 @@ from websockets.sync.client import connect
 
 from matyan._codec import tree_records
 from matyan.api import objects as api_objects
-from matyan.frontier.web import Exchange
 from matyan.service.http1 import Head
+from matyan.service.web import Exchange
 from tests.api.stream import objects, shown
 from tests.api.test_api import API, log
 from tests.tracker import running

@@ -18,7 +18,8 @@ from matyan.broker.base import DeadLetter, DeliveryCallback
 from matyan.broker.local import LocalBroker, Redelivery
 from matyan.cli.main import main
 from matyan.folder import tracker
-from matyan.frontier import edge
+from matyan.service import http_server
+from matyan.service.http_server import HttpServer
 from matyan.store import rocks
 from matyan.store.rocks import open_rocks
 from tests.broken_ingestion import AcknowledgesEarly
@@ -40,14 +41,14 @@ class DiesBeforeReplay(LocalBroker):
 
 
 _connections = count(1)
-_handle = edge._handle
+_handle = HttpServer.handle
 
 
-async def raises_at_times(frontier: edge.Frontier, stream: trio.SocketStream) -> None:
+async def raises_at_times(server: HttpServer, stream: trio.SocketStream) -> None:
     """A bug that every twelfth connection meets: not the first ones, which are the victim's and its attackers'."""
     if next(_connections) % 12 == 0:
         raise ZeroDivisionError
-    await _handle(frontier, stream)
+    await _handle(server, stream)
 
 
 async def no_island(
@@ -73,9 +74,9 @@ if __name__ == "__main__":
         case "die-after-replay":
             tracker.LocalBroker = DiesAfterReplay
         case "raise-at-times":
-            edge._handle = raises_at_times
+            HttpServer.handle = raises_at_times
         case "raise-without-islands":
-            edge._handle, edge.island = raises_at_times, no_island
+            HttpServer.handle, http_server.island = raises_at_times, no_island
         case promise:
             sys.exit(f"no promise of that name: {promise}")
     sys.argv[:] = ["matyan", "up", *sys.argv[2:]]

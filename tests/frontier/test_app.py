@@ -88,7 +88,7 @@ async def test_presign_says_what_is_wrong(
 
 async def test_presign_waits_for_room_and_then_says_503(mock_clock: MockClock) -> None:
     async with a_frontier(HandProducer(capacity_bytes=10)) as served:
-        await served.frontier.web_loaded.wait()
+        await served.frontier.http.web_loaded.wait()
         answers: list[bytes] = []
 
         async def ask() -> None:
@@ -108,7 +108,7 @@ async def test_presign_waits_for_room_and_then_says_503(mock_clock: MockClock) -
 async def test_a_body_that_never_comes_is_given_up(mock_clock: MockClock) -> None:
     """408 within bounded time, and the connection ends."""
     async with a_frontier() as served:
-        await served.frontier.web_loaded.wait()
+        await served.frontier.http.web_loaded.wait()
         stream = await served.connect()
         await stream.send_all(
             f"POST {PRESIGN} HTTP/1.1\r\nHost: x\r\n{JSON}Content-Length: 9\r\n\r\n".encode()
@@ -120,7 +120,7 @@ async def test_a_body_that_never_comes_is_given_up(mock_clock: MockClock) -> Non
         await trio.testing.wait_all_tasks_blocked(0.01)
         mock_clock.jump(3)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert served.frontier.streams == set()
+        assert served.frontier.http.streams == set()
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

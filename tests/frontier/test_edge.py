@@ -462,7 +462,7 @@ async def test_a_head_that_never_ends_is_refused(mock_clock: MockClock) -> None:
     async with a_frontier() as served:
         stream = await served.connect()
         await stream.send_all(b"GET / HTTP/1.1\r\nX: ")
-        while not served.frontier.idle:
+        while not served.frontier.http.idle:
             await trio.lowlevel.checkpoint()
         await trio.testing.wait_all_tasks_blocked(0.01)
         mock_clock.jump(11)

@@ -75,7 +75,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async with a_frontier(
         settings=settings, blobs=FolderBlobs(tmp_path / "blobs", b"secret", 60)
     ) as served:
-        await served.frontier.web_loaded.wait()
+        await served.frontier.http.web_loaded.wait()
         yield served
 
 

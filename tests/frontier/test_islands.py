@@ -34,7 +34,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
     """With Hypercorn loaded and with uploads, which have the longest way."""
     blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
     async with a_frontier(blobs=blobs, settings=Settings(blob_max_bytes=1 << 20)) as served:
-        await served.frontier.web_loaded.wait()
+        await served.frontier.http.web_loaded.wait()
         yield served
 
 
@@ -358,13 +358,13 @@ async def test_a_connection_has_a_deadline_after_an_answer_too(
 ) -> None:
     """Whoever gave the answer: the silence of 60 s, and the 10 s for a head that has begun."""
     async with a_frontier() as served:
-        await served.frontier.web_loaded.wait()
+        await served.frontier.http.web_loaded.wait()
         stream = await served.connect()
         await stream.send_all(get(path))
         assert (await stream.receive_some()).startswith((b"HTTP/1.1 200", b"HTTP/1.1 404"))
         await stream.send_all(begun)
         await settle(mock_clock, seconds - 1)
-        assert len(served.frontier.streams) == 1
+        assert len(served.frontier.http.streams) == 1
         mock_clock.jump(2)
         answer = b"".join([chunk async for chunk in stream])
         assert statuses(answer) == ([] if want is None else [want])
@@ -376,7 +376,7 @@ async def test_a_request_at_hand_is_answered_during_a_drain(served: Served) -> N
     body = b'{"run_id":"r","artifact_path":"a"}'
     ask = get(PRESIGN, JSON, f"Content-Length: {len(body)}", method="POST", body=body)
     await stream.send_all(ask[:-1])
-    while not served.frontier.streams or served.frontier.idle:
+    while not served.frontier.http.streams or served.frontier.http.idle:
         await trio.lowlevel.checkpoint()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drain, served.frontier, trio.current_time() + 60)
@@ -414,14 +414,14 @@ async def test_what_a_handler_raises_is_logged_once(
     served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the connection and the exception's class; the others go on."""
-    assert served.frontier.web is not None
+    assert served.frontier.http.web is not None
 
     async def broken(exchange: object) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.sleep_forever)
             raise ZeroDivisionError("a bug")
 
-    served.frontier.web.handle = broken
+    served.frontier.http.web.handle = broken
     victim = await served.websocket()
     assert await raw_talk(served, get(APP)) == b""
     (line,) = errors(caplog)
@@ -432,7 +432,7 @@ async def test_what_a_handler_raises_is_logged_once(
 
 async def test_what_a_handler_raises_during_a_drain_does_not_end_it(served: Served) -> None:
     """Though the drain cancels it, and both come in one group."""
-    assert served.frontier.web is not None
+    assert served.frontier.http.web is not None
     begun = trio.Event()
 
     async def broken(exchange: object) -> None:
@@ -444,7 +444,7 @@ async def test_what_a_handler_raises_during_a_drain_does_not_end_it(served: Serv
             finally:
                 raise ZeroDivisionError("a bug")
 
-    served.frontier.web.handle = broken
+    served.frontier.http.web.handle = broken
     stream = await served.connect()
     await stream.send_all(get(APP))
     await begun.wait()

@@ -198,12 +198,12 @@ async def test_a_handshake_has_a_deadline(mock_clock: MockClock, sent: bytes) ->
         mock_clock.jump(HANDSHAKE_S + 0.1)
         mock_clock.rate = 1
         await until(lambda: outcomes()["late"] == late + 1)
-        assert not served.frontier.streams
+        assert not served.frontier.http.streams
         await is_served(served)
 
 
 async def until_streams(served: Served, count: int) -> None:
-    while len(served.frontier.streams) != count:
+    while len(served.frontier.http.streams) != count:
         await trio.lowlevel.checkpoint()
 
 
@@ -256,7 +256,7 @@ async def test_hostile_handshakes_end_alone(
                     await served.handed(1)
                     served.producer.deliver()
                     assert await victim.reply() == OK
-    await until(lambda: not served.frontier.streams)
+    await until(lambda: not served.frontier.http.streams)
     assert "ended with an error" not in caplog.text
     assert "Traceback" not in caplog.text
 
@@ -289,7 +289,7 @@ async def test_a_goodbye_of_tls_is_an_end(served: Served) -> None:
         sock = stream.detach()
         sock._say_goodbye()
         kept = sock.plain  # noqa: F841 - open until the test's end
-    await until(lambda: not served.frontier.lane.connections and not served.frontier.streams)
+    await until(lambda: not served.frontier.lane.connections and not served.frontier.http.streams)
 
 
 async def test_a_goodbye_right_behind_a_frame_loses_nothing(served: Served) -> None:
@@ -328,7 +328,7 @@ async def test_the_server_says_goodbye(served: Served, how: str) -> None:
         await stream.send_all(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     elif how == "drained":
         await stream.do_handshake()
-        await until(lambda: any(isinstance(one, TlsStream) for one in served.frontier.streams))
+        await until(lambda: any(isinstance(one, TlsStream) for one in served.frontier.http.streams))
         served.frontier.nursery.start_soon(drain, served.frontier, trio.current_time() + 1)
     else:
         client = RawClient(stream, "run-1", served.port)
@@ -378,8 +378,8 @@ async def test_key_updates_without_end_end_that_connection_alone(
     transport = await raw(served)
     transport.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client = await tls.client(transport, context)
-    await until(lambda: any(isinstance(one, TlsStream) for one in served.frontier.streams))
-    (stream,) = served.frontier.streams
+    await until(lambda: any(isinstance(one, TlsStream) for one in served.frontier.http.streams))
+    (stream,) = served.frontier.http.streams
     stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     (line,) = (
         line
@@ -509,8 +509,8 @@ async def test_a_new_certificate_is_for_new_connections(tmp_path: Path) -> None:
             await transport.do_handshake()
             seen.append(transport.getpeercert(binary_form=True))
             tls.write_pair(tmp_path)
-            assert served.frontier.certificates is not None
-            await trio.to_thread.run_sync(served.frontier.certificates.refresh)
+            assert served.frontier.http.certificates is not None
+            await trio.to_thread.run_sync(served.frontier.http.certificates.refresh)
         assert seen[0] != seen[1]
         await client.send(tag("a"))
         await served.handed(1)
@@ -522,7 +522,7 @@ async def test_the_files_are_watched(mock_clock: MockClock, tmp_path: Path) -> N
     certificate, key = tls.write_pair(tmp_path)
     settings = Settings(tls_cert_file=str(certificate), tls_key_file=str(key))
     async with a_frontier(settings=settings) as served:
-        certificates = served.frontier.certificates
+        certificates = served.frontier.http.certificates
         assert certificates is not None
         before = certificates.context
         tls.write_pair(tmp_path)
@@ -533,8 +533,8 @@ async def test_the_files_are_watched(mock_clock: MockClock, tmp_path: Path) -> N
 
 
 async def test_the_end_of_the_certificate_is_a_metric(served: Served) -> None:
-    assert served.frontier.certificates is not None
-    expires = served.frontier.certificates.expires
+    assert served.frontier.http.certificates is not None
+    expires = served.frontier.http.certificates.expires
     answer = await served.talk(b"GET /metrics/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     (line,) = (
         line

@@ -150,7 +150,7 @@ async def walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     settings = Settings(tokens_file=str(file), cors_origins=(UI,), allowed_hosts=("x",))
     blobs = FolderBlobs(tmp_path / "blobs", b"secret", 60)
     async with a_frontier(blobs=blobs, settings=settings) as served, trio.open_nursery() as nursery:
-        await served.frontier.web_loaded.wait()
+        await served.frontier.http.web_loaded.wait()
         (listener,) = await nursery.start(_serve_probes, settings)
         yield Walk(served, listener.socket.getsockname()[1], file, later)
         nursery.cancel_scope.cancel()
