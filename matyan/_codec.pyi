@@ -76,6 +76,33 @@ class Columns:
     def epoch_mask(self) -> bytes:
         """One byte a point: 0 when it has no epoch, 1 when its epoch is an int64, 3 when it is a float64."""
 
+class Summary:
+    """How many steps a sequence has, and the first, lowest and highest of its finite values (None: it has none); exact as long as
+    what is added stands behind all that was added before."""
+
+    def __init__(
+        self,
+        count: int = 0,
+        first: float | None = None,
+        min: float | None = None,
+        max: float | None = None,
+    ) -> None:
+        """first, min and max: all or none."""
+    @property
+    def count(self) -> int: ...
+    @property
+    def first(self) -> float | None: ...
+    @property
+    def min(self) -> float | None: ...
+    @property
+    def max(self) -> float | None: ...
+    def add(self, columns: Columns) -> None:
+        """Points, in the order of their steps."""
+    def add_entries(self, count: int) -> None:
+        """Steps at which something stands that is no point."""
+    def packed(self, last_step: int) -> bytes:
+        """msgpack: [last_step, count, first, min, max], the last three null where no value is finite."""
+
 def sample_ranks(size: int, most: int) -> list[int]:
     """The ranks of at most `most` of `size` things in order: all, or evenly by rank, round(i * (size - 1) / (most - 1)), the
     first and the last among them; of one the first."""

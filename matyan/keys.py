@@ -10,6 +10,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | (run, "attrs", *path, …)                             | attrs                                     |
 | (run, "contexts", ctx)                               | context, contexts_prefix                  |
 | (run, "traces", ctx, name, "dtype"|"last"|…)         | trace, traces_prefix                      |
+| (run, "traces", ctx, name, "summary")                | trace: count, first, min, max; not always |
 | (run, "seqs", ctx, name, "val"|"step"|…, step)       | seq + POINT_FIELDS                        |
 | (run, "seqs", ctx, name, "chunk", n)                 | seq + CHUNK; seqs_prefix                  |
 | (run, "parts", ctx, name, step, i)                   | parts                                     |

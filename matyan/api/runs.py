@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
-from matyan._codec import BLOBS, context_text
+from matyan._codec import BLOBS, Summary, context_text
+from matyan.errors import ConfigurationError
 from matyan.keys import Keys
 from matyan.readable import is_number
 from matyan.rules import contexts, entities, indexes, runs, trees
@@ -32,6 +33,11 @@ _KIND_OF_DTYPE: Final = {
     "logs": None,
     "log_records": None,
 }
+_MOST_ANEW: Final = 2_000_000
+"""Points that one answer reads to find their extremes, where no row tells them: less than a second. A list of many runs shows the
+others without."""
+_ANEW_AT_LEAST: Final = 1_000
+"""What a sequence counts for, however few points it has."""
 _SYSTEM_PARAMS: Final = "__system_params"
 _UPLOADED_BY_SEQUENCES: Final = "seq/"
 _DEFAULT_EXPERIMENT: Final = {"id": None, "name": None, "description": None}
@@ -55,6 +61,7 @@ class View:
         self.keys = keys
         self.sequences = sequences
         self._entities: dict[tuple[str, str], Fields] = {}
+        self._anew = _MOST_ANEW
 
     def entity(self, family: str, uuid: str) -> Fields:
         """The fields of an experiment or tag; {}: there is none."""
@@ -65,6 +72,20 @@ class View:
 
     def run(self, run: str) -> RunView:
         return RunView(self, run)
+
+    def summary(self, run: str, info: SequenceInfo) -> Summary | None:
+        """The sequence's summary; None where its points would have to be read, and those of many others were, or some cannot be."""
+        if info.summary is None:
+            if self._anew <= 0:
+                return None
+            self._anew -= _ANEW_AT_LEAST
+        try:
+            summary = self.sequences.summary(self.snap, run, info)
+        except ConfigurationError:  # a damaged chunk
+            return None
+        if info.summary is None:
+            self._anew -= summary.count
+        return summary
 
     def newest_first(self) -> Iterator[str]:
         """All runs that have a date; those that are being deleted too."""
@@ -206,10 +227,16 @@ class RunView:
             {
                 "name": info.name,
                 "context": self.context(info),
-                "values": {"last": info.last, "last_step": info.last_step},
+                "values": {"last": info.last, "last_step": info.last_step, **self._extremes(info)},
             }
             for info in self.of_kind(METRIC)
         ]
+
+    def _extremes(self, info: SequenceInfo) -> dict[str, float | None]:
+        summary = self.view.summary(self.run, info)
+        if summary is None or summary.first is None:
+            return {}
+        return {"first": summary.first, "min": summary.min, "max": summary.max}
 
     def artifacts(self) -> Iterator[tuple[str, str, str]]:
         """(path, s3 key, content type) of what was uploaded besides the files of sequences."""

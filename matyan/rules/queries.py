@@ -164,7 +164,7 @@ class Queries:
         for info in self._sequences.sequences(snap, run):
             sequences += 1
             with suppress(ConfigurationError):  # a damaged chunk
-                points += self._sequences.count(snap, run, info.ctx, info.name)
+                points += self._sequences.count(snap, run, info)
         return {"sequences": sequences, "points": points}
 
     def resolve(self, snap: Snapshot, run: str) -> str:
@@ -252,7 +252,8 @@ class Queries:
     def _shown(self, snap: Snapshot, run: str, info: SequenceInfo, stored: dict[int, Row]) -> Row:
         points: int | None
         try:
-            points, last, last_step = self._sequences.summary(snap, run, info)
+            points = self._sequences.count(snap, run, info)
+            last, last_step = self._sequences.last(snap, run, info)
         except ConfigurationError:
             # A damaged chunk: its other sequences can be read.
             points, last, last_step = None, info.last, info.last_step

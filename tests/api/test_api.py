@@ -71,6 +71,8 @@ def log(tracker: Tracker, name: str, lr: float) -> None:
     run.add_tag("kept")
     for step in range(300):
         run.track(step * lr, name="loss", step=step, epoch=step // 100, context={"b": 1, "a": 2})
+    if name == "second":
+        run.track(-5.0, name="loss", step=3, context={"b": 1, "a": 2})
     run.track(float("nan"), name="broken", step=0)
     for step in range(3):
         run.track(Text(f"text {step}"), name="words", step=step)
@@ -133,6 +135,16 @@ def test_a_search_sends_runs_with_progress_between_them(api: API) -> None:
 def test_a_query_narrows(api: API, query: str, found: list[str]) -> None:
     params = {"exclude_params": "true", "exclude_traces": "true"}
     assert [*api.stream("runs/search/run", q=query, **params)] == found
+
+
+def test_a_search_sends_the_first_lowest_and_highest_value(api: API) -> None:
+    """Of steps that rise from a row, of one that was written again from the points; of a metric without a finite value none."""
+    for run, lr, low in ("first", 0.1, 0.0), ("second", 2, -5.0):
+        traces = api.stream("runs/search/run", q=f"run.hash == '{run}'")[run]["traces"]["metric"]
+        broken, loss = (one["values"] for one in traces)
+        high = pytest.approx(299 * lr)
+        assert loss == {"last": high, "last_step": 299, "first": 0.0, "min": low, "max": high}
+        assert broken == {"last": 0.0, "last_step": 0}
 
 
 def test_pages_and_orders(api: API) -> None:

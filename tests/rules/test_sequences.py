@@ -9,7 +9,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -20,9 +20,9 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from matyan._codec import Columns, chunk_head, decode_chunk, encode_chunk
+from matyan._codec import Columns, chunk_head, decode_chunk, encode_chunk, key_int
 from matyan.errors import ConfigurationError, InvalidRecord
-from matyan.keys import Keys, unpack_value
+from matyan.keys import POINT_FIELDS, Keys, unpack_value
 from matyan.rules.free_steps import find
 from matyan.rules.sequences import (
     Entry,
@@ -40,6 +40,7 @@ from tests.memory_store import MemoryStore
 T = TypeVar("T")
 Row = tuple[int | None, float, float, int | float | None]
 Groups = list[tuple[str, str, list[Row]]]
+Told = tuple[int, float | None, float | None, float | None]
 
 layouts = pytest.mark.parametrize("layout", ["compatible", "packed"])
 TINY = Growth(early=3, latest=4, chunk=8, rewrite=12)
@@ -139,7 +140,13 @@ class Desk:
         return self.read(lambda snap: list(self.sequences.objects(snap, self.run, 0, name)))
 
     def count(self, name: str) -> int:
-        return self.read(lambda snap: self.sequences.count(snap, self.run, 0, name))
+        (info,) = (info for info in self.infos() if (info.ctx, info.name) == (0, name))
+        return self.read(lambda snap: self.sequences.count(snap, self.run, info))
+
+    def summary(self, info: SequenceInfo) -> Told:
+        """What its readers are told."""
+        found = self.read(lambda snap: self.sequences.summary(snap, self.run, info))
+        return found.count, found.first, found.min, found.max
 
     def infos(self) -> list[SequenceInfo]:
         return self.read(lambda snap: list(self.sequences.sequences(snap, self.run)))
@@ -169,6 +176,12 @@ def columns_of(rows: list[Row]) -> Columns:
     return columns
 
 
+def summary_of(count: int, finite: list[float]) -> Told:
+    if not finite:
+        return count, None, None, None
+    return count, finite[0], min(finite), max(finite)
+
+
 def bits(rows: list[Row]) -> list[tuple[int | None, bytes, bytes, int | float | None]]:
     """Comparable, NaN payloads and the sign of a zero included."""
     return [
@@ -188,12 +201,14 @@ class Modelled:
         self.last = 0.0
         self.last_step: int | None = None
         self.dtype = ""
+        self.rises = True  # each step was above the one before it
 
     def append(self, rows: list[Row], dtype: str) -> None:
         self.dtype = dtype
         for step, value, time, epoch in rows:
             if step is None:
                 step = 0 if self.last_step is None else max(0, self.last_step + 1)
+            self.rises = self.rises and (self.last_step is None or step > self.last_step)
             self.rows[step] = (step, value, time, epoch)
             if self.last_step is None or step >= self.last_step:
                 self.last_step = step
@@ -277,7 +292,129 @@ def test_same_points_in_same_points_out(
         (name, expected.dtype, expected.last_step) for name, expected in model.items()
     }
     for info in desk.infos():
-        assert struct.pack("<d", info.last) == struct.pack("<d", model[info.name].last)
+        expected = model[info.name]
+        assert struct.pack("<d", info.last) == struct.pack("<d", expected.last)
+        assert (info.summary is not None) == expected.rises
+        values = [row[1] for _, row in sorted(expected.rows.items()) if math.isfinite(row[1])]
+        assert desk.summary(info) == summary_of(len(expected.rows), values)
+
+
+# --- summaries -------------------------------------------------------------------------------------
+
+ENTRIES = st.lists(
+    st.tuples(
+        st.sampled_from(["points", "object", "line", "session"]),
+        st.lists(st.tuples(st.integers(0, 12) | st.none(), VALUES), min_size=1, max_size=4),
+        st.sampled_from(["commit", "commit", "abort", "unknown", "restart"]),
+    ),
+    max_size=12,
+)
+
+
+@layouts
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(ENTRIES)
+def test_a_summary_is_what_its_points_and_objects_make(
+    store: Store, layout: Layout, batches: list[tuple[str, list[tuple[int | None, float]], str]]
+) -> None:
+    """Of a sequence that mixes points and objects, too: what stands in the trace is what a reader without it finds; and lines that
+    are sent again and again at one step keep theirs."""
+    desk = Desk(store, layout, TINY)
+    has_lines = False
+    for kind, rows, ending in batches:
+
+        def body(
+            writes: SequenceWrites,
+            kind: str = kind,
+            rows: list[tuple[int | None, float]] = rows,
+        ) -> None:
+            for step, value in rows:
+                if kind == "points":
+                    columns = columns_of([(step, value, 1.0, None)])
+                    writes.append_points(desk.run, 0, "loss", "float", columns)
+                elif kind == "object":
+                    entry = Entry(step, None, 1.0, {"a": repr(value)})
+                    writes.append_object(desk.run, 0, "loss", "custom", entry)
+                elif kind == "line":
+                    writes.append_line(desk.run, repr(value), step or 0, 1.0)
+                else:
+                    writes.begin_session(desk.run)
+
+        if ending == "abort":
+            with pytest.raises(Aborted):
+                desk.write(body, abort=True)
+            continue
+        desk.write(body, known=ending != "unknown")
+        has_lines = has_lines or kind == "line"
+        if ending == "restart":
+            desk.restart()
+    for info in desk.infos():
+        anew = replace(info, summary=None)
+        assert desk.summary(info) == desk.summary(anew)
+        assert info.summary is not None or info.name == "loss"
+    assert has_lines == any(info.name == "logs" for info in desk.infos())
+
+
+@layouts
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda row: None,
+        lambda row: b"\xc1",
+        lambda row: msgpack.packb([8, 9, 1.0, 1.0, 1.0]),
+        lambda row: msgpack.packb([9, 10, 1, 1, 1]),
+        lambda row: msgpack.packb([9, True, 1.0, 1.0, 1.0]),
+        lambda row: msgpack.packb([9, 10, math.nan, 1.0, 1.0]),
+        lambda row: msgpack.packb([9, 10, None, 1.0, 1.0]),
+        lambda row: msgpack.packb({"count": 10}),
+    ],
+)
+def test_a_summary_that_is_none_counts_for_nobody(
+    store: Store, layout: Layout, damage: Callable[[bytes], bytes | None]
+) -> None:
+    """Missing, damaged, or of another last step than the trace's: readers read the points, and its writer does not go on from it."""
+    desk = Desk(store, layout, TINY)
+    desk.append("loss", [(step, float(step), 1.0, None) for step in range(10)])
+    row = desk.keys.trace(desk.run, 0, "loss", "summary")
+
+    def spoil(tr: Transaction) -> None:
+        packed = tr.get(row)
+        assert packed is not None
+        spoiled = damage(packed)
+        if spoiled is None:
+            tr.clear(row)
+        else:
+            tr.set(row, spoiled)
+
+    trio.run(store.transact, spoil)
+    (info,) = desk.infos()
+    assert info.summary is None
+    assert desk.summary(info) == (10, 0.0, 0.0, 9.0)
+    desk.restart()
+    desk.append("loss", [(10, -1.0, 1.0, None)])
+    (info,) = desk.infos()
+    assert info.summary is None
+    assert desk.summary(info) == (11, 0.0, -1.0, 9.0)
+
+
+def test_what_the_references_worker_has_written_is_counted_anew(store: Store) -> None:
+    """It moves last_step to what it wrote last, above and below."""
+    for step in (4, 20):
+        desk = Desk(store, "compatible")
+        desk.append("loss", [(at, float(at), 1.0, None) for at in range(10)])
+
+        def theirs(tr: Transaction, desk: Desk = desk, step: int = step) -> None:
+            seq = desk.keys.seq(desk.run, 0, "loss")
+            tr.set(key_int(seq + POINT_FIELDS["val"], step), msgpack.packb(99.0))
+            tr.set(desk.keys.trace(desk.run, 0, "loss", "last_step"), msgpack.packb(step))
+
+        trio.run(store.transact, theirs)
+        desk.restart()
+        for _ in range(2):
+            (info,) = desk.infos()
+            assert info.summary is None
+            assert desk.summary(info)[3] == 99.0
+            desk.append("loss", [(30, 1.0, 1.0, None)])
 
 
 # --- keys ------------------------------------------------------------------------------------------
@@ -303,9 +440,11 @@ EXPECTED_IN_BOTH: dict[tuple[Any, ...], Any] = {
     ("traces", 0, "loss", "dtype"): "float",
     ("traces", 0, "loss", "last"): 0.25,
     ("traces", 0, "loss", "last_step"): 300,
+    ("traces", 0, "loss", "summary"): [300, 2, 0.5, 0.25, 0.5],
     ("traces", 0, "logs", "dtype"): "logs",
     ("traces", 0, "logs", "last"): 0.0,
     ("traces", 0, "logs", "last_step"): 7,
+    ("traces", 0, "logs", "summary"): [7, 1, None, None, None],
 }
 
 
@@ -429,10 +568,12 @@ def test_the_last_value_is_shown_as_it_is(
     desk.put("figure", 2, {"a": 1})
     figure, loss = desk.infos()
     steps = {step for batch in batches for step, _ in batch}
-    summary = desk.read(lambda snap: desk.sequences.summary(snap, desk.run, loss))
-    assert repr(summary) == repr((len(steps), last, last_step))
-    summary = desk.read(lambda snap: desk.sequences.summary(snap, desk.run, figure))
-    assert summary == (2, 0.0, 3)
+    shown = desk.read(lambda snap: desk.sequences.last(snap, desk.run, loss))
+    assert repr(shown) == repr((last, last_step))
+    assert desk.count("loss") == len(steps)
+    shown = desk.read(lambda snap: desk.sequences.last(snap, desk.run, figure))
+    assert shown == (0.0, 3)
+    assert desk.count("figure") == 2
 
 
 @layouts
@@ -497,8 +638,9 @@ def test_behind_the_last_step_of_all_comes_the_next_free_one(
         many.append("loss", new)
     assert [row[0] for row in many.rows("loss")] == sorted(expected)
     info = many.infos()[0]
-    summary = many.read(lambda snap: many.sequences.summary(snap, many.run, info))
-    assert summary == (len(expected), 1.0, LAST)
+    shown = many.read(lambda snap: many.sequences.last(snap, many.run, info))
+    assert shown == (1.0, LAST)
+    assert many.count("loss") == len(expected)
     objects = Desk(store, layout)
 
     def put_all(writes: SequenceWrites) -> None:

@@ -9,6 +9,7 @@ chunk. No rule of a record's kind, no context and no index here: those are `reco
 | objects, log lines and records | val, step, epoch, time keys    | the same                              |
 | what is over 90,000 bytes      | parts; val is its outline      | the same                              |
 | dtype, last, last_step         | trace keys                     | the same                              |
+| count, first, min, max         | one trace key: `summaries.py`  | the same                              |
 
 How chunks grow (packed). A sequence's chunks are, in the order of their numbers and of the log:
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from matyan import readable
-from matyan._codec import Columns, key_int
+from matyan._codec import Columns, Summary, key_int
 from matyan.keys import POINT_FIELDS, Keys, range_of
 from matyan.rules.sequences.keyed import Beside, keyed
 from matyan.rules.sequences.parts import joined
 from matyan.rules.sequences.points import PointLayout
+from matyan.rules.sequences.summaries import summary_of
 from matyan.store.base import Snapshot
 
 
@@ -24,6 +25,8 @@ class SequenceInfo:
     dtype: str
     last: float
     last_step: int
+    summary: Summary | None = None
+    """None: `SequenceReads.summary` must read the points."""
 
 
 class SequenceReads:
@@ -51,32 +54,43 @@ class SequenceReads:
         if at is not None:
             yield _info(at, fields)
 
-    def summary(self, snap: Snapshot, run: str, info: SequenceInfo) -> tuple[int, float, int]:
-        """How many steps of a sequence have a point or an object, the value of the last one, and its step.
+    def summary(self, snap: Snapshot, run: str, info: SequenceInfo) -> Summary:
+        """How many steps of a sequence have a point or an object, and the first, lowest and highest finite value of its points.
 
-        The value as it is, where the trace has the last finite one; for what holds no points that of the trace. Costs
-        what `count` costs.
+        Costs nothing where the trace has it, and a read of all points otherwise.
         """
+        if info.summary is not None:
+            return info.summary
+        summary = Summary()
+        for columns in self.points(snap, run, info.ctx, info.name):
+            summary.add(columns)
+        summary.add_entries(self.count(snap, run, info) - summary.count)
+        return summary
+
+    def last(self, snap: Snapshot, run: str, info: SequenceInfo) -> tuple[float, int]:
+        """The value of the last point, and its step: the value as it is, where the trace has the last finite one; of what holds
+        no points that of the trace."""
         prefix = self.keys.seq(run, info.ctx, info.name)
-        vals = range_of(prefix + POINT_FIELDS["val"])
-        keyed = sum(1 for _ in snap.scan(*vals))
-        points, last_point = self.layout.measure(snap, prefix)
         last, last_step = info.last, info.last_step
+        vals = range_of(prefix + POINT_FIELDS["val"])
         for key, packed in snap.scan(*vals, limit=1, reverse=True):
             found = readable.elements(key, len(vals[0]) - 1, int)
             if found and found[0] >= last_step:
                 value, last_step = readable.number(packed), found[0]
                 last = last if value is None else float(value)
+        last_point = self.layout.measure(snap, prefix)[1]
         if last_point is not None and last_point[0] >= last_step:
             last_step, last = last_point
-        return keyed + points, last, last_step
+        return last, last_step
 
-    def count(self, snap: Snapshot, run: str, ctx: int, name: str) -> int:
+    def count(self, snap: Snapshot, run: str, info: SequenceInfo) -> int:
         """How many steps of a sequence have a point or an object.
 
-        Packed points cost one read when their steps only ever rose, and a read of all otherwise.
+        Where the trace does not have it, packed points cost one read when their steps only ever rose; a read of all otherwise.
         """
-        prefix = self.keys.seq(run, ctx, name)
+        if info.summary is not None:
+            return info.summary.count
+        prefix = self.keys.seq(run, info.ctx, info.name)
         keyed = sum(1 for _ in snap.scan(*range_of(prefix + POINT_FIELDS["val"])))
         return keyed + self.layout.measure(snap, prefix)[0]
 
@@ -126,4 +140,5 @@ def _info(at: tuple[int, str], fields: dict[str, Any]) -> SequenceInfo:
         dtype if isinstance(dtype, str) else "float",
         float(last) if readable.is_number(last) else 0.0,
         last_step if readable.is_int64(last_step) else 0,
+        summary_of(fields.get("summary"), last_step),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isfinite
 from typing import Final
 
-from matyan._codec import LINES
+from matyan._codec import LINES, Summary
 from matyan.keys import CHUNK, Keys
 from matyan.rules.contexts import EMPTY
 from matyan.rules.free_steps import END, FreeSteps
@@ -42,9 +42,11 @@ class State:
         "parts_prefix",
         "points",
         "prefix",
+        "summary",
         "trace_dtype",
         "trace_last",
         "trace_last_step",
+        "trace_summary",
         "traced",
         "weight",
     )
@@ -55,9 +57,12 @@ class State:
         self.trace_dtype = keys.trace(run, ctx, name, "dtype")
         self.trace_last = keys.trace(run, ctx, name, "last")
         self.trace_last_step = keys.trace(run, ctx, name, "last_step")
+        self.trace_summary = keys.trace(run, ctx, name, "summary")
         self.dtype: str | None = None
         self.last = 0.0
         self.last_step: int | None = None  # None: nothing stands here
+        # What its row says; None: no such row stands, and nobody knows but who reads all that stands here.
+        self.summary: Summary | None = None
         self.traced = False  # whether the rows of its trace are written
         self.parts: bool | None = (
             False  # whether a large object may stand here; None: not looked yet

@@ -11,6 +11,7 @@ from matyan import readable
 from matyan._codec import (
     LINES,
     Columns,
+    Summary,
     compatible_object,
     key_int,
     msgpack_float,
@@ -32,6 +33,7 @@ from matyan.rules.sequences.state import (
     StateKey,
     following,
 )
+from matyan.rules.sequences.summaries import summary_of
 from matyan.store.base import Transaction
 
 RATIO: Final = 4
@@ -87,6 +89,11 @@ class SequenceWrites:
         last_step, last, ascending = columns.follow(state.last_step, state.last)
         self.budget += RATIO * len(columns)
         self.budget -= self._layout.append(self._tr, state, columns, ascending, self.budget)
+        if state.summary is not None:
+            if ascending:
+                state.summary.add(columns)
+            else:
+                self._lose_summary(state)
         self._trace(state, dtype, last_step, last)
         return is_new
 
@@ -222,6 +229,12 @@ class SequenceWrites:
                 tr.set(key, stored)
             elif rewrite:
                 tr.clear(key)
+        if state.summary is not None:
+            if not rewrite:
+                state.summary.add_entries(1)
+            elif step != state.last_step or state.points or state.summary.first is not None:
+                # What stands at the last step is written anew again and again where it is a terminal line: that changes nothing.
+                self._lose_summary(state)
         self._trace(state, dtype, state.last_step if rewrite else step, state.last)
         return is_new
 
@@ -271,6 +284,7 @@ class SequenceWrites:
                 state.reaches(*point)
         if state.last_step is not None:
             state.parts = None
+        self._load_summary(state, named)
         # Not where another program has written since: the last line is its one then.
         if lines is not None and named is not None and named == state.last_step:
             sent = readable.found(tr.get(lines.trace_sent))
@@ -279,9 +293,27 @@ class SequenceWrites:
                 lines.sent, lines.at = pair
         return state
 
+    def _load_summary(self, state: State, named: int | None) -> None:
+        """named: the last step as its row says."""
+        row = self._tr.get(state.trace_summary)
+        if row is not None:
+            if named is not None and named == state.last_step:
+                state.summary = summary_of(readable.found(row), named)
+            if state.summary is None:
+                self._tr.clear(state.trace_summary)  # another program has written since
+        elif state.last_step is None and not state.traced:
+            state.summary = Summary()
+
+    def _lose_summary(self, state: State) -> None:
+        """Something was written before the end: what stood there before, nobody has looked at."""
+        state.summary = None
+        self._tr.clear(state.trace_summary)
+
     def _trace(self, state: State, dtype: str, last_step: int | None, last: float) -> None:
         tr = self._tr
         assert last_step is not None
+        if state.summary is not None:
+            tr.set(state.trace_summary, state.summary.packed(last_step))
         tr.set(state.trace_last_step, msgpack_int(last_step))
         tr.set(state.trace_last, msgpack_float(last))
         if dtype != state.dtype:
