@@ -5,11 +5,13 @@ They are pinned here where a test depends on them. Nothing of the package needs 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dev.process import Missing
@@ -31,11 +33,12 @@ def make(
     place = folder / name
     stamp = place / "packages.txt"
     wanted = "\n".join(packages)
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"installing {' '.join(packages)} in {place}", file=sys.stderr, flush=True)
-        _uv("venv", "--allow-existing", "--no-python-downloads", "--python", python, str(place))
-        _uv("pip", "install", "--python", str(place / "bin" / "python"), *packages)
-        stamp.write_text(wanted)
+    with _alone(place):
+        if not stamp.exists() or stamp.read_text() != wanted:
+            print(f"installing {' '.join(packages)} in {place}", file=sys.stderr, flush=True)
+            _uv("venv", "--allow-existing", "--no-python-downloads", "--python", python, str(place))
+            _uv("pip", "install", "--python", str(place / "bin" / "python"), *packages)
+            stamp.write_text(wanted)
     return place / "bin"
 
 
@@ -90,6 +93,36 @@ def reference_consumer(*, folder: Path = FOLDER) -> Path:
     return make("consumer", ("aiokafka==0.14.0",), folder=folder) / "python"
 
 
+def web_app(*, folder: Path = FOLDER) -> Path:
+    """A folder for PYTHONPATH with the files of the web app, which its wheel has for Python 3.12 or newer alone.
+
+    Raises:
+        Missing: as `make` does.
+    """
+    place = folder / "web-app"
+    package = "matyan-ui==0.3.2"
+    stamp = place / "packages.txt"
+    with _alone(place):
+        if not stamp.exists() or stamp.read_text() != package:
+            # Files and nothing that runs: any Python serves them.
+            where = ("--target", str(place), "--python-version", "3.12", "--no-deps")
+            _uv("pip", "install", *where, package)
+            stamp.write_text(package)
+    return place
+
+
+def chromium() -> str:
+    """
+    Raises:
+        Missing: there is none on the PATH.
+    """
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        found = shutil.which(name)
+        if found is not None:
+            return found
+    raise Missing("there is no Chromium on the PATH: `make browser` installs Debian's")
+
+
 # PyTorch from the package index brings CUDA's libraries with it, some gigabytes; Keras is content with JAX.
 _TORCH = (
     "torch==2.15.0",
@@ -113,6 +146,15 @@ def training_library(library: str, *, folder: Path = FOLDER) -> Path:
     """
     name, packages = _TRAINING[library]
     return make(f"training-{name}", ("matyan-client==0.3.0", *packages), folder=folder)
+
+
+@contextlib.contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Several processes may want the same one at once: the others wait until it is there."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _uv(*words: str) -> None:
