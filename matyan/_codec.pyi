@@ -1,6 +1,6 @@
 """What `_codec.pyx` offers, typed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 # --- the contract's limits and names (its section 6) ---------------------------------------------
@@ -289,6 +289,23 @@ def chunk_head(chunk: bytes) -> tuple[int, bool, int, int]:
 
 def decode_chunk(chunk: bytes, into: Columns) -> None:
     """Appends the points of a chunk to `into`. Raises ValueError, and appends nothing, on bytes that are no chunk."""
+
+# --- rows as a reader meets them --------------------------------------------------------------
+
+def read_tree(
+    pairs: Iterable[tuple[bytes, bytes]],
+    start: int,
+    most_depth: int,
+    other: Callable[[bytes], object],
+    missing: object,
+) -> object:
+    """The nested value of a tree's rows, whose paths stand behind `start` in their keys; `missing` where there is none. A row that is
+    none of a tree's, or deeper than `most_depth`, is skipped. other: reads a value that is no plain scalar."""
+
+def read_traces(
+    pairs: Iterable[tuple[bytes, bytes]], start: int, other: Callable[[bytes], object]
+) -> Iterator[tuple[tuple[int, str], dict[str, Any]]]:
+    """The fields of each (context id, name) in rows whose keys are (context id, name, field) behind `start`; others are skipped."""
 
 # --- the read API ------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ All that is known about formats lives here; no I/O, no settings, no policy. A li
 - schema, members, names, limits: which messages there are, and what may stand in them
 - messages, stream: a client's frame -> records, when it is there as a whole and while it arrives
 - records: records -> what a worker applies
+- rows: scanned rows -> what a reader sees of them
 - tree_stream: what the read API answers
 - websocket: the frames of RFC 6455, which are not the client's frames above
 - murmur2: Kafka's hash of a key
@@ -48,6 +49,7 @@ include "codec/limits.pxi"
 include "codec/messages.pxi"
 include "codec/stream.pxi"
 include "codec/records.pxi"
+include "codec/rows.pxi"
 include "codec/tree_stream.pxi"
 include "codec/websocket.pxi"
 include "codec/murmur2.pxi"

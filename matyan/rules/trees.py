@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from matyan import readable
-from matyan._codec import pack
-from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value, range_of, unpack
+from matyan._codec import pack, read_tree
+from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, pack_value, range_of
 from matyan.rules import limits
 from matyan.store.base import KeyValue, Snapshot, Transaction
 
@@ -124,37 +124,5 @@ def _checked(key: bytes, packed: bytes) -> KeyValue:
 
 def read(snap: Snapshot, prefix: bytes) -> object:
     """The value below `prefix`, or MISSING. Keys that are none of a tree's are skipped."""
-    root = _Node()
-    for key, packed in snap.scan(*range_of(prefix)):
-        try:
-            *path, marker = unpack(key, len(prefix))
-        except ValueError:
-            continue
-        if (
-            marker not in _MARKERS
-            or len(path) > readable.MOST_DEPTH
-            or not all(type(element) in (str, int) for element in path)
-        ):
-            continue
-        node = root
-        for element in path:
-            node = node.children.setdefault(element, _Node())
-        node.value = (
-            {} if marker == EMPTY_DICT else [] if marker == EMPTY_LIST else readable.value(packed)
-        )
-    return root.build()
-
-
-class _Node:
-    __slots__ = ("children", "value")
-
-    def __init__(self) -> None:
-        self.children: dict[str | int, _Node] = {}
-        self.value: object = MISSING
-
-    def build(self) -> object:
-        if not self.children:
-            return self.value
-        if all(isinstance(element, int) for element in self.children):
-            return [child.build() for child in self.children.values()]
-        return {str(element): child.build() for element, child in self.children.items()}
+    rows = snap.scan(*range_of(prefix))
+    return read_tree(rows, len(prefix), readable.MOST_DEPTH, readable.value, MISSING)

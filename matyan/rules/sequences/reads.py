@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from matyan import readable
-from matyan._codec import Columns, Summary, key_int
+from matyan._codec import Columns, Summary, key_int, read_traces
 from matyan.keys import POINT_FIELDS, Keys, range_of
 from matyan.rules.sequences.keyed import Beside, keyed
 from matyan.rules.sequences.parts import joined
@@ -39,19 +39,8 @@ class SequenceReads:
     def sequences(self, snap: Snapshot, run: str) -> Iterator[SequenceInfo]:
         """The traces of a run, by context and name; log and object sequences too."""
         prefix = self.keys.traces_prefix(run)
-        fields: dict[str, Any] = {}
-        at: tuple[int, str] | None = None
-        for key, value in snap.scan(*range_of(prefix)):
-            found = readable.elements(key, len(prefix), int, str, str)
-            if found is None:
-                continue
-            ctx, name, field = found
-            if at is not None and at != (ctx, name):
-                yield _info(at, fields)
-                fields = {}
-            at = (ctx, name)
-            fields[field] = readable.value(value)
-        if at is not None:
+        rows = snap.scan(*range_of(prefix))
+        for at, fields in read_traces(rows, len(prefix), readable.value):
             yield _info(at, fields)
 
     def summary(self, snap: Snapshot, run: str, info: SequenceInfo) -> Summary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 
 import rocksdict
@@ -18,9 +17,7 @@ def walk(
     """The pairs of [begin, end) on an iterator that nobody else moves meanwhile."""
     key, value, valid = iterator.key, iterator.value, iterator.valid
     if reverse:
-        iterator.seek_for_prev(end)
-        if valid() and key() == end:
-            iterator.prev()
+        _seek_before(iterator, end)
         while valid() and (k := key()) >= begin:
             yield k, value()
             iterator.prev()
@@ -33,6 +30,13 @@ def walk(
         iterator.status()  # a damaged block ends an iterator like the end of the data
 
 
+def _seek_before(iterator: rocksdict.RdictIter, end: bytes) -> None:
+    """To the last key before `end`."""
+    iterator.seek_for_prev(end)
+    if iterator.valid() and iterator.key() == end:
+        iterator.prev()
+
+
 class RocksSnapshot:
     """One iterator, made on the trio thread between two writes, is the moment that all reads see."""
 
@@ -42,11 +46,14 @@ class RocksSnapshot:
     def __init__(self, database: rocksdict.Rdict, folder: Path) -> None:
         self._iterator = database.iter()
         self._folder = folder
+        self._mover: object = None
+        """Who has moved the iterator last: a scan, or nobody whom it still serves."""
 
     def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None: ...
 
     def get(self, key: bytes) -> bytes | None:
         iterator = self._iterator
+        self._mover = None
         try:
             iterator.seek(key)
             if iterator.valid():
@@ -65,15 +72,17 @@ class RocksSnapshot:
         self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
     ) -> Iterator[KeyValue]:
         # The one iterator may be moved by another read between two items: so it is read a page at a time.
-        page_size = 16
+        page_size, me = 16, object()
         while begin < end:
             size = min(page_size, limit) if limit else page_size
+            goes_on, self._mover = self._mover is me, None
             try:
-                page = list(islice(walk(self._iterator, begin, end, reverse), size))
+                page = self._page(begin, end, reverse, size, goes_on=goes_on)
             except Exception as error:
                 # Its frames would keep the iterator, and so the database, open.
                 error.__traceback__ = None
                 raise translated(error, self._folder) from error
+            self._mover = me
             yield from page
             if len(page) < size or (limit and not (limit := limit - size)):
                 return
@@ -82,3 +91,26 @@ class RocksSnapshot:
             else:
                 begin = page[-1][0] + b"\x00"
             page_size = min(page_size * 2, 128)
+
+    def _page(
+        self, begin: bytes, end: bytes, reverse: bool, size: int, *, goes_on: bool
+    ) -> list[KeyValue]:
+        """The first pairs of [begin, end). goes_on: the iterator still stands at the last one before them."""
+        iterator = self._iterator
+        key, value, valid = iterator.key, iterator.value, iterator.valid
+        move = iterator.prev if reverse else iterator.next
+        if goes_on:
+            move()
+        elif reverse:
+            _seek_before(iterator, end)
+        else:
+            iterator.seek(begin)
+        page: list[KeyValue] = []
+        while valid() and (begin <= (k := key()) if reverse else (k := key()) < end):
+            page.append((k, value()))
+            if len(page) == size:
+                return page
+            move()
+        if not valid():
+            iterator.status()  # a damaged block ends an iterator like the end of the data
+        return page
