@@ -87,7 +87,8 @@ async def test_what_librdkafka_would_not_send_stays(own_broker: Broker) -> None:
     topic, replies = "data-ingestion", Replies()
     async with open_producer(producer_config(settings), topic, CAPACITY, lambda: 6) as producer:
         producer.produce(key_in(0), frame(0, 0, 10), replies.of(0))
-        await replies.wait_for(1)
+        producer.produce(key_in(1), frame(1, 5, 1), replies.of(5))
+        await replies.wait_for(2)
         own_broker.freeze()
         for number in (1, 2, 3):
             producer.produce(key_in(0), frame(0, number, 10), replies.of(number))
@@ -95,13 +96,36 @@ async def test_what_librdkafka_would_not_send_stays(own_broker: Broker) -> None:
         await until(lambda: len(producer._rd) == 17, 5)
         await until(lambda: len(producer._rd) == 37, 5)
         own_broker.thaw()
-        await replies.wait_for(5)
+        await replies.wait_for(6)
     # What a client that failed had sent without an answer may stand there twice.
     values = dict.fromkeys((one.key(), one.value()) for one in read_topic(own_broker, topic))
     ordered = [value for n in range(4) for value in frame(0, n, 10)]
     assert [value for key, value in values if key == key_in(0)] == ordered
-    assert [value for key, value in values if key == key_in(1)] == frame(1, 4, 7)
-    assert [error for _, error in replies.all] == [None] * 5
+    assert [value for key, value in values if key == key_in(1)] == [
+        *frame(1, 5, 1),
+        *frame(1, 4, 7),
+    ]
+    assert [error for _, error in replies.all] == [None] * 6
+
+
+async def test_a_partition_begins_with_one_record_alone(own_broker: Broker) -> None:
+    """Nothing else of it is handed over before that has its answer; those of other partitions go, and the rest follows."""
+    settings = load({"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap})
+    topic, replies = "data-ingestion", Replies()
+    async with open_producer(producer_config(settings), topic, CAPACITY, lambda: 6) as producer:
+        producer.produce(key_in(1), frame(1, 0, 1), replies.of(0))
+        await replies.wait_for(1)
+        own_broker.freeze()
+        for number in (1, 2, 3):
+            producer.produce(key_in(0), frame(0, number, 10), replies.of(number))
+        producer.produce(key_in(1), frame(1, 4, 7), replies.of(4))
+        await trio.sleep(1)
+        assert len(producer._rd) == 8
+        own_broker.thaw()
+        await replies.wait_for(5)
+    values = [(one.key(), one.value()) for one in read_topic(own_broker, topic)]
+    ordered = [value for n in (1, 2, 3) for value in frame(0, n, 10)]
+    assert [value for key, value in values if key == key_in(0)] == ordered
 
 
 async def test_a_run_s_order_is_kept_when_partitions_are_added(own_broker: Broker) -> None:
@@ -240,12 +264,20 @@ async def deliver_through_a_refusal(
     assert producer.queued_bytes == 0
 
 
+async def open_lane(producer: KafkaProducer) -> None:
+    """The first record of the run `run`, which goes alone, is delivered."""
+    replies = Replies()
+    producer.produce(b"run", [b"opens"], replies.of(0))
+    await replies.wait_for(1)
+
+
 async def test_frames_wait_together_until_they_fill_a_request(
     settings: Settings, make_topic: Callable[..., str]
 ) -> None:
     """64 KiB of what goes over the wire: two frames of 100 messages of today's SDK. But the first few do not wait."""
     replies, values = Replies(), [b"%0270d" % number for number in range(100)]
     async with open_producer(producer_config(settings), make_topic(1), CAPACITY) as producer:
+        await open_lane(producer)
         for number in range(4):
             producer.produce(b"run", [b"x"], replies.of(number))
         producer.produce(b"run", values, replies.of(4))
@@ -286,6 +318,7 @@ async def test_a_large_frame_is_handed_over_in_slices(
     values = [b"%02d" % number + b"x" * 900_000 for number in range(90)]
     many = frame(0, 2, 10_000)
     async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        await open_lane(producer)
         producer.produce(b"run", values, replies.of(0))
         producer.produce(b"run", [b"behind"], replies.of(1))
         producer.produce(b"run", many, replies.of(2))
@@ -298,7 +331,7 @@ async def test_a_large_frame_is_handed_over_in_slices(
         assert producer.queued_bytes == 0
     assert replies.all == [(0, None), (1, None), (2, None)]
     found = [message.value() for message in read_topic(broker, topic)]
-    assert found == [*values, b"behind", *many]
+    assert found == [b"opens", *values, b"behind", *many]
 
 
 async def test_a_frame_that_is_handed_over_in_part_goes_on_with_the_next_client(
@@ -308,6 +341,7 @@ async def test_a_frame_that_is_handed_over_in_part_goes_on_with_the_next_client(
     topic, replies = make_topic(1), Replies()
     values = [b"%02d" % number + b"x" * 900_000 for number in range(60)]
     async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        await open_lane(producer)
         producer.produce(b"run", values, replies.of(0))
         producer.produce(b"run", [b"behind"], replies.of(1))
         await trio.lowlevel.checkpoint()
@@ -317,7 +351,11 @@ async def test_a_frame_that_is_handed_over_in_part_goes_on_with_the_next_client(
         await replies.wait_for(2, 60)
         assert producer._rd is not first
     assert replies.all == [(0, None), (1, None)]
-    assert [message.value() for message in read_topic(broker, topic)] == [*values, b"behind"]
+    assert [message.value() for message in read_topic(broker, topic)] == [
+        b"opens",
+        *values,
+        b"behind",
+    ]
 
 
 async def test_an_error_of_the_block_comes_out_as_it_is(settings: Settings) -> None:

@@ -9,6 +9,7 @@ import trio
 from confluent_kafka.admin import AdminClient
 
 from dev.broker import Broker
+from matyan._codec import murmur2
 from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.producer import KafkaProducer, open_producer
 from matyan.errors import RecordsRefused, Unavailable
@@ -178,6 +179,33 @@ async def test_a_batch_that_is_too_large_together_is_delivered_apart(broker: Bro
         await replies.wait_for(3, 60)
     assert replies.all == [(0, None), (1, None), (2, None)]
     assert [one.value() for one in read_topic(broker, topic)] == values
+
+
+async def test_what_comes_behind_the_first_refused_batch_stays_behind_it(broker: Broker) -> None:
+    """A broker accepts any first record of a producer that it doesn't know: a small frame on its way when the first batch of
+    its partition is refused, because it is too large, must not stand before it."""
+    topic, by_partition = new_topic(broker, 8), {}
+    for number in range(100):
+        key = b"run-%d" % number
+        by_partition.setdefault((murmur2(key) & 0x7FFFFFFF) % 8, key)
+    await trio.to_thread.run_sync(limit_messages, broker, topic, 10_000)
+    config, replies = (
+        producer_config(load({"KAFKA_BOOTSTRAP_SERVERS": broker.bootstrap})),
+        Replies(),
+    )
+    large = [os.urandom(6_000) for _ in range(3)]
+    async with open_producer(config, topic, CAPACITY, lambda: 8) as producer:
+        producer.produce(by_partition.pop(0), [b"connects"], replies.of(0))
+        await replies.wait_for(1)
+        for number, key in enumerate(by_partition.values(), 1):
+            producer.produce(key, large, replies.of(number))
+            await trio.sleep(0.0003 * number)  # so that it finds the first request on its way
+            producer.produce(key, [b"last"], replies.of(number + 10))
+            await replies.wait_for(2 * number + 1, 60)
+    found: dict[bytes, list[bytes]] = {}
+    for message in read_topic(broker, topic):
+        found.setdefault(message.key() or b"", []).append(message.value() or b"")
+    assert all(found[key] == [*large, b"last"] for key in by_partition.values())
 
 
 async def test_what_is_refused_while_records_go_apart_keeps_its_place(

@@ -14,7 +14,6 @@ import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from itertools import chain
 from typing import Any
 
 import trio
@@ -48,6 +47,8 @@ stay here."""
 _STAYS_S = 0.5
 """But not for longer: from when librdkafka has a record it has its time limit, and a partition that has lost its leader answers
 nothing."""
+_OPEN_S = 600.0
+"""A broker forgets a producer that sends nothing to a partition for producer.id.expiration.ms, a day by default."""
 _TURN_BYTES = 4 << 20
 _TURN_RECORDS = 2_000
 """At most so much is handed over in one turn of the loop, which takes some 2 ms; bytes as the budget counts them. A frame
@@ -84,6 +85,10 @@ _REFUSALS = frozenset(
 mend these: so they are an outage."""
 
 
+_CLIENT_ENDS = frozenset({KafkaError._FATAL, KafkaError._PURGE_QUEUE})
+"""What records are told that only another client can deliver."""
+
+
 def _size_of(values: Sequence[bytes]) -> int:
     """What they take: each is there twice, in `_Frame.values` and in librdkafka."""
     return 2 * total_bytes(values) + _RECORD_OVERHEAD_BYTES * len(values)
@@ -99,9 +104,9 @@ class _Frame:
     __slots__ = (
         "failed",
         "key",
+        "lane",
         "number",
         "on_done",
-        "partition",
         "refused",
         "report",
         "sent",
@@ -114,14 +119,14 @@ class _Frame:
         self,
         number: int,
         key: bytes,
-        partition: int,
+        lane: _Lane,
         values: Sequence[bytes],
         size: int,
         on_done: DeliveryCallback,
     ) -> None:
         self.number = number
         self.key = key
-        self.partition = partition
+        self.lane = lane
         self.values = values
         self.size = size
         self.on_done = on_done
@@ -142,6 +147,12 @@ class _Frame:
             values = values[self.sent : end]
         self.sent = end
         return [{"value": value, "key": key, "callback": report} for value in values]
+
+    def first_message(self, done: deque[_Frame], tried: deque[_Frame]) -> dict[str, Any]:
+        """What produce_batch takes of the first value, whose own report ends in `tried`; all others are to follow."""
+        self.report = _Report(self, done)
+        self.sent = 1
+        return {"value": self.values[0], "key": self.key, "callback": _Report(self, tried)}
 
     def next_end(self, most_bytes: int, most_records: int) -> int:
         """The end of what goes next of a frame beyond one of these; one record at least."""
@@ -174,6 +185,25 @@ class _Frame:
                 values.append(value)
         values.reverse()
         return values
+
+
+class _Lane:
+    """What goes to one partition, in its order: the frames that wait, and what the present client has of it.
+
+    It opens with one record that goes alone. A broker accepts whatever comes first from a producer that it doesn't know:
+    were that a second request, sent before the first one was refused, it would stand in the log before what was refused.
+    From the first acknowledged record on a gap is seen, and what comes behind it is refused, too.
+    """
+
+    __slots__ = ("open_until", "partition_count", "unanswered", "waiting")
+
+    def __init__(self, partition_count: int) -> None:
+        self.partition_count = partition_count
+        self.waiting: deque[_Frame] = deque()
+        """The first of them may have been handed over in part."""
+        self.unanswered = 0
+        """Records."""
+        self.open_until = -math.inf
 
 
 class _Report:
@@ -238,11 +268,18 @@ class KafkaProducer:
         self._number = 0
         self._progress = trio.lowlevel.ParkingLot()
         self._in_flight = 0
-        # And records by partition, as far as that is known: 0 is also any.
-        self._unanswered: Counter[int] = Counter()
-        # Frames that wait to be handed over; of the first of them a part may have been.
-        self._gathered: deque[_Frame] = deque()
+        # As many as the topic has partitions; where that is not known, one for each key.
+        self._lanes: dict[int, _Lane] = {}
+        self._lane_count = partition_count()
+        # How many frames wait in lanes of the count before: younger ones of their runs wait in other lanes.
+        self._left_behind = 0
+        # Those in which frames wait to be handed over, in a fixed order.
+        self._gathered: dict[_Lane, None] = {}
         self._gathered_bytes = 0
+        # Those in which all wait for the answer to the one record that went alone.
+        self._parked: set[_Lane] = set()
+        # Frames of which the first record went alone and was answered.
+        self._tried: deque[_Frame] = deque()
         # Whether the next turn of the loop hands over more of them.
         self._continues = False
         # Where `keep_time` waits while no frame is gathered.
@@ -270,14 +307,10 @@ class KafkaProducer:
         size = _size_of(values)
         self.budget.queue(size)
         self._number += 1
-        count = self._partition_count()
-        # With the count in it: so no frame gets before an older one of its run when partitions are added.
-        partition = (count << 32) + (murmur2(key) & 0x7FFFFFFF) % count if count else 0
-        frame = _Frame(self._number, key, partition, values, size, on_done)
+        frame = _Frame(self._number, key, self._lane_of(key), values, size, on_done)
         self._frames += 1
         self._records += len(values)
-        self._gathered.append(frame)
-        self._gathered_bytes += size
+        self._gather(frame)
         if self._in_flight < _FEW or self._gathered_bytes >= GATHER_BYTES:
             self._hand_over()
         if self._gathered and self._holding:
@@ -314,58 +347,97 @@ class KafkaProducer:
 
     # --- frames out and reports in ---------------------------------------------------------------
 
+    def _lane_of(self, key: bytes) -> _Lane:
+        number = murmur2(key) & 0x7FFFFFFF
+        if self._lane_count:
+            number %= self._lane_count
+        lane = self._lanes.get(number)
+        if lane is None:
+            lane = self._lanes[number] = _Lane(self._lane_count)
+        return lane
+
+    def _gather(self, frame: _Frame) -> None:
+        lane = frame.lane
+        lane.waiting.append(frame)
+        if lane not in self._parked:
+            self._gathered[lane] = None
+            self._gathered_bytes += frame.size
+
     def _hand_over(self) -> None:
         """Gives librdkafka what is gathered and can be sent, a turn's worth at a time, unless a failed client is being replaced."""
-        gathered = self._gathered
-        if self._replacing or self._continues or not gathered:
+        if self._replacing or self._continues or not self._gathered:
             return
-        full = self._full_partitions()
-        staying: list[_Frame] = []
-        staying_keys: set[bytes] = set()
-        messages: dict[int, list[dict[str, Any]]] = {}
+        now = time.monotonic()
+        # When so much waits, librdkafka is to have the next request at hand.
+        is_much = self._gathered_bytes >= GATHER_BYTES
+        messages: list[dict[str, Any]] = []
         most_bytes, most_records = _TURN_BYTES, _TURN_RECORDS
-        while gathered and most_bytes > 0 and most_records > 0:
-            frame = gathered[0]
-            # By its key, too: once the topic has more partitions, a later frame of the run may seem to be of another one.
-            if (frame.partition in full or frame.key in staying_keys) and not frame.sent:
-                staying.append(gathered.popleft())
-                staying_keys.add(frame.key)
+        # A partition after the other: of its records, what comes after librdkafka has begun to send waits for the answer.
+        for lane in [*self._gathered]:
+            if self._left_behind and lane.partition_count == self._lane_count:
                 continue
-            if not frame.sent:
-                self._in_flight += 1
-                self._unanswered[frame.partition] += len(frame.values)
-            end = len(frame.values)
-            if frame.size > most_bytes or end > most_records:
-                end = frame.next_end(most_bytes, most_records)
-            sent = frame.messages(self._done, end)
-            # Of a partition together: what comes after librdkafka has begun to send waits for the answer.
-            messages.setdefault(frame.partition, []).extend(sent)
-            most_records -= len(sent)
-            if frame.report is not None:
+            waiting = lane.waiting
+            while waiting:
+                frame = waiting[0]
+                values = frame.values
+                if now > lane.open_until:
+                    if lane.unanswered:
+                        self._park(lane)
+                        break
+                    if len(values) > 1:
+                        messages.append(frame.first_message(self._done, self._tried))
+                        self._in_flight += 1
+                        lane.unanswered = 1
+                        self._park(lane)
+                        break
+                elif lane.unanswered >= _WINDOW and not (
+                    is_much or frame.sent or frame.since < now - _STAYS_S
+                ):
+                    break
+                if not frame.sent:
+                    self._in_flight += 1
+                end = len(values)
+                if frame.size > most_bytes or end > most_records:
+                    end = frame.next_end(most_bytes, most_records)
+                sent = frame.messages(self._done, end)
+                messages += sent
+                lane.unanswered += len(sent)
+                most_records -= len(sent)
+                if frame.report is not None:
+                    most_records = 0
+                    break
+                most_bytes -= frame.size
+                self._gathered_bytes -= frame.size
+                self._next(lane)
+                if most_bytes <= 0 or most_records <= 0:
+                    break
+            if most_bytes <= 0 or most_records <= 0:
+                self._continues = bool(self._gathered)
                 break
-            most_bytes -= frame.size
-            gathered.popleft()
-            self._gathered_bytes -= frame.size
-        if gathered:
-            self._continues = True
+        if self._continues:
             self._token.run_sync_soon(self._continue)
-        # Behind a frame of which a part was sent, which is of another partition.
-        at = 1 if gathered and gathered[0].report is not None else 0
-        for frame in reversed(staying):
-            gathered.insert(at, frame)
         if messages:
-            self._produce([*chain.from_iterable(messages.values())])
+            self._produce(messages)
 
-    def _full_partitions(self) -> set[int]:
-        """Those of which librdkafka would send nothing now. None when so much waits that it is to have the next request at hand,
-        or when something has waited for long."""
-        if (
-            not self._partition_count()
-            or self._gathered_bytes >= GATHER_BYTES
-            or self._gathered[0].since < time.monotonic() - _STAYS_S
-        ):
-            return set()
-        return {number for number, records in self._unanswered.items() if records >= _WINDOW}
+    def _next(self, lane: _Lane) -> _Frame:
+        """Takes the first frame out of its lane."""
+        frame = lane.waiting.popleft()
+        if not lane.waiting:
+            self._gathered.pop(lane, None)
+        if lane.partition_count != self._lane_count:
+            self._left_behind -= 1
+        return frame
+
+    def _park(self, lane: _Lane) -> None:
+        self._parked.add(lane)
+        del self._gathered[lane]
+        self._gathered_bytes -= sum(frame.size for frame in lane.waiting)
+
+    def _unpark(self, lane: _Lane) -> None:
+        self._parked.remove(lane)
+        if lane.waiting:
+            self._gathered[lane] = None
+            self._gathered_bytes += sum(frame.size for frame in lane.waiting)
 
     def _continue(self) -> None:
         self._continues = False
@@ -378,7 +450,7 @@ class KafkaProducer:
             for message in messages:
                 if "_error" in message:
                     message["callback"].frame.failed.append((message["_error"], message["value"]))
-        if taken != len(messages) or self._done:
+        if taken != len(messages) or self._done or self._tried:
             self._token.run_sync_soon(self._finish, idempotent=True)
 
     async def keep_time(self) -> None:
@@ -386,18 +458,28 @@ class KafkaProducer:
         while True:
             while not self._gathered:
                 await self._holding.park()
-            oldest = self._gathered[0]
+            oldest = next(iter(self._gathered)).waiting[0]
             await trio.sleep(_POLL_S if self._replacing else GATHER_S)
-            if self._gathered and self._gathered[0] is oldest:
+            if self._gathered and next(iter(self._gathered)).waiting[0] is oldest:
                 self._hand_over()
 
     def _finish(self) -> None:
         """Once per poll: every frame whose reports are in."""
-        done = self._done
-        while done:
+        open_until = time.monotonic() + _OPEN_S
+        done, tried = self._done, self._tried
+        while done or tried:
+            if tried:
+                frame = tried.popleft()
+                if frame.failed:
+                    self._break_off(frame.lane)
+                else:
+                    frame.lane.open_until = open_until
+                self._unpark(frame.lane)
+                continue
             frame = done.popleft()
+            lane = frame.lane
             self._in_flight -= 1
-            self._unanswered[frame.partition] -= len(frame.values)
+            lane.unanswered -= frame.sent
             if self._is_unbatched and frame.set_aside_too_large():
                 # The gap that a refused record leaves ends this client.
                 self._will_be_unbatched = True
@@ -405,12 +487,20 @@ class KafkaProducer:
                 self._fruitless = 0
                 self._refusal = None
                 self._wait_s = _REFUSED_AGAIN_S
+                if not frame.refused and frame.sent:
+                    lane.open_until = open_until
                 self._settle(frame, self._too_large(frame) if frame.refused else None)
             elif self._has_another_try(frame):
                 self._failed.append(frame)
             else:
                 error, _ = frame.failed[0]
                 self._give_up(frame, error.str())
+                self._give_up_late(lane, error.str())
+            if lane in self._parked:
+                self._unpark(lane)
+        if self._lane_count != (count := self._partition_count()) and not self._left_behind:
+            self._left_behind = sum(len(lane.waiting) for lane in self._lanes.values())
+            self._lanes, self._lane_count = {}, count
         self._progress.unpark_all()
         self._hand_over()
         self.budget.tell_room()
@@ -425,6 +515,14 @@ class KafkaProducer:
         count = len(frame.failed) or len(frame.values)
         why = f"Kafka did not take {count} of {len(frame.values)} records: {reason.removesuffix('.')}."
         self._settle(frame, Unavailable(why))
+
+    def _give_up_late(self, lane: _Lane, reason: str) -> None:
+        """Those that waited for one that was given up, as far as they are as late."""
+        oldest = time.monotonic() - self._patience_s
+        while lane.waiting and not lane.waiting[0].sent and lane.waiting[0].since < oldest:
+            if lane not in self._parked:
+                self._gathered_bytes -= lane.waiting[0].size
+            self._give_up(self._next(lane), reason)
 
     def _too_large(self, frame: _Frame) -> RecordsRefused:
         return RecordsRefused(
@@ -442,7 +540,7 @@ class KafkaProducer:
             self._will_be_unbatched = True
         elif refusals := _REFUSALS.intersection(errors):
             self._refuse(errors[min(refusals)])
-        elif not self._replacing and self._fatal_error is None and KafkaError._FATAL not in errors:
+        elif not self._replacing and self._fatal_error is None and _CLIENT_ENDS.isdisjoint(errors):
             return False
         # After a fatal error the polling thread replaces the client by itself, as soon as it hears of it.
         self._replacing = True
@@ -461,10 +559,10 @@ class KafkaProducer:
 
     def _take_stock(self) -> float:
         """When the old client has reported all: sees why it failed. Returns the seconds to wait before the next."""
-        if self._gathered and self._gathered[0].report is not None:
-            frame = self._gathered.popleft()
-            self._gathered_bytes -= frame.size
-            frame.break_off(KafkaError(KafkaError._PURGE_QUEUE))
+        self._finish()
+        for lane in [*self._gathered]:
+            if lane.waiting[0].report is not None:
+                self._break_off(lane)
         self._finish()
         if self._refusal is not None:
             wait_s, self._wait_s = self._wait_s, min(2 * self._wait_s, _REFUSED_AGAIN_MOST_S)
@@ -482,6 +580,12 @@ class KafkaProducer:
         self._fruitless += 1
         log.error("the kafka producer failed and is replaced", error=self._fatal_error)
         return 0.0 if self._fruitless == 1 else min(2.0**self._fruitless, 30.0)
+
+    def _break_off(self, lane: _Lane) -> None:
+        """Its first frame was handed over in part, and the rest is not for the present client."""
+        if lane not in self._parked:
+            self._gathered_bytes -= lane.waiting[0].size
+        self._next(lane).break_off(KafkaError(KafkaError._PURGE_QUEUE))
 
     def _make_client(self) -> RdProducer:
         if not self._will_be_unbatched:
@@ -501,21 +605,24 @@ class KafkaProducer:
         self._is_unbatched, self._will_be_unbatched = self._will_be_unbatched, False
         self._replace_at = time.monotonic() + _UNBATCHED_S if self._is_unbatched else math.inf
         oldest = time.monotonic() - self._patience_s
-        waiting = sorted([*self._failed, *self._gathered], key=lambda frame: frame.number)
-        self._failed, self._gathered, self._gathered_bytes = [], deque(), 0
-        kept = []
+        waiting = [frame for lane in (*self._gathered, *self._parked) for frame in lane.waiting]
+        waiting = sorted([*self._failed, *waiting], key=lambda frame: frame.number)
+        self._failed, self._lanes, self._lane_count = [], {}, self._partition_count()
+        self._gathered, self._gathered_bytes, self._left_behind = {}, 0, 0
+        self._parked.clear()
+        late = [frame for frame in waiting if frame.since < oldest]
         for frame in waiting:
             if frame.since < oldest:
-                self._give_up(frame, self._refusal or "no client could deliver them in time")
                 continue
             if frame.failed:
                 values = frame.undelivered()
                 self._records -= len(frame.values) - len(values)
                 frame.values, frame.failed, frame.sent = values, [], 0
-            kept.append(frame)
-        # Whoever was told that its frame is given up may have handed over another one.
-        self._gathered.extendleft(reversed(kept))
-        self._gathered_bytes += sum(frame.size for frame in kept)
+            frame.lane = self._lane_of(frame.key)
+            self._gather(frame)
+        # Last: whoever is told may hand over another one.
+        for frame in late:
+            self._give_up(frame, self._refusal or "no client could deliver them in time")
         self._progress.unpark_all()
         self._replacing = False
         self._hand_over()
@@ -536,7 +643,7 @@ class KafkaProducer:
         except KafkaException as error:
             # How confluent-kafka tells a fatal error, besides (or instead of) the callback.
             self._on_error(error.args[0])
-        if self._done:
+        if self._done or self._tried:
             self._token.run_sync_soon(self._finish, idempotent=True)
 
     def _replace(self) -> None:
