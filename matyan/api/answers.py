@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, suppress
@@ -22,10 +23,13 @@ T = TypeVar("T")
 
 _PIECE_BYTES: Final = 128 << 10
 """The web app's decoder copies what it has at each piece that arrives."""
-_PIECE_S: Final = 0.2
+_PIECE_S: Final = 0.05
 """What is ready waits no longer, and whether the client is still there is asked as often."""
-_AT_ONCE: Final = 8
-"""Reads in threads. The ingestion needs some, too."""
+_AT_ONCE: Final = 4
+"""Reads in threads. The ingestion needs some, too; and whoever wants Python's lock may have to wait for each of these in turn."""
+_SWITCH_S: Final = 0.0005
+"""For how long a thread keeps Python's lock that another one waits for. By default 5 ms, which the ingestion would pay at each turn of
+its loop while a search runs: an acknowledgement took 15 ms for 0.7 then."""
 
 Gone = Callable[[], bool]
 Rows = Callable[[View], Iterator[bytes]]
@@ -45,9 +49,14 @@ class Reads:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Reads for the streams until it is cancelled. A snapshot's scope must end in the task that began it, and a body's
         iterator is moved on by whoever sends it."""
-        async with trio.open_nursery() as self._nursery:
-            task_status.started()
-            await trio.sleep_forever()
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(_SWITCH_S)
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            sys.setswitchinterval(before)
 
     def view(self, snap: Snapshot) -> View:
         return View(snap, self.keys, self._sequences)
@@ -113,10 +122,12 @@ class Reads:
 
 
 class _Source:
-    """The rows in pieces of about _PIECE_BYTES, or of what came in _PIECE_S; empty where nothing did."""
+    """The rows in pieces of about _PIECE_BYTES, or of what came in _PIECE_S; empty where nothing did. The first goes as it comes: what
+    it says may be all that somebody waits for."""
 
     def __init__(self, rows: Iterator[bytes]) -> None:
         self._rows = rows
+        self._begun = False
 
     def next(self) -> tuple[bytes, bool]:
         """The next piece, and whether it is the last one."""
@@ -125,9 +136,14 @@ class _Source:
         for row in self._rows:
             came.append(row)
             size += len(row)
+            if row and not self._begun:
+                self._begun = True
+                break
             if size >= _PIECE_BYTES or time.monotonic() > until:
-                return b"".join(came), False
-        return b"".join(came), True
+                break
+        else:
+            return b"".join(came), True
+        return b"".join(came), False
 
     def close(self) -> None:
         close = getattr(self._rows, "close", None)
