@@ -8,6 +8,7 @@ of one machine both answer at one port.
 | asked | the parameters of a request, and what is wrong with them |
 | query/ | the query language |
 | runs | one run as the API shows it; lists of runs |
+| plan | which runs a search looks at, by the indexes |
 | search | which runs, metrics and objects match a query |
 | points, objects | the points of metrics and the objects of other sequences, sampled |
 | changes | what the API writes |

@@ -11,6 +11,7 @@ from matyan.api.query import EvaluationError, Node
 from matyan.api.query.values import Texts
 from matyan.api.runs import METRIC, RunView, text
 from matyan.rules.sequences import SequenceInfo
+from matyan.rules.trees import MISSING
 
 
 class QueriedRun(Node):
@@ -21,15 +22,16 @@ class QueriedRun(Node):
 
     def attribute(self, name: str) -> Any:
         known = _RUN.get(name)
-        return self.view.attrs.get(name) if known is None else known(self.view)
+        return self.view.attribute(name) if known is None else known(self.view)
 
     def item(self, key: Any) -> Any:
-        if not isinstance(key, str) or key not in self.view.attrs:
+        found = self.view.attribute(key, MISSING) if isinstance(key, str) else MISSING
+        if found is MISSING:
             raise EvaluationError(f"the run has no attribute {str(key)[:100]!r}")
-        return self.view.attrs[key]
+        return found
 
 
-def _duration(run: RunView) -> float | None:
+def duration(run: RunView) -> float | None:
     """Up to now while it goes on."""
     meta = run.meta
     if meta.get("duration") is not None:
@@ -50,7 +52,7 @@ _RUN: Final[dict[str, Callable[[RunView], Any]]] = {
     "creation_time": lambda run: run.meta.get("created_at"),
     "end_time": lambda run: run.meta.get("finalized_at"),
     "finalized_at": lambda run: run.meta.get("finalized_at"),
-    "duration": _duration,
+    "duration": duration,
     "active": lambda run: bool(run.meta.get("active")),
     "archived": lambda run: bool(run.meta.get("is_archived")),
     "is_archived": lambda run: bool(run.meta.get("is_archived")),

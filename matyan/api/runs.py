@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
-from matyan._codec import BLOBS, Summary, context_text
+from matyan._codec import BLOBS, MAX_KEY_BYTES, Summary, context_text
 from matyan.errors import ConfigurationError
 from matyan.keys import Keys
 from matyan.readable import is_number
 from matyan.rules import contexts, entities, indexes, runs, trees
 from matyan.rules.documents import Fields
 from matyan.rules.entities import EXPERIMENTS, TAGS
+from matyan.rules.records import MAX_RUN_BYTES
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import SequenceInfo, Sequences
 from matyan.store.base import Snapshot
@@ -97,7 +98,8 @@ class View:
 
     def by_date(self, names: Iterable[str]) -> list[str]:
         """Those of these runs that are there, newest first, each once."""
-        dated = [(self.run(run).created_at, run) for run in set(names)]
+        # In the order of keys: runs that stand beside each other are read together.
+        dated = [(self.run(run).created_at, run) for run in sorted(set(names))]
         return [
             run
             for at, run in sorted(((at, run) for at, run in dated if at is not None), reverse=True)
@@ -109,8 +111,10 @@ class RunView:
 
     def __init__(self, view: View, run: str) -> None:
         self.view = view
-        self.run = run
-        self.rows = RunRows(view.snap, view.keys, run)
+        # No run is called so: nor are its keys more than an engine takes.
+        self.run = run if len(run.encode(errors="replace")) <= MAX_RUN_BYTES else ""
+        self.rows = RunRows(view.snap, view.keys, self.run)
+        self._attributes: dict[str, object] = {}
 
     @cached_property
     def meta(self) -> dict[str, Any]:
@@ -126,15 +130,25 @@ class RunView:
         """False also for one that is being deleted."""
         return self.meta.get("created_at") is not None and not self.meta.get("pending_deletion")
 
-    @cached_property
-    def attrs(self) -> dict[str, Any]:
-        """Attributes, blobs among them."""
-        read = trees.read(self.view.snap, self.view.keys.attrs(self.run))
-        return read if isinstance(read, dict) else {}
+    def text(self, field: str) -> str:
+        """One field of the meta."""
+        return text({field: runs.get_meta(self.rows, field)}, field)
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """One attribute, with all that it holds; read alone, since a run may have as many blobs as it has images."""
+        if len(name) > MAX_KEY_BYTES:
+            return default
+        if name not in self._attributes:
+            prefix = self.view.keys.attrs(self.run, name)
+            self._attributes[name] = trees.read(self.view.snap, prefix)
+        found = self._attributes[name]
+        return default if found is trees.MISSING else found
 
     def params(self, *, skip_system: bool = False) -> dict[str, Any]:
-        left_out = {BLOBS, _SYSTEM_PARAMS} if skip_system else {BLOBS}
-        return {name: value for name, value in self.attrs.items() if name not in left_out}
+        """All attributes but the blobs."""
+        left_out = (BLOBS, _SYSTEM_PARAMS) if skip_system else (BLOBS,)
+        read = trees.read(self.view.snap, self.view.keys.attrs(self.run), left_out)
+        return read if isinstance(read, dict) else {}
 
     @cached_property
     def experiment(self) -> dict[str, Any]:
@@ -240,7 +254,7 @@ class RunView:
 
     def artifacts(self) -> Iterator[tuple[str, str, str]]:
         """(path, s3 key, content type) of what was uploaded besides the files of sequences."""
-        blobs = self.attrs.get(BLOBS)
+        blobs = self.attribute(BLOBS)
         for path, blob in sorted(blobs.items()) if isinstance(blobs, dict) else ():
             if isinstance(blob, dict) and not path.startswith(_UPLOADED_BY_SEQUENCES):
                 key = text(blob, "s3_key") or f"{self.run}/{path}"

@@ -16,9 +16,9 @@ from matyan.api import objects, points
 from matyan.api.asked import Refused
 from matyan.api.objects import Wish
 from matyan.api.plan import candidates
-from matyan.api.queried import QueriedRun, QueriedSequence
+from matyan.api.queried import QueriedRun, QueriedSequence, duration
 from matyan.api.query import EvaluationError, Query
-from matyan.api.runs import METRIC, RunView, View, paged, text
+from matyan.api.runs import METRIC, RunView, View, paged
 from matyan.rules.sequences import SequenceInfo
 
 _PROGRESS_S: Final = 0.5
@@ -26,12 +26,12 @@ _MOST_POINTS: Final = 2_000_000
 """Of one run, which is one object of the stream: 64 MB."""
 
 SORTS: Final[dict[str, Callable[[RunView], Any]]] = {
-    "run": lambda run: text(run.meta, "name"),
+    "run": lambda run: run.text("name"),
     "experiment": lambda run: run.experiment["name"] or "",
     "hash": lambda run: run.run,
-    "date": lambda run: run.meta.get("created_at") or 0.0,
-    "duration": lambda run: run.meta.get("duration") or 0.0,
-    "description": lambda run: text(run.meta, "description"),
+    "date": lambda run: run.created_at or 0.0,
+    "duration": lambda run: duration(run) or 0.0,
+    "description": lambda run: run.text("description"),
     "creator": lambda run: "",
 }
 """What runs can be sorted by. Nobody knows who made a run."""
@@ -142,10 +142,9 @@ def _stream(
                     yield b""
         if records:
             # The status of the answer is held until something matches: then it is a success.
-            if not sent:
-                yield progress.told(0, now=True)
+            head = b"" if sent else progress.told(0, now=True)
             sent += 1
-            yield records + progress.told(checked, now=True)
+            yield head + records + progress.told(checked, now=True)
             if sent == limit:
                 break
         else:
@@ -175,7 +174,7 @@ def runs(
     Raises:
         Refused: the run at the offset is not there; or as `_stream`.
     """
-    found = candidates(view, query)
+    found = (yield from candidates(view, query.needs)).runs
     if offset and offset not in found:
         # It may not match any more: what comes behind it is known all the same.
         if view.run(offset).created_at is None:
@@ -205,10 +204,12 @@ def _sorted(
 ) -> Generator[bytes, None, list[str]]:
     """Yields b"" while it reads; returns them in this order."""
     order = [(SORTS[name], descending) for name, descending in sort]
-    keyed = []
-    for run in map(view.run, found):
-        keyed.append(([key(run) for key, _ in order], run.run))
+    keys: dict[str, list[Any]] = {}
+    # In the order of keys: runs that stand beside each other are read together.
+    for run in map(view.run, sorted(found)):
+        keys[run.run] = [key(run) for key, _ in order]
         yield b""
+    keyed = [(keys[run], run) for run in found]
     # By the last field first: each sort keeps the order of the one before.
     for place in reversed(range(len(order))):
         keyed.sort(key=lambda row: row[0][place], reverse=order[place][1])
@@ -246,7 +247,8 @@ def metrics(
         }
         yield tree_records(run.run, answer)
 
-    yield from _stream(view, query, METRIC, candidates(view, query), shown, reported=reported)
+    found = (yield from candidates(view, query.needs)).runs
+    yield from _stream(view, query, METRIC, found, shown, reported=reported)
 
 
 def kind(
@@ -280,7 +282,8 @@ def kind(
         }
         yield tree_records(run.run, answer)
 
-    yield from _stream(view, query, kind, candidates(view, query), shown, reported=reported)
+    found = (yield from candidates(view, query.needs)).runs
+    yield from _stream(view, query, kind, found, shown, reported=reported)
 
 
 def active(view: View, *, reported: bool = True) -> Iterator[bytes]:

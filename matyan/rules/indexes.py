@@ -6,6 +6,7 @@ the callers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from matyan import readable
@@ -14,6 +15,9 @@ from matyan.keys import Keys, range_of, unpack
 from matyan.rules.rows import RunRows
 from matyan.rules.trees import writing
 from matyan.store.base import Snapshot, Transaction
+
+_LONG_INT = 2**63
+"""Larger ones are not looked for one by one."""
 
 
 def put(rows: RunRows[Transaction], *fact: object) -> None:
@@ -94,14 +98,54 @@ def replacing_all(
 
 def runs_under(snap: Snapshot, keys: Keys, *fact: object, reverse: bool = False) -> Iterator[str]:
     """The runs under `fact`, or under all that begin with it, in key order."""
+    return _runs_in(snap, keys, *range_of(keys.index(*fact)), reverse=reverse)
+
+
+def _runs_in(
+    snap: Snapshot, keys: Keys, begin: bytes, end: bytes, *, reverse: bool = False
+) -> Iterator[str]:
     root = len(keys.index())
-    for key, _ in snap.scan(*range_of(keys.index(*fact)), reverse=reverse):
+    for key, _ in snap.scan(begin, end, reverse=reverse):
         try:
             run = unpack(key, root)[-1]
         except ValueError:
             continue
         if isinstance(run, str):
             yield run
+
+
+def runs_within(
+    snap: Snapshot, keys: Keys, *fact: object, low: float | None, high: float | None
+) -> Iterator[str]:
+    """The runs whose last element of a fact, behind those that are given, is a number between these, both included: an integer, a float
+    or a boolean; those next to the bounds may be among them. None: no bound."""
+    below = -math.inf if low is None else math.nextafter(low, -math.inf)
+    above = math.inf if high is None else math.nextafter(high, math.inf)
+    prefix = keys.index(*fact)
+    # In the order of keys each type stands by itself (FoundationDB's tuple layer).
+    ints, floats, booleans = prefix + b"\x0b", prefix + b"\x21", prefix + b"\x26"
+    ranges = [
+        (
+            keys.index(*fact, math.floor(below)) if abs(below) < _LONG_INT else ints,
+            keys.index(*fact, math.ceil(above)) + b"\xff"
+            if abs(above) < _LONG_INT
+            else prefix + b"\x1e",
+        ),
+        (
+            floats if low is None else keys.index(*fact, below),
+            prefix + b"\x22" if high is None else keys.index(*fact, above) + b"\xff",
+        ),
+        (booleans, prefix + b"\x28"),
+    ]
+    for begin, end in ranges:
+        yield from _runs_in(snap, keys, begin, end)
+
+
+def runs_beginning(snap: Snapshot, keys: Keys, fact: str, text: str) -> Iterator[str]:
+    """The runs under what begins with this text, such as the names of sequences; one may come several times."""
+    # A packed text ends in a zero byte.
+    begin = keys.index(fact, text)[:-1]
+    return _runs_in(snap, keys, begin, begin + b"\xff")
 
 
 def dated(snap: Snapshot, keys: Keys) -> Iterator[tuple[float, str]]:

@@ -6,7 +6,7 @@ packed key without an end, so that more tuple elements can be appended to it as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from matyan import readable
@@ -122,7 +122,24 @@ def _checked(key: bytes, packed: bytes) -> KeyValue:
     return key, packed
 
 
-def read(snap: Snapshot, prefix: bytes) -> object:
-    """The value below `prefix`, or MISSING. Keys that are none of a tree's are skipped."""
-    rows = snap.scan(*range_of(prefix))
+def read(snap: Snapshot, prefix: bytes, without: Collection[str] = ()) -> object:
+    """The value below `prefix`, or MISSING. Keys that are none of a tree's are skipped; so is what stands under the names in `without`,
+    unread."""
+    rows = _rows_without(snap, prefix, without) if without else snap.scan(*range_of(prefix))
     return read_tree(rows, len(prefix), readable.MOST_DEPTH, readable.value, MISSING)
+
+
+def _rows_without(snap: Snapshot, prefix: bytes, names: Collection[str]) -> Iterator[KeyValue]:
+    begin, end = range_of(prefix)
+    places = iter(sorted(range_of(prefix + pack((name,))) for name in names))
+    here, behind = next(places)
+    while True:
+        for row in snap.scan(begin, end):
+            while row[0] >= behind:
+                here, behind = next(places, (end, end))
+            if row[0] >= here:
+                begin = behind
+                break
+            yield row
+        else:
+            return

@@ -9,11 +9,10 @@ What a query may cost is bounded before and while it runs. No store and no HTTP 
 | parse | the text becomes a tree, or an error that marks the place |
 | compile | the tree becomes closures |
 | values | what the closures call: operators, functions and methods, each bounded |
-| facts | what must hold of every match, for whoever looks things up in an index |
+| facts | what every match needs, for whoever looks runs up in an index |
 """
 
-from matyan.api.query.facts import Facts
 from matyan.api.query.parse import Query, QueryError, parse
 from matyan.api.query.values import EvaluationError, Node
 
-__all__ = ["EvaluationError", "Facts", "Node", "Query", "QueryError", "parse"]
+__all__ = ["EvaluationError", "Node", "Query", "QueryError", "parse"]

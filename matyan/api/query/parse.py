@@ -8,7 +8,7 @@ import warnings
 from typing import Any, Final
 
 from matyan.api.query.compile import closure, evaluated
-from matyan.api.query.facts import Facts, facts_of
+from matyan.api.query.facts import Need, needs
 from matyan.api.query.values import (
     BINARY,
     COMPARE,
@@ -16,6 +16,7 @@ from matyan.api.query.values import (
     MATH,
     MOST_BITS,
     UNARY,
+    Budget,
     Node,
     datetime_at,
 )
@@ -51,7 +52,8 @@ class Query:
         }
         self._subject = subject
         self._closure = closure(tree, constants)
-        self.facts: Facts = facts_of(tree)
+        self.needs: Need = needs(tree, lambda node: closure(node, constants)({}, Budget()))
+        """What an index can tell of its matches."""
 
     def matches(self, run: Node, subject: Node | None = None) -> bool:
         """Whether it is true of a run, or of one of its sequences.

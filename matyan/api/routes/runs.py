@@ -14,7 +14,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from matyan._codec import LINES, LOG_RECORDS, tree_records
-from matyan.api import asked, objects, points, search
+from matyan.api import asked, objects, plan, points, search
 from matyan.api.archive import archive
 from matyan.api.asked import TIMEZONE, Refused
 from matyan.api.objects import WITH_BLOBS, Wish
@@ -107,10 +107,16 @@ def add(app: QuartTrio, served: Served) -> None:
 def _add_searches(app: QuartTrio, served: Served) -> None:
     searches = f"{BASE}/runs/search"
 
+    async def explained(query: Query) -> Response:
+        """For `explain=true`: not the matches, but where they would be looked for (`Plan.told`)."""
+        return answer(await served.reads.one(lambda view: plan.explained(view, query.needs)))
+
     @app.get(f"{searches}/run")
     async def search_run() -> Response:
         args = request.args
         query = await _query(None)
+        if asked.flag(args, "explain", False):
+            return await explained(query)
         options: dict[str, Any] = {
             "sort": _sort(args.get("sort", "")),
             "limit": asked.whole(args, "limit", 0),
@@ -126,6 +132,8 @@ def _add_searches(app: QuartTrio, served: Served) -> None:
     async def search_metric() -> Response:
         args = request.args
         query = await _query(METRIC)
+        if asked.flag(args, "explain", False):
+            return await explained(query)
         options: dict[str, Any] = {
             "most": min(asked.whole(args, "p", 50, least=1), _MOST_POINTS),
             "x_axis": args.get("x_axis") or None,
@@ -152,6 +160,8 @@ def _add_searches(app: QuartTrio, served: Served) -> None:
         @app.get(f"{searches}/{kind}", endpoint=f"search_{kind}")
         async def search_kind() -> Response:
             query, wish = await _query(kind), _wish()
+            if asked.flag(request.args, "explain", False):
+                return await explained(query)
             skip_system = asked.flag(request.args, "skip_system", True)
             reported = asked.flag(request.args, "report_progress", True)
             return await streamed(
