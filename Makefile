@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-faults test-fdb fuzz test-adapters browser lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-faults test-fdb fuzz test-adapters browser screenshots lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -53,6 +53,10 @@ browser:
 	. /etc/os-release; [ "$$ID" = debian ] && [ "$$(id -u)" = 0 ] || { echo "There is no Chromium on the PATH; install one." >&2; exit 1; }; \
 	export DEBIAN_FRONTEND=noninteractive; timeout 120 apt-get -qq update; \
 	timeout 300 apt-get -qq -y install --no-install-recommends chromium >/dev/null
+
+# The pictures of the web app in docs/images.
+screenshots: setup browser
+	$(BIN)/python -m tests.browser.shots docs/images
 
 # The SDK's callbacks on the real Hugging Face Trainer, Lightning and Keras, in environments under build/ (PyTorch: gigabytes).
 test-adapters: setup
