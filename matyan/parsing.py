@@ -55,6 +55,16 @@ class Whole:
 
 HIGHEST_PORT: Final = 65_535
 
+
+def base_path(raw: str) -> str:
+    """A path that others begin with: "" or such as /a/b."""
+    path = raw.strip().rstrip("/")
+    # It stands in a page's markup, and in front of every request's path.
+    if path and re.fullmatch(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+", path) is None:
+        raise ValueError("expected a path such as /tracker, of letters, digits and . _ ~ -")
+    return path
+
+
 positive = Whole(1, 10**18, "a number above 0")
 hours = Whole(0, 876_000, "a number of hours, 0 to 876000")
 port = Whole(0, HIGHEST_PORT, f"a port, 0 to {HIGHEST_PORT}")

@@ -21,6 +21,8 @@ from matyan.kafka_properties import Properties
 from matyan.secret import Secret, read_file
 
 DEFAULT_PORT: Final = 53801
+API_PORT: Final = 53800
+"""Where the reference's API server listens."""
 
 
 def _secret(raw: str) -> Secret:
@@ -269,6 +271,24 @@ class Settings:
         "Hosts that a process which listens on loopback alone answers to as well, such as a notebook proxy's; * is any.",
         parsing.hosts,
     )
+    ui_base_path: str = _setting(
+        "",
+        "MATYAN_UI_BASE_PATH",
+        "What a proxy puts before every path of this process, such as /tracker, whether it takes that off again or not; for the web app.",
+        parsing.base_path,
+    )
+    ui_api_host_base: str = _setting(
+        "",
+        "MATYAN_UI_API_HOST_BASE",
+        "scheme://host[:port] that the web app asks; empty: where it comes from.",
+        parsing.url_or_none,
+    )
+    ui_api_base_path: str = _setting(
+        "",
+        "MATYAN_UI_API_BASE_PATH",
+        "The path that the web app's questions begin with; empty: MATYAN_UI_BASE_PATH and /api/v1.",
+        parsing.base_path,
+    )
     tokens_file: str = _setting(
         "",
         "MATYAN_TOKENS_FILE",
@@ -465,19 +485,20 @@ def load(
     *,
     ignore: tuple[str, ...] = (),
     used: Collection[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> Settings:
     """Settings from `environment` (default: os.environ over the `.env` file of the working folder).
 
     `ignore`: names that begin so keep their defaults. `used`: the fields that the caller uses, None for all; files with
-    values of others need not be there. `overrides` are already parsed values, from command-line flags; None means not given.
+    values of others need not be there. `defaults`: those of fields for which the caller has others. `overrides` are already parsed values, from command-line flags; None means not given.
 
     Raises:
         ConfigurationError: names the variable, its value and what was expected.
     """
     if environment is None:
         environment = read_environment()
-    values: dict[str, Any] = {}
+    values = dict(defaults or {})
     for row in fields(Settings):
         given = overrides.pop(row.name, None)
         if given is not None:

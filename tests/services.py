@@ -57,7 +57,7 @@ def ingest_worker(
 def serving(*words: str, **env: str) -> Iterator[Service]:
     """A service that may not listen yet; killed at the end unless the test stopped it."""
     (port,) = free_ports(1)
-    option = "--port" if words[0] == "frontier" else "--metrics-port"
+    option = "--port" if words[0] in ("frontier", "api") else "--metrics-port"
     command = [*MATYAN, *words, "--host", "127.0.0.1", option, str(port)]
     with started(command, **env) as process:
         yield Service(process.process, process.output, f"http://127.0.0.1:{port}")

@@ -53,6 +53,19 @@ FLAG = ["perhaps", "2", "tru"]
 NAMES = ["", "a b", "a/b", ".", "..", "ä", "x" * 300]
 
 BAD: dict[str, list[str]] = {
+    "MATYAN_UI_BASE_PATH": [
+        "tracker",
+        "/a//b",
+        "/a/../b",
+        "/.",
+        '/a"b',
+        "/a<b",
+        "/a b",
+        "/é",
+        "//x",
+    ],
+    "MATYAN_UI_API_BASE_PATH": ["api/v1", "/<script>"],
+    "MATYAN_UI_API_HOST_BASE": ["tracker", "http://", "ftp://x"],
     "KAFKA_BOOTSTRAP_SERVERS": [
         *(
             "",

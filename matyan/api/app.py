@@ -17,7 +17,7 @@ from matyan.api.asked import Refused
 from matyan.api.plain import refusal
 from matyan.api.routes import documents, entities, projects, run_changes, runs
 from matyan.api.served import Served
-from matyan.api.web_app import WebApp
+from matyan.api.web_app import Addresses, WebApp
 from matyan.errors import NotFound, QueueFull, Unavailable
 from matyan.service.logs import get_logger
 
@@ -30,10 +30,16 @@ Count = Callable[[str, str, int, float], None]
 log = get_logger()
 
 
-def create_api(served: Served, count: Count, web_app: WebApp | None = None) -> QuartTrio:
+def create_api(
+    served: Served,
+    count: Count,
+    web_app: WebApp | None = None,
+    addresses: Addresses | None = None,
+) -> QuartTrio:
     """
     Args:
         web_app: its files; None: a page says how to get them.
+        addresses: None: no proxy stands in front.
     """
     app = QuartTrio("matyan.api", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=BODY_BYTES)
@@ -42,7 +48,7 @@ def create_api(served: Served, count: Count, web_app: WebApp | None = None) -> Q
     app.url_map.merge_slashes = False
     for routes in (runs, run_changes, projects, entities, documents):
         routes.add(app, served)
-    ui.add(app, web_app)
+    ui.add(app, web_app, addresses or Addresses())
     _add_errors(app)
     _require_json(app)
     _count_requests(app, count)

@@ -5,6 +5,7 @@ The files' names hold no version, so a browser asks each time whether they have 
 
 from __future__ import annotations
 
+import json
 import mimetypes
 from collections.abc import AsyncIterator
 from email.utils import formatdate, parsedate_to_datetime
@@ -17,7 +18,7 @@ from quart_trio import QuartTrio
 
 from matyan.api.asked import Refused
 from matyan.api.plain import empty
-from matyan.api.web_app import TEMPLATE, WebApp
+from matyan.api.web_app import TEMPLATE, Addresses, WebApp
 
 _PIECE_BYTES: Final = 256 << 10
 
@@ -31,12 +32,9 @@ _MISSING: Final = """<!doctype html><meta charset="utf-8"><title>matyan</title>
 """
 
 
-def add(app: QuartTrio, web_app: WebApp | None, base_path: str = "") -> None:
-    """The routes of the web app, or of a page that says how to get it.
-
-    base_path: what a proxy in front puts before every path, such as "/tracker".
-    """
-    page = _MISSING if web_app is None else _page(web_app, base_path)
+def add(app: QuartTrio, web_app: WebApp | None, addresses: Addresses) -> None:
+    """The routes of the web app, or of a page that says how to get it."""
+    page = _MISSING if web_app is None else _page(web_app, addresses)
 
     @app.get("/static-files/<path:path>")
     async def static_file(path: str) -> Response:
@@ -54,13 +52,14 @@ def add(app: QuartTrio, web_app: WebApp | None, base_path: str = "") -> None:
         return response
 
 
-def _page(web_app: WebApp, base_path: str) -> str:
+def _page(web_app: WebApp, addresses: Addresses) -> str:
     template = (web_app.folder / TEMPLATE).read_text(encoding="utf-8")
     # An empty host would become http://localhost:53800; the page's own address needs no setting.
+    host = json.dumps(addresses.api_host) if addresses.api_host else "window.location.origin"
     return (
-        template.replace('"{{ api_host_base }}"', "window.location.origin")
-        .replace("{{ base_path }}", base_path)
-        .replace("{{ api_base_path }}", f"{base_path}/api/v1")
+        template.replace('"{{ api_host_base }}"', host.replace("<", "\\u003c"))
+        .replace("{{ base_path }}", addresses.base_path)
+        .replace("{{ api_base_path }}", addresses.api_base_path)
         .replace("{{ api_auth_token }}", "")
     )
 

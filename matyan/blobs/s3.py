@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -207,6 +207,26 @@ class S3Blobs:
             f"{mend_of(row.get('Code', ''), row.get('Message', ''))}"
         )
 
+    async def open(self, run: str, path: str) -> tuple[str, int, S3Body]:
+        """A blob's type, its size in bytes, and its bytes; close them with `aclose`.
+
+        Raises:
+            NotFound: there is no such blob.
+            Unavailable: the server does not answer.
+        """
+
+        def get(**place: str) -> Any:
+            try:
+                return self._client.get_object(**place)
+            except self._client.exceptions.NoSuchKey:
+                raise NotFound(
+                    f"{self._where}: there is no artifact {path} of run {run}."
+                ) from None
+
+        found = await self._call(get, Key=f"{run}/{path}")
+        kind = found.get("ContentType", "application/octet-stream")
+        return kind, found["ContentLength"], S3Body(found["Body"], self._translated)
+
     # --- for `matyan artifacts`, in its own thread -------------------------------------------------
 
     def sizes(self, run: str) -> dict[str, int]:
@@ -330,6 +350,33 @@ class S3Blobs:
     def _unavailable(self, error: Exception) -> Unavailable:
         how = ":" if isinstance(error, ClientError) else " does not answer:"
         return Unavailable(f"{self._where}{how} {said(error)}. {mend(error)}")
+
+
+class S3Body:
+    """A blob's bytes as they come from the server."""
+
+    def __init__(self, body: Any, translated: Callable[[], AbstractContextManager[None]]) -> None:
+        self._body = body
+        self._translated = translated
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """
+        Raises:
+            Unavailable: the server broke off.
+        """
+        while piece := await self._read():
+            yield piece
+
+    async def _read(self) -> bytes:
+        with self._translated():
+            piece: bytes = await trio.to_thread.run_sync(
+                self._body.read, _PIECE_BYTES, abandon_on_cancel=True
+            )
+            return piece
+
+    async def aclose(self) -> None:
+        self._body.close()
+        await trio.lowlevel.checkpoint()
 
 
 def _date(answer: Mapping[str, Any]) -> datetime | None:

@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -52,6 +52,7 @@ S3 = (
     "s3_presign_expiry",
 )
 TLS = ("tls_cert_file", "tls_key_file", "tls_client_ca_file")
+UI = ("ui_base_path", "ui_api_host_base", "ui_api_base_path")
 SERVICE = ("log_level", "environment", "shutdown_flush_timeout")
 
 _FIELDS: dict[str, Field[Any]] = {row.name: row for row in fields(Settings)}
@@ -59,23 +60,25 @@ _METAVARS = {int: "N", float: "SECONDS", tuple: "LIST", str: "TEXT", Properties:
 
 
 def settings_flags(
-    *names: str, ignore: tuple[str, ...] = ()
+    *names: str, ignore: tuple[str, ...] = (), defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Gives a command an option for each of these fields of `Settings`, and calls it with `settings`.
 
     `ignore`: the command uses every setting but those whose variables begin so, whether it has an option for it or not.
+    `defaults`: of fields for which the command has others.
 
     A secret gets no option, since `ps` shows command lines to everybody: --help says which variable to set.
     """
     secrets = [name for name in names if is_secret(_FIELDS[name])]
-    options = [_option(_FIELDS[name]) for name in names if name not in secrets]
+    own = dict(defaults or {})
+    options = [_option(_FIELDS[name], own.get(name)) for name in names if name not in secrets]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def call(*arguments: Any, **given: Any) -> Any:
             overrides = {name: given.pop(name) for name in names if name not in secrets}
             used = None if ignore else names
-            settings = load(ignore=ignore, used=used, **overrides)
+            settings = load(ignore=ignore, used=used, defaults=own, **overrides)
             return command(*arguments, settings=settings, **given)
 
         call.__doc__ = (command.__doc__ or "") + _about(secrets)
@@ -106,9 +109,10 @@ def setting_option(name: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return _option(_FIELDS[name])
 
 
-def _option(row: Field[Any]) -> Callable[[Any], Any]:
+def _option(row: Field[Any], default: Any = None) -> Callable[[Any], Any]:
+    """default: the command's own; None: the field's."""
     name = f"--{row.name.replace('_', '-')}"
-    help_ = f"{row.metadata['help']} {_variable(row)}"
+    help_ = f"{row.metadata['help']} {_variable(row, row.default if default is None else default)}"
     if isinstance(row.default, bool):
         return click.option(f"{name}/--no-{name[2:]}", row.name, default=None, help=help_)
     parse = row.metadata["parse"]
@@ -128,8 +132,7 @@ def _option(row: Field[Any]) -> Callable[[Any], Any]:
     return click.option(*names, row.name, type=convert, metavar=metavar, help=help_)
 
 
-def _variable(row: Field[Any]) -> str:
-    default = row.default
+def _variable(row: Field[Any], default: Any) -> str:
     if isinstance(default, bool):
         default = str(default).lower()
     elif isinstance(default, float):

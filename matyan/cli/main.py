@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Apply the records in Kafka to the store.",
     ),
     "control-worker": ("matyan.cli.workers:control_worker", "Do what control events ask for."),
+    "api": ("matyan.cli.api:api", "Show what was logged: the read API and the web app."),
     "topics": ("matyan.cli.topics:topics", "Make and check the topics in Kafka."),
     "offsets": ("matyan.cli.offsets:offsets", "Compare stored and Kafka's offsets; set them."),
     "artifacts": ("matyan.cli.artifacts:artifacts", "List a run's artifacts, or bring them back."),

@@ -1,7 +1,7 @@
 """How the services of a deployment begin: what each of them sets up first, and the wait for Kafka.
 
 Alive at once, ready when the broker is there and the topics are fit for our records. The wait for a store is
-`cluster_start.py`'s, since a frontier has none.
+`store_start.py`'s, since a frontier has none.
 """
 
 from __future__ import annotations

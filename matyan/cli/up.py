@@ -16,8 +16,8 @@ from prometheus_client import Counter, Gauge
 from matyan import __version__
 from matyan import settings as settings_
 from matyan.api.web_app import find_web_app
-from matyan.cli.api import read_api
-from matyan.cli.flags import TLS, place_options, settings_flags, store_name
+from matyan.cli.flags import TLS, UI, place_options, settings_flags, store_name
+from matyan.cli.read_api import tracker_api
 from matyan.errors import ConfigurationError
 from matyan.folder import blob_day
 from matyan.folder.tracker import Tracker, open_tracker
@@ -28,7 +28,6 @@ from matyan.service.descriptors import raise_limit
 from matyan.service.listeners import open_port
 from matyan.service.logs import get_logger
 from matyan.service.supervise import Task, calm_collector, run_service
-from matyan.service.telemetry import count_request
 from matyan.service.terminal import StatusLine, announce
 from matyan.service.tokens import Tokens, default_file, tokens_of
 from matyan.settings import Settings
@@ -53,7 +52,7 @@ _log = get_logger()
     help="0: any free.",
 )
 @click.option("--open", "opens", is_flag=True, help="Open the web app in a browser.")
-@settings_flags("tokens_file", *TLS, ignore=settings_.EMBEDDED_IGNORES)
+@settings_flags("tokens_file", *UI, *TLS, ignore=settings_.EMBEDDED_IGNORES)
 def up(settings: Settings, store: StoreName, host: str, port: int, *, opens: bool) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.
 
@@ -93,7 +92,7 @@ async def _up(
 ) -> int:
     async with open_tracker(data, settings) as tracker:
         tokens = tokens_of(settings, default_file(data))
-        reads, make_api = read_api(tracker, count_request)
+        reads, make_api = tracker_api(tracker, settings)
         frontier = edge.Frontier(
             tracker.producer, tracker.blobs, tracker.health, settings, tokens, make_api
         )
@@ -108,11 +107,12 @@ async def _up(
         async def report(*, task_status: trio.TaskStatus[None]) -> None:
             scheme = "https" if settings.tls_cert_file else "http"
             url = _url(scheme, host, listeners)
-            _greet(data, host, url, tokens)
+            page = f"{url}{settings.ui_base_path}/"
+            _greet(data, host, url, page, tokens)
             calm_collector()
             task_status.started()
             if opens:
-                await trio.to_thread.run_sync(webbrowser.open, url, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(webbrowser.open, page, abandon_on_cancel=True)
             await (_watch(tracker, line) if line is not None else _log_traffic(tracker))
 
         async def drain(deadline: float) -> int:
@@ -139,10 +139,11 @@ def _url(scheme: str, host: str, listeners: Sequence[trio.SocketListener]) -> st
     return f"{scheme}://{name}:{listeners[0].socket.getsockname()[1]}"
 
 
-def _greet(data: Path, host: str, url: str, tokens: Tokens) -> None:
+def _greet(data: Path, host: str, url: str, page: str, tokens: Tokens) -> None:
     scheme, _, rest = url.partition("://")
     web_app = find_web_app()
-    page = "pip install 'matyan-trio[ui]'" if web_app is None else f"{url}/"
+    if web_app is None:
+        page = "pip install 'matyan-trio[ui]'"
     lines = [f"matyan {__version__} takes data at {url}"]
     if host in _EVERYWHERE:
         port = rest.rpartition(":")[2]

@@ -31,6 +31,7 @@ from matyan.store.open import ClusterName, FolderName, StoreName
 if TYPE_CHECKING:
     from matyan.broker.kafka.consumer import KafkaConsumer
     from matyan.folder.opened import Opened
+    from matyan.workers.control import Part
     from matyan.workers.partition import Holder
 
 _PATIENCE_S = 10.0
@@ -191,10 +192,10 @@ async def _on_folder(settings: Settings, name: FolderName, count: int) -> int:
 
 
 async def _on_cluster(settings: Settings, name: ClusterName, count: int) -> int:
-    from matyan.cli.cluster_start import ClusterStart
+    from matyan.cli.store_start import fed_cluster
 
     ingestion = _Ingestion(settings, name, count)
-    start = ClusterStart(name, settings)
+    start = fed_cluster(name, settings)
     ingestion.health.add("store", start.check)
     return await ingestion.serve(start.open, ingestion.crew.drain)
 
@@ -314,12 +315,13 @@ class _Ingestion:
 
 @click.command("control-worker")
 @store_option(
-    "The ingestion workers' store, for deployments that start all workers alike: nothing is kept in it, since what was done "
-    "is the committed offset of the topic.",
+    "The ingestion workers' store, out of which runs of deleted experiments and tags are taken; a folder's by way of its worker, "
+    "which must run on this machine. Without it such runs keep rows that nobody shows. What was done stands in Kafka.",
     required=False,
 )
 @settings_flags(
     *KAFKA,
+    *FDB,
     *S3,
     "control_group",
     "instance_id",
@@ -330,17 +332,17 @@ class _Ingestion:
     *SERVICE,
 )
 def control_worker(settings: Settings, store: StoreName | None) -> int:
-    """Do what control events ask for outside of the store: delete the blobs of deleted runs.
+    """Do what control events ask for: delete the blobs of deleted runs, take runs out of deleted experiments and tags.
 
     \b
-      matyan control-worker --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
-      matyan control-worker --metrics-port 9092
+      matyan control-worker --store fdb: --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
+      matyan control-worker --store rocks:/var/lib/matyan --metrics-port 9092
     """
     begin("control-worker", settings, (*KAFKA, *S3))
-    return trio.run(_control, settings)
+    return trio.run(_control, settings, store)
 
 
-async def _control(settings: Settings) -> int:
+async def _control(settings: Settings, name: StoreName | None) -> int:
     from matyan.blobs.s3 import S3Blobs
     from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
     from matyan.broker.kafka.outbox import KafkaOutbox
@@ -355,7 +357,8 @@ async def _control(settings: Settings) -> int:
     )
     blobs = S3Blobs(settings)
     crew = _Crew("control")
-    crew.add("control", ControlWorker(consumer, blobs, KafkaOutbox(settings).bury), consumer)
+    worker = ControlWorker(consumer, blobs, KafkaOutbox(settings).bury, _part_in(name, settings))
+    crew.add("control", worker, consumer)
     health = start.health()
     health.add("work", crew.check)
     health.add("blobs", _now_and_then(blobs.list_one))
@@ -369,6 +372,22 @@ async def _control(settings: Settings) -> int:
         health,
         drain_s=settings.shutdown_flush_timeout,
     )
+
+
+def _part_in(name: StoreName | None, settings: Settings) -> Part | None:
+    """What takes runs out of a deleted experiment or tag in this store, which is opened when the first one is."""
+    if name is None:
+        return None
+    from matyan.cli.store_start import shared_store
+    from matyan.workers.parting import part
+
+    start = shared_store(name, settings)
+
+    async def part_there(family: str, uuid: str, now: float) -> None:
+        opened = await start.try_open()
+        await part(opened.store, opened.keys, family, uuid, now)
+
+    return part_there
 
 
 def _now_and_then(check: Check) -> Check:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from matyan import errors
 from matyan.errors import ConfigurationError, MatyanError, Unavailable
@@ -18,10 +18,9 @@ from matyan.folder.spool import Spool
 from matyan.folder.wire import (
     END,
     ERROR,
-    HEADER,
     SOCKET_NAME,
-    message_length,
     pack_message,
+    received,
     socket_address,
     unpack_message,
 )
@@ -76,7 +75,7 @@ def _rows(messages: Iterable[bytes], on_end: Callable[[int], None]) -> Iterator[
             on_end(rest[0] if rest else 1)
             return
         if kind == ERROR:
-            raise _error(*rest)
+            raise error_of(*rest)
         yield from rest[0]
     raise Unavailable(_GONE)
 
@@ -106,13 +105,9 @@ def connect(folder: Path) -> socket.socket:
 
 def _messages(connection: socket.socket) -> Iterator[bytes]:
     """The whole messages that come, until the other side goes."""
-    with connection.makefile("rb", buffering=1 << 18) as stream:
+    with cast("IO[bytes]", connection.makefile("rb", buffering=1 << 18)) as stream:
         try:
-            while len(header := stream.read(HEADER.size)) == HEADER.size:
-                length = message_length(header)
-                body = stream.read(length)
-                if len(body) < length:
-                    return
+            while (body := received(stream)) is not None:
                 yield body
         except OSError:
             return
@@ -140,7 +135,8 @@ def _request(op: str, arguments: dict[str, Any]) -> bytes:
         ) from None
 
 
-def _error(name: str, text: str) -> MatyanError:
+def error_of(name: str, text: str) -> MatyanError:
+    """The error that the other side names."""
     kind = getattr(errors, name, None)
     known = isinstance(kind, type) and issubclass(kind, MatyanError)
     return kind(text) if known and kind is not None else MatyanError(text)

@@ -162,9 +162,14 @@ async def finish_by_record(
 async def _deliver(
     producer: Producer, kind: str, run: str, payload: dict[str, str], late: str
 ) -> None:
-    record = {"type": kind, "run_id": run, "timestamp": _text(time.time()), "payload": payload}
-    value = json.dumps(record, separators=(",", ":")).encode()
+    value = record_of(kind, run, payload)
     await delivered(partial(producer.produce, run.encode(), [value]), late)
+
+
+def record_of(kind: str, run: str, payload: dict[str, str]) -> bytes:
+    """A record of the log, of now."""
+    record = {"type": kind, "run_id": run, "timestamp": _text(time.time()), "payload": payload}
+    return json.dumps(record, separators=(",", ":")).encode()
 
 
 def _text(epoch_seconds: float) -> str:

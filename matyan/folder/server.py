@@ -21,10 +21,12 @@ import msgpack
 import trio
 
 from matyan.errors import ConfigurationError, MatyanError
+from matyan.folder.lending import Lender
 from matyan.folder.wire import (
     END,
     ERROR,
     ITEMS,
+    LEND,
     SOCKET_NAME,
     message_length,
     pack_message,
@@ -67,6 +69,7 @@ class Answers:
         self._reads = reads
         self._writes = writes
         self._limit = trio.CapacityLimiter(_READS_AT_ONCE)
+        self._lender = Lender(store)
 
     async def to(self, stream: trio.SocketStream) -> None:
         """One client. Whatever it sends, and whatever is raised for it, ends its connection and no other."""
@@ -91,6 +94,9 @@ class Answers:
             return
         op = request.pop("op", None)
         try:
+            if op == LEND:
+                await self._lender.serve(stream)
+                return
             answer = await self._rows(stream, op, request)
         except MatyanError as error:
             answer = _refusal(error)

@@ -3,6 +3,9 @@
 One request a connection. Each message is a length (4 bytes, big endian) and msgpack. The request is a map with "op" and its
 arguments; each answer is `[ITEMS, [item, …]]`, the last `[END]` or `[ERROR, class, text]`; `[END, moments]` when what was
 read is of several moments of the store. `client.py` asks, `server.py` answers.
+
+Behind the request "lend" the connection is a session on one moment of the store (`lent.py`, `lending.py`), with one answer `[ITEMS, what]`
+or error for it and for each further message: `["get", key]`, `["scan", begin, end, limit, reverse, most]`, `["commit", reads, scans, clears, writes]`.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgpack
 
 SOCKET_NAME = "matyan.sock"
 ITEMS, END, ERROR = 0, 1, 2
+LEND = "lend"
 MESSAGE_BYTES = 1 << 30
 HEADER = struct.Struct(">I")
 _SOCKET_PATH_BYTES = 107
@@ -41,6 +45,20 @@ def message_length(header: bytes) -> int:
     if length > MESSAGE_BYTES:
         raise ValueError(f"a message of {length} bytes")
     return int(length)
+
+
+def received(stream: IO[bytes]) -> bytes | None:
+    """The body of the next message; None: the other side has gone.
+
+    Raises:
+        ValueError: what comes is no message.
+    """
+    header = stream.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    length = message_length(header)
+    body = stream.read(length)
+    return body if len(body) == length else None
 
 
 @contextmanager

@@ -59,6 +59,7 @@ class Frontier:
             files=files_of(settings),
             draining=self.shared.draining,
             lane=self.lane,
+            base_path=settings.ui_base_path,
         )
         self.nursery: trio.Nursery | None = None
 

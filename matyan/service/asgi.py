@@ -8,6 +8,8 @@ from typing import Any
 
 import trio
 
+from matyan.service.http1 import Answer
+
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -31,3 +33,17 @@ async def rest_discarded(receive: Receive) -> AsyncIterator[None]:
         nursery.start_soon(discard)
         yield
         nursery.cancel_scope.cancel()
+
+
+async def answered(
+    answer: Answer, receive: Receive, send: Send, *, head_only: bool = False
+) -> None:
+    """Sends a small answer to a request, whose body is not read."""
+    headers = [
+        (b"content-type", answer.content_type.encode()),
+        (b"content-length", str(len(answer.body)).encode()),
+        *((name.lower().encode(), value.encode()) for name, value in answer.headers),
+    ]
+    async with rest_discarded(receive):
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if head_only else answer.body})

@@ -120,6 +120,13 @@ class Head(NamedTuple):
         wish = {token.strip() for token in self.headers.get("connection", "").lower().split(",")}
         return "close" not in wish and (self.version == "HTTP/1.1" or "keep-alive" in wish)
 
+    def below(self, base: str) -> Head:
+        """The same without `base`, "" or such as /tracker, in front of its path, where a proxy has left that there."""
+        rest = self.target.removeprefix(base)
+        if not base or len(rest) == len(self.target) or rest[:1] not in ("", "/", "?"):
+            return self
+        return self._replace(target=rest if rest.startswith("/") else f"/{rest}")
+
     def forwarded(self) -> bytes:
         """The head as another server shall see it: without Upgrade, which it may not follow (RFC 9110, 7.8)."""
         lines = [f"{self.method} {self.target} {self.version}".encode()]

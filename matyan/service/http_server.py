@@ -79,6 +79,7 @@ class HttpServer:
         load_web: makes what answers all that no probe and no lane does; called in a thread, since it imports much.
         wants_page: called with path and Accept; whether a request for a probe's path is for the app.
         files: of the certificate; None: no TLS.
+        base_path: what a proxy may leave in front of every path, such as /tracker.
         draining: set when no more requests are to be answered on connections that are open.
     """
 
@@ -92,6 +93,7 @@ class HttpServer:
         files: Files | None,
         draining: trio.Event,
         lane: Lane | None = None,
+        base_path: str = "",
     ) -> None:
         self._about = about
         self._entrance = entrance
@@ -99,6 +101,7 @@ class HttpServer:
         self._wants_page = wants_page
         self._draining = draining
         self._lane = lane
+        self._base_path = base_path
         self.web: WebServer | None = None
         self.web_loaded = trio.Event()
         self.most_connections = for_connections()
@@ -255,6 +258,7 @@ class HttpServer:
                 self.idle.discard(stream)
             if head is None:
                 return
+            head = head.below(self._base_path)
             visitor = self._judge_client(stream, head) or self._entrance.judge(
                 head.method, head.path, head.query, head.headers
             )

@@ -7,16 +7,17 @@ Three servers show them: the frontier's edge, which answers before Quart is impo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from matyan import __version__
+from matyan.service.asgi import ASGIApp, Receive, Scope, Send, answered
 from matyan.service.doors import Refusal
 from matyan.service.entrance import Entrance
 from matyan.service.http1 import (
@@ -50,6 +51,8 @@ class About:
     component: str
     health: HealthView
     metrics: bool = True
+    versions: Mapping[str, object] = field(default_factory=dict)
+    """What /version/ says besides."""
 
 
 def _checked(checks: dict[str, str]) -> Answer:
@@ -59,7 +62,9 @@ def _checked(checks: dict[str, str]) -> Answer:
 
 
 def _version(about: About) -> Answer:
-    return json_answer(200, {"version": __version__, "component": about.component})
+    return json_answer(
+        200, {"version": __version__, "component": about.component, **about.versions}
+    )
 
 
 def _metrics(about: About, accept: str) -> Answer:
@@ -89,26 +94,38 @@ def _quality(accept: str, media_type: str) -> tuple[bool, float]:
     return best[0] == 3, best[1]
 
 
-_DOCS = """<!doctype html>
+_PAGE: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Matyan {component}</title>
 <style>body {{ font: 16px/1.5 system-ui; margin: 3em auto; max-width: 48em }}</style>
 <h1>Matyan {component} {version}</h1>
-<p>This process takes what training code sends. Point the SDK <code>matyan-client</code> at it.</p>
-<dl>
-<dt><code>WebSocket /api/v1/ws/runs/{{run_id}}</code></dt>
-<dd>A text frame holds one JSON message or an array of them; each frame gets one reply.</dd>
-<dt><code>POST /api/v1/rest/artifacts/presign</code></dt>
-<dd><code>{{"run_id", "artifact_path", "content_type"}}</code> &rarr; where to PUT the artifact:
-<code>{{"upload_url", "s3_key", "headers"}}</code></dd>
+{about}
 <dt><a href="/api/v1/rest/version/"><code>GET /api/v1/rest/version/</code></a></dt>
 <dt><a href="/health/live/"><code>GET /health/live/</code></a>,
 <a href="/health/ready/"><code>/health/ready/</code></a>, <a href="/metrics/"><code>/metrics/</code></a></dt>
 </dl></html>
 """
 
+_TAKES: Final = """<p>This process takes what training code sends. Point the SDK <code>matyan-client</code> at it.</p>
+<dl>
+<dt><code>WebSocket /api/v1/ws/runs/{run_id}</code></dt>
+<dd>A text frame holds one JSON message or an array of them; each frame gets one reply.</dd>
+<dt><code>POST /api/v1/rest/artifacts/presign</code></dt>
+<dd><code>{"run_id", "artifact_path", "content_type"}</code> &rarr; where to PUT the artifact:
+<code>{"upload_url", "s3_key", "headers"}</code></dd>"""
+
+READ_API: Final = "backend"
+"""What the read API calls itself where /version/ asks, as the reference's API server does."""
+
+_SHOWS: Final = """<p>This process shows what was logged: to the web app, at <a href="/">/</a> where it is installed, and to the
+SDK's readers, <code>Repo</code> and <code>Run</code>.</p>
+<dl>
+<dt><code>/api/v1/rest/runs/…, projects/…, experiments/…, tags/…</code></dt>
+<dd>Searches, series, objects, artifacts, and what people write.</dd>"""
+
 
 def _docs(about: About) -> Answer:
-    page = _DOCS.format(component=about.component, version=__version__)
+    told = _SHOWS if about.component == READ_API else _TAKES
+    page = _PAGE.format(component=about.component, version=__version__, about=told)
     return Answer(200, "text/html; charset=utf-8", page.encode())
 
 
@@ -126,6 +143,30 @@ def probe(about: About, path: str, accept: str) -> Answer | None:
     """The page at `path` in the form that `accept`, the header, asks for; or None."""
     page = PROBES.get(path if path.endswith("/") else path + "/")
     return None if page is None else page(about, accept)
+
+
+class Probed:
+    """The pages in front of an ASGI app, for a listener whose pages browsers of other origins ask for, too.
+
+    wants_page: called with path and Accept; whether a request for a page's path is for the app.
+    """
+
+    def __init__(
+        self, inner: ASGIApp, about: About, wants_page: Callable[[str, str], bool]
+    ) -> None:
+        self._inner = inner
+        self._about = about
+        self._wants_page = wants_page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}:
+            accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+            if not self._wants_page(scope["path"], accept):
+                page = probe(self._about, scope["path"], accept)
+                if page is not None:
+                    await answered(page, receive, send, head_only=scope["method"] == "HEAD")
+                    return
+        await self._inner(scope, receive, send)
 
 
 async def _serve_one(about: About, entrance: Entrance | None, stream: trio.SocketStream) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -19,13 +20,13 @@ from matyan_client.objects import Figure, Text
 from matyan.api.app import create_api
 from matyan.api.served import Served
 from tests.api.stream import objects, shown
-from tests.tracker import Tracker, matyan, running
+from tests.tracker import Service, Tracker, matyan, running
 
 BASE = "/api/v1/rest/"
 
 
 class API:
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Service) -> None:
         self.url = tracker.url
 
     def raw(
@@ -384,22 +385,28 @@ def test_a_browser_gets_a_page_where_a_scraper_gets_metrics(api: API) -> None:
             assert response.headers["content-type"].startswith(kind)
 
 
-def test_the_files_of_an_installed_web_app_are_served(tmp_path: Path) -> None:
-    """From its compressed twin where the browser takes that; known ones are not sent again; nothing outside of the folder is."""
-    static = tmp_path / "site" / "matyan_ui" / "static"
+def installed(site: Path) -> str:
+    """A web app that is installed in `site`; the PYTHONPATH with which it is found."""
+    static = site / "matyan_ui" / "static"
     (static / "js").mkdir(parents=True)
     (static / "index-template.html").write_text(
         '<base href="{{ base_path }}/"><script>h="{{ api_host_base }}";p="{{ api_base_path }}"</script>'
     )
     (static / "js" / "main.js").write_text("plain")
     (static / "js" / "main.js.gz").write_bytes(gzip.compress(b"plain"))
-    (tmp_path / "site" / "secret").write_text("secret")
-    information = tmp_path / "site" / "matyan_ui-0.3.2.dist-info"
+    (site / "secret").write_text("secret")
+    information = site / "matyan_ui-0.3.2.dist-info"
     information.mkdir()
     (information / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: matyan-ui\nVersion: 0.3.2\n"
     )
-    with running(tmp_path / "data", PYTHONPATH=str(tmp_path / "site")) as tracker:
+    return str(site)
+
+
+def test_the_files_of_an_installed_web_app_are_served(tmp_path: Path) -> None:
+    """From its compressed twin where the browser takes that; known ones are not sent again; nothing outside of the folder is."""
+    site = installed(tmp_path / "site")
+    with running(tmp_path / "data", PYTHONPATH=site) as tracker:
         assert f"web app:              {tracker.url}/\n" in "".join(tracker.output)
         page = urllib.request.urlopen(f"{tracker.url}/runs/x/metrics").read().decode()
         assert page == '<base href="/"><script>h=window.location.origin;p="/api/v1"</script>'
@@ -428,6 +435,62 @@ def test_the_files_of_an_installed_web_app_are_served(tmp_path: Path) -> None:
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(f"{tracker.url}/static-files/{path}")
     assert '"level": "error"' not in "".join(tracker.output)
+
+
+def test_a_proxy_in_front_may_put_something_before_every_path(tmp_path: Path) -> None:
+    """Whether it takes that off again or not: page, files, API, probes and the SDK's socket are found either way."""
+    site = installed(tmp_path / "site")
+    words = ("--ui-base-path", "/deep/tracker/")
+    with running(tmp_path / "data", *words, PYTHONPATH=site) as tracker:
+        assert f"web app:              {tracker.url}/deep/tracker/\n" in "".join(tracker.output)
+        run = Run("r", repo=tracker.url, capture_terminal_logs=False)
+        run.close()
+        for base in ("", "/deep/tracker"):
+            at = tracker.url + base
+            for page in ("/", "", "/runs/r/metrics", "?select=x"):
+                got = urllib.request.urlopen(at + page).read().decode()
+                assert got == (
+                    '<base href="/deep/tracker/"><script>h=window.location.origin;'
+                    'p="/deep/tracker/api/v1"</script>'
+                ), page
+            assert urllib.request.urlopen(f"{at}/static-files/js/main.js").read() == b"plain"
+            for path in ("/api/v1/rest/runs/r/info/", "/health/ready", "/api/v1/rest/version"):
+                assert json.loads(urllib.request.urlopen(at + path).read())
+        # What only begins alike is another path: a page of the web app, which has no such run.
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{tracker.url}/api/v1/rest/runs/deep/info")
+        got = urllib.request.urlopen(f"{tracker.url}/deep/trackers/api/v1/rest/projects").read()
+        assert got.startswith(b"<base")
+
+
+def test_the_web_app_may_ask_another_host(tmp_path: Path) -> None:
+    site = installed(tmp_path / "site")
+    env = {"MATYAN_UI_API_HOST_BASE": "https://api.example:8443", "MATYAN_UI_BASE_PATH": "/ui"}
+    with running(tmp_path / "data", PYTHONPATH=site, **env) as tracker:
+        page = urllib.request.urlopen(f"{tracker.url}/ui/").read().decode()
+    assert page == '<base href="/ui/"><script>h="https://api.example:8443";p="/api/v1"</script>'
+
+
+def test_with_tokens_a_browser_is_asked_for_one(tmp_path: Path) -> None:
+    """By the page itself: what it loads from the same origin then carries the credential by itself."""
+    site, data = installed(tmp_path / "site"), tmp_path / "data"
+    done = matyan("tokens", "add", "ann", "--scope", "read", "--data", data)
+    token = re.search(r"myn_\S+|[A-Za-z0-9_-]{30,}", done.stdout)
+    assert token is not None
+    basic = base64.b64encode(f"ann:{token.group()}".encode()).decode()
+    with running(data, "--ui-base-path", "/x", PYTHONPATH=site) as tracker:
+        for path in ("/", "/x/runs", "/static-files/js/main.js", f"{BASE}projects", "/x/metrics"):
+            url = tracker.url + path
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": "text/html"}))
+            assert refused.value.code == 401
+            challenges = refused.value.headers.get_all("www-authenticate")
+            assert challenges[0].startswith('Basic realm="matyan"'), path
+            asked = urllib.request.Request(url, headers={"Authorization": f"Basic {basic}"})
+            with urllib.request.urlopen(asked) as response:
+                assert response.status == 200, path
+        with urllib.request.urlopen(f"{tracker.url}/x/health/live/") as response:
+            assert response.status == 200
 
 
 def test_with_tokens_each_route_wants_one(tmp_path: Path) -> None:

@@ -6,19 +6,22 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from matyan.folder.folder import open_folder
+from matyan.folder.lent import LentStore
 from matyan.rules.sequences.layout import STAMPS
 from matyan.store.base import KeyValue, Range, Snapshot, Store, Transaction
 from matyan.store.rocks import open_rocks
 from tests import fdb
 from tests.memory_store import Faults, MemoryStore, Twice
 
-ENGINES = ["rocks", "memory", "each body twice", "conflicts", *fdb.ENGINES]
+ENGINES = ["rocks", "rocks, lent", "memory", "each body twice", "conflicts", *fdb.ENGINES]
 engines = pytest.mark.parametrize("engine", ENGINES)
 
 DIRECTORIES = [("data", "runs"), ("data", "indexes"), ("system",)]
@@ -36,6 +39,10 @@ async def open_engine(
             return
         case "rocks":
             store = open_rocks(tmp_path_factory.mktemp("store"))
+        case "rocks, lent":
+            async with lent(tmp_path_factory.mktemp("store")) as store:
+                yield store
+            return
         case "memory":
             store = MemoryStore()
         case "each body twice":
@@ -46,6 +53,16 @@ async def open_engine(
         yield store
     finally:
         await store.aclose()
+
+
+@asynccontextmanager
+async def lent(folder: Path) -> AsyncIterator[Store]:
+    """By whoever has it open, through the folder's socket."""
+    async with open_folder(folder, None) as holder, trio.open_nursery() as nursery:
+        await holder.store.transact(lambda tr: tr.clear_range(b"", b"\xff"))
+        await nursery.start(holder.api({}).serve)
+        yield LentStore(folder)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.fixture(params=ENGINES)

@@ -348,3 +348,27 @@ def test_chunks_are_found_however_they_are_cut(chunks: list[bytes], size: int) -
     body = Chunked()
     assert fed(body, data + data, size) == len(data)
     assert body.ended
+
+
+@pytest.mark.parametrize(
+    ("target", "below"),
+    [
+        ("/a/b/c?d", "/c?d"),
+        ("/a/b", "/"),
+        ("/a/b/", "/"),
+        ("/a/b?c", "/?c"),
+        ("/a/b//c", "//c"),
+        ("/a/b/a/b", "/a/b"),
+        ("/a/bc", "/a/bc"),
+        ("/a", "/a"),
+        ("/x/a/b", "/x/a/b"),
+        ("//a/b/c", "//a/b/c"),
+        ("/a%2Fb/c", "/a%2Fb/c"),
+    ],
+)
+def test_what_a_proxy_left_in_front_of_a_path_is_taken_off(target: str, below: str) -> None:
+    """Once, and where it is a whole beginning of the path; what another server sees is the rest."""
+    head = parse_head(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode(), b"")
+    assert head.below("/a/b").target == below
+    assert head.below("/a/b").forwarded().startswith(f"GET {below} HTTP/1.1\r\n".encode())
+    assert head.below("") == head

@@ -27,13 +27,17 @@ log = get_logger()
 
 
 class KafkaOutbox:
-    """An `Outbox` (broker/base.py): events and dead letters are delivered before the transaction that they belong to."""
+    """An `Outbox` (broker/base.py): events and dead letters are delivered before the transaction that they belong to.
 
-    def __init__(self, settings: Settings) -> None:
+    delivery_s: what was not delivered in so many seconds never is.
+    """
+
+    def __init__(self, settings: Settings, delivery_s: float = DELIVERY_S) -> None:
+        self._delivery_s = delivery_s
         # Shorter than a frame's: a worker that waits here tries again by itself, and is paused meanwhile.
         self._config = {
             **producer_config(settings),
-            "delivery.timeout.ms": int(DELIVERY_S * 1000),
+            "delivery.timeout.ms": int(delivery_s * 1000),
             # The client's own limit is below a topic's default, and every record that stands in a topic must fit a letter.
             "message.max.bytes": MOST_MESSAGE_BYTES,
         }
@@ -58,6 +62,24 @@ class KafkaOutbox:
     async def bury(self, dead: Sequence[DeadLetter]) -> None:
         """Delivers dead letters. Raises Unavailable: try again."""
         await self.before([], dead)
+
+    async def record(self, topic: str, key: bytes, value: bytes) -> None:
+        """Delivers a record of a run to the log.
+
+        Raises:
+            Unavailable: it was not taken.
+        """
+        message = _Message(topic, value, key, [])
+        await trio.to_thread.run_sync(self._deliver_all, [message], abandon_on_cancel=True)
+
+    def _deliver_all(self, messages: Sequence[_Message]) -> None:
+        # Whoever waits for an answer does not wait for all that came before, while the broker is away.
+        if not self._lock.acquire(timeout=self._delivery_s):
+            raise Unavailable("Kafka did not take an event: others wait for it, too.")
+        try:
+            self._send(messages)
+        finally:
+            self._lock.release()
 
     def _deliver(self, events: Sequence[ControlEvent], dead: Sequence[DeadLetter]) -> None:
         moment = time.time()
@@ -122,7 +144,7 @@ class KafkaOutbox:
                     headers=message.headers,
                     on_delivery=partial(report, message),
                 )
-            left = rd.flush(DELIVERY_S + 1)
+            left = rd.flush(self._delivery_s + 1)
         except KafkaException as error:
             # A fatal error: the next attempt makes another client.
             self._rd = None

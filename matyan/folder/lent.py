@@ -1,0 +1,242 @@
+"""A store that another process of this machine has open, as an engine: its reads and transactions go through that process's socket.
+
+Reads are of one moment, that of the session. A transaction's body reads such a moment and writes an overlay; at its end the other
+side looks whether what was read still stands, and writes, or the body runs again (optimistic concurrency control).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import trio
+
+from matyan.errors import Unavailable
+from matyan.folder.client import connect, error_of
+from matyan.folder.lending import Seen, seen
+from matyan.folder.wire import ERROR, LEND, pack_message, received, unpack_message
+from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction, View
+from matyan.store.overlay import Overlay
+from matyan.store.rocks.store import DIRECTORIES
+
+T = TypeVar("T")
+
+_ANSWER_S: Final = 60.0
+_FIRST_PAIRS: Final = 256
+"""Of a scan: its reader often stops early. Each page after it may hold as many more."""
+_MORE: Final = 8
+_MOST_ATTEMPTS: Final = 50
+"""Of a transaction that others come before each time."""
+_AGAIN_S: Final = 0.002
+
+
+class _Session:
+    """A connection to whoever has the store open. Used from one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            Unavailable: nobody has the store open, or it cannot be read now.
+        """
+        self._folder = folder
+        self._socket = connect(folder)
+        self._socket.settimeout(_ANSWER_S)
+        self._stream = cast("IO[bytes]", self._socket.makefile("rb", buffering=1 << 16))
+        self._answer_to({"op": LEND})
+
+    def ask(self, *request: object) -> Any:
+        """
+        Raises:
+            MatyanError: what the other side says; Unavailable when it went away.
+        """
+        return self._answer_to(request)
+
+    def _answer_to(self, message: object) -> Any:
+        try:
+            self._socket.sendall(pack_message(message))
+            body = received(self._stream)
+        except OSError as error:
+            raise self._gone() from error
+        if body is None:
+            raise self._gone()
+        kind, *answer = unpack_message(body)
+        if kind == ERROR:
+            raise error_of(*answer)
+        return answer[0]
+
+    def _gone(self) -> Unavailable:
+        return Unavailable(
+            f"The process that holds {self._folder} went away, or does not answer: try again."
+        )
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._stream.close()
+        self._socket.close()
+
+
+class LentSnapshot:
+    """Reads of one moment."""
+
+    moments: Final = 1
+    prefetches: Final = False
+
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+
+    def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None:
+        """Nothing to do: the other side reads its own memory and disk."""
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._session.ask("get", key)
+        return value
+
+    def scan(
+        self, begin: bytes, end: bytes, *, limit: int = 0, reverse: bool = False
+    ) -> Iterator[KeyValue]:
+        most = _FIRST_PAIRS
+        while begin < end:
+            pairs, is_whole = self._session.ask("scan", begin, end, limit, reverse, most)
+            yield from map(tuple, pairs)
+            if is_whole:
+                return
+            last = pairs[-1][0]
+            begin, end = (begin, last) if reverse else (last + b"\x00", end)
+            limit = limit and limit - len(pairs)
+            most *= _MORE
+
+
+class _ReadScan:
+    """What a transaction has read of a range."""
+
+    def __init__(self, begin: bytes, end: bytes, reverse: bool) -> None:
+        self.place = begin, end, reverse
+        self.count = 0
+        self.is_whole = False
+        self.pairs = Seen()
+
+    def packed(self) -> tuple[object, ...]:
+        return *self.place, self.count, self.is_whole, self.pairs.digest()
+
+
+class LentTransaction(Overlay):
+    """An overlay over a moment, with what was read of that."""
+
+    __slots__ = ("_reads", "_scans", "_snapshot")
+
+    prefetches = False
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__()
+        self._snapshot = snapshot
+        self._reads: dict[bytes, bytes | None] = {}
+        self._scans: list[_ReadScan] = []
+
+    def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None:
+        """Nothing to do."""
+
+    def update(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        self._writes.update(pairs)
+
+    if TYPE_CHECKING:
+
+        def update_guarded(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None: ...
+
+    else:
+        update_guarded = update
+
+    def scan_each(self, ranges: Sequence[tuple[bytes, bytes]]) -> Iterator[KeyValue]:
+        for begin, end in ranges:
+            yield from self.scan(begin, end)
+
+    def _get_stored(self, key: bytes) -> bytes | None:
+        if key not in self._reads:
+            self._reads[key] = self._snapshot.get(key)
+        return self._reads[key]
+
+    def _scan_stored(
+        self, begin: bytes, end: bytes, reverse: bool, most: int
+    ) -> Iterator[KeyValue]:
+        read = _ReadScan(begin, end, reverse)
+        self._scans.append(read)
+        for pair in self._snapshot.scan(begin, end, limit=most, reverse=reverse):
+            read.count += 1
+            read.pairs.add(pair)
+            yield pair
+        read.is_whole = not most or read.count < most
+
+    def commit(self, session: _Session) -> bool:
+        """Whether it was written; False: what it has read stands so no longer."""
+        writes = [*self._writes.items()]
+        clears = [*zip(self._begins, self._ends, strict=True)]
+        if not writes and not clears:
+            return True
+        reads = [(key, seen(value)) for key, value in self._reads.items()]
+        scans = [read.packed() for read in self._scans]
+        return bool(session.ask("commit", reads, scans, clears, writes))
+
+
+class LentStore:
+    """The RocksDB store in a data folder that another process holds. Nothing is open here between two calls."""
+
+    default_layout: Final[Layout] = "packed"
+    is_shared: Final = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def directory(self, path: tuple[str, ...]) -> bytes:
+        return DIRECTORIES[path]
+
+    async def transact(self, body: Callable[[Transaction], T]) -> T:
+        for attempt in range(_MOST_ATTEMPTS):
+            is_done, result = await trio.to_thread.run_sync(self._attempt, body)
+            if is_done:
+                return result
+            await trio.sleep(_AGAIN_S * attempt)
+        raise Unavailable(
+            f"The store in {self._folder} is busy: others change the same rows all the time. Try again."
+        )
+
+    async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
+        return await self.transact(partial(_to_its_end, body))
+
+    def _attempt(self, body: Callable[[Transaction], T]) -> tuple[bool, T]:
+        with contextlib.closing(_Session(self._folder)) as session:
+            transaction = LentTransaction(LentSnapshot(session))
+            result = body(transaction)
+            return transaction.commit(session), result
+
+    async def read(self, body: Callable[[Snapshot], T]) -> T:
+        def run() -> T:
+            with contextlib.closing(_Session(self._folder)) as session:
+                return body(LentSnapshot(session))
+
+        return await trio.to_thread.run_sync(run)
+
+    @contextlib.asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[View]:
+        session = await trio.to_thread.run_sync(_Session, self._folder)
+        try:
+            yield LentSnapshot(session)
+        finally:
+            session.close()
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+        await trio.lowlevel.checkpoint()
+
+
+def _to_its_end(body: Callable[[Transaction], Generator[None, None, T]], tr: Transaction) -> T:
+    work = body(tr)
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
