@@ -26,9 +26,9 @@ kafka: setup
 s3: setup
 	$(BIN)/python -m dev.s3 --port 9000 --data .s3
 
-# Side by side, a file each: half of the time goes by waiting for brokers, workers and the SDK.
+# Side by side, a file each: two to a core, since half of a test's time goes by waiting for brokers, workers and the SDK.
 test: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n $(or $(SIDE_BY_SIDE),4) --dist loadfile --no-loadscope-reorder
 
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
