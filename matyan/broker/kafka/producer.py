@@ -119,14 +119,14 @@ class _Frame:
         self,
         number: int,
         key: bytes,
-        lane: _Lane,
         values: Sequence[bytes],
         size: int,
         on_done: DeliveryCallback,
     ) -> None:
         self.number = number
         self.key = key
-        self.lane = lane
+        self.lane: _Lane
+        """Where it waits and is counted; from its `KafkaProducer._gather` on."""
         self.values = values
         self.size = size
         self.on_done = on_done
@@ -141,7 +141,10 @@ class _Frame:
 
     def messages(self, done: deque[_Frame], end: int) -> list[dict[str, Any]]:
         """What produce_batch takes of the values from `sent` on, up to `end`; their reports end in `done`."""
-        key, report, values = self.key, self.report or _Report(self, done), self.values
+        key, report, values = self.key, self.report or _Report((self, done)), self.values
+        if len(values) == 1:  # a loop of its own would cost a call
+            self.sent = 1
+            return [{"value": values[0], "key": key, "callback": report}]
         if self.sent or end < len(values):
             self.report = report if end < len(values) else None
             values = values[self.sent : end]
@@ -150,9 +153,9 @@ class _Frame:
 
     def first_message(self, done: deque[_Frame], tried: deque[_Frame]) -> dict[str, Any]:
         """What produce_batch takes of the first value, whose own report ends in `tried`; all others are to follow."""
-        self.report = _Report(self, done)
+        self.report = _Report((self, done))
         self.sent = 1
-        return {"value": self.values[0], "key": self.key, "callback": _Report(self, tried)}
+        return {"value": self.values[0], "key": self.key, "callback": _Report((self, tried))}
 
     def next_end(self, most_bytes: int, most_records: int) -> int:
         """The end of what goes next of a frame beyond one of these; one record at least."""
@@ -195,10 +198,9 @@ class _Lane:
     From the first acknowledged record on a gap is seen, and what comes behind it is refused, too.
     """
 
-    __slots__ = ("open_until", "partition_count", "unanswered", "waiting")
+    __slots__ = ("open_until", "unanswered", "waiting")
 
-    def __init__(self, partition_count: int) -> None:
-        self.partition_count = partition_count
+    def __init__(self) -> None:
         self.waiting: deque[_Frame] = deque()
         """The first of them may have been handed over in part."""
         self.unanswered = 0
@@ -206,7 +208,7 @@ class _Lane:
         self.open_until = -math.inf
 
 
-class _Report:
+class _Report(tuple["_Frame", deque["_Frame"]]):
     """The delivery callback that all records of a frame share: it dies when the last one has its report.
 
     confluent-kafka holds a reference to it for each record until that record's report was served. With
@@ -218,18 +220,14 @@ class _Report:
     would be as cheap, but a record in the middle can time out alone: enable.gapless.guarantee does not cover that.)
     """
 
-    __slots__ = ("done", "frame")
-
-    def __init__(self, frame: _Frame, done: deque[_Frame]) -> None:
-        self.frame = frame
-        self.done = done
+    __slots__ = ()  # a pair of a frame and where it ends, since that is made without a call of Python's
 
     def __call__(self, error: KafkaError | None, message: Message[bytes, bytes]) -> None:
         assert error is not None
-        self.frame.failed.append((error, message.value() or b""))
+        self[0].failed.append((error, message.value() or b""))
 
     def __del__(self) -> None:
-        self.done.append(self.frame)
+        self[1].append(self[0])
 
 
 class KafkaProducer:
@@ -271,8 +269,8 @@ class KafkaProducer:
         # As many as the topic has partitions; where that is not known, one for each key.
         self._lanes: dict[int, _Lane] = {}
         self._lane_count = partition_count()
-        # How many frames wait in lanes of the count before: younger ones of their runs wait in other lanes.
-        self._left_behind = 0
+        # Those of the count before in which frames wait: younger ones of their runs wait in lanes of the present count.
+        self._old_lanes: set[_Lane] = set()
         # Those in which frames wait to be handed over, in a fixed order.
         self._gathered: dict[_Lane, None] = {}
         self._gathered_bytes = 0
@@ -307,7 +305,7 @@ class KafkaProducer:
         size = _size_of(values)
         self.budget.queue(size)
         self._number += 1
-        frame = _Frame(self._number, key, self._lane_of(key), values, size, on_done)
+        frame = _Frame(self._number, key, values, size, on_done)
         self._frames += 1
         self._records += len(values)
         self._gather(frame)
@@ -347,17 +345,14 @@ class KafkaProducer:
 
     # --- frames out and reports in ---------------------------------------------------------------
 
-    def _lane_of(self, key: bytes) -> _Lane:
-        number = murmur2(key) & 0x7FFFFFFF
+    def _gather(self, frame: _Frame) -> None:
+        number = murmur2(frame.key) & 0x7FFFFFFF
         if self._lane_count:
             number %= self._lane_count
         lane = self._lanes.get(number)
         if lane is None:
-            lane = self._lanes[number] = _Lane(self._lane_count)
-        return lane
-
-    def _gather(self, frame: _Frame) -> None:
-        lane = frame.lane
+            lane = self._lanes[number] = _Lane()
+        frame.lane = lane
         lane.waiting.append(frame)
         if lane not in self._parked:
             self._gathered[lane] = None
@@ -374,7 +369,7 @@ class KafkaProducer:
         most_bytes, most_records = _TURN_BYTES, _TURN_RECORDS
         # A partition after the other: of its records, what comes after librdkafka has begun to send waits for the answer.
         for lane in [*self._gathered]:
-            if self._left_behind and lane.partition_count == self._lane_count:
+            if self._old_lanes and lane not in self._old_lanes:
                 continue
             waiting = lane.waiting
             while waiting:
@@ -408,9 +403,11 @@ class KafkaProducer:
                     break
                 most_bytes -= frame.size
                 self._gathered_bytes -= frame.size
-                self._next(lane)
+                waiting.popleft()
                 if most_bytes <= 0 or most_records <= 0:
                     break
+            if not waiting:
+                self._emptied(lane)
             if most_bytes <= 0 or most_records <= 0:
                 self._continues = bool(self._gathered)
                 break
@@ -419,13 +416,17 @@ class KafkaProducer:
         if messages:
             self._produce(messages)
 
-    def _next(self, lane: _Lane) -> _Frame:
-        """Takes the first frame out of its lane."""
+    def _emptied(self, lane: _Lane) -> None:
+        self._gathered.pop(lane, None)
+        self._old_lanes.discard(lane)
+
+    def _take_out(self, lane: _Lane) -> _Frame:
+        """The first frame of a lane, which is not for the present client."""
         frame = lane.waiting.popleft()
+        if lane not in self._parked:
+            self._gathered_bytes -= frame.size
         if not lane.waiting:
-            self._gathered.pop(lane, None)
-        if lane.partition_count != self._lane_count:
-            self._left_behind -= 1
+            self._emptied(lane)
         return frame
 
     def _park(self, lane: _Lane) -> None:
@@ -449,7 +450,7 @@ class KafkaProducer:
             # Refused at once (a fatal error that this thread has not seen yet, a record over librdkafka's limit).
             for message in messages:
                 if "_error" in message:
-                    message["callback"].frame.failed.append((message["_error"], message["value"]))
+                    message["callback"][0].failed.append((message["_error"], message["value"]))
         if taken != len(messages) or self._done or self._tried:
             self._token.run_sync_soon(self._finish, idempotent=True)
 
@@ -498,8 +499,8 @@ class KafkaProducer:
                 self._give_up_late(lane, error.str())
             if lane in self._parked:
                 self._unpark(lane)
-        if self._lane_count != (count := self._partition_count()) and not self._left_behind:
-            self._left_behind = sum(len(lane.waiting) for lane in self._lanes.values())
+        if self._lane_count != (count := self._partition_count()) and not self._old_lanes:
+            self._old_lanes = {lane for lane in self._lanes.values() if lane.waiting}
             self._lanes, self._lane_count = {}, count
         self._progress.unpark_all()
         self._hand_over()
@@ -520,9 +521,7 @@ class KafkaProducer:
         """Those that waited for one that was given up, as far as they are as late."""
         oldest = time.monotonic() - self._patience_s
         while lane.waiting and not lane.waiting[0].sent and lane.waiting[0].since < oldest:
-            if lane not in self._parked:
-                self._gathered_bytes -= lane.waiting[0].size
-            self._give_up(self._next(lane), reason)
+            self._give_up(self._take_out(lane), reason)
 
     def _too_large(self, frame: _Frame) -> RecordsRefused:
         return RecordsRefused(
@@ -583,9 +582,7 @@ class KafkaProducer:
 
     def _break_off(self, lane: _Lane) -> None:
         """Its first frame was handed over in part, and the rest is not for the present client."""
-        if lane not in self._parked:
-            self._gathered_bytes -= lane.waiting[0].size
-        self._next(lane).break_off(KafkaError(KafkaError._PURGE_QUEUE))
+        self._take_out(lane).break_off(KafkaError(KafkaError._PURGE_QUEUE))
 
     def _make_client(self) -> RdProducer:
         if not self._will_be_unbatched:
@@ -608,8 +605,9 @@ class KafkaProducer:
         waiting = [frame for lane in (*self._gathered, *self._parked) for frame in lane.waiting]
         waiting = sorted([*self._failed, *waiting], key=lambda frame: frame.number)
         self._failed, self._lanes, self._lane_count = [], {}, self._partition_count()
-        self._gathered, self._gathered_bytes, self._left_behind = {}, 0, 0
+        self._gathered, self._gathered_bytes = {}, 0
         self._parked.clear()
+        self._old_lanes.clear()
         late = [frame for frame in waiting if frame.since < oldest]
         for frame in waiting:
             if frame.since < oldest:
@@ -618,7 +616,6 @@ class KafkaProducer:
                 values = frame.undelivered()
                 self._records -= len(frame.values) - len(values)
                 frame.values, frame.failed, frame.sent = values, [], 0
-            frame.lane = self._lane_of(frame.key)
             self._gather(frame)
         # Last: whoever is told may hand over another one.
         for frame in late:
