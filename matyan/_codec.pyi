@@ -247,6 +247,10 @@ def unpack(key: bytes, start: int = 0) -> tuple[Any, ...]:
 def key_int(prefix: bytes, number: int) -> bytes:
     """pack((number,), prefix) for an int64, without the tuple."""
 
+def names_hash(key: bytes, start: int = 0) -> int:
+    """64 bits, of the texts with which the packed tuple behind `start` begins; the last one is left out where nothing follows
+    it."""
+
 def range_of(prefix: bytes) -> tuple[bytes, bytes]:
     """(prefix + 0x00, prefix + 0xff): every tuple that continues `prefix` (the tuple layer's range)."""
 

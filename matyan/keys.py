@@ -33,6 +33,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("run_experiment", run), ("run_tags", run, uuid)     | experiment_of_run, tag_of_run             |
 | ("job_lock"|"job_lock_owner", job)                   | job_lock, job_lock_owner                  |
 | ("activity", run), ("owner", run)                    | activity, owner                           |
+| ("shape", run)                                       | shape: which params and sequences it has  |
 | ("ingest", topic_id, partition)                      | ingest, ingest_prefix                     |
 | ("dropped", topic_id, partition)                     | dropped: records of deleted runs, counted |
 | ("counts_owed", run, family, uuid)                   | owed_count                                |
@@ -246,6 +247,10 @@ class Keys:
 
     def owner(self, run: str) -> bytes:
         return pack(("owner", run), self.system)
+
+    def shape(self, *run: str) -> bytes:
+        """One run's; without it what all of them start with."""
+        return pack(("shape", *run), self.system)
 
     def ingest(self, topic_id: str, partition: int) -> bytes:
         return pack(("ingest", topic_id, partition), self.system)

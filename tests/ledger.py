@@ -14,6 +14,7 @@ from matyan.rules.prefetch import prefetch
 from matyan.rules.records import Rules, Unit, pay
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Growth, Layout, SequenceInfo, Sequences
+from matyan.store.fdb.store import exhausted
 from tests.memory_store import MemoryStore
 
 T0 = 1_700_000_000.0
@@ -86,6 +87,7 @@ class Ledger:
             unit = rules.begin(tr, owner)
             for op in ops:
                 unit.apply(op)
+            exhausted(unit.ending())
             return unit
 
         unit = self.store.commit(body)

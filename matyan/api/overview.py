@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from contextlib import suppress
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any, Final
 
 from matyan._codec import context_text
 from matyan.api.runs import KINDS, METRIC, RunView, View, kind_of, number, text
-from matyan.rules import entities, indexes
+from matyan.rules import entities, indexes, shapes
 from matyan.rules.documents import Fields
 from matyan.rules.entities import EXPERIMENTS, TAGS
+
+_HOUR_S: Final = 3_600
+_DAY_S: Final = 24 * _HOUR_S
 
 
 def activity(view: View, offset_minutes: int) -> dict[str, Any]:
@@ -22,7 +27,7 @@ def activity(view: View, offset_minutes: int) -> dict[str, Any]:
         "num_runs": len(dates),
         "num_archived_runs": _count(view, "archived"),
         "num_active_runs": _count(view, "active"),
-        "activity_map": _map(dates, offset_minutes, "%Y-%m-%dT00:00:00"),
+        "activity_map": _map(dates, offset_minutes, _DAY_S, "%Y-%m-%dT00:00:00"),
     }
 
 
@@ -34,7 +39,7 @@ def experiment_activity(view: View, uuid: str, offset_minutes: int) -> dict[str,
         "num_runs": len(found),
         "num_archived_runs": sum(1 for one in found if one.meta.get("is_archived")),
         "num_active_runs": sum(1 for one in found if one.meta.get("active")),
-        "activity_map": _map(dates, offset_minutes, "%Y-%m-%dT%H:00:00"),
+        "activity_map": _map(dates, offset_minutes, _HOUR_S, "%Y-%m-%dT%H:00:00"),
     }
 
 
@@ -42,15 +47,14 @@ def _count(view: View, fact: str) -> int:
     return sum(1 for _ in indexes.runs_under(view.snap, view.keys, fact, True))
 
 
-def _map(dates: Iterable[float], offset_minutes: int, form: str) -> dict[str, int]:
-    counted: Counter[str] = Counter()
-    for at in dates:
-        try:
-            local = datetime.fromtimestamp(at, UTC) - timedelta(minutes=offset_minutes)
-        except (ValueError, OverflowError, OSError):
-            continue  # a clock that was far off
-        counted[local.strftime(form)] += 1
-    return dict(sorted(counted.items()))
+def _map(dates: Iterable[float], offset_minutes: int, unit_s: int, form: str) -> dict[str, int]:
+    # Counted by number first: to write a date takes much longer than to count it.
+    counted = Counter((at - 60 * offset_minutes) // unit_s for at in dates if isfinite(at))
+    days: dict[str, int] = {}
+    for unit, count in sorted(counted.items()):
+        with suppress(ValueError, OverflowError, OSError):  # a clock that was far off
+            days[datetime.fromtimestamp(unit * unit_s, UTC).strftime(form)] = count
+    return days
 
 
 def params(
@@ -61,17 +65,26 @@ def params(
     found: dict[str, dict[str, dict[str, Any]]] = {
         kind: {} for kind in (METRIC, *KINDS) if kind in kinds
     }
+    known = dict(shapes.all_of(view.snap, view.keys))
+    params_seen: set[int | None] = set()
+    sequences_seen: set[int | None] = set()
     for run in view.newest_first():
+        shape = known.get(run)
+        # A run with the parameters, or the sequences, of one that was looked at has nothing new.
+        is_new = with_params and (shape is None or shape.params not in params_seen)
+        has_new = bool(found) and (shape is None or shape.sequences not in sequences_seen)
+        if not (is_new or has_new):
+            continue
         one = view.run(run)
         yield b""
         if not one.is_there:
             continue
-        if with_params:
+        if is_new:
             _merge(merged, one.params())
-        for info in one.traces if found else ():
-            if (names := found.get(kind_of(info) or "")) is not None:
-                context = one.context(info)
-                names.setdefault(info.name, {}).setdefault(context_text(context), context)
+            params_seen.add(shape and shape.params)
+        if has_new:
+            _add_sequences(found, one)
+            sequences_seen.add(shape and shape.sequences)
     lists = {
         kind: {name: [*contexts.values()] for name, contexts in names.items()}
         for kind, names in found.items()
@@ -80,13 +93,21 @@ def params(
     return {"params": merged, **lists} if with_params else lists
 
 
+def _add_sequences(found: dict[str, dict[str, dict[str, Any]]], run: RunView) -> None:
+    for info in run.traces:
+        if (names := found.get(kind_of(info) or "")) is not None:
+            context = run.context(info)
+            names.setdefault(info.name, {}).setdefault(context_text(context), context)
+
+
 def _merge(into: dict[str, Any], params: dict[str, Any]) -> None:
-    """The newest run's value of each path stands."""
+    """The newest run's value of each path stands, unless others have more below it."""
     for name, value in params.items():
         there = into.setdefault(name, value)
-        if there is not value and isinstance(there, dict) and isinstance(value, dict):
-            into[name] = merged = dict(there)
-            _merge(merged, value)
+        if there is value or not isinstance(value, dict):
+            continue
+        into[name] = merged = dict(there) if isinstance(there, dict) else {}
+        _merge(merged, value)
 
 
 # --- experiments and tags --------------------------------------------------------------------------

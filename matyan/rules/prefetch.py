@@ -86,8 +86,9 @@ class _Reads:
             # Where it stands, unless another one has taken that place.
             ctx = EMPTY if text == "{}" else first or 1
             self.want(self._pack.context(run, ctx))
-        known = self._rules.sequences.prefetched(run, ctx, name, entries=entries)
-        self.ranges.update(dict.fromkeys(known))
+        if known := self._rules.sequences.prefetched(run, ctx, name, entries=entries):
+            self.ranges.update(dict.fromkeys(known))
+            self.want(self._pack.shape(run))
 
 
 # --- one function per kind, as in records.py --------------------------------------------------------
@@ -119,6 +120,8 @@ def _tag(reads: _Reads, keys: Keys, record: Record) -> None:
 
 def _log_hparams(reads: _Reads, keys: Keys, record: Record) -> None:
     value = record.payload.get("value")
+    reads.want(keys.shape(record.run))
+    reads.want_below(keys.attrs(record.run))
     if isinstance(value, dict) and HPARAMS in value:
         reads.want_below(keys.reverse_index(record.run, "hparam"))
 

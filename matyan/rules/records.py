@@ -26,7 +26,7 @@ from matyan._codec import (
 from matyan.broker.base import ControlEvent
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
-from matyan.rules import contexts, counts, entities, indexes, runs, trees
+from matyan.rules import contexts, counts, entities, indexes, runs, shapes, trees
 from matyan.rules.limits import Limited
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Entry, Sequences
@@ -38,6 +38,9 @@ ACTIVITY_S: Final = 60.0
 """The activity row is written again when it is this much older than the run's last record."""
 
 HPARAMS: Final = "hparams"
+
+NO_CONTEXT: Final = "{}"
+"""The canonical text of the empty context."""
 
 MOST_MET: Final = 10_000
 """Experiments and tags whose uuids are kept."""
@@ -122,6 +125,9 @@ class Unit:
         """Each run that this unit met: its stored activity, or None when it is deleted."""
         self.contexts: dict[str, dict[str, int]] = {}
         """The ids of contexts that this unit found or made, by run and canonical text."""
+        self._reshaped_by: dict[str, int] = {}
+        """How much the sums of the sequences have changed, by run."""
+        self._reparamed: set[str] = set()
 
     def apply(self, op: Op) -> None:
         """Applies one item of `decode_records`.
@@ -151,6 +157,7 @@ class Unit:
             ctx = self._find_context(rows, op.context_text, op.ctx, context)
         if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
             indexes.put(rows, "trace", op.name)
+        self._reshaped(op.run, op.context_text)
         self._applied("log_metric", count)
 
     def _apply_record(self, op: Record) -> Iterable[None]:
@@ -228,13 +235,53 @@ class Unit:
         entry: Entry,
     ) -> None:
         """Appends to a sequence that holds no metric."""
-        ctx = self.context(rows, context)
+        text = context_text(context)
+        ctx = self._context(rows, text, context)
         if self.sequences.append_object(rows.run, ctx, name, dtype, entry):
             indexes.put(rows, "trace", name)
+        self._reshaped(rows.run, text)
 
-    def context(self, rows: RunRows[Transaction], context: dict[str, Any] | None) -> int:
+    def append_line(self, rows: RunRows[Transaction], line: str, sent: int, time: float) -> None:
+        """Appends a terminal line; `sent`: the step that it was sent with."""
+        self._context(rows, NO_CONTEXT, None)
+        if self.sequences.append_line(rows.run, line, sent, time):
+            indexes.put(rows, "trace", LINES)
+        self._reshaped(rows.run, NO_CONTEXT)
+
+    def reparam(self, run: str) -> None:
+        """The names of the run's parameters may have changed."""
+        self._reparamed.add(run)
+
+    def _reshaped(self, run: str, context: str) -> None:
+        """The sequence that was written last may be new, or of another dtype."""
+        if not self.sequences.retyped:
+            return
+        for name, before, dtype in self.sequences.retyped:
+            added = shapes.sequence(dtype, name, context)
+            if before is not None:
+                added -= shapes.sequence(before, name, context)
+            self._reshaped_by[run] = self._reshaped_by.get(run, 0) + added
+        self.sequences.retyped.clear()
+
+    def ending(self) -> Iterator[None]:
+        """What is done once for all that was applied, at the end: brings the shapes of the runs up to date."""
+        for run in {*self._reshaped_by, *self._reparamed}:
+            rows = self.rows[run]
+            # A run that was deleted has no shape; of one whose shape is not known, no change makes it known.
+            shape = None if self.activity[run] is None else shapes.read(rows)
+            if shape is None:
+                continue
+            after = shapes.changed(shape, self._reshaped_by.get(run, 0))
+            if run in self._reparamed:
+                after = after._replace(params=(yield from shapes.summing_params(rows)))
+            if after != shape:
+                shapes.put(rows, after)
+            yield
+
+    def _context(
+        self, rows: RunRows[Transaction], text: str, context: dict[str, Any] | None
+    ) -> int:
         """The id of a context; it is stored when it is new."""
-        text = context_text(context)
         ctx = self._known_context(rows.run, text)
         if ctx is None:
             ctx = self._find_context(rows, text, context_id(context), context or {})
@@ -265,6 +312,8 @@ class Unit:
         self._rules.forget(run)
         self.sequences.forget_run(run)
         self.contexts.pop(run, None)
+        self._reshaped_by.pop(run, None)
+        self._reparamed.discard(run)
 
 
 def _check_run(run: str) -> None:
@@ -388,6 +437,7 @@ def log_hparams(unit: Unit, rows: RunRows[Transaction], record: Record) -> Itera
         yield from trees.replacing_each(rows.tr, attrs, value)
         if HPARAMS in value:
             yield from _index_hparams(rows, (), value[HPARAMS])
+    unit.reparam(record.run)
     runs.put_meta(rows, record.timestamp, {})
 
 
@@ -436,9 +486,7 @@ def log_custom_object(unit: Unit, rows: RunRows[Transaction], record: Record) ->
 
 def log_terminal_line(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:
     line, step = _field(record, "line", str), _int64(record, "step")
-    unit.context(rows, None)
-    if unit.sequences.append_line(record.run, line, step, record.timestamp):
-        indexes.put(rows, "trace", LINES)
+    unit.append_line(rows, line, step, record.timestamp)
 
 
 def log_record(unit: Unit, rows: RunRows[Transaction], record: Record) -> None:

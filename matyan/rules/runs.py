@@ -11,7 +11,7 @@ from typing import Any, Final
 from matyan import readable
 from matyan._codec import pack
 from matyan.keys import LEAF, Keys, pack_value, range_of
-from matyan.rules import indexes, trees
+from matyan.rules import indexes, shapes, trees
 from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Transaction
 
@@ -55,6 +55,7 @@ def create(rows: RunRows[Transaction], now: float) -> None:
     )
     indexes.put(rows, "created_at", now)
     put_activity(rows, now)
+    shapes.put(rows, shapes.EMPTY)
 
 
 def put_meta(rows: RunRows[Transaction], now: float, fields: Mapping[str, object]) -> None:
@@ -154,6 +155,7 @@ def deleting(rows: RunRows[Transaction], now: float) -> Iterator[None]:
         tr.set(keys.owed_deletion(run), pack_value(True))
     tr.clear(keys.activity(run))
     tr.clear(keys.owner(run))
+    tr.clear(keys.shape(run))
     tr.set(keys.tombstone(run), pack_value(now))
 
 

@@ -17,6 +17,7 @@ from matyan.rules.sequences import Layout
 from matyan.service import telemetry
 from matyan.store.base import Transaction
 from matyan.store.fdb import store as fdb_store
+from matyan.store.fdb.store import exhausted
 from matyan.store.fdb.transaction import FdbTransaction
 from matyan.workers.ingest import IngestWorker
 from tests import fdb
@@ -68,6 +69,7 @@ class Owner:
             unit = self.rules.begin(tr, self.name)
             for op in ops:
                 unit.apply(op)
+            exhausted(unit.ending())
             if self.attempts == 1:
                 before_commit()
             return unit

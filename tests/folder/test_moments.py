@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from matyan import reader
 from matyan._codec import Columns, encode_chunk, key_int
 from matyan.cli.export import export
-from matyan.cli.reading import logs, runs, show
+from matyan.cli.reading import logs
 from matyan.folder.server import LocalAPI
 from matyan.keys import CHUNK
 from matyan.rules.queries import Queries
@@ -91,9 +91,9 @@ async def test_a_command_says_that_its_answer_is_of_several_moments(
         *(metric("m", 1.0, i) for i in range(10)),
     )
     async with answering(tmp_path, ledger):
-        for command, words in (logs, ["r"]), (export, ["r"]), (runs, ["--counts"]), (show, ["r"]):
+        for command in logs, export:
             done = await trio.to_thread.run_sync(
-                partial(CliRunner().invoke, command, [*words, "--data", str(tmp_path)])
+                partial(CliRunner().invoke, command, ["r", "--data", str(tmp_path)])
             )
             assert done.exit_code == 0, done.output
             if command is logs:

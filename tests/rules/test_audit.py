@@ -333,6 +333,19 @@ def counter(ledger: Ledger, run: str, dice: random.Random) -> Change:
     return {key: pack_value(dice.choice([7, -1, "x"]))}
 
 
+def shape(ledger: Ledger, run: str, dice: random.Random) -> Change:
+    return {ledger.keys.shape(run): dice.choice([pack_value(bytes(16)), pack_value(7), b""])}
+
+
+def shape_of_nobody(ledger: Ledger, run: str, dice: random.Random) -> Change:
+    return {ledger.keys.shape("nobody"): pack_value(bytes(16))}
+
+
+def summary(ledger: Ledger, run: str, dice: random.Random) -> Change:
+    wrong = [[29, 29, 1.0, 1 / 30, 1.0], [29, 30, 1.0, 0.0, 1.0], [28, 30, 1.0, 1 / 30, 1.0], None]
+    return {ledger.keys.trace(run, 0, "loss", "summary"): pack_value(dice.choice(wrong))}
+
+
 DAMAGES: list[tuple[Damage, set[str]]] = [
     (index_forward, {"index-missing"}),
     (index_twin, {"index-missing"}),
@@ -366,6 +379,9 @@ DAMAGES: list[tuple[Damage, set[str]]] = [
     (name_stale, {"name-stale"}),
     (name_taken, {"name-taken"}),
     (counter, {"counter"}),
+    (shape, {"shape"}),
+    (shape_of_nobody, {"rows-without-run"}),
+    (summary, {"summary"}),
 ]
 UNDONE = {
     *("list_beside_object", "context_gone", "points_gone", "time_gone", "chunk_unreadable"),
@@ -406,7 +422,36 @@ def test_a_whole_store_has_no_finding(layout: Layout) -> None:
 
 
 def test_every_kind_has_a_damage() -> None:
-    assert set().union(*(kinds for _, kinds in DAMAGES)) == set(KINDS)
+    told = set().union(*(kinds for _, kinds in DAMAGES))
+    assert told == set(KINDS) - {"shape-missing", "summary-missing"}
+
+
+@layouts
+def test_what_a_store_without_shapes_and_summaries_lacks_is_made_by_a_mend_of_its_indexes(
+    layout: Layout,
+) -> None:
+    """As an older version or the reference has left it: a look finds no damage, and what is made is what the rules keep."""
+    ledger = whole(layout)
+    sound = without_owners(ledger)
+    made = [ledger.keys.shape(run) for run in RUNS]
+    made += [
+        key
+        for run in RUNS
+        for key in rows_of(ledger, ledger.keys.traces_prefix(run))
+        if key.endswith(pack(("summary",)))
+    ]
+    assert len(made) == len(RUNS) * 6
+    spoil(ledger, drop(*made))
+    spoiled = without_owners(ledger)
+    assert findings(ledger, mend=True) == []
+    assert without_owners(ledger) == spoiled
+    kinds = {"shape-missing", "summary-missing"}
+    assert {one.kind for one in findings(ledger, only_indexes=True)} == kinds
+    assert without_owners(ledger) == spoiled
+    told = findings(ledger, mend=True, only_indexes=True)
+    assert ({one.kind for one in told}, all(one.mended for one in told)) == (kinds, True)
+    assert differences(without_owners(ledger), sound) == []
+    assert findings(ledger, only_indexes=True) == []
 
 
 @layouts
@@ -432,7 +477,9 @@ def test_a_damage_is_found_and_mended(damage: Damage, kinds: set[str], layout: L
         if name in UNDONE:
             assert not any(one.mended for one in mended if one.kind in kinds)
             assert {one.kind for one in findings(ledger)} >= kinds
-            assert without_owners(ledger) == spoiled
+            changed = differences(without_owners(ledger), spoiled)
+            # It follows the attributes, whatever stands there.
+            assert [key for key, *_ in changed if key not in map(ledger.keys.shape, RUNS)] == []
             continue
         assert all(one.mended for one in mended), mended
         assert findings(ledger) == []
@@ -446,7 +493,7 @@ def test_a_writer_reads_anew_what_was_mended() -> None:
     ledger.apply(metric("loss", 1.0, 5))
     rows = compatible_object(ledger.keys.seq("r", 0, "loss"), 99, None, 1.0, pack_value(2.0))
     spoil(ledger, {key: value for key, value in rows if value is not None})
-    assert [one.kind for one in findings(ledger, mend=True)] == ["last-step"]
+    assert [one.kind for one in findings(ledger, mend=True)] == ["last-step", "summary"]
     ledger.apply(metric("loss", 3.0, None))
     assert [point[0] for point in ledger.points("loss")] == [5, 99, 100]
     assert findings(ledger) == []

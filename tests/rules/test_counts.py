@@ -57,6 +57,7 @@ async def test_owners_who_add_the_same_one_do_not_meet(
             for op in decode_records([join(family, run, "shared")]):
                 yield from unit.applying(op)
                 yield
+            yield from unit.ending()
 
         return body
 

@@ -14,6 +14,7 @@ from matyan.keys import unpack_value
 from matyan.rules.entities import NAMESPACE
 from matyan.rules.records import ACTIVITY_S, KINDS, Rules, event_of
 from matyan.rules.sequences import Layout, Sequences
+from matyan.store.fdb.store import exhausted
 from tests.ledger import T0, Ledger, metric, moment, record
 
 pytestmark = pytest.mark.usefixtures("bodies")
@@ -54,7 +55,8 @@ def test_a_new_run_has_every_meta_field_and_its_indexes(ledger: Ledger) -> None:
         "duration": None,
     }
     assert ledger.facts() == {("archived", False), ("active", True), ("created_at", T0 + 2)}
-    assert ledger.system() == {("activity", "r"): T0 + 2, ("owner", "r"): "T/0"}
+    rows = {("activity", "r"): T0 + 2, ("owner", "r"): "T/0", ("shape", "r"): bytes(16)}
+    assert ledger.system() == rows
 
 
 @pytest.mark.parametrize(
@@ -473,6 +475,7 @@ def test_a_new_experiment_is_named_deterministically(ledger: Ledger) -> None:
     assert ledger.system() == {
         ("activity", "r"): T0 + 1,
         ("owner", "r"): "T/0",
+        ("shape", "r"): bytes(16),
         ("experiments", uuid, "name"): "e",
         ("experiments", uuid, "description"): "",
         ("experiments", uuid, "is_archived"): False,
@@ -729,6 +732,7 @@ def test_nothing_is_remembered_before_the_commit(ledger: Ledger) -> None:
         unit = ledger.rules.begin(tr, "T/0")
         for op in decode_records([create(), metric("loss", 1.0, None)]):
             unit.apply(op)
+        exhausted(unit.ending())
         raise Lost
 
     with pytest.raises(Lost):

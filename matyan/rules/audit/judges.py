@@ -13,7 +13,7 @@ from matyan import readable
 from matyan._codec import pack
 from matyan.errors import ConfigurationError
 from matyan.keys import EMPTY_DICT, EMPTY_LIST, LEAF, Keys, pack_value, range_of, unpack
-from matyan.rules import contexts, entities, indexes, runs
+from matyan.rules import contexts, entities, indexes, runs, shapes
 from matyan.rules.audit import facts
 from matyan.rules.audit.findings import Finding
 from matyan.rules.rows import RunRows
@@ -105,7 +105,7 @@ def _deleted(bench: Bench, rows: RunRows[Snapshot]) -> Iterator[Finding]:
     of_run = range_of(keys.reverse_index_prefix(run))
     if next(iter(tr.scan(*of_run, limit=1)), None) is not None and not _goes_on(rows):
         left.append("indexes")
-    if any(tr.get(key) is not None for key in (keys.activity(run), keys.owner(run))):
+    if any(tr.get(key) is not None for key in _rows_beside(keys, run)):
         left.append("activity")
     if tr.get(keys.experiment_of_run(run)) is not None:
         left.append("experiment")
@@ -122,7 +122,7 @@ def _deleted(bench: Bench, rows: RunRows[Snapshot]) -> Iterator[Finding]:
         root, start = keys.index(), len(keys.reverse_index(run))
         apply(bench.mending, [(root + twin[start:], None) for twin, _ in twins])
         apply(bench.mending, [(twin, None) for twin, _ in twins])
-        apply(bench.mending, [(keys.activity(run), None), (keys.owner(run), None)])
+        apply(bench.mending, [(key, None) for key in _rows_beside(keys, run)])
         if len(twins) == _MOST_ROWS:
             bench.again.append(("run", run))
     yield Finding("deleted-run", run, ", ".join(left), bench.mending is not None)
@@ -134,13 +134,32 @@ def _goes_on(rows: RunRows[Snapshot]) -> bool:
 
 
 def judge_left(bench: Bench, run: str) -> Iterator[Finding]:
-    """Activity and owner are those of a run that is there."""
+    """Activity, owner and shape are those of a run that is there."""
     rows = bench.rows(run)
-    left = [key for key in (bench.keys.activity(run), bench.keys.owner(run)) if bench.tr.get(key)]
+    left = [key for key in _rows_beside(bench.keys, run) if bench.tr.get(key)]
     if left and not facts.has_rows(rows):
         if bench.mending is not None:
             apply(bench.mending, [(key, None) for key in left])
         yield Finding("rows-without-run", run, "", bench.mending is not None)
+
+
+def _rows_beside(keys: Keys, run: str) -> list[bytes]:
+    """What stands outside of the run's own rows."""
+    return [keys.activity(run), keys.owner(run), keys.shape(run)]
+
+
+def judge_shape(bench: Bench, run: str, is_wanted: bool) -> Iterator[Finding]:
+    """A run's shape fits its rows. is_wanted: whether one that is missing is made."""
+    rows = bench.rows(run)
+    stored = bench.tr.get(bench.keys.shape(run))
+    if (stored is None and not is_wanted) or not facts.exists(rows):
+        return
+    right = shapes.counted(rows)
+    if stored != shapes.packed(right):
+        if bench.mending is not None:
+            shapes.put(RunRows(bench.mending, bench.keys, run), right)
+        kind = "shape" if stored is not None else "shape-missing"
+        yield Finding(kind, run, "", bench.mending is not None)
 
 
 def judge_context(bench: Bench, run: str, ctx: int) -> Iterator[Finding]:
@@ -228,6 +247,16 @@ def judge_trace(bench: Bench, run: str, ctx: int, name: str) -> Iterator[Finding
             yield from _in_sequence(bench, place, bench.sequences.trace(bench.tr, place))
 
 
+def judge_summary(
+    bench: Bench, run: str, ctx: int, name: str, is_wanted: bool
+) -> Iterator[Finding]:
+    """is_wanted: whether one that is missing is made."""
+    place = Place(run, ctx, name)
+    with suppress(ConfigurationError):  # a chunk that cannot be read
+        found = bench.sequences.summary(bench.tr, place, is_wanted=is_wanted)
+        yield from _in_sequence(bench, place, found)
+
+
 def judge_step(bench: Bench, run: str, ctx: int, name: str, step: int) -> Iterator[Finding]:
     place = Place(run, ctx, name)
     return _in_sequence(bench, place, bench.sequences.step(bench.tr, place, step))
@@ -248,6 +277,7 @@ def _in_sequence(
         yield Finding(kind, place.run, told, bench.write(place.run, writes))
         if kind == "trace-missing":
             bench.again.append(("fact", place.run, ("trace", place.name)))
+            bench.again.append(("summary", *place, True))
 
 
 # --- experiments and tags ------------------------------------------------------------------------
@@ -414,10 +444,12 @@ FAMILIES: Final = {
 JUDGES: Final[dict[str, Callable[..., Iterator[Finding]]]] = {
     "run": judge_run,
     "left": judge_left,
+    "shape": judge_shape,
     "context": judge_context,
     "fact": judge_fact,
     "node": judge_node,
     "trace": judge_trace,
+    "summary": judge_summary,
     "step": judge_step,
     "parts": judge_parts,
     "member": judge_member,

@@ -57,7 +57,7 @@ class Page:
 class Walk:
     """
     Args:
-        only_indexes: look for nothing else: for `reindex`.
+        only_indexes: look for nothing else, and for summaries and shapes that nobody has made: for `reindex`.
     """
 
     def __init__(self, keys: Keys, sequences: SequenceAudit, *, only_indexes: bool = False) -> None:
@@ -139,6 +139,7 @@ class Walk:
         looks = _Looks(self._bench(snap), page)
         looks.look("context", run, ctx)
         looks.look("trace", *place)
+        looks.look("summary", *place, False)
         return ["runs", range_of(self._keys.seq(*place))[1]]
 
     def _bench(self, snap: Snapshot) -> Bench:
@@ -171,6 +172,8 @@ class Walk:
                     looks.must_stand(keys.index(*items[2:]), ("fact", items[1], items[2:-1]))
             case _ if isinstance(items[-1], str):
                 looks.look("fact", items[-1], items[:-1])
+                if items[0] == "created_at":  # once for each run
+                    looks.look("shape", items[-1], self._only_indexes)
 
     # --- S ---------------------------------------------------------------------------------------
 
@@ -206,7 +209,7 @@ class Walk:
                 looks.look("member", of, uuid, run)
         elif self._only_indexes:
             pass
-        elif family in ("activity", "owner") and len(words) == 1:
+        elif family in ("activity", "owner", "shape") and len(words) == 1:
             looks.look("left", *words)
         elif family in FAMILIES and words[1:] == ["name"]:
             looks.look("name", family, words[0])
@@ -303,7 +306,9 @@ class _RunRows:
                 self._attribute(run, tuple(path), value)
             case ("traces", int(ctx), str(name), "last_step"):
                 self._looks.fact(run, ("trace", name))
-                if not self._only_indexes:
+                if self._only_indexes:
+                    self._looks.look("summary", run, ctx, name, True)
+                else:
                     self._empty_sequence(Place(run, ctx, name))
             case _ if self._only_indexes:
                 pass

@@ -26,6 +26,7 @@ from matyan.keys import CHUNK, POINT_FIELDS, Keys, pack_value, range_of
 from matyan.rules.sequences.keyed import highest
 from matyan.rules.sequences.parts import joined
 from matyan.rules.sequences.points import PointLayout
+from matyan.rules.sequences.reads import SequenceReads
 from matyan.rules.sequences.state import MAX_STEP, MIN_STEP
 from matyan.store.base import Snapshot, Transaction
 
@@ -34,6 +35,10 @@ PAGE_BYTES: Final = 4 << 20
 PAGE_CHUNKS: Final = 100
 _MOST_UNSORTED: Final = 300_000
 """Points whose steps came out of order are only looked at together: of so many at most the highest is asked for."""
+
+_MOST_PACKED: Final = 500_000
+_MOST_KEYED: Final = 50_000
+"""Points that are counted in one transaction, in chunks and in keys: well below a second."""
 
 
 class Place(NamedTuple):
@@ -60,6 +65,7 @@ class SequenceAudit:
     def __init__(self, keys: Keys, layout: PointLayout) -> None:
         self._keys = keys
         self._layout = layout
+        self._reads = SequenceReads(keys, layout)
 
     # --- pages -----------------------------------------------------------------------------------
 
@@ -216,6 +222,39 @@ class SequenceAudit:
             yield "last-step", f"{named!r:.40}, and {step} is the highest", writes
         elif finite is not None and readable.number(tr.get(last)) != finite:
             yield "last-value", f"at step {step}", [(last, msgpack_float(finite))]
+
+    def summary(
+        self, tr: Snapshot, place: Place, *, is_wanted: bool
+    ) -> Iterator[tuple[str, str, list[Write]]]:
+        """Whether the trace's summary is that of the points; is_wanted: whether one that is missing is made. It is not where that would
+        take long: a reader reads the points."""
+        row = self._keys.trace(*place, "summary")
+        last_step = readable.found(tr.get(self._keys.trace(*place, "last_step")))
+        stored = tr.get(row)
+        if not readable.is_int64(last_step) or (stored is None and not is_wanted):
+            return
+        if not self._can_be_counted(tr, place) or self._reached(tr, place) is None:
+            return
+        right = self._reads.counted(tr, *place).packed(last_step)
+        if stored is None:
+            yield "summary-missing", "", [(row, right)]
+        elif stored != right:
+            yield "summary", f"{readable.found(stored)!r:.80}", [(row, right)]
+
+    def _can_be_counted(self, snap: Snapshot, place: Place) -> bool:
+        """Whether all points can be read, and in a moment."""
+        prefix = self._keys.seq(*place)
+        points = 0
+        for _, chunk in snap.scan(*range_of(prefix + CHUNK)):
+            try:
+                _, _, count, before = chunk_head(chunk)
+            except ValueError:
+                return False
+            if before != points or points > _MOST_PACKED:
+                return False
+            points += count
+        vals = snap.scan(*range_of(prefix + POINT_FIELDS["val"]), limit=_MOST_KEYED + 1)
+        return sum(1 for _ in vals) <= _MOST_KEYED and self.can_be_measured(snap, place)
 
     def _reached(self, tr: Snapshot, place: Place) -> tuple[int, int | float | None] | None:
         """The highest step, and the value there: None of what is no point."""

@@ -48,12 +48,14 @@ class SequenceReads:
 
         Costs nothing where the trace has it, and a read of all points otherwise.
         """
-        if info.summary is not None:
-            return info.summary
+        return info.summary or self.counted(snap, run, info.ctx, info.name)
+
+    def counted(self, snap: Snapshot, run: str, ctx: int, name: str) -> Summary:
+        """The same from the points, whatever the trace has."""
         summary = Summary()
-        for columns in self.points(snap, run, info.ctx, info.name):
+        for columns in self.points(snap, run, ctx, name):
             summary.add(columns)
-        summary.add_entries(self.count(snap, run, info) - summary.count)
+        summary.add_entries(self._steps(snap, run, ctx, name) - summary.count)
         return summary
 
     def last(self, snap: Snapshot, run: str, info: SequenceInfo) -> tuple[float, int]:
@@ -79,7 +81,10 @@ class SequenceReads:
         """
         if info.summary is not None:
             return info.summary.count
-        prefix = self.keys.seq(run, info.ctx, info.name)
+        return self._steps(snap, run, info.ctx, info.name)
+
+    def _steps(self, snap: Snapshot, run: str, ctx: int, name: str) -> int:
+        prefix = self.keys.seq(run, ctx, name)
         keyed = sum(1 for _ in snap.scan(*range_of(prefix + POINT_FIELDS["val"])))
         return keyed + self.layout.measure(snap, prefix)[0]
 

@@ -64,6 +64,8 @@ class SequenceWrites:
         self._tr = tr
         self.budget = rewrite  # points that may still be rewritten
         self.states: dict[StateKey, State] = {}
+        self.retyped: list[tuple[str, str | None, str]] = []
+        """Name, dtype before (None: it is new) and dtype of the sequences that have another one now; for whoever takes them out."""
 
     def append_points(self, run: str, ctx: int, name: str, dtype: str, columns: Columns) -> bool:
         """Stores points in the log's order; those without a step get the next free one. `columns` stays as it is.
@@ -94,7 +96,7 @@ class SequenceWrites:
                 state.summary.add(columns)
             else:
                 self._lose_summary(state)
-        self._trace(state, dtype, last_step, last)
+        self._trace(state, name, dtype, last_step, last)
         return is_new
 
     def append_object(self, run: str, ctx: int, name: str, dtype: str, entry: Entry) -> bool:
@@ -235,7 +237,7 @@ class SequenceWrites:
             elif step != state.last_step or state.points or state.summary.first is not None:
                 # What stands at the last step is written anew again and again where it is a terminal line: that changes nothing.
                 self._lose_summary(state)
-        self._trace(state, dtype, state.last_step if rewrite else step, state.last)
+        self._trace(state, name, dtype, state.last_step if rewrite else step, state.last)
         return is_new
 
     def forget_run(self, run: str) -> None:
@@ -309,7 +311,9 @@ class SequenceWrites:
         state.summary = None
         self._tr.clear(state.trace_summary)
 
-    def _trace(self, state: State, dtype: str, last_step: int | None, last: float) -> None:
+    def _trace(
+        self, state: State, name: str, dtype: str, last_step: int | None, last: float
+    ) -> None:
         tr = self._tr
         assert last_step is not None
         if state.summary is not None:
@@ -320,6 +324,7 @@ class SequenceWrites:
             packed = pack_value(dtype)
             limits.check(state.trace_dtype, packed)
             tr.set(state.trace_dtype, packed)
+            self.retyped.append((name, state.dtype, dtype))
             state.dtype = dtype
         state.last_step = last_step
         state.last = last
