@@ -2,65 +2,82 @@
 # or read by the caller's `other` (readable.py says how); nothing here raises for what stands there.
 
 
-cdef inline object plain_int(const uint8_t *p, Py_ssize_t size):
-    # msgpack's cc … cf and d0 … d3 with as many bytes as they say; None otherwise.
-    cdef int kind = p[0] - 0xCC
-    cdef int n = 1 << (kind & 3)
+cdef object NOT_PLAIN = object()
+
+
+cdef inline uint64_t big_endian(const uint8_t *p, int n) noexcept:
     cdef uint64_t bits = 0
     cdef int at
-    if size != 1 + n:
-        return None
     for at in range(n):
-        bits = bits << 8 | p[1 + at]
-    if kind < 4:
-        return bits
-    # The sign is the first of n bytes.
-    return <int64_t>(bits << (64 - 8 * n)) >> (64 - 8 * n)
+        bits = bits << 8 | p[at]
+    return bits
 
 
-cdef object plain_text(bytes packed, Py_ssize_t head, Py_ssize_t size, other):
-    if PyBytes_GET_SIZE(packed) != head + size:
-        return other(packed)
+cdef object plain_text(const uint8_t *p, Py_ssize_t left, Py_ssize_t head, Py_ssize_t size, Py_ssize_t *used):
+    if left < head + size:
+        return NOT_PLAIN
+    used[0] = head + size
     try:
-        return PyUnicode_DecodeUTF8(PyBytes_AS_STRING(packed) + head, size, NULL)
+        return PyUnicode_DecodeUTF8(<const char *>p + head, size, NULL)
     except UnicodeDecodeError:
-        return other(packed)
+        return NOT_PLAIN
+
+
+cdef object plain_value(const uint8_t *p, Py_ssize_t left, Py_ssize_t *used):
+    # The msgpack scalar at p, and how many bytes it takes; NOT_PLAIN: it is none, or damaged.
+    cdef uint8_t code
+    cdef int n
+    if left == 0:
+        return NOT_PLAIN
+    code = p[0]
+    used[0] = 1
+    if code < 0x80:
+        return <int>code
+    if code >= 0xE0:
+        return <int>code - 0x100
+    if 0xA0 <= code < 0xC0:
+        return plain_text(p, left, 1, code - 0xA0, used)
+    if code == 0xC0:
+        return None
+    if code == 0xC2 or code == 0xC3:
+        return code == 0xC3
+    if code == 0xCB and left >= 9:
+        used[0] = 9
+        return double_of(big_endian(p + 1, 8))
+    if 0xCC <= code <= 0xD3:
+        n = 1 << (code & 3)
+        if left < 1 + n:
+            return NOT_PLAIN
+        used[0] = 1 + n
+        if code < 0xD0:
+            return big_endian(p + 1, n)
+        # The sign is the first bit of n bytes.
+        return <int64_t>(big_endian(p + 1, n) << (64 - 8 * n)) >> (64 - 8 * n)
+    if code == 0xD9 and left >= 2:
+        return plain_text(p, left, 2, p[1], used)
+    if code == 0xDA and left >= 3:
+        return plain_text(p, left, 3, p[1] << 8 | p[2], used)
+    return NOT_PLAIN
 
 
 cdef object row_value(bytes packed, other):
-    # A scalar; whatever else is `other`'s.
+    # A scalar, or a short list of them; whatever else is `other`'s.
     cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(packed)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(packed)
-    cdef uint8_t code
-    cdef uint64_t bits = 0
-    cdef int at
-    if size == 0:
-        return other(packed)
-    code = p[0]
-    if code == 0xCB and size == 9:
-        for at in range(8):
-            bits = bits << 8 | p[1 + at]
-        return double_of(bits)
-    if size == 1:
-        if code < 0x80:
-            return <int>code
-        if code >= 0xE0:
-            return <int>code - 0x100
-        if code == 0xC2 or code == 0xC3:
-            return code == 0xC3
-        if code == 0xC0:
-            return None
-    if 0xA0 <= code < 0xC0:
-        return plain_text(packed, 1, code - 0xA0, other)
-    if code == 0xD9 and size >= 2:
-        return plain_text(packed, 2, p[1], other)
-    if code == 0xDA and size >= 3:
-        return plain_text(packed, 3, p[1] << 8 | p[2], other)
-    if 0xCC <= code <= 0xD3:
-        number = plain_int(p, size)
-        if number is not None:
-            return number
-    return other(packed)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(packed), at, used = 0
+    cdef int left
+    cdef list items
+    if size == 0 or not 0x90 <= p[0] < 0xA0:
+        value = plain_value(p, size, &used)
+        return other(packed) if value is NOT_PLAIN or used != size else value
+    items = []
+    at = 1
+    for left in range(p[0] - 0x90):
+        value = plain_value(p + at, size - at, &used)
+        if value is NOT_PLAIN:
+            return other(packed)
+        items.append(value)
+        at += used
+    return items if at == size else other(packed)
 
 
 cdef tuple row_elements(bytes key, Py_ssize_t start):

@@ -9,7 +9,7 @@ import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -349,7 +349,7 @@ def test_a_summary_is_what_its_points_and_objects_make(
         if ending == "restart":
             desk.restart()
     for info in desk.infos():
-        anew = replace(info, summary=None)
+        anew = info._replace(summary=None)
         assert desk.summary(info) == desk.summary(anew)
         assert info.summary is not None or info.name == "loss"
     assert has_lines == any(info.name == "logs" for info in desk.infos())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from matyan import readable
 from matyan._codec import Columns, Summary, key_int, read_traces
@@ -16,8 +15,7 @@ from matyan.rules.sequences.summaries import summary_of
 from matyan.store.base import Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class SequenceInfo:
+class SequenceInfo(NamedTuple):
     """The trace of one sequence."""
 
     ctx: int
@@ -128,11 +126,13 @@ class SequenceReads:
 
 
 def _info(at: tuple[int, str], fields: dict[str, Any]) -> SequenceInfo:
-    dtype, last, last_step = (fields.get(field) for field in ("dtype", "last", "last_step"))
+    get = fields.get
+    dtype, last, last_step = get("dtype"), get("last"), get("last_step")
     return SequenceInfo(
-        *at,
+        at[0],
+        at[1],
         dtype if isinstance(dtype, str) else "float",
         float(last) if readable.is_number(last) else 0.0,
         last_step if readable.is_int64(last_step) else 0,
-        summary_of(fields.get("summary"), last_step),
+        summary_of(get("summary"), last_step),
     )
