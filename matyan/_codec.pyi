@@ -64,6 +64,8 @@ class Columns:
         """A copy of the points with begin <= step < end; None: no bound."""
     def sampled(self, most: int) -> Columns:
         """A copy of at most so many points, by `sample_ranks`."""
+    def sampled_of(self, before: int, total: int, most: int) -> Columns:
+        """A copy of those points that `sampled(most)` of `total` points would have, of which `before` stand in front of these."""
     def steps_as_doubles(self) -> bytes:
         """float64 little endian, len * 8 bytes: rounded where a step has more than 53 bits."""
     def epochs_as_doubles(self) -> bytes:

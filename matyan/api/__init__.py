@@ -13,6 +13,7 @@ of one machine both answer at one port.
 | points, objects | the points of metrics and the objects of other sequences, sampled |
 | changes | what the API writes |
 | answers | an answer that is read in a thread while it is sent |
+| gone | an answer ends with its client |
 | app, routes | the Quart-trio app |
 | ui, web_app | the web app's files |
 """

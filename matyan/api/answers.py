@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from matyan.api.gone import ClientGone, IsGone, WatchedSnapshot, client_of_request
 from matyan.api.runs import View
 from matyan.errors import MatyanError
 from matyan.keys import Keys
@@ -31,7 +32,6 @@ _SWITCH_S: Final = 0.0005
 """For how long a thread keeps Python's lock that another one waits for. By default 5 ms, which the ingestion would pay at each turn of
 its loop while a search runs: an acknowledgement took 15 ms for 0.7 then."""
 
-Gone = Callable[[], bool]
 Rows = Callable[[View], Iterator[bytes]]
 
 _log = get_logger()
@@ -58,25 +58,28 @@ class Reads:
         finally:
             sys.setswitchinterval(before)
 
-    def view(self, snap: Snapshot) -> View:
-        return View(snap, self.keys, self._sequences)
+    def view(self, snap: Snapshot, is_gone: IsGone) -> View:
+        return View(WatchedSnapshot(snap, is_gone), self.keys, self._sequences)
 
     async def one(self, body: Callable[[View], T]) -> T:
         """What `body` returns, of one moment.
 
         Raises:
             Unavailable, Expired: as `Store.read` does.
+            ClientGone: there is nobody to answer.
         """
+        is_gone = client_of_request()
         async with self._limit:
-            return await self.store.read(lambda snap: body(self.view(snap)))
+            return await self.store.read(lambda snap: body(self.view(snap, is_gone)))
 
-    async def stream(self, rows: Rows, is_gone: Gone) -> AsyncIterator[bytes]:
+    async def stream(self, rows: Rows, is_gone: IsGone | None = None) -> AsyncIterator[bytes]:
         """Returns what `rows` yields when the first piece of it is there; it must be iterated over or closed.
 
         Raises:
             MatyanError: what was raised before that.
         """
         to_send, pieces = trio.open_memory_channel[bytes | MatyanError](0)
+        is_gone = is_gone or client_of_request()
         self._nursery.start_soon(partial(self._read, rows, is_gone, to_send))
         first = await anext(pieces, b"")
         if isinstance(first, MatyanError):
@@ -94,13 +97,13 @@ class Reads:
         return body()
 
     async def _read(
-        self, rows: Rows, is_gone: Gone, to_send: trio.MemorySendChannel[bytes | MatyanError]
+        self, rows: Rows, is_gone: IsGone, to_send: trio.MemorySendChannel[bytes | MatyanError]
     ) -> None:
         """One stream. Whatever is raised for it ends it and no other."""
         async with to_send:
             try:
                 async with self.store.snapshot() as snap:
-                    with closing(_Source(rows(self.view(snap)))) as source:
+                    with closing(_Source(rows(self.view(snap, is_gone)))) as source:
                         is_last = False
                         while not (is_last or is_gone()):
                             async with self._limit:
@@ -108,7 +111,7 @@ class Reads:
                             if piece:
                                 with trio.fail_after(SEND_S):
                                     await to_send.send(piece)
-            except (trio.BrokenResourceError, trio.TooSlowError):
+            except (trio.BrokenResourceError, trio.TooSlowError, ClientGone):
                 pass  # the client has gone, or does not read
             except MatyanError as error:
                 with suppress(trio.BrokenResourceError):

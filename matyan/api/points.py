@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Generator, Iterator
 from typing import Any
 
 from matyan._codec import Columns
@@ -11,13 +12,32 @@ from matyan.api.runs import METRIC, RunView
 from matyan.rules.sequences import SequenceInfo
 
 
-def read(run: RunView, info: SequenceInfo, steps: Range = (None, None)) -> Columns:
-    """All points of a metric in this range, by step."""
-    view = run.view
+def sampled(
+    run: RunView, info: SequenceInfo, most: int, steps: Range = (None, None)
+) -> Generator[bytes, None, Columns]:
+    """At most so many points of a metric in this range, by rank. Yields b"" while it reads, as a search does.
+
+    Where it is known beforehand how many there are, none are held but those; otherwise all of them are, 32 bytes each.
+    """
+    known = info.summary if steps == (None, None) else None
+    if known is not None and known.count > most:
+        found, seen = Columns(), 0
+        for block in _blocks(run, info, steps):
+            found.extend(block.sampled_of(seen, known.count, most))
+            seen += len(block)
+            yield b""
+        if seen == known.count:
+            return found
     whole = Columns()
-    for block in view.sequences.points(view.snap, run.run, info.ctx, info.name, *steps):
+    for block in _blocks(run, info, steps):
         whole.extend(block)
-    return whole
+        yield b""
+    return whole.sampled(most)
+
+
+def _blocks(run: RunView, info: SequenceInfo, steps: Range) -> Iterator[Columns]:
+    view = run.view
+    return view.sequences.points(view.snap, run.run, info.ctx, info.name, *steps)
 
 
 def numpy(doubles: bytes) -> dict[str, object]:
@@ -36,9 +56,9 @@ def lists(points: Columns) -> dict[str, list[Any]]:
 
 def trace(
     run: RunView, info: SequenceInfo, most: int, x_axis: str | None = None
-) -> dict[str, Any] | None:
-    """A metric in a search for metrics; None where it has no point that is a number."""
-    points = read(run, info).sampled(most)
+) -> Generator[bytes, None, dict[str, Any] | None]:
+    """A metric in a search for metrics; None where it has no point that is a number. Yields b"" while it reads."""
+    points = yield from sampled(run, info, most)
     if not len(points):
         return None
     steps = array("q", points.steps_bytes())
@@ -53,32 +73,38 @@ def trace(
     }
     if x_axis is not None:
         found |= {"x_axis_values": numpy(b""), "x_axis_iters": numpy(b"")}
-        found |= _along(run, run.context(info), x_axis, points)
+        found |= yield from _along(run, run.context(info), x_axis, points)
     return found
 
 
 def aligned(
     run: RunView, name: str, context: dict[str, Any], slice_: Range, most: int, x_axis: str
-) -> dict[str, Any]:
-    """The x axis of a metric whose points were sent before, at the steps that were sent; null where it has none."""
+) -> Generator[bytes, None, dict[str, Any]]:
+    """The x axis of a metric whose points were sent before, at the steps that were sent; null where it has none. Yields b"" while it
+    reads."""
     info = run.find(METRIC, name, context)
     missing = {"x_axis_values": None, "x_axis_iters": None}
     if info is None:
         return {"name": name, "context": context, **missing}
-    sent = read(run, info, slice_).sampled(most)
-    return {"name": name, "context": context, **missing, **_along(run, context, x_axis, sent)}
+    sent = yield from sampled(run, info, most, slice_)
+    along = yield from _along(run, context, x_axis, sent)
+    return {"name": name, "context": context, **missing, **along}
 
 
 def _along(
     run: RunView, context: dict[str, Any], x_axis: str, points: Columns
-) -> dict[str, dict[str, object]]:
+) -> Generator[bytes, None, dict[str, dict[str, object]]]:
     """The points of the metric `x_axis` of the same context, at exactly the steps of `points`."""
     info = run.find(METRIC, x_axis, context)
     steps = array("q", points.steps_bytes())
     if info is None or not steps:
         return {}
-    there = read(run, info, (steps[0], _behind(steps[-1])))
-    at = dict(zip(array("q", there.steps_bytes()), array("d", there.values_bytes()), strict=True))
+    wanted = set(steps)
+    at: dict[int, float] = {}
+    for block in _blocks(run, info, (steps[0], _behind(steps[-1]))):
+        pairs = zip(array("q", block.steps_bytes()), array("d", block.values_bytes()), strict=True)
+        at |= {step: value for step, value in pairs if step in wanted}
+        yield b""
     found = [step for step in steps if step in at]
     if not found:
         return {}

@@ -235,7 +235,7 @@ def metrics(
         run, traces = match.run, []
         fair = max(1, min(most, _MOST_POINTS // len(match.sequences)))
         for info in match.sequences:
-            if (one := points.trace(run, info, fair, x_axis)) is not None:
+            if (one := (yield from points.trace(run, info, fair, x_axis))) is not None:
                 traces.append(one)
             yield b""
         if not traces:

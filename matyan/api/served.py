@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from quart import Response, request
+from quart import Response
 
-from matyan.api.answers import Gone, Reads, Rows
+from matyan.api.answers import Reads, Rows
 from matyan.api.asked import Refused
 from matyan.api.changes import Changes
 from matyan.api.runs import RunView, View
@@ -52,9 +52,7 @@ async def streamed(
     Raises:
         MatyanError: what was raised before anything could be sent.
     """
-    # Whether the client of this request has gone: the server says so, where it can.
-    is_gone: Gone = request.scope.get("state", {}).get("is_gone", lambda: False)
-    return octets(await served.reads.stream(rows, is_gone), content_type)
+    return octets(await served.reads.stream(rows), content_type)
 
 
 def octets(body: AsyncIterator[bytes], content_type: str = "application/octet-stream") -> Response:

@@ -363,6 +363,17 @@ cdef class Columns:
             out.push(self.steps[at], self.values[at], self.times[at], self.epochs[at], self.flags[at])
         return out
 
+    def sampled_of(self, Py_ssize_t before, Py_ssize_t total, Py_ssize_t most):
+        cdef Columns out = Columns()
+        cdef Py_ssize_t i, at
+        for i in range(min(most, total)):
+            at = (rank_of(i, total, most) if total > most else i) - before
+            if at >= self.size:
+                break
+            if at >= 0:
+                out.push(self.steps[at], self.values[at], self.times[at], self.epochs[at], self.flags[at])
+        return out
+
     def steps_as_doubles(self):
         cdef Py_ssize_t i
         cdef bytes out = PyBytes_FromStringAndSize(NULL, self.size * sizeof(double))

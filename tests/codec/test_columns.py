@@ -163,3 +163,22 @@ def test_a_step_beyond_int64_is_refused() -> None:
     with pytest.raises(OverflowError):
         columns.append(2**63, 1.0, 1.0)
     assert len(columns) == 0
+
+
+@given(st.lists(st.integers(0, 7), max_size=9), st.integers(1, 40))
+def test_a_sample_can_be_taken_block_by_block(sizes: list[int], most: int) -> None:
+    """Where it is known how many points there are, none but those of the sample need be held."""
+    whole, found, seen = Columns(), Columns(), 0
+    blocks = []
+    for size in sizes:
+        block = Columns()
+        for step in range(size):
+            block.append(seen + step, float(step), 0.0, step if step % 2 else None)
+        blocks.append(block)
+        whole.extend(block)
+        seen += size
+    before = 0
+    for block in blocks:
+        found.extend(block.sampled_of(before, seen, most))
+        before += len(block)
+    assert found.rows() == whole.sampled(most).rows()

@@ -85,7 +85,7 @@ def add(app: QuartTrio, served: Served) -> None:
                 if there is None:
                     yield b""
                     continue
-                sampled = points.read(one, there, steps).sampled(most)
+                sampled = yield from points.sampled(one, there, most, steps)
                 found = {"name": name, "context": context, **points.lists(sampled)}
                 yield (before + dumped(found)).encode()
                 before = ","
@@ -150,7 +150,7 @@ def _add_searches(app: QuartTrio, served: Served) -> None:
             for run, traces in wanted:
                 one, found = view.run(run), []
                 for trace in traces:
-                    found.append(points.aligned(one, *trace, x_axis))
+                    found.append((yield from points.aligned(one, *trace, x_axis)))
                     yield b""
                 yield tree_records(run, found)
 
