@@ -38,6 +38,8 @@ _FEW = 4
 GATHER_S = 0.001
 """Frames that wait while others are in flight are handed over after one to two times this, whatever is in flight:
 a partition without a leader must not delay the other partitions' frames."""
+_GATHER_MOST_S = 0.004
+"""Who looks for such frames looks less often, down to this, while it finds none: each look costs a crowd as much as a frame."""
 GATHER_BYTES = 128 << 10
 """Frames that together have this size, as `_size_of` counts (each value twice), fill a request and wait no longer."""
 _WINDOW = 5
@@ -456,12 +458,15 @@ class KafkaProducer:
 
     async def keep_time(self) -> None:
         """Hands over what was held through a whole GATHER_S; turns only while something is held. For a task of its own."""
+        wait_s = GATHER_S
         while True:
             while not self._gathered:
                 await self._holding.park()
             oldest = next(iter(self._gathered)).waiting[0]
-            await trio.sleep(_POLL_S if self._replacing else GATHER_S)
+            await trio.sleep(_POLL_S if self._replacing else wait_s)
+            wait_s = min(2 * wait_s, _GATHER_MOST_S)
             if self._gathered and next(iter(self._gathered)).waiting[0] is oldest:
+                wait_s = GATHER_S
                 self._hand_over()
 
     def _finish(self) -> None:
