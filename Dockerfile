@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # Where FoundationDB's client library comes from, which no Python package has: of the cluster's version.
 ARG FOUNDATIONDB=foundationdb/foundationdb:7.3.63
-# One image for every service: `docker run IMAGE up --host 0.0.0.0 --data /data`, or `frontier`, `ingest-worker`, `control-worker`.
+# One image for every service: `docker run IMAGE up --host 0.0.0.0 --data /data`, or `frontier`, `ingest-worker`, `control-worker`, `api`.
 FROM python:3.12-slim AS build
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \

@@ -41,7 +41,7 @@ _SKEW_S = 60.0
 """Clocks that are kept by NTP differ by far less, and S3 refuses signatures at 15 minutes."""
 
 
-SERVICES = ("frontier", "ingest-worker", "control-worker")
+SERVICES = ("frontier", "ingest-worker", "control-worker", "api")
 """Those whose rights `broker/kafka/rights.py` knows."""
 
 
@@ -71,7 +71,7 @@ class Finding:
     "services",
     type=click.Choice(SERVICES),
     multiple=True,
-    help="Check the rights in Kafka of this service's user alone; several times for several. By default those of all three.",
+    help="Check the rights in Kafka of this service's user alone; several times for several. By default those of all.",
 )
 @as_json_option
 @settings_flags(

@@ -42,7 +42,7 @@ async def test_doctor_gives_the_commands_that_give_what_is_missing(guarded: Depl
     """To a user who may do nothing, once ACLs name somebody else: with them Kafka's own tool makes all well, service by
     service."""
     settings, broker = load(guarded.env), guarded.broker
-    well = "may do what frontier and ingest-worker and control-worker need"
+    well = "may do what frontier and ingest-worker and control-worker and api need"
     assert well in await _check_rights(settings, SERVICES)
     for topic in (guarded.ingestion, guarded.control):
         allow_only(broker, TOPIC, topic, "User:another")
@@ -75,6 +75,7 @@ async def test_doctor_gives_the_commands_that_give_what_is_missing(guarded: Depl
         run_kafka_acls(broker, lines)
         wait_for_rules(broker)
         assert service in await _check_rights(settings, [service])
+    assert "api" in await _check_rights(settings, ["api"]), "it writes what others of them do"
 
 
 def run_kafka_acls(broker: Broker, lines: list[str]) -> None:

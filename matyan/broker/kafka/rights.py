@@ -54,6 +54,7 @@ def rights_of(settings: Settings) -> dict[str, list[Right]]:
             Right(READ, "group", settings.control_group),
             Right(WRITE, "topic", dead_letter_topic(control)),
         ],
+        "api": [Right(WRITE, "topic", ingest), Right(WRITE, "topic", control)],
     }
 
 
