@@ -17,7 +17,7 @@ from matyan.api.asked import Refused
 from matyan.broker.base import ControlEvent, Outbox
 from matyan.errors import InvalidRecord
 from matyan.keys import Keys
-from matyan.rules import documents, entities, runs
+from matyan.rules import counts, documents, entities, runs
 from matyan.rules.documents import Family
 from matyan.rules.entities import EXPERIMENTS, TAGS
 from matyan.rules.removals import forget_deletion
@@ -83,6 +83,13 @@ class Changes:
             self._outbox.within(tr, events, [])
 
         await self.transact(body)
+        if "experiment" in wish:
+            await self._count()
+
+    async def _count(self) -> None:
+        """Brings what a change of an association owes into the counts, where a store has these apart."""
+        while self._keys.are_shared and await self.transact(partial(counts.fold, keys=self._keys)):
+            pass
 
     async def archive(self, names: Sequence[str], archived: bool) -> None:
         await self._each(names, {"archived": archived})
@@ -135,9 +142,11 @@ class Changes:
             Refused: there is no such run.
         """
         now = time.time()
-        return str(
-            await self.transact(lambda tr: entities.add_tag(_rows(tr, self._keys, run), name, now))
+        tag = await self.transact(
+            lambda tr: entities.add_tag(_rows(tr, self._keys, run), name, now)
         )
+        await self._count()
+        return str(tag)
 
     async def remove_tag(self, run: str, tag: str) -> None:
         """
@@ -153,6 +162,7 @@ class Changes:
             entities.remove_tag(rows, name)
 
         await self.transact(body)
+        await self._count()
 
     # --- experiments and tags ------------------------------------------------------------------------
 
