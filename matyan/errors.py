@@ -33,6 +33,17 @@ class NoStore(ConfigurationError):
     """There is no store yet where one was looked for: a worker makes it."""
 
 
+class InvalidQuery(MatyanError):
+    """A query that is none: mend it. str() is a sentence.
+
+    place: the line of the query that it is about, and below it a mark; "": nobody knows.
+    """
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
+
+
 class NotFound(MatyanError):
     """What was asked for does not exist: say so and exit with 1."""
 

@@ -12,6 +12,7 @@ of one machine both answer at one port.
 | search | which runs, metrics and objects match a query |
 | points, objects | the points of metrics and the objects of other sequences, sampled |
 | changes | what the API writes |
+| reading | what `matyan.reader` asks: rows and points, whole and exact |
 | answers | an answer that is read in a thread while it is sent |
 | gone | an answer ends with its client |
 | app, routes | the Quart-trio app |

@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from matyan.api import ui
 from matyan.api.asked import Refused
 from matyan.api.plain import refusal
-from matyan.api.routes import documents, entities, projects, run_changes, runs
+from matyan.api.routes import documents, entities, projects, reading, run_changes, runs
 from matyan.api.served import Served
 from matyan.api.web_app import Addresses, WebApp
 from matyan.errors import NotFound, QueueFull, Unavailable
@@ -46,7 +46,7 @@ def create_api(
     # Every path is the same with and without a final slash; a redirect would break a browser's preflight.
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    for routes in (runs, run_changes, projects, entities, documents):
+    for routes in (runs, run_changes, projects, entities, documents, reading):
         routes.add(app, served)
     ui.add(app, web_app, addresses or Addresses())
     _add_errors(app)

@@ -15,7 +15,7 @@ from matyan._codec import tree_records
 from matyan.api import objects, points
 from matyan.api.asked import Refused
 from matyan.api.objects import Wish
-from matyan.api.plan import candidates
+from matyan.api.plan import Plan, candidates
 from matyan.api.queried import QueriedRun, QueriedSequence, duration
 from matyan.api.query import EvaluationError, Query
 from matyan.api.runs import METRIC, RunView, View, paged
@@ -72,6 +72,18 @@ class _Failures:
     def add(self, run: str, error: EvaluationError) -> None:
         self.first = self.first or f"{error} (in run {run})"
         self.count += 1
+
+    def refuse(self) -> None:
+        """Called when nothing matched.
+
+        Raises:
+            Refused: there were some.
+        """
+        if self.count:
+            raise Refused(
+                400,
+                f"The query failed on each of {self.count:,} runs or sequences that it could have matched: {self.first}.",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +161,8 @@ def _stream(
                 break
         else:
             yield progress.told(checked) if sent else b""
-    if not sent and failures.count:
-        raise Refused(
-            400,
-            f"The query failed on each of {failures.count:,} runs or sequences that it could have matched: {failures.first}.",
-        )
+    if not sent:
+        failures.refuse()
     yield progress.end() if sent else progress.told(0, now=True) + progress.end()
 
 
@@ -297,3 +306,30 @@ def active(view: View, *, reported: bool = True) -> Iterator[bytes]:
             answer = {"traces": {METRIC: run.metrics()}, "props": run.props()}
             yield tree_records(name, answer) + progress.told(checked)
     yield progress.end()
+
+
+def found(
+    view: View, query: Query, subject: str | None
+) -> Iterator[tuple[RunView, list[SequenceInfo]] | None]:
+    """Each run that matches, with its sequences of the kind `subject` that do (None: a run is judged by itself); None in between,
+    as often as something was judged.
+
+    Raises:
+        Refused: as `_stream`.
+    """
+    failures, nothing = _Failures(), True
+    looking = candidates(view, query.needs)
+    try:
+        while True:
+            next(looking)
+            yield None
+    except StopIteration as end:
+        plan: Plan = end.value
+    for _, match in _matches(view, query, subject, plan.runs, failures):
+        if match is None:
+            yield None
+        else:
+            nothing = False
+            yield match.run, match.sequences
+    if nothing:
+        failures.refuse()

@@ -1,6 +1,6 @@
 """`matyan dlq`: the records that could not be applied, in a data folder or in Kafka's dead-letter topics.
 
-Where they stand and how they are sent again is `reader.py`'s and `broker/kafka/letters.py`'s.
+Where they stand and how they are sent again is `reader/`'s and `broker/kafka/letters.py`'s.
 """
 
 from __future__ import annotations

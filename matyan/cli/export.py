@@ -1,6 +1,6 @@
 """`matyan export`: a run's sequences as CSV, JSON lines or Parquet, written as they arrive: memory does not grow with the run.
 
-Where the blocks come from stands in `reader.py`, where they go in `output.py`.
+Where the blocks come from stands in `reader/`, where they go in `output.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The commands that show what a store holds: `matyan runs`, `matyan show` and `matyan logs`.
 
-They only ask and print: answers come through `reader.py`, text through `views.py` and `plot.py`.
+They only ask and print: answers come through `reader/`, text through `views.py` and `plot.py`.
 """
 
 from __future__ import annotations

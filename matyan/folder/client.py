@@ -1,6 +1,6 @@
 """Asks whoever has the store open: one request, its answers as they come.
 
-No store and no trio here; what can be asked is named in `reader.py`, how it is written in `wire.py`.
+No store and no trio here; what can be asked is named in `reader/`, how it is written in `wire.py`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from matyan import errors
 from matyan.errors import ConfigurationError, MatyanError, Unavailable
 from matyan.folder.spool import Spool
-from matyan.folder.wire import (
+from matyan.folder.wire import SOCKET_NAME, socket_address
+from matyan.service.messages import (
     END,
     ERROR,
-    SOCKET_NAME,
+    Stream,
     pack_message,
     received,
-    socket_address,
     unpack_message,
 )
 
@@ -51,8 +52,20 @@ def ask(
             connection.sendall(request)
         except OSError as error:
             raise Unavailable(_GONE) from error
-        with closing(Spool(_messages(connection), partial(_hang_up, connection))) as messages:
-            yield from _rows(messages, on_end)
+        with connection.makefile("rb", buffering=1 << 18) as stream:
+            yield from answered(stream, partial(_hang_up, connection), on_end)
+
+
+def answered(
+    stream: Stream, hang_up: Callable[[], None], on_end: Callable[[int], None]
+) -> Iterator[Any]:
+    """The rows of an answer that comes as messages. hang_up: ends the stream, called from another thread.
+
+    Raises:
+        MatyanError: what the other side says; Unavailable when it went away.
+    """
+    with closing(Spool(_messages(stream), hang_up)) as messages:
+        yield from _rows(messages, on_end)
 
 
 def is_answered(folder: Path) -> bool:
@@ -103,14 +116,13 @@ def connect(folder: Path) -> socket.socket:
     return connection
 
 
-def _messages(connection: socket.socket) -> Iterator[bytes]:
+def _messages(stream: Stream) -> Iterator[bytes]:
     """The whole messages that come, until the other side goes."""
-    with cast("IO[bytes]", connection.makefile("rb", buffering=1 << 18)) as stream:
-        try:
-            while (body := received(stream)) is not None:
-                yield body
-        except OSError:
-            return
+    try:
+        while (body := received(stream)) is not None:
+            yield body
+    except (OSError, HTTPException):
+        return
 
 
 def _hang_up(connection: socket.socket) -> None:

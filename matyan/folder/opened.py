@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import trio
 
 from matyan._codec import format_timestamp
+from matyan.api.reading import Reading
 from matyan.broker.base import DeliveryCallback, Producer
 from matyan.errors import NotFound, Unavailable
 from matyan.folder.server import Read
@@ -61,13 +62,8 @@ class Opened:
     def reads(self) -> Mapping[str, Read]:
         """What can be asked of every store."""
         return {
-            "runs": self.queries.runs,
-            "find": self.queries.find,
-            "show": self.queries.show,
-            "artifacts": self.queries.artifacts,
+            **Reading(self.keys, self.sequences).reads(),
             "dropped": self.queries.dropped,
-            "logs": self.queries.logs,
-            "export": self.queries.export,
             **self.jobs.reads(),
         }
 

@@ -1,4 +1,4 @@
-"""What the CLI and `reader.py` ask whoever has the store open, and the unix socket of a data folder at which they do.
+"""What the CLI and `reader/` ask whoever has the store open, and the unix socket of a data folder at which they do.
 
 Only requests, answers and their pace. What is read stands in `rules/queries.py`, what is written in `tracker.py` and
 `kafka_changes.py`, the wire in `wire.py`. The socket's permissions (0600) are the access control.
@@ -10,30 +10,20 @@ import os
 import select
 import socket
 import stat
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import msgpack
 import trio
 
 from matyan.errors import ConfigurationError, MatyanError
 from matyan.folder.lending import Lender
-from matyan.folder.wire import (
-    END,
-    ERROR,
-    ITEMS,
-    LEND,
-    SOCKET_NAME,
-    message_length,
-    pack_message,
-    socket_address,
-    unpack_message,
-)
+from matyan.folder.wire import LEND, SOCKET_NAME, message_length, socket_address, unpack_message
+from matyan.service import messages
 from matyan.service.logs import get_logger
+from matyan.service.messages import Pieces
 from matyan.store.base import Store
 
 T = TypeVar("T")
@@ -43,10 +33,6 @@ Read = Callable[..., Iterator[object]]
 Write = Callable[..., AsyncIterator[object]]
 """Called with the request's arguments, in the trio thread."""
 
-_ANSWER_BYTES = 256 << 10
-"""Rows of an answer are sent when they have so many bytes: each sending crosses from one thread to another."""
-_ANSWER_S = 0.2
-"""Or when so much time has passed: rows that take long are sent one by one, and a store that must be opened again waits no longer."""
 _REQUEST_BYTES = 1 << 20
 """The longest request, with its header."""
 _REQUEST_S = 10.0
@@ -88,7 +74,9 @@ class Answers:
         except trio.TooSlowError:
             return
         except ValueError as error:
-            await _send(stream, _refusal(MatyanError(f"This is no request of a command: {error}.")))
+            await _send(
+                stream, messages.refusal(MatyanError(f"This is no request of a command: {error}."))
+            )
             return
         if request is None:
             return
@@ -99,12 +87,12 @@ class Answers:
                 return
             answer = await self._rows(stream, op, request)
         except MatyanError as error:
-            answer = _refusal(error)
+            answer = messages.refusal(error)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise
         except Exception as error:  # noqa: BLE001 - an island: it is logged and answered, and the others go on
             _log.exception("a command could not be answered", op=op)
-            answer = _refusal(
+            answer = messages.refusal(
                 MatyanError(
                     f"{op!r} could not be answered ({type(error).__name__}: {error}): the log of the process that holds "
                     "this folder says where."
@@ -124,18 +112,18 @@ class Answers:
         rows = _called(op, partial(self._writes[op], **arguments))
         async with aclosing(cast("AsyncGenerator[object]", rows)) as items:
             async for item in items:
-                await _send(stream, _items([_packed(item)]))
-        return _end(1)
+                await _send(stream, messages.items([messages.packed(item)]))
+        return messages.end(1)
 
     async def _read(self, stream: trio.SocketStream, op: str, arguments: dict[str, Any]) -> bytes:
         async with self._store.snapshot() as snapshot:
             rows = _called(op, partial(self._reads[op], snapshot, **arguments))
-            with closing(_Pieces(rows)) as pieces:
+            with closing(Pieces(rows)) as pieces:
                 while True:
                     async with self._limit:
                         piece, is_last = await trio.to_thread.run_sync(pieces.next)
                     if is_last:
-                        return piece + _end(snapshot.moments)
+                        return piece + messages.end(snapshot.moments)
                     await _send(stream, piece)
 
 
@@ -243,55 +231,6 @@ def _not_known(what: str) -> MatyanError:
     )
 
 
-class _Pieces:
-    """The rows of a read as messages of about `_ANSWER_BYTES`, or of what came in `_ANSWER_S`."""
-
-    def __init__(self, rows: Iterator[object]) -> None:
-        self._rows = rows
-        self._error: MatyanError | None = None
-
-    def next(self) -> tuple[bytes, bool]:
-        """The next message, empty when there is no row, and whether it is the last.
-
-        Raises:
-            MatyanError: what ended the rows; those before it were handed out.
-        """
-        if self._error is not None:
-            raise self._error
-        packed: list[bytes] = []
-        size, until = 0, time.monotonic() + _ANSWER_S
-        try:
-            for item in self._rows:
-                packed.append(_packed(item))
-                size += len(packed[-1])
-                if size >= _ANSWER_BYTES or time.monotonic() > until:
-                    return _items(packed), False
-        except MatyanError as error:
-            if not packed:
-                raise
-            self._error = error
-            return _items(packed), False
-        return _items(packed) if packed else b"", True
-
-    def close(self) -> None:
-        if isinstance(self._rows, Generator):
-            self._rows.close()
-
-
-def _end(moments: int) -> bytes:
-    """The end of an answer, which saw so many moments of the store."""
-    return pack_message([END] if moments == 1 else [END, moments])
-
-
-def _packed(item: object) -> bytes:
-    packed: bytes = msgpack.packb(item, use_bin_type=True, default=str)
-    return packed
-
-
-def _refusal(error: MatyanError) -> bytes:
-    return pack_message([ERROR, type(error).__name__, str(error)])
-
-
 async def _send(stream: trio.SocketStream, data: bytes) -> None:
     """
     Raises:
@@ -306,13 +245,6 @@ async def _send(stream: trio.SocketStream, data: bytes) -> None:
             raise
     if scope.cancelled_caught:
         raise trio.BrokenResourceError("the client does not read")
-
-
-def _items(rows: list[bytes]) -> bytes:
-    """`pack_message([ITEMS, rows])` of rows that are packed already."""
-    head = b"\x92" + msgpack.packb(ITEMS) + msgpack.Packer().pack_array_header(len(rows))
-    length = len(head) + sum(map(len, rows))
-    return b"".join((length.to_bytes(4, "big"), head, *rows))
 
 
 async def _receive(stream: trio.SocketStream) -> dict[str, Any] | None:

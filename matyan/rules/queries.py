@@ -1,4 +1,4 @@
-"""Reads over a snapshot, as plain values: the rows that the CLI and `reader.py` get.
+"""Reads over a snapshot, as plain values: the rows that the CLI and `reader/` get.
 
 No sockets, no formats for people, no writes. Every function yields as it scans, so that an answer's size
 costs no memory. Only `sequences` knows what a sequence is made of.
@@ -18,7 +18,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from matyan import readable
-from matyan._codec import BLOBS, LINES, LOG_RECORDS, context_text, pack
+from matyan._codec import BLOBS, LINES, LOG_RECORDS, Columns, context_text, pack
 from matyan.errors import ConfigurationError, NotFound
 from matyan.keys import Keys, range_of, unpack
 from matyan.rules import contexts, entities, runs, trees
@@ -345,16 +345,7 @@ class Queries:
 
     def _points(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
         for block in self._sequences.points(snap, run, info.ctx, info.name):
-            mask = block.epoch_mask()
-            given = any(mask)
-            yield {
-                **head,
-                "steps": block.steps_bytes(),
-                "values": block.values_bytes(),
-                "times": block.times_bytes(),
-                "epochs": block.epochs_bytes() if given else None,
-                "epoch_mask": mask if given else None,
-            }
+            yield {**head, **columns(block)}
 
     def _objects(self, snap: Snapshot, run: str, info: SequenceInfo, head: Row) -> Iterator[Row]:
         # One object a block: each may be as large as a message.
@@ -383,6 +374,20 @@ def _said(
     while page := list(itertools.islice(found, _PAGE_RUNS)):
         snap.prefetch([key(run) for run in page for key in read], [])
         yield from page
+
+
+def columns(block: Columns) -> Row:
+    """Points as an answer has them, little endian: steps int64, values and times float64; epochs as `Columns.epochs_bytes` and their
+    mask, None where no point has one."""
+    mask = block.epoch_mask()
+    given = any(mask)
+    return {
+        "steps": block.steps_bytes(),
+        "values": block.values_bytes(),
+        "times": block.times_bytes(),
+        "epochs": block.epochs_bytes() if given else None,
+        "epoch_mask": mask if given else None,
+    }
 
 
 def _artifacts(blobs: object) -> Iterator[Row]:
