@@ -6,8 +6,6 @@ a row or many, as msgpack holds them; None among them says that it goes on. No H
 
 from __future__ import annotations
 
-import math
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -161,14 +159,14 @@ class Reading:
         offset_minutes: int = 0,
         names: list[str] | None = None,
     ) -> Iterator[Row | None]:
-        """A row a metric that matches: run, name, context, and what `_extremes` says of it."""
+        """A row a metric that matches: run, name, context, and what `_values` says of it."""
         for match in self._found(snap, METRIC, query, offset_minutes):
             if match is None:
                 yield None
                 continue
             run, infos = match
             for info in _named(infos, names):
-                yield {**_head(run, info), **_extremes(run, info)}
+                yield {**_head(run, info), **_values(run, info)}
 
     def news(
         self, snap: Snapshot, *, run: str, seen: list[tuple[int, str, int]] | None
@@ -232,24 +230,15 @@ def _columns(block: Columns) -> Row:
     }
 
 
-def _extremes(run: RunView, info: SequenceInfo) -> Row:
+def _values(run: RunView, info: SequenceInfo) -> Row:
     """last and last_step, the number of `points`, and first, min and max of the finite ones, None where there are none."""
-    first: float | None = None
-    least, most, count = math.inf, -math.inf, 0
-    last_step: int | None = None
-    for block in _points(run, info):
-        values = [value for value in array("d", block.values_bytes()) if value - value == 0]
-        if values:
-            first = values[0] if first is None else first
-            least, most = min(least, min(values)), max(most, max(values))
-        count += len(block)
-        last_step = info.last_step
-    there = first is not None
+    view = run.view
+    found = view.sequences.summary(view.snap, run.run, info)
     return {
-        "last": info.last if there else None,
-        "last_step": last_step,
-        "first": first,
-        "min": least if there else None,
-        "max": most if there else None,
-        "points": count,
+        "last": None if found.first is None else info.last,
+        "last_step": info.last_step if found.count else None,
+        "first": found.first,
+        "min": found.min,
+        "max": found.max,
+        "points": found.count,
     }

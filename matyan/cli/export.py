@@ -15,11 +15,10 @@ from typing import Any, BinaryIO
 
 import click
 
-from matyan.cli.flags import place_options
+from matyan.cli.flags import PlaceName, read_options
 from matyan.cli.output import not_for_a_terminal, output_file, output_option, reading
 from matyan.reader import Block
 from matyan.service import json_text
-from matyan.store.open import StoreName
 
 FIELDS = ("name", "context", "dtype", "step", "epoch", "time", "value")
 
@@ -58,7 +57,7 @@ def write_csv(blocks: Iterable[Block], out: BinaryIO) -> None:
     """A header of FIELDS and one row a point (RFC 4180); context and objects as JSON, a missing epoch empty."""
     out.write(f"{','.join(FIELDS)}\n".encode())
     for block in blocks:
-        head = ",".join(map(_cell, (block.name, json_text.dumps(block.context), block.dtype)))
+        head = ",".join(map(cell, (block.name, json_text.dumps(block.context), block.dtype)))
         value_text = repr if block.points is not None else _json_cell
         lines = [
             f"{head},{step},{'' if epoch is None else epoch},{when!r},{value_text(value)}\n"
@@ -67,7 +66,7 @@ def write_csv(blocks: Iterable[Block], out: BinaryIO) -> None:
         out.write("".join(lines).encode(errors="backslashreplace"))
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """A field, in quotes where it must be. Not by the module csv: until Python 3.11.9 it leaves a bare carriage return without
     quotes, and every reader takes that for the end of the row."""
     if any(special in text for special in ',"\r\n'):
@@ -76,7 +75,7 @@ def _cell(text: str) -> str:
 
 
 def _json_cell(value: object) -> str:
-    return _cell(json_text.dumps(value))
+    return cell(json_text.dumps(value))
 
 
 def write_parquet(blocks: Iterable[Block], out: BinaryIO) -> None:
@@ -204,7 +203,7 @@ WRITERS: dict[str, Writer] = {
 
 @click.command()
 @click.argument("run")
-@place_options
+@read_options
 @click.option(
     "--format",
     "format_",
@@ -213,7 +212,7 @@ WRITERS: dict[str, Writer] = {
     show_default=True,
 )
 @output_option("The file to write.")
-def export(run: str, store: StoreName, format_: str, output: Path | None) -> None:
+def export(run: str, store: PlaceName, format_: str, output: Path | None) -> None:
     """Write every point, object and log line of a run to a file.
 
     \b

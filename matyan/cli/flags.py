@@ -12,7 +12,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -218,28 +218,63 @@ data_option = click.option(
 
 def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--data and --store, of which one says where the runs are; the command gets `store`."""
-
-    @functools.wraps(command)
-    def call(*arguments: Any, data: Path, store: StoreName | None, **given: Any) -> Any:
-        source = click.get_current_context().get_parameter_source("data")
-        if store is None:
-            store = FolderName(data)
-        elif source is click.core.ParameterSource.COMMANDLINE:
-            raise click.UsageError(
-                "Name one place, with --data or with --store: --data FOLDER is --store rocks:FOLDER."
-            )
-        return command(*arguments, store=store, **given)
-
-    for option in (
+    return _placed(
         store_option(
             "The store in place of --data: a data folder's, or that of a FoundationDB cluster, by its cluster file "
             "(FDB_CLUSTER_FILE).",
             required=False,
-        ),
-        data_option,
-    ):
-        call = option(call)
-    return call
+        )
+    )(command)
+
+
+def _placed(
+    option: Callable[[Any], Any],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def call(*arguments: Any, data: Path, store: PlaceName | None, **given: Any) -> Any:
+            source = click.get_current_context().get_parameter_source("data")
+            if store is None:
+                store = FolderName(data)
+            elif source is click.core.ParameterSource.COMMANDLINE:
+                raise click.UsageError(
+                    "Name one place, with --data or with --store: --data FOLDER is --store rocks:FOLDER."
+                )
+            return command(*arguments, store=store, **given)
+
+        return cast("Callable[..., Any]", data_option(option(call)))
+
+    return decorate
+
+
+@dataclass(frozen=True, slots=True)
+class ServerName:
+    """A process that serves the read API, by its URL, with a token in it where one is wanted."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+
+PlaceName = StoreName | ServerName
+
+
+def _place(value: str) -> PlaceName:
+    return ServerName(value) if value.lower().startswith(("http://", "https://")) else _store(value)
+
+
+def read_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """As `place_options`; --store takes a URL, too."""
+    return _placed(
+        click.option(
+            "--store",
+            type=_place,
+            metavar=f"{_METAVAR}|URL",
+            help="The store in place of --data: a data folder's, or that of a FoundationDB cluster, by its cluster file "
+            "(FDB_CLUSTER_FILE); or the URL of a process that serves the read API, http://[NAME:TOKEN@]HOST:PORT.",
+        )
+    )(command)
 
 
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|m|h|d|w)")

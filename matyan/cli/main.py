@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from matyan import __version__
-from matyan.errors import ConfigurationError, MatyanError
+from matyan.errors import ConfigurationError, InvalidQuery, MatyanError
 from matyan.service import terminal
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -36,6 +36,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "matyan.cli.reading:logs",
         "Print a run's log records and terminal lines, by time.",
     ),
+    "query": (
+        "matyan.cli.query:query",
+        "Find runs, or the points of their metrics, by an expression.",
+    ),
+    "compare": (
+        "matyan.cli.compare:compare",
+        "Show in what runs differ, and how their metrics ended.",
+    ),
+    "watch": ("matyan.cli.watch:watch", "Draw a run's metrics while it goes on."),
     "export": (
         "matyan.cli.export:export",
         "Write every point, object and log line of a run to a file.",
@@ -132,6 +141,9 @@ def main() -> None:
         code = cli.main(prog_name="matyan", standalone_mode=False)
         with _printing():
             sys.stdout.flush()
+    except InvalidQuery as error:
+        marked = f"\n{error.place}" if error.place else ""
+        _end(2, f"matyan: {terminal.clean(error)}{marked}")
     except MatyanError as error:
         code = 2 if isinstance(error, ConfigurationError) else 1
         _end(code, terminal.clean(f"matyan: {error}"))
@@ -189,6 +201,8 @@ def cli() -> None:
     Then look at what it holds:
       matyan runs
       matyan show RUN --plot loss
+      matyan query 'run.hparams.lr < 0.01'
+      matyan watch RUN
       matyan export RUN --format csv > run.csv
     \b
     RUN is a run id or a unique beginning of one; what changes a run asks before it takes a beginning.

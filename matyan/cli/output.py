@@ -11,14 +11,13 @@ from typing import Any, BinaryIO, cast
 import click
 
 from matyan import reader
-from matyan.cli.flags import CheckedPath
+from matyan.cli.flags import CheckedPath, PlaceName
 from matyan.errors import ConfigurationError
 from matyan.service import terminal
-from matyan.store.open import StoreName
 
 
 @contextmanager
-def reading(store: StoreName) -> Iterator[reader.Reader]:
+def reading(store: PlaceName) -> Iterator[reader.Reader]:
     """`reader.open` of the store, whoever has it open, which says at its end when what was read is not of one moment."""
     with reader.open(str(store)) as opened:
         yield opened

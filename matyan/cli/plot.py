@@ -65,16 +65,20 @@ def metrics_named(shown: Row, name: str) -> list[Row]:
 
 def draw(blocks: Iterable[Block], last_step: int | None) -> None:
     """Prints a plot of one metric that fits the terminal, or why there is none."""
+    print("\n".join(fitting(blocks, last_step)))
+
+
+def fitting(blocks: Iterable[Block], last_step: int | None, height: int = 12) -> list[str]:
+    """The lines of a plot of one metric that fits the terminal and its encoding, or why there is none."""
     width = min(_WIDEST_COLUMNS, terminal_width() - _LABEL_COLUMNS)
     if width < _NARROWEST_COLUMNS:
-        print(f"(a plot needs {_LABEL_COLUMNS + _NARROWEST_COLUMNS} columns)")
-        return
-    text = "\n".join(plot(blocks, last_step, width=width))
+        return [f"(a plot needs {_LABEL_COLUMNS + _NARROWEST_COLUMNS} columns)"]
+    lines = plot(blocks, last_step, width=width, height=height)
     try:
-        text.encode(sys.stdout.encoding)
+        "".join(lines).encode(sys.stdout.encoding)
     except UnicodeEncodeError:
-        text = text.translate(_PLAIN)
-    print(text)
+        return [line.translate(_PLAIN) for line in lines]
+    return lines
 
 
 def plot(

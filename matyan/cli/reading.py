@@ -15,15 +15,14 @@ import click
 
 from matyan import reader
 from matyan.cli import views
-from matyan.cli.flags import as_json_option, place_options, run_filters
+from matyan.cli.flags import PlaceName, as_json_option, read_options, run_filters
 from matyan.cli.output import reading
 from matyan.cli.plot import draw, metrics_named
 from matyan.errors import NotFound
-from matyan.store.open import StoreName
 
 
 @click.command()
-@place_options
+@read_options
 @run_filters
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The N newest.")
 @click.option(
@@ -31,7 +30,7 @@ from matyan.store.open import StoreName
 )
 @as_json_option
 def runs(
-    store: StoreName, filters: dict[str, Any], limit: int | None, counts: bool, as_json: bool
+    store: PlaceName, filters: dict[str, Any], limit: int | None, counts: bool, as_json: bool
 ) -> None:
     """List the runs, newest first, and when each was last heard of.
 
@@ -72,10 +71,10 @@ def _counting(rows: Iterable[dict[str, Any]]) -> Iterator[Iterable[dict[str, Any
 
 @click.command()
 @click.argument("run")
-@place_options
+@read_options
 @click.option("--plot", metavar="NAME", help="Draw this metric, in each of its contexts.")
 @as_json_option
-def show(run: str, store: StoreName, plot: str | None, as_json: bool) -> None:
+def show(run: str, store: PlaceName, plot: str | None, as_json: bool) -> None:
     """Show one run: its parameters, and its sequences with their last values.
 
     \b
@@ -117,9 +116,9 @@ def _draw(opened: reader.Reader, shown: views.Row, name: str) -> None:
 
 @click.command()
 @click.argument("run")
-@place_options
+@read_options
 @as_json_option
-def logs(run: str, store: StoreName, as_json: bool) -> None:
+def logs(run: str, store: PlaceName, as_json: bool) -> None:
     """Print a run's log records and terminal lines, by time.
 
     \b

@@ -22,6 +22,7 @@ command shows does not depend on who has the store open.
 
 from matyan.errors import ConfigurationError, InvalidQuery, MatyanError, NotFound, Unavailable
 from matyan.reader.blocks import Block, Points
+from matyan.reader.blocks import block as _block
 from matyan.reader.opening import open
 from matyan.reader.reading import Artifact, Reader
 
@@ -35,5 +36,6 @@ __all__ = [
     "Points",
     "Reader",
     "Unavailable",
+    "_block",
     "open",
 ]

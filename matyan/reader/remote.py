@@ -184,7 +184,9 @@ class RemoteReader(Reader):
             name: value for name, value in arguments.items() if value is not None or name == "seen"
         }
         with closing(self._server.connect()) as connection:
-            response, through = self._server.request(connection, "POST", _BASE + op, given)
+            response, through = self._server.request(
+                connection, "POST", f"{_BASE}{op}/get-batch", given
+            )
             with response:
                 yield from answered(response, partial(_hang_up, through), self._saw)
 

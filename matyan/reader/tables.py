@@ -5,7 +5,6 @@ Columns of points are the bytes that came, without a Python object a point. Only
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from matyan.readable import is_number
+from matyan.reader.columns import leaves, metric_column
 from matyan.service import json_text
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ _ABOUT_RUNS: Final[dict[str, tuple[pa.DataType, Callable[[Row], object]]]] = {
     "active": (pa.bool_(), lambda row: row["active"]),
     "archived": (pa.bool_(), lambda row: row["archived"]),
 }
-_METRICS: Final = "metrics"
+RUN_COLUMNS: Final = frozenset(_ABOUT_RUNS)
 
 
 def runs_table(rows: Iterable[Row | None]) -> pa.Table:
@@ -67,10 +67,10 @@ def runs_table(rows: Iterable[Row | None]) -> pa.Table:
             continue
         for name, (_, value) in _ABOUT_RUNS.items():
             about[name].append(value(row))
-        for path, leaf in _leaves(row["attrs"]):
+        for path, leaf in leaves(row["attrs"], RUN_COLUMNS):
             attributes.put(path, count, leaf)
         for name, context, last in row.get("metrics", ()):
-            metrics.put(_named(name, context), count, last)
+            metrics.put(metric_column(name, context), count, last)
         count += 1
     arrays = [pa.array(about[name], kind) for name, (kind, _) in _ABOUT_RUNS.items()]
     names = [*_ABOUT_RUNS]
@@ -95,37 +95,6 @@ class _Columns:
     def filled(self, count: int) -> Iterator[tuple[str, list[object]]]:
         for name, values in self._columns.items():
             yield name, [values.get(row) for row in range(count)]
-
-
-_PLAIN_NAME = re.compile(r'[^."\[\]]+')
-
-
-def _leaves(tree: Row) -> Iterator[tuple[str, object]]:
-    """The attributes by their paths: what is no object, or an empty one."""
-    for name, child in tree.items():
-        # One that is called as something else of a run stands in brackets.
-        is_taken = name in _ABOUT_RUNS or name == _METRICS
-        is_plain = _PLAIN_NAME.fullmatch(name) and not is_taken
-        yield from _below(name if is_plain else _bracketed(name), child)
-
-
-def _below(path: str, tree: object) -> Iterator[tuple[str, object]]:
-    if not isinstance(tree, dict) or not tree:
-        yield path, tree
-        return
-    for name, child in tree.items():
-        below = f".{name}" if _PLAIN_NAME.fullmatch(name) else _bracketed(name)
-        yield from _below(f"{path}{below}", child)
-
-
-def _bracketed(name: str) -> str:
-    return f"[{json_text.dumps(name, ascii=False)}]"
-
-
-def _named(name: str, context: Row) -> str:
-    """The column of a metric."""
-    within = f" {json_text.dumps(context, ascii=False)}" if context else ""
-    return f"{_METRICS}{_bracketed(name) if ' {' in name else f'.{name}'}{within}"
 
 
 def values_array(values: list[Any]) -> pa.Array:

@@ -28,7 +28,7 @@ log = get_logger()
 _HEALTH = re.compile(r"/health/[a-z]+/?")
 _READS: Final = {"GET", "HEAD", "OPTIONS"}
 _LONG_QUESTION: Final = re.compile(
-    r"/api/v1/rest/(runs/[^/]+/([^/]+/)?(get-batch|get-step|align)|reader/[a-z_]+)/?"
+    r"/api/v1/rest/(runs/[^/]+/([^/]+/)?(get-batch|get-step|align)|reader/[^/]+/get-batch)/?"
 )
 _CHALLENGE: Final = (
     ("WWW-Authenticate", 'Basic realm="matyan", charset="UTF-8"'),

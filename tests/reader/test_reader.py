@@ -316,7 +316,7 @@ def test_what_nobody_asks_is_refused(tracker: Tracker, op, body, status) -> None
     import urllib.request
 
     asked = urllib.request.Request(
-        f"{tracker.url}/api/v1/rest/reader/{op}",
+        f"{tracker.url}/api/v1/rest/reader/{op}/get-batch",
         json.dumps(body).encode(),
         {"Content-Type": "application/json"},
     )

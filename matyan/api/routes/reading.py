@@ -24,7 +24,7 @@ from matyan.store.base import View as StoreView
 
 
 def add(app: QuartTrio, served: Served) -> None:
-    @app.post(f"{BASE}/reader/<op>")
+    @app.post(f"{BASE}/reader/<op>/get-batch")
     async def read(op: str) -> Response:
         arguments = _arguments(asked.body(await request.get_data()))
 
