@@ -28,6 +28,11 @@ async def check(ask: Ask, lock: Lock, report: Report, *, repair: bool, only_inde
         )
         report.count("rows read", answer["rows"])
         found = [*dict.fromkeys(Finding(*row) for row in answer["found"])]
+        for finding in found:
+            # Not told one by one: a store that an older version has written has it at each sequence.
+            if not KINDS[finding.kind].is_damage:
+                report.count("rows made" if finding.mended else "rows to be made")
+        found = [finding for finding in found if KINDS[finding.kind].is_damage]
         for finding in report.take([one for one in found if one not in told]):
             _tell(report, finding)
         told.update(found)

@@ -94,6 +94,29 @@ async def test_on_a_store_that_fails_at_every_turn_it_is_mended_in_the_end(
     assert differences(without_owners(ledger), sound) == []
 
 
+@layouts
+async def test_rows_that_an_older_version_did_not_keep_are_made_and_not_told(
+    layout: Layout,
+) -> None:
+    """They are no damage: `check` does not look for them, and `reindex` does not fail where it only looks."""
+    ledger = whole(layout)
+    sound = without_owners(ledger)
+    spoil(
+        ledger, {ledger.keys.shape("r"): None, ledger.keys.trace("s", 0, "loss", "summary"): None}
+    )
+    for repair, only_indexes, done in (
+        (True, False, {}),
+        (False, True, {"rows to be made": 2}),
+        (True, True, {"rows made": 2}),
+        (True, True, {}),
+    ):
+        report, lines = reporting()
+        await check(asking(ledger), FREE, report, repair=repair, only_indexes=only_indexes)
+        del report.done["rows read"]
+        assert (lines, report.failed, report.done) == ([], False, done)
+    assert differences(without_owners(ledger), sound) == []
+
+
 def records(dice: random.Random) -> list[bytes]:
     """A few runs that come and go, with points, lines, tags and hyperparameters."""
     made = []

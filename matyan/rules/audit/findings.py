@@ -12,6 +12,8 @@ class Kind(NamedTuple):
     """For a person: what does not fit together."""
     derivable: bool
     """Whether other rows say what is right, at least mostly."""
+    is_damage: bool = True
+    """False: readers do without, and only a mend of the indexes looks for it."""
 
 
 KINDS: Final = {
@@ -20,7 +22,7 @@ KINDS: Final = {
     "run-without-meta": Kind("a run has rows, and no created_at", True),
     "rows-without-run": Kind("activity, owner or shape of a run that is not there", True),
     "shape": Kind("a row says of a run that it has other parameters or sequences", True),
-    "shape-missing": Kind("no row says which parameters and sequences a run has", True),
+    "shape-missing": Kind("no row says which parameters and sequences a run has", True, False),
     # indexes
     "index-missing": Kind("what a run holds is not in an index, or not in its twin", True),
     "index-stale": Kind("an index row, or its twin, names what no run holds", True),
@@ -34,7 +36,7 @@ KINDS: Final = {
     "last-step": Kind("a trace names another last step than the highest", True),
     "last-value": Kind("a trace names another last value than the point at the last step", True),
     "summary": Kind("a trace tells another count, first, lowest or highest than the points", True),
-    "summary-missing": Kind("no trace tells the first, lowest and highest of the points", True),
+    "summary-missing": Kind("no trace tells the first, lowest and highest point", True, False),
     "field-without-value": Kind("a step, epoch or time of a point that is not there", True),
     "value-without-step": Kind("a point whose step row is missing or names another step", True),
     "value-without-time": Kind("a point without its time", False),
@@ -52,8 +54,7 @@ KINDS: Final = {
     "name-taken": Kind("two experiments or tags have one name", False),
     "counter": Kind("an experiment or tag counts other runs than it has", True),
 }
-"""Kind → what it means. Whoever reads findings by a program knows these names. "…-missing" of a shape or a summary is no damage:
-readers do without, and only a mend of the indexes looks for it."""
+"""Kind → what it means. Whoever reads findings by a program knows these names."""
 
 
 class Finding(NamedTuple):
