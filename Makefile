@@ -85,6 +85,7 @@ bench: setup
 	$(BIN)/python -m bench.peers --rounds 1 --scale 0.2
 	$(BIN)/python -m bench.frontier --rounds 1 --seconds 2 --only ours
 	$(BIN)/python -m bench.worker --rounds 1 --records 300000 --seconds 3 --metrics 1
+	$(BIN)/python -m bench.api --runs 1000 --points 1000 --rounds 3 --seconds 2
 	$(BIN)/python -m bench.stalls
 	$(BIN)/python -m bench.presign --rounds 3
 	$(BIN)/python -m bench.quota --rounds 1 --seconds 2

@@ -6,21 +6,20 @@ Each part of a run is read when it is asked for, once. No query, no points, no H
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final
 
-from matyan._codec import BLOBS, MAX_KEY_BYTES, Summary, context_text
+from matyan._codec import BLOBS, Summary, context_text
 from matyan.errors import ConfigurationError
-from matyan.keys import Keys
+from matyan.keys import Keys, range_of
 from matyan.readable import is_number
 from matyan.rules import contexts, entities, indexes, runs, trees
 from matyan.rules.documents import Fields
 from matyan.rules.entities import EXPERIMENTS, TAGS
-from matyan.rules.records import MAX_RUN_BYTES
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import SequenceInfo, Sequences
-from matyan.store.base import Snapshot
+from matyan.store.base import Range, Snapshot
 
 KINDS: Final = ("images", "texts", "distributions", "audios", "figures")
 METRIC: Final = "metric"
@@ -42,6 +41,22 @@ _ANEW_AT_LEAST: Final = 1_000
 _SYSTEM_PARAMS: Final = "__system_params"
 _UPLOADED_BY_SEQUENCES: Final = "seq/"
 _DEFAULT_EXPERIMENT: Final = {"id": None, "name": None, "description": None}
+
+
+PAGE_RUNS: Final = 64
+"""Whose rows are read together, where each read takes a round trip."""
+_ATTRIBUTES: Final = ""
+METRICS: Final = "metrics"
+ENTITIES: Final = ("experiment", "tags")
+WHOLE: Final = (*ENTITIES, METRICS, _ATTRIBUTES)
+"""All that a list of runs shows of one."""
+FIELDS: Final = frozenset(
+    (
+        *("hash", "name", "description", "created_at", "creation_time", "end_time", "finalized_at"),
+        *("duration", "active", "archived", "is_archived", "run", "date", "creator"),
+    )
+)
+"""What a query, or an order, asks of a run's meta."""
 
 
 def kind_of(info: SequenceInfo) -> str | None:
@@ -88,6 +103,40 @@ class View:
             self._anew -= summary.count
         return summary
 
+    def say(self, names: Iterable[str], parts: Collection[str]) -> None:
+        """Says what of these runs is going to be read, besides their meta, where each read takes a round trip. parts: as a query names
+        them, or WHOLE."""
+        if not self.snap.prefetches:
+            return
+        keys = self.keys
+        gets: list[bytes] = []
+        ranges: list[Range] = []
+        for run in names:
+            prefixes = [keys.meta_prefix(run)]
+            for part in parts:
+                if part == "experiment":
+                    gets.append(keys.experiment_of_run(run))
+                elif part == "tags":
+                    prefixes.append(keys.tag_of_run(run))
+                elif part == METRICS:
+                    prefixes += keys.contexts_prefix(run), keys.traces_prefix(run)
+                elif part == _ATTRIBUTES:
+                    prefixes.append(keys.attrs(run))
+                elif part not in FIELDS:
+                    prefixes.append(keys.attrs(run, part))
+            ranges += (Range(*range_of(prefix)) for prefix in prefixes)
+        self.snap.prefetch(gets, ranges)
+
+    def said(self, names: Iterable[str], parts: Collection[str]) -> Iterator[str]:
+        """The same names; what is read of each page of them is said before."""
+        if not self.snap.prefetches:
+            yield from names
+            return
+        found = iter(names)
+        while page := list(itertools.islice(found, PAGE_RUNS)):
+            self.say(page, parts)
+            yield from page
+
     def newest_first(self) -> Iterator[str]:
         """All runs that have a date; those that are being deleted too."""
         return runs.list_runs(self.snap, self.keys, newest_first=True)
@@ -99,7 +148,7 @@ class View:
     def by_date(self, names: Iterable[str]) -> list[str]:
         """Those of these runs that are there, newest first, each once."""
         # In the order of keys: runs that stand beside each other are read together.
-        dated = [(self.run(run).created_at, run) for run in sorted(set(names))]
+        dated = [(self.run(run).created_at, run) for run in self.said(sorted(set(names)), ())]
         return [
             run
             for at, run in sorted(((at, run) for at, run in dated if at is not None), reverse=True)
@@ -111,9 +160,8 @@ class RunView:
 
     def __init__(self, view: View, run: str) -> None:
         self.view = view
-        # No run is called so: nor are its keys more than an engine takes.
-        self.run = run if len(run.encode(errors="replace")) <= MAX_RUN_BYTES else ""
-        self.rows = RunRows(view.snap, view.keys, self.run)
+        self.run = run
+        self.rows = RunRows(view.snap, view.keys, run)
         self._attributes: dict[str, object] = {}
 
     @cached_property
@@ -136,8 +184,6 @@ class RunView:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """One attribute, with all that it holds; read alone, since a run may have as many blobs as it has images."""
-        if len(name) > MAX_KEY_BYTES:
-            return default
         if name not in self._attributes:
             prefix = self.view.keys.attrs(self.run, name)
             self._attributes[name] = trees.read(self.view.snap, prefix)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from matyan._codec import tree_records
@@ -18,7 +19,7 @@ from matyan.api.objects import Wish
 from matyan.api.plan import Plan, candidates
 from matyan.api.queried import QueriedRun, QueriedSequence, duration
 from matyan.api.query import EvaluationError, Query
-from matyan.api.runs import METRIC, RunView, View, paged
+from matyan.api.runs import ENTITIES, METRIC, METRICS, PAGE_RUNS, WHOLE, RunView, View, paged
 from matyan.rules.sequences import SequenceInfo
 
 _PROGRESS_S: Final = 0.5
@@ -97,20 +98,27 @@ def _matches(
 ) -> Iterator[tuple[int, _Match | None]]:
     """How many runs were looked at, and a match or, as often as there was anything to judge, None. subject: the kind of sequence that
     the query is about."""
-    for checked, name in enumerate(runs, 1):
-        run = view.run(name)
-        match = None
-        if run.is_there and subject is None:
-            if _holds(query, failures, run, QueriedRun(run), None):
-                match = _Match(run)
-        elif run.is_there:
-            asked, found = QueriedRun(run), []
-            for info in run.of_kind(subject or METRIC):
-                if _holds(query, failures, run, asked, QueriedSequence(run, info)):
-                    found.append(info)
-                yield checked, None
-            match = _Match(run, found) if found else None
-        yield checked, match
+    asks = query.asks if subject is None else {*query.asks, METRICS}
+    names, checked, matches_most = iter(runs), 0, False
+    while page := list(islice(names, PAGE_RUNS)):
+        view.say(page, WHOLE if matches_most else asks)
+        matched = 0
+        for run in map(view.run, page):
+            checked += 1
+            match = None
+            if run.is_there and subject is None:
+                if _holds(query, failures, run, QueriedRun(run), None):
+                    match = _Match(run)
+            elif run.is_there:
+                asked, found = QueriedRun(run), []
+                for info in run.of_kind(subject or METRIC):
+                    if _holds(query, failures, run, asked, QueriedSequence(run, info)):
+                        found.append(info)
+                    yield checked, None
+                match = _Match(run, found) if found else None
+            matched += match is not None
+            yield checked, match
+        matches_most = 2 * matched > len(page)
 
 
 def _holds(
@@ -197,6 +205,7 @@ def runs(
 
     def shown(match: _Match) -> Iterator[bytes]:
         run = match.run
+        view.say([run.run], WHOLE)
         answer = {
             "params": run.params(skip_system=skip_system) if params else {},
             "traces": {METRIC: run.metrics() if traces else []},
@@ -215,7 +224,7 @@ def _sorted(
     order = [(SORTS[name], descending) for name, descending in sort]
     keys: dict[str, list[Any]] = {}
     # In the order of keys: runs that stand beside each other are read together.
-    for run in map(view.run, sorted(found)):
+    for run in map(view.run, view.said(sorted(found), [name for name, _ in sort])):
         keys[run.run] = [key(run) for key, _ in order]
         yield b""
     keyed = [(keys[run], run) for run in found]
@@ -300,7 +309,7 @@ def active(view: View, *, reported: bool = True) -> Iterator[bytes]:
     found = view.by_date(view.active())
     progress = Progress(len(found), reported=reported)
     yield progress.told(0, now=True)
-    for checked, name in enumerate(found, 1):
+    for checked, name in enumerate(view.said(found, (*ENTITIES, METRICS)), 1):
         run = view.run(name)
         if run.is_there and run.meta.get("active"):
             answer = {"traces": {METRIC: run.metrics()}, "props": run.props()}

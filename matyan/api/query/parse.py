@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any, Final
 
 from matyan.api.query.compile import closure, evaluated
@@ -54,6 +55,8 @@ class Query:
         self._closure = closure(tree, constants)
         self.needs: Need = needs(tree, lambda node: closure(node, constants)({}, Budget()))
         """What an index can tell of its matches."""
+        self.asks = frozenset(_asked(tree))
+        """What it may look at of a run."""
 
     def matches(self, run: Node, subject: Node | None = None) -> bool:
         """Whether it is true of a run, or of one of its sequences.
@@ -120,6 +123,22 @@ def _names_archived(node: ast.AST) -> bool:
         and isinstance(node.value, ast.Name)
         and node.value.id == "run"
     )
+
+
+def _asked(tree: ast.expr) -> Iterator[str]:
+    """The names of attributes and items of runs."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Attribute, ast.Subscript)) and _is_run(node.value):
+            if isinstance(node, ast.Attribute):
+                yield node.attr
+            elif isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+                yield node.slice.value
+
+
+def _is_run(node: ast.expr) -> bool:
+    """`run`, or `metric.run`."""
+    name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+    return bool(name == "run")
 
 
 def _is_unicode(text: str) -> bool:
