@@ -77,6 +77,7 @@ SDK_TRAINING = """
 import sys, time
 from matyan_client import Run
 run = Run(run_hash="sdk-killed", repo=sys.argv[1], capture_terminal_logs=False)
+print("begun", flush=True)
 for step in range(int(sys.argv[2])):
     run.track(float(step), name="loss", step=step)
     time.sleep(0.002)
@@ -99,9 +100,12 @@ def test_the_sdk_goes_on_after_a_kill(tmp_path: Path) -> None:
                 if training is None:
                     training = subprocess.Popen(
                         [sys.executable, "-c", SDK_TRAINING, tracker.url, str(steps)],
-                        stdout=subprocess.DEVNULL,
+                        stdout=subprocess.PIPE,
                         stderr=subprocess.DEVNULL,
                     )
+                    assert training.stdout is not None
+                    # A run that finds no tracker when it begins is an error of the SDK's.
+                    assert training.stdout.readline() == b"begun\n"
                 try:
                     training.wait(chance.uniform(0.5, 1.0) if kills < 3 else 90)
                 except subprocess.TimeoutExpired:
