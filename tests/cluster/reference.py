@@ -16,6 +16,7 @@ from dev.process import free_ports
 from tests.cluster.workers import ClusterDeployment
 from tests.fdb import CLUSTER
 from tests.needs import needed
+from tests.services import serving
 from tests.tracker import Process, started
 from tests.until import wait_for
 
@@ -50,13 +51,17 @@ class Api:
     def post(self, path: str, body: object) -> Any:
         return json.loads(self._ask(path, json.dumps(body).encode()))
 
+    def put(self, path: str, body: object) -> Any:
+        return json.loads(self._ask(path, json.dumps(body).encode(), "PUT"))
+
     def stream(self, path: str) -> dict[Any, Any]:
         """An answer in the binary form, as one tree."""
         return tree(self._ask(path, None))
 
-    def _ask(self, path: str, body: bytes | None) -> bytes:
+    def _ask(self, path: str, body: bytes | None, method: str | None = None) -> bytes:
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/api/v1/rest/{path}", body, headers)
+        url = f"{self.url}/api/v1/rest/{path}"
+        request = urllib.request.Request(url, body, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             found: bytes = answer.read()
             return found
@@ -80,6 +85,14 @@ def api(deployment: ClusterDeployment) -> Iterator[Api]:
         wait_for(lambda: process.process.poll() is not None or found.answers())
         assert process.process.poll() is None, "".join(process.output)
         yield found
+
+
+@contextmanager
+def our_api(deployment: ClusterDeployment) -> Iterator[Api]:
+    """Ours, on the same store and with the same settings."""
+    with serving("api", "--store", "fdb:", **environment(deployment)) as service:
+        wait_for(lambda: not service.unready())
+        yield Api(service.url)
 
 
 def tree(data: bytes) -> dict[Any, Any]:

@@ -484,10 +484,57 @@ def values(found: Mapping[Any, Any]) -> list[Any]:
     return [found[step] for step in sorted(found)]
 
 
+def all_is_read(api: reference.Api) -> None:
+    """What both sessions have logged, by the API server of either."""
+    info = api.get(f"runs/{TAKEN}/info/")
+    assert info["params"]["hparams"] == {"lr": 0.5, "layers": [1, 2]}
+    assert info["props"]["name"] == "the name"
+    assert info["props"]["experiment"]["name"] == "study"
+    assert sorted(tag["name"] for tag in info["props"]["tags"]) == ["later", "shared"]
+    assert info["props"]["active"] is False
+    assert info["props"]["end_time"] is not None
+    lasts = {row["name"]: row["last_value"] for row in info["traces"]["metric"]}
+    assert lasts["loss"] == 39 / 8
+    assert lasts["back"] == 11.0
+    fresh = api.get(f"runs/{NEW}/info/")
+    assert fresh["props"]["description"] == "a new one"
+    assert fresh["props"]["creation_time"] == T0 + 50
+    assert fresh["props"]["active"] is True
+
+    for run, count in (TAKEN, 40), (NEW, 30):
+        wanted = [{"name": "loss", "context": {"subset": "train"}}]
+        (found,) = api.post(f"runs/{run}/metric/get-batch/?record_density=100", wanted)
+        assert found["iters"] == [*range(count)]
+        assert found["values"] == [step / 8 for step in range(count)]
+    (back,) = api.post(f"runs/{TAKEN}/metric/get-batch/", [{"name": "back", "context": {}}])
+    assert (back["iters"], back["values"]) == ([5, 10, 11], [5.0, 10.0, 11.0])
+
+    runs = api.stream("runs/search/run/?report_progress=False&exclude_traces=True")
+    assert {*runs} == {TAKEN, NEW}
+    runs = api.stream("runs/search/run/?report_progress=False&q=run.hparams.lr%20%3D%3D%200.25")
+    assert {*runs} == {NEW}
+    query = "metric.name%20%3D%3D%20%22loss%22"
+    metrics = api.stream(f"runs/search/metric/?report_progress=False&p=100&q={query}")
+    assert {*metrics} == {TAKEN, NEW}
+    (trace,) = metrics[TAKEN]["traces"].values()
+    assert trace["values"]["shape"] == 40
+
+    assert values(api.stream(f"runs/{TAKEN}/logs/")) == ["a", "b", "c"]
+    assert values(api.stream(f"runs/{NEW}/logs/")) == ["x", "y"]
+    entries = api.stream(f"runs/{TAKEN}/log-records/")
+    assert entries.pop("log_records_count") == 2
+    messages = [(entry["message"], entry["log_level"]) for entry in values(entries)]
+    assert messages == [("before", "WARNING"), ("after", "WARNING")]
+
+    assert listed(api.get("experiments/")) == {"study": 2}
+    assert listed(api.get("tags/")) == {"shared": 2, "later": 1}
+
+
 async def test_their_api_reads_what_our_worker_writes_where_theirs_has_stopped(
     deployment: ClusterDeployment,
 ) -> None:
-    """Steps, tags, experiments and offsets go on; info, searches, metrics, logs, experiments and tags are read."""
+    """Steps, tags, experiments and offsets go on; info, searches, metrics, logs, experiments and tags are read, and by our API server
+    beside theirs, too."""
     first, second = sessions()
     produce(deployment, first)
     await by_theirs(deployment)
@@ -504,49 +551,15 @@ async def test_their_api_reads_what_our_worker_writes_where_theirs_has_stopped(
     }
     assert sum(deployment.committed().values()) == len(first) + len(second)
 
-    with reference.api(deployment) as api:
-        info = api.get(f"runs/{TAKEN}/info/")
-        assert info["params"]["hparams"] == {"lr": 0.5, "layers": [1, 2]}
-        assert info["props"]["name"] == "the name"
-        assert info["props"]["experiment"]["name"] == "study"
-        assert sorted(tag["name"] for tag in info["props"]["tags"]) == ["later", "shared"]
-        assert info["props"]["active"] is False
-        assert info["props"]["end_time"] is not None
-        lasts = {row["name"]: row["last_value"] for row in info["traces"]["metric"]}
-        assert lasts["loss"] == 39 / 8
-        assert lasts["back"] == 11.0
-        fresh = api.get(f"runs/{NEW}/info/")
-        assert fresh["props"]["description"] == "a new one"
-        assert fresh["props"]["creation_time"] == T0 + 50
-        assert fresh["props"]["active"] is True
-
-        for run, count in (TAKEN, 40), (NEW, 30):
-            wanted = [{"name": "loss", "context": {"subset": "train"}}]
-            (found,) = api.post(f"runs/{run}/metric/get-batch/?record_density=100", wanted)
-            assert found["iters"] == [*range(count)]
-            assert found["values"] == [step / 8 for step in range(count)]
-        (back,) = api.post(f"runs/{TAKEN}/metric/get-batch/", [{"name": "back", "context": {}}])
-        assert (back["iters"], back["values"]) == ([5, 10, 11], [5.0, 10.0, 11.0])
-
-        runs = api.stream("runs/search/run/?report_progress=False&exclude_traces=True")
-        assert {*runs} == {TAKEN, NEW}
-        runs = api.stream("runs/search/run/?report_progress=False&q=run.hparams.lr%20%3D%3D%200.25")
-        assert {*runs} == {NEW}
-        query = "metric.name%20%3D%3D%20%22loss%22"
-        metrics = api.stream(f"runs/search/metric/?report_progress=False&p=100&q={query}")
-        assert {*metrics} == {TAKEN, NEW}
-        (trace,) = metrics[TAKEN]["traces"].values()
-        assert trace["values"]["shape"] == 40
-
-        assert values(api.stream(f"runs/{TAKEN}/logs/")) == ["a", "b", "c"]
-        assert values(api.stream(f"runs/{NEW}/logs/")) == ["x", "y"]
-        entries = api.stream(f"runs/{TAKEN}/log-records/")
-        assert entries.pop("log_records_count") == 2
-        messages = [(entry["message"], entry["log_level"]) for entry in values(entries)]
-        assert messages == [("before", "WARNING"), ("after", "WARNING")]
-
-        assert listed(api.get("experiments/")) == {"study": 2}
-        assert listed(api.get("tags/")) == {"shared": 2, "later": 1}
+    with reference.api(deployment) as theirs, reference.our_api(deployment) as ours:
+        all_is_read(theirs)
+        all_is_read(ours)
+        # Side by side on one store: what one writes the other shows.
+        theirs.put(f"runs/{TAKEN}/", {"name": "by theirs"})
+        assert ours.get(f"runs/{TAKEN}/info")["props"]["name"] == "by theirs"
+        ours.put(f"runs/{TAKEN}", {"description": "by ours", "archived": True})
+        props = theirs.get(f"runs/{TAKEN}/info/")["props"]
+        assert (props["description"], props["archived"]) == ("by ours", True)
 
     # What theirs had made is still what it made: ids are its own, and its points are there.
     for row in before:
