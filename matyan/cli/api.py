@@ -22,7 +22,7 @@ from matyan.service.entrance import entrance_of
 from matyan.service.health import Health
 from matyan.service.http_server import HttpServer
 from matyan.service.listeners import open_port
-from matyan.service.probes import READ_API, About, Probed
+from matyan.service.probes import READ_API, About, Probed, wants_page
 from matyan.service.supervise import Task, calm_collector, run_service
 from matyan.service.terminal import announce
 from matyan.settings import API_PORT, Settings
@@ -134,11 +134,6 @@ async def _api(settings: Settings, name: StoreName) -> int:
         health,
         drain_s=settings.shutdown_flush_timeout,
     )
-
-
-def wants_page(path: str, accept: str) -> bool:
-    """Whether a browser asks for a page of the web app, where a scraper of the same path asks for metrics."""
-    return path.startswith("/metrics") and "text/html" in accept.lower()
 
 
 def _versions(settings: Settings, name: StoreName) -> dict[str, object]:

@@ -21,7 +21,7 @@ from matyan.service.accounts import Account, Accounts, BlobDay
 from matyan.service.asgi import ASGIApp
 from matyan.service.entrance import entrance_of
 from matyan.service.health import Health
-from matyan.service.probes import About
+from matyan.service.probes import About, wants_page
 from matyan.service.tokens import Token, Tokens
 from matyan.settings import Settings
 
@@ -80,12 +80,8 @@ class Shared:
         return PacedSession(self.sessions, run, send, account, self.pacer)
 
     def wants_page(self, path: str, accept: str) -> bool:
-        """Whether a browser asks for a page of the app beside this one, where a scraper of the same path asks for metrics."""
-        return (
-            self.beside is not None
-            and path.startswith("/metrics")
-            and "text/html" in accept.lower()
-        )
+        """As `probes.wants_page`, of the app beside this one."""
+        return self.beside is not None and wants_page(path, accept)
 
     async def _check_queue(self) -> None:
         budget = self.sessions.budget

@@ -145,6 +145,11 @@ def probe(about: About, path: str, accept: str) -> Answer | None:
     return None if page is None else page(about, accept)
 
 
+def wants_page(path: str, accept: str) -> bool:
+    """Whether a browser asks for a page of the web app, where a scraper of the same path asks for metrics."""
+    return path.startswith("/metrics") and "text/html" in accept.lower()
+
+
 class Probed:
     """The pages in front of an ASGI app, for a listener whose pages browsers of other origins ask for, too.
 
