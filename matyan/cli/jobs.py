@@ -292,6 +292,8 @@ def check(settings: Settings, run_job: RunJob, repair: bool) -> int:
 def reindex(settings: Settings, run_job: RunJob) -> int:
     """Make the indexes anew from what the runs hold: rows that are missing come, rows that nothing holds go.
 
+    So come the rows that spare the web app a look at every run and every point, of which an older version has written none.
+
     Workers may run meanwhile. What is right is not touched, so it can be ended at any moment and begun again.
 
     \b

@@ -297,14 +297,14 @@ class SequenceWrites:
 
     def _load_summary(self, state: State, named: int | None) -> None:
         """named: the last step as its row says."""
+        if not state.traced and state.last_step is None:
+            state.summary = Summary()  # nothing stands here
+            return
         row = self._tr.get(state.trace_summary)
-        if row is not None:
-            if named is not None and named == state.last_step:
-                state.summary = summary_of(readable.found(row), named)
-            if state.summary is None:
-                self._tr.clear(state.trace_summary)  # another program has written since
-        elif state.last_step is None and not state.traced:
-            state.summary = Summary()
+        if row is not None and named is not None and named == state.last_step:
+            state.summary = summary_of(readable.found(row), named)
+        if row is not None and state.summary is None:
+            self._tr.clear(state.trace_summary)  # another program has written since
 
     def _lose_summary(self, state: State) -> None:
         """Something was written before the end: what stood there before, nobody has looked at."""
