@@ -17,6 +17,7 @@ from matyan.cli.flags import FDB, KAFKA, S3, SERVICE, TLS, UI, settings_flags, s
 from matyan.cli.read_api import kafka_api
 from matyan.cli.start import KafkaStart, begin
 from matyan.cli.store_start import shared_store
+from matyan.errors import Unavailable
 from matyan.service.certificates import files_of
 from matyan.service.entrance import entrance_of
 from matyan.service.health import Health
@@ -75,9 +76,15 @@ def api(settings: Settings, store: StoreName) -> int:
 
 async def _api(settings: Settings, name: StoreName) -> int:
     start = shared_store(name, settings)
-    health = Health()
-    health.add("store", start.check)
     late = Late(start.why)
+
+    async def check() -> None:
+        await start.check()
+        if late.app is None:
+            raise Unavailable(start.why())
+
+    health = Health()
+    health.add("store", check)
     about = About(READ_API, health, settings.metrics_enabled, _versions(settings, name))
     entrance = entrance_of(settings)
     draining = trio.Event()

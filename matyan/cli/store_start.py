@@ -61,8 +61,12 @@ class StoreStart:
         return self._opened
 
     def why(self) -> str:
-        """Why the store is not there yet."""
-        return self._missing
+        """Why the store is not there yet; or not what is being made of it."""
+        return (
+            self._missing
+            if self._opened is None
+            else "The store is there, and the service begins: ask again in a moment."
+        )
 
     async def check(self) -> None:
         """Whether the store answers: a readiness check."""

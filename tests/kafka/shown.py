@@ -146,7 +146,7 @@ def nothing_stays_half_done(deployment: Deployment, store: str, api: API, run: s
         ]
         for method, path, body in wishes:
             said = cut_off.json(method, path, body, status=503)
-            assert "Kafka" in said["message"]
+            assert "Kafka" in said["message"], said
         cut_off.json("PUT", f"runs/{run}", {"description": "needs no Kafka"})
         props = cut_off.json("GET", f"runs/{run}/info")["props"]
         assert (props["name"], props["archived"]) == ("renamed", False)
