@@ -313,6 +313,16 @@ def read_traces(
 ) -> Iterator[tuple[tuple[int, str], dict[str, Any]]]:
     """The fields of each (context id, name) in rows whose keys are (context id, name, field) behind `start`; others are skipped."""
 
+def read_values(
+    pairs: Iterator[tuple[bytes, bytes]],
+    start: int,
+    into: Columns,
+    most: int,
+    other: Callable[[bytes], object],
+) -> bool:
+    """Appends the number in each row whose key is a step behind `start`, until there are `most` points; returns whether it ended so. Other
+    rows are skipped; the points have neither time nor epoch."""
+
 # --- the read API ------------------------------------------------------------------------------
 
 def tree_records(name: str | int | None, value: object) -> bytes:

@@ -13,31 +13,39 @@ from matyan.rules.sequences import SequenceInfo
 
 
 def sampled(
-    run: RunView, info: SequenceInfo, most: int, steps: Range = (None, None)
+    run: RunView,
+    info: SequenceInfo,
+    most: int,
+    steps: Range = (None, None),
+    *,
+    values_only: bool = False,
 ) -> Generator[bytes, None, Columns]:
     """At most so many points of a metric in this range, by rank. Yields b"" while it reads, as a search does.
 
-    Where it is known beforehand how many there are, none are held but those; otherwise all of them are, 32 bytes each.
+    values_only: they need have neither time nor epoch. Where it is known beforehand how many there are, none are held but those; otherwise all of them are, 32 bytes each.
     """
     known = info.summary if steps == (None, None) else None
     if known is not None and known.count > most:
         found, seen = Columns(), 0
-        for block in _blocks(run, info, steps):
+        for block in _blocks(run, info, steps, values_only=values_only):
             found.extend(block.sampled_of(seen, known.count, most))
             seen += len(block)
             yield b""
         if seen == known.count:
             return found
     whole = Columns()
-    for block in _blocks(run, info, steps):
+    for block in _blocks(run, info, steps, values_only=values_only):
         whole.extend(block)
         yield b""
     return whole.sampled(most)
 
 
-def _blocks(run: RunView, info: SequenceInfo, steps: Range) -> Iterator[Columns]:
+def _blocks(
+    run: RunView, info: SequenceInfo, steps: Range, *, values_only: bool
+) -> Iterator[Columns]:
     view = run.view
-    return view.sequences.points(view.snap, run.run, info.ctx, info.name, *steps)
+    place = view.snap, run.run, info.ctx, info.name
+    return view.sequences.points(*place, *steps, values_only=values_only)
 
 
 def numpy(doubles: bytes) -> dict[str, object]:
@@ -86,7 +94,7 @@ def aligned(
     missing = {"x_axis_values": None, "x_axis_iters": None}
     if info is None:
         return {"name": name, "context": context, **missing}
-    sent = yield from sampled(run, info, most, slice_)
+    sent = yield from sampled(run, info, most, slice_, values_only=True)
     along = yield from _along(run, context, x_axis, sent)
     return {"name": name, "context": context, **missing, **along}
 
@@ -101,7 +109,8 @@ def _along(
         return {}
     wanted = set(steps)
     at: dict[int, float] = {}
-    for block in _blocks(run, info, (steps[0], _behind(steps[-1]))):
+    between = steps[0], _behind(steps[-1])
+    for block in _blocks(run, info, between, values_only=True):
         pairs = zip(array("q", block.steps_bytes()), array("d", block.values_bytes()), strict=True)
         at |= {step: value for step, value in pairs if step in wanted}
         yield b""

@@ -69,7 +69,7 @@ class _Metrics(Node):
     def item(self, key: Any) -> Any:
         name, context = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
         if context is None:
-            info = next(iter(self._run.metrics_by_name.get(name, ())), None)
+            info = self._run.first_metric(name) if isinstance(name, str) else None
         else:
             info = self._run.find(METRIC, name, context)
         return _Nothing() if info is None else QueriedSequence(self._run, info)

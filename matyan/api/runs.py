@@ -260,12 +260,15 @@ class RunView:
             for info in self.traces
         }
 
-    @cached_property
-    def metrics_by_name(self) -> dict[str, list[SequenceInfo]]:
-        found: dict[str, list[SequenceInfo]] = {}
-        for info in self.of_kind(METRIC):
-            found.setdefault(info.name, []).append(info)
-        return found
+    def first_metric(self, name: str) -> SequenceInfo | None:
+        """The first metric of this name, in the order of the contexts' ids; read alone, where it stands in one that is known."""
+        view = self.view
+        if "traces" not in self.__dict__:
+            for ctx in self.contexts:
+                info = view.sequences.sequence(view.snap, self.run, ctx, name)
+                if info is not None and kind_of(info) == METRIC:
+                    return info
+        return next((info for info in self.of_kind(METRIC) if info.name == name), None)
 
     def overview(self, kinds: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
         """Name, context and last value of the sequences, by kind; each of `kinds` has a list."""

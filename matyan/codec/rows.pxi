@@ -160,3 +160,22 @@ def read_traces(pairs, Py_ssize_t start, other):
         fields[field] = row_value(packed, other)
     if fields is not None:
         yield at, fields
+
+
+def read_values(pairs, Py_ssize_t start, Columns into not None, Py_ssize_t most, other):
+    # `pairs` is an iterator: the next call goes on behind what this one took.
+    cdef tuple elements
+    for key, packed in pairs:
+        elements = row_elements(key, start)
+        if elements is None or len(elements) != 1:
+            continue
+        step = elements[0]
+        if type(step) is not int or not INT64_MIN <= step <= INT64_MAX:
+            continue
+        value = row_value(packed, other)
+        if type(value) is not float and type(value) is not int:
+            continue
+        into.append(step, value, 0.0)
+        if into.size >= most:
+            return True
+    return False

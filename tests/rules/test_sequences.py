@@ -136,6 +136,17 @@ class Desk:
             ]
         )
 
+    def values(self, name: str, begin: int | None, end: int | None) -> list[Row]:
+        """Steps and values, where times and epochs are not asked for."""
+        asked = 0, name, begin, end
+
+        def body(snap: Snapshot) -> list[Row]:
+            found = self.sequences.points(snap, self.run, *asked, values_only=True)
+            rows = [row for columns in found for row in columns.rows()]
+            return [(step, value, 0.0, None) for step, value, _, _ in rows]
+
+        return self.read(body)
+
     def objects(self, name: str) -> list[tuple[int, int | float | None, float, object]]:
         return self.read(lambda snap: list(self.sequences.objects(snap, self.run, 0, name)))
 
@@ -286,6 +297,8 @@ def test_same_points_in_same_points_out(
         assert bits(desk.rows(name, begin, end)) == bits(
             [row for row in rows if row[0] is not None and begin <= row[0] < end]
         )
+        plain: list[Row] = [(step, value, 0.0, None) for step, value, _, _ in rows]
+        assert bits(desk.values(name, None, None)) == bits(plain)
         assert desk.count(name) == len(rows)
         assert desk.objects(name) == []
     assert {(info.name, info.dtype, info.last_step) for info in desk.infos()} == {

@@ -85,7 +85,7 @@ def add(app: QuartTrio, served: Served) -> None:
                 if there is None:
                     yield b""
                     continue
-                sampled = yield from points.sampled(one, there, most, steps)
+                sampled = yield from points.sampled(one, there, most, steps, values_only=True)
                 found = {"name": name, "context": context, **points.lists(sampled)}
                 yield (before + dumped(found)).encode()
                 before = ","

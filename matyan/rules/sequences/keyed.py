@@ -21,7 +21,7 @@ def keyed(
     times = Beside(snap, prefix + POINT_FIELDS["time"], begin, end)
     epochs = Beside(snap, prefix + POINT_FIELDS["epoch"], begin, end)
     vals = prefix + POINT_FIELDS["val"]
-    for key, value in _scan_steps(snap, vals, begin, end):
+    for key, value in scan_steps(snap, vals, begin, end):
         packed_step = key[len(vals) :]
         try:
             (step,) = unpack(packed_step)
@@ -64,9 +64,10 @@ def _epoch(packed: bytes) -> int | float | None:
         return None
 
 
-def _scan_steps(
+def scan_steps(
     snap: Snapshot, prefix: bytes, begin: int | None, end: int | None
 ) -> Iterator[KeyValue]:
+    """The rows whose keys go on with a step of this range."""
     low, high = range_of(prefix)
     if begin is not None:
         low = key_int(prefix, begin)
@@ -79,7 +80,7 @@ class Beside:
     """A range whose keys go on with a step, walked along with another one's steps."""
 
     def __init__(self, snap: Snapshot, prefix: bytes, begin: int | None, end: int | None) -> None:
-        self._pairs = _scan_steps(snap, prefix, begin, end)
+        self._pairs = scan_steps(snap, prefix, begin, end)
         self._start = len(prefix)
         self._head = next(self._pairs, None)
 

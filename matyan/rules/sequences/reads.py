@@ -41,6 +41,12 @@ class SequenceReads:
         for at, fields in read_traces(rows, len(prefix), readable.value):
             yield _info(at, fields)
 
+    def sequence(self, snap: Snapshot, run: str, ctx: int, name: str) -> SequenceInfo | None:
+        """The trace of one sequence, or None."""
+        start = len(self.keys.traces_prefix(run))
+        rows = snap.scan(*range_of(self.keys.traces_prefix(run, ctx, name)))
+        return next((_info(*found) for found in read_traces(rows, start, readable.value)), None)
+
     def summary(self, snap: Snapshot, run: str, info: SequenceInfo) -> Summary:
         """How many steps of a sequence have a point or an object, and the first, lowest and highest finite value of its points.
 
@@ -94,9 +100,13 @@ class SequenceReads:
         name: str,
         begin: int | None = None,
         end: int | None = None,
+        *,
+        values_only: bool = False,
     ) -> Iterator[Columns]:
-        """The points of a log_metric sequence with begin <= step < end: each step once, in the steps' order."""
-        return self.layout.read(snap, self.keys.seq(run, ctx, name), begin, end)
+        """The points of a log_metric sequence with begin <= step < end: each step once, in the steps' order. values_only: they may have
+        neither time nor epoch, which costs a quarter in the compatible layout."""
+        prefix = self.keys.seq(run, ctx, name)
+        return self.layout.read(snap, prefix, begin, end, values_only=values_only)
 
     def object_steps(self, snap: Snapshot, run: str, ctx: int, name: str) -> Iterator[int]:
         """The steps of an object or log sequence, in their order: cheaper than `objects`."""
