@@ -83,6 +83,8 @@ async def _commit(store: Store, rules: Rules, work: Callable[[Unit], None]) -> N
     def body(tr: Transaction) -> Unit:
         unit = rules.begin(tr, OWNER)
         work(unit)
+        for _ in unit.ending():
+            pass
         return unit
 
     rules.committed(await store.transact(body))

@@ -74,6 +74,7 @@ class Rules:
 
     def committed(self, unit: Unit) -> None:
         """`unit`'s transaction is durable: from now on its outcome may be remembered."""
+        assert unit.is_ended
         self.sequences.committed(unit.sequences)
         for run, ids in unit.contexts.items():
             self.contexts.add(run, ids)
@@ -277,6 +278,13 @@ class Unit:
             if after != shape:
                 shapes.put(rows, after)
             yield
+        self._reshaped_by.clear()
+        self._reparamed.clear()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether nothing is left for `ending`."""
+        return not (self._reshaped_by or self._reparamed)
 
     def _context(
         self, rows: RunRows[Transaction], text: str, context: dict[str, Any] | None
