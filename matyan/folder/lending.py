@@ -26,6 +26,8 @@ MOST_SESSIONS: Final = 64
 """At a time; each has a thread while it lasts, and others wait."""
 PAGE_BYTES: Final = 256 << 10
 """Of pairs in one answer."""
+MANY_BYTES: Final = 8 << 20
+"""Of the ranges that are asked for together."""
 _ANSWER_S: Final = 60.0
 """The other side must take an answer within this time."""
 
@@ -78,6 +80,8 @@ class Lender:
                     return pack_message([ITEMS, snap.get(*arguments)])
                 case "scan":
                     return pack_message([ITEMS, page(snap, *arguments)])
+                case "many":
+                    return pack_message([ITEMS, many(snap, *arguments)])
                 case "commit":
                     commit = partial(checked, *arguments)
                     return pack_message(
@@ -113,6 +117,25 @@ def page(
         pairs.append(pair)
         size += len(pair[0]) + len(pair[1])
     return pairs, True
+
+
+def many(
+    snap: Snapshot,
+    keys: Sequence[bytes],
+    ranges: Sequence[tuple[bytes, bytes, int, bool]],
+    most: int,
+) -> tuple[list[bytes | None], list[tuple[list[KeyValue], bool]]]:
+    """The values of these keys, and the first page of each of these ranges; of the last ones nothing, where it is too much."""
+    pages: list[tuple[list[KeyValue], bool]] = []
+    size = 0
+    for begin, end, limit, reverse in ranges:
+        if size >= MANY_BYTES:
+            pages.append(([], False))
+            continue
+        found = page(snap, begin, end, limit, reverse, most)
+        size += sum(len(key) + len(value) for key, value in found[0])
+        pages.append(found)
+    return [snap.get(key) for key in keys], pages
 
 
 def checked(

@@ -3,7 +3,7 @@
 One request a connection: a map with "op" and its arguments. `client.py` asks, `server.py` answers.
 
 Behind the request "lend" the connection is a session on one moment of the store (`lent.py`, `lending.py`), with one answer `[ITEMS, what]`
-or error for it and for each further message: `["get", key]`, `["scan", begin, end, limit, reverse, most]`, `["commit", reads, scans, clears, writes]`.
+or error for it and for each further message: `["get", key]`, `["scan", begin, end, limit, reverse, most]`, `["many", keys, ranges, most]`, `["commit", reads, scans, clears, writes]`.
 """
 
 from __future__ import annotations

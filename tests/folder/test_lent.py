@@ -5,6 +5,7 @@ What every engine promises it promises in `tests/contracts/test_store.py`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import islice
@@ -19,7 +20,7 @@ from matyan.folder.folder import DataFolder, open_folder
 from matyan.folder.lent import LentStore
 from matyan.folder.wire import LEND, pack_message, received, unpack_message
 from matyan.keys import Keys
-from matyan.store.base import Transaction
+from matyan.store.base import Range, Snapshot, Transaction
 
 
 @asynccontextmanager
@@ -163,3 +164,38 @@ async def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(MatyanError, match="no"):
             await store.transact(body)
         assert await store.read(lambda snap: snap.get(key("a"))) is None
+
+
+async def test_what_was_prefetched_is_read_as_it_stands(tmp_path: Path) -> None:
+    """Whole ranges, parts of them and single keys, from both ends, and what was too much for one answer; of the same moment."""
+    async with lending(tmp_path / "data") as holder:
+        names = [f"{number:04}" for number in range(3_000)]
+        rows = [(key(name), name.encode()) for name in names]
+        await holder.store.transact(lambda tr: tr.update(rows))
+        dice = random.Random(7)
+
+        def compare(lent: Snapshot, direct: Snapshot) -> None:
+            for _ in range(40):
+                places = [sorted(dice.sample(range(3_001), 2)) for _ in range(dice.randrange(6))]
+                ranges = [
+                    Range(key(f"{first:04}"), key(f"{last:04}"), dice.choice([0, 0, 5]))
+                    for first, last in places
+                ]
+                keys = [key(dice.choice([*names, "none"])) for _ in range(dice.randrange(4))]
+                lent.prefetch(keys, ranges)
+                for _ in range(8):
+                    first, last = sorted(dice.sample(range(3_001), 2))
+                    if places and dice.random() < 0.7:
+                        first, last = dice.choice(places)
+                    begin, end = key(f"{first:04}"), key(f"{last:04}")
+                    how = {"limit": dice.choice([0, 0, 7]), "reverse": dice.random() < 0.5}
+                    assert [*lent.scan(begin, end, **how)] == [*direct.scan(begin, end, **how)]
+                    one = dice.choice([*keys, begin, end, key("none")])
+                    assert lent.get(one) == direct.get(one)
+
+        async with (
+            LentStore(tmp_path / "data").snapshot() as lent,
+            holder.store.snapshot() as direct,
+        ):
+            await holder.store.transact(lambda tr: tr.clear_range(*ALL))
+            await trio.to_thread.run_sync(compare, lent, direct)
