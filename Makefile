@@ -51,8 +51,8 @@ fuzz: setup
 browser:
 	@for name in chromium chromium-browser google-chrome; do command -v $$name && exit 0; done; \
 	. /etc/os-release; [ "$$ID" = debian ] && [ "$$(id -u)" = 0 ] || { echo "There is no Chromium on the PATH; install one." >&2; exit 1; }; \
-	export DEBIAN_FRONTEND=noninteractive; timeout 120 apt-get -qq update; \
-	timeout 300 apt-get -qq -y install --no-install-recommends chromium >/dev/null
+	export DEBIAN_FRONTEND=noninteractive; timeout 60 apt-get -qq update; \
+	timeout 150 apt-get -qq -y install --no-install-recommends chromium >/dev/null
 
 # The pictures of the web app in docs/images.
 screenshots: setup browser
