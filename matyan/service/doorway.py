@@ -10,7 +10,7 @@ import trio
 from matyan.service.asgi import ASGIApp, Receive, Scope, Send, rest_discarded
 from matyan.service.doors import Refusal
 from matyan.service.entrance import Entrance
-from matyan.service.http1 import detail
+from matyan.service.http1 import turned_away
 from matyan.service.logs import get_logger
 from matyan.service.telemetry import count_request
 
@@ -88,7 +88,7 @@ def _joined(pairs: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def _refuse(refusal: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    answer = detail(refusal.status, refusal.sentence)
+    answer = turned_away(refusal.status, refusal.sentence)
     headers = [
         (b"content-type", answer.content_type.encode()),
         (b"content-length", str(len(answer.body)).encode()),

@@ -50,6 +50,11 @@ def detail(status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()
     return json_answer(status, {"detail": sentence}, headers)
 
 
+def turned_away(status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> Answer:
+    """The same of a request that may not come in; the web app shows its `message`."""
+    return json_answer(status, {"detail": sentence, "message": sentence}, headers)
+
+
 class BadRequest(Exception):
     """What came is no request that is understood: answer so and close, since its end is not known."""
 

@@ -33,6 +33,7 @@ from matyan.service.http1 import (
     refuse,
     response,
     send_within,
+    turned_away,
 )
 from matyan.service.islands import island
 from matyan.service.logs import get_logger
@@ -278,7 +279,7 @@ class HttpServer:
         tell_refused(head.method, head.path, refusal)
         await self._entrance.hold(refusal, peer_address(stream), self._draining)
         headers = (*refusal.headers, *self._entrance.doors.cors(head.headers))
-        await refuse(stream, detail(refusal.status, refusal.sentence, headers))
+        await refuse(stream, turned_away(refusal.status, refusal.sentence, headers))
 
     def _judge_client(self, stream: Stream, head: Head) -> Refusal | None:
         """Whether the client must show a certificate and has not. An orchestrator's health check has none to show."""

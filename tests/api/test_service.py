@@ -62,7 +62,10 @@ def test_it_has_the_doors_of_every_service(tmp_path: Path) -> None:
         for origin, wanted in ((PAGE, 204), ("https://evil.example", 401)):
             asks = {"Origin": origin, "Access_Control_Request_Method": "DELETE"}
             assert ask(service, "/api/v1/rest/runs/r", "OPTIONS", **asks)[0] == wanted
-        assert ask(service, "/api/v1/rest/runs/r", "DELETE", Authorization=reads)[0] == 403
+        status, _, body = ask(service, "/api/v1/rest/runs/r", "DELETE", Authorization=reads)
+        said = json.loads(body)
+        assert (status, said["message"]) == (403, said["detail"]), "which the web app shows"
+        assert "this wants write" in said["message"]
         socket = ask(service, "/api/v1/ws/runs/r", Authorization=reads, Upgrade="websocket")
         assert socket[0] == 403
         assert service.stop(signal.SIGTERM) == 0
