@@ -394,7 +394,7 @@ class Ingestion:
             for op in contents.ops:
                 yield from unit.applying(op)
                 yield
-        yield from unit.ending()
+            yield from unit.ending()
         if unit.dropped:
             self._note_dropped(tr, unit, batch)
         events, dead = [*contents.events.values()], [*contents.dead.values()]
