@@ -53,6 +53,11 @@ class WatchedSnapshot:
     def prefetches(self) -> bool:
         return self._snap.prefetches
 
+    @property
+    def moments(self) -> int:
+        """As a View has it; a snapshot that is none is of one moment."""
+        return getattr(self._snap, "moments", 1)
+
     def prefetch(self, keys: Sequence[bytes], ranges: Sequence[Range]) -> None:
         self._look()
         self._snap.prefetch(keys, ranges)
