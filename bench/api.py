@@ -14,8 +14,8 @@ What is counted, and the bias that it has:
 - memory: by how much VmHWM, reset before the question, went beyond what was resident then; the largest of the rounds.
 - ratio: of the end, beside a `--peer`'s that was asked in turn, question by question. A peer is any server of the same API, with whatever it
   holds: filling it is the caller's affair, and so is that it holds the same (bytes tells). One that has no such route, or says no, has a dash.
-- ingest: `loadgen.py` at half a thousand frames a second of 10 messages each, alone, and while one client asks for all runs again and again; the
-  p99 of the acknowledgements from the schedule. The generator and both clients share the cores with the server.
+- ingest: `loadgen.py` at half a thousand frames a second of 10 messages each, alone, and while one client asks the same again and again, in turn;
+  the acknowledgements from the schedule, medians of the rounds. The generator and the client share the cores with the server.
 - Nothing is compared with the goals of the specification here: those stand beside the figures in the last column.
 """
 
@@ -208,23 +208,34 @@ def asking(ours: Peer, question: Question) -> Iterator[list[float]]:
 
 
 def measure_ingest(
-    server: Server, port: int, ours: Peer, wanted: Sequence[Question], seconds: float
+    server: Server, port: int, ours: Peer, wanted: Sequence[Question], rounds: int, seconds: float
 ) -> list[list[str]]:
-    """A row a question that is asked meanwhile; the first is of none."""
-    rows = []
-    alone = 0.0
-    for question in [None, *wanted]:
-        if question is None:
-            result, ends = loadgen.run(port, LOAD, cpu=server.cpu, seconds=seconds), []
-        else:
-            with asking(ours, question) as ends:
-                result = loadgen.run(port, LOAD, cpu=server.cpu, seconds=seconds)
-        p99 = result["ack_from_schedule_ms"]["p99"]
-        alone = alone or p99
-        cells = [question.name if question else "nothing", number(result["ack_ms"]["p50"])]
-        cells += [number(p99), number(p99 / alone)]
-        rows.append([*cells, number(sum(ends) / len(ends) * 1e3 if ends else None)])
-    return rows
+    """A row a question that is asked meanwhile, in turn; the first is of none."""
+    found: dict[str, list[dict[str, float]]] = {}
+    loadgen.run(port, LOAD, cpu=server.cpu, seconds=1)
+    for _ in range(rounds):
+        for question in [None, *wanted]:
+            if question is None:
+                result, ends = loadgen.run(port, LOAD, cpu=server.cpu, seconds=seconds), []
+            else:
+                with asking(ours, question) as ends:
+                    result = loadgen.run(port, LOAD, cpu=server.cpu, seconds=seconds)
+            acks = {name: result["ack_from_schedule_ms"][name] for name in ("p50", "p99")}
+            end = sum(ends) / len(ends) * 1e3 if ends else 0.0
+            found.setdefault(question.name if question else "nothing", []).append(
+                {**acks, "end": end}
+            )
+    middle = {name: medians(rows) for name, rows in found.items()}
+    alone = middle["nothing"]["p99"]
+    return [
+        [
+            name,
+            *(number(row[key]) for key in ("p50", "p99")),
+            number(row["p99"] / alone),
+            number(row["end"] or None),
+        ]
+        for name, row in middle.items()
+    ]
 
 
 def main() -> None:
@@ -281,7 +292,7 @@ def main() -> None:
                 heavy = [one for one in every if one.name in ("all", "no match", "points")]
                 with tracker(copy, layout) as (server, port):
                     ours = Peer("ours", f"http://127.0.0.1:{port}")
-                    loads = measure_ingest(server, port, ours, heavy, given.seconds)
+                    loads = measure_ingest(server, port, ours, heavy, given.rounds, given.seconds)
                 head = [f"{layout}, {LOAD}: ack ms beside", "p50", "p99", "by alone", "its end"]
                 print(table(head, loads) + "\n")
                 everything[f"{layout}, ingest"] = loads
