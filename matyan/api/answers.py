@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from matyan.api.gone import ClientGone, IsGone, WatchedSnapshot, client_of_request
+from matyan.api.gone import ClientGone, Commits, IsGone, WatchedSnapshot, client_of_request
 from matyan.api.runs import View
 from matyan.errors import MatyanError
 from matyan.keys import Keys
@@ -38,10 +38,17 @@ _log = get_logger()
 
 
 class Reads:
-    """Reads one store for the API. Streams need `run`."""
+    """Reads one store for the API. Streams need `run`.
 
-    def __init__(self, store: Store, keys: Keys, sequences: Sequences) -> None:
+    Args:
+        commits: how many this process has made: while it makes some, reads leave room for it.
+    """
+
+    def __init__(
+        self, store: Store, keys: Keys, sequences: Sequences, commits: Commits = lambda: 0
+    ) -> None:
         self.store = store
+        self._commits = commits
         self.keys = keys
         self._sequences = sequences
         self._limit = trio.CapacityLimiter(_AT_ONCE)
@@ -59,7 +66,7 @@ class Reads:
             sys.setswitchinterval(before)
 
     def view(self, snap: Snapshot, is_gone: IsGone) -> View:
-        return View(WatchedSnapshot(snap, is_gone), self.keys, self._sequences)
+        return View(WatchedSnapshot(snap, is_gone, self._commits), self.keys, self._sequences)
 
     async def one(self, body: Callable[[View], T]) -> T:
         """What `body` returns, of one moment.

@@ -21,7 +21,8 @@ _BUCKET = "matyan-artifacts"
 
 def tracker_api(tracker: Tracker, settings: Settings) -> tuple[Reads, Callable[[], ASGIApp]]:
     """What reads the store for the API, a task of its own, and what makes the app, in a thread."""
-    reads = Reads(tracker.store, tracker.keys, tracker.sequences)
+    store = tracker.store
+    reads = Reads(store, tracker.keys, tracker.sequences, lambda: store.writes)
     changes = Changes(tracker.store, tracker.keys, tracker.outbox, tracker.delete)
     return reads, partial(_make, reads, changes, tracker.blobs, _BUCKET, settings)
 

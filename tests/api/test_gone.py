@@ -112,7 +112,7 @@ def test_a_scan_and_a_get_look_for_the_client(tmp_path: Path) -> None:
 
     async def work() -> None:
         async with reads_of(tmp_path) as reads, reads.store.snapshot() as snap:
-            watched = WatchedSnapshot(snap, is_gone)
+            watched = WatchedSnapshot(snap, is_gone, lambda: 0)
             place = reads.keys.run_range("r")
             assert sum(1 for _ in watched.scan(*place)) == ROWS
             assert [*watched.scan(*place, limit=3, reverse=True)] == [
