@@ -268,11 +268,19 @@ Meant = tuple[str, Callable[[Difference], bool]]
 
 MEANT: Final[list[Meant]] = [
     (
-        "rows of ours alone: which store and layout, whose records a run's last were, when, and where to go on",
+        "rows of ours alone: which store and layout, whose records a run's last were, when, what shape it has, and where to go on",
         lambda d: (
             d.theirs is ABSENT
             and d.row[0] == "S"
-            and d.row[1] in {"store", "layout", "owner", "activity", "ingest", "dropped"}
+            and d.row[1] in {"store", "layout", "owner", "activity", "ingest", "dropped", "shape"}
+        ),
+    ),
+    (
+        "a trace of ours tells how many steps it has, and the first, lowest and highest value",
+        lambda d: (
+            d.theirs is ABSENT
+            and d.begins("R", None, "traces", None, None, "summary")
+            and isinstance(d.ours, list)
         ),
     ),
     (
