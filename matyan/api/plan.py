@@ -203,7 +203,7 @@ def _same(value: str | int | float) -> Iterable[str | int | float]:
         found["boolean"] = bool(value)
     if value == value and abs(value) < 2**64 and value == int(value):
         found["integer"] = int(value)
-    if abs(value) <= sys.float_info.max and float(value) == value:
+    if isinstance(value, float) or (abs(value) <= sys.float_info.max and float(value) == value):
         found["float"] = float(value) or 0.0
     if value == 0:
         found["negative"] = -0.0
