@@ -17,13 +17,13 @@ from typing import IO, Any, Final, cast
 
 import trio
 
-from matyan.errors import MatyanError
+from matyan.errors import MatyanError, Unavailable
 from matyan.folder.wire import ERROR, ITEMS, pack_message, received, unpack_message
 from matyan.service.logs import get_logger
 from matyan.store.base import KeyValue, Snapshot, Store, Transaction
 
-MOST_SESSIONS: Final = 64
-"""At a time; each has a thread while it lasts, and others wait."""
+MOST_SESSIONS: Final = 256
+"""At a time; each has a thread and two descriptors while it lasts. An answer of the read API whose client does not take it holds one."""
 PAGE_BYTES: Final = 256 << 10
 """Of pairs in one answer."""
 MANY_BYTES: Final = 8 << 20
@@ -41,14 +41,27 @@ class Lender:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._sessions = 0
         self._limit = trio.CapacityLimiter(MOST_SESSIONS)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One session, until the other side ends it.
 
         Raises:
-            Unavailable: the store cannot be read now.
+            Unavailable: the store cannot be read now, or has too many sessions.
         """
+        # At once: whoever waits here does so in a thread, and of these there are few for all that the other process does.
+        if self._sessions == MOST_SESSIONS:
+            raise Unavailable(
+                f"The process that has this store open serves {MOST_SESSIONS} readers already: ask again later."
+            )
+        self._sessions += 1
+        try:
+            await self._session(stream)
+        finally:
+            self._sessions -= 1
+
+    async def _session(self, stream: trio.SocketStream) -> None:
         async with self._store.snapshot() as snap:
             # The number may be another's when this one was closed; the copy is the thread's own.
             connection = socket.socket(fileno=os.dup(stream.socket.fileno()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import trio
 from matyan.errors import MatyanError, Unavailable
 from matyan.folder.client import connect
 from matyan.folder.folder import DataFolder, open_folder
+from matyan.folder.lending import MOST_SESSIONS
 from matyan.folder.lent import LentStore
 from matyan.folder.wire import LEND, pack_message, received, unpack_message
 from matyan.keys import Keys
@@ -151,6 +152,27 @@ async def test_a_session_that_asks_for_nonsense_is_told_so(tmp_path: Path) -> No
         assert all(kind == 2 for kind, *_ in errors)
         assert good == [0, b"\x02"]
         assert await LentStore(tmp_path / "data").read(lambda snap: snap.get(key("a"))) is None
+
+
+async def test_one_session_too_many_is_told_so_at_once(tmp_path: Path) -> None:
+    """A thread that waits for its turn would be missing elsewhere; when another ends there is room again."""
+    async with lending(tmp_path / "data"), AsyncExitStack() as many:
+        store = LentStore(tmp_path / "data")
+        async with store.snapshot():
+            for _ in range(MOST_SESSIONS - 1):
+                await many.enter_async_context(store.snapshot())
+            with trio.fail_after(10), pytest.raises(Unavailable, match="ask again later"):
+                await store.read(lambda snap: snap.get(key("a")))
+
+        async def has_room() -> bool:
+            try:
+                return await store.read(lambda snap: snap.get(key("a"))) is None
+            except Unavailable:
+                return False
+
+        with trio.fail_after(10):
+            while not await has_room():
+                await trio.sleep(0.01)
 
 
 async def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
