@@ -88,7 +88,11 @@ class Reads:
         to_send, pieces = trio.open_memory_channel[bytes | MatyanError](0)
         is_gone = is_gone or client_of_request()
         self._nursery.start_soon(partial(self._read, rows, is_gone, to_send))
-        first = await anext(pieces, b"")
+        try:
+            first = await anext(pieces, b"")
+        except BaseException:
+            pieces.close()  # or the reader would keep its moment of the store for as long as a client may take
+            raise
         if isinstance(first, MatyanError):
             raise first
 

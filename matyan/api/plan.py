@@ -113,9 +113,11 @@ class _Planner:
             return (yield from self._all_of(need, most))
         if isinstance(need, Either):
             found: set[str] = set()
+            used = len(self._used)
             for part in need.parts:
                 more = yield from self.narrowed(part, most)
                 if more is None:
+                    del self._used[used:]
                     return None
                 found |= more
             return found

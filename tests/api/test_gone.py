@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 import urllib.parse
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +21,7 @@ from matyan.api.gone import ClientGone, WatchedSnapshot
 from matyan.api.runs import View
 from matyan.keys import Keys
 from matyan.rules.sequences import Sequences
+from matyan.service.http1 import SEND_S
 from matyan.store.rocks import open_rocks
 from tests.tracker import Tracker, running
 from tests.until import until, wait_for
@@ -74,6 +76,30 @@ async def test_a_stream_ends_with_its_client(tmp_path: Path) -> None:
         await closed.wait()
         with pytest.raises(StopAsyncIteration):
             await anext(body)
+
+
+async def test_a_stream_that_nobody_waits_for_any_more_ends(tmp_path: Path) -> None:
+    """Before its first piece is there: a moment of the store is not kept for what cannot be sent."""
+    begun, closed, go_on = trio.Event(), trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def rows(view: View) -> Iterator[bytes]:
+        token.run_sync_soon(begun.set)
+        try:
+            go_on.wait()
+            yield b"first"
+            yield b"second"
+        finally:
+            token.run_sync_soon(closed.set)
+
+    async with reads_of(tmp_path) as reads:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reads.stream, rows, lambda: False)
+            await begun.wait()
+            nursery.cancel_scope.cancel()
+        go_on.set()
+        with trio.fail_after(SEND_S / 2):
+            await closed.wait()
 
 
 async def test_one_long_step_of_a_stream_ends_with_its_client(tmp_path: Path) -> None:

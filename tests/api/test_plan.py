@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from matyan.api.plan import candidates, explained
 from matyan.api.queried import QueriedRun, QueriedSequence
 from matyan.api.query import EvaluationError, parse
-from matyan.api.query.facts import ANYTHING
+from matyan.api.query.facts import ANYTHING, Begins, Either, Is
 from matyan.api.runs import METRIC, View
 from matyan.rules.sequences import Sequences
 from tests.ledger import T0, Ledger, metric, record
@@ -264,3 +264,10 @@ def test_the_plan_is_told(ledger: Ledger) -> None:
             {"index": "archived", "of": False, "runs_without": 7},
         ],
     }
+
+
+def test_an_index_that_did_not_narrow_is_not_told(ledger: Ledger) -> None:
+    """An alternative is too long for an index, so what another one has found says nothing."""
+    need = Either((Is("hparam", 1, "p"), Begins(LONG)))
+    told = ledger.store.look(lambda snap: explained(view_of(ledger, snap), need))
+    assert told == {"candidates": len(VALUES), "narrowed_by": []}

@@ -22,6 +22,7 @@ from matyan.folder.lent import LentStore
 from matyan.folder.wire import LEND, pack_message, received, unpack_message
 from matyan.keys import Keys
 from matyan.store.base import Range, Snapshot, Transaction
+from tests.until import until
 
 
 @asynccontextmanager
@@ -170,9 +171,7 @@ async def test_one_session_too_many_is_told_so_at_once(tmp_path: Path) -> None:
             except Unavailable:
                 return False
 
-        with trio.fail_after(10):
-            while not await has_room():
-                await trio.sleep(0.01)
+        await until(has_room)
 
 
 async def test_a_body_that_raises_leaves_nothing(tmp_path: Path) -> None:
