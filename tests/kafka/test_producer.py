@@ -13,7 +13,7 @@ from dev.broker import Broker
 from matyan._codec import murmur2
 from matyan.broker.kafka.client import producer_config
 from matyan.broker.kafka.producer import KafkaProducer, open_producer
-from matyan.errors import QueueFull, Unavailable
+from matyan.errors import QueueFull, RecordsRefused, Unavailable
 from matyan.settings import Settings, load
 from tests.kafka.topics import read_topic
 from tests.until import until
@@ -356,6 +356,48 @@ async def test_a_frame_that_is_handed_over_in_part_goes_on_with_the_next_client(
         *values,
         b"behind",
     ]
+
+
+async def test_a_frame_between_two_slices_goes_on_though_its_partition_was_quiet_for_long(
+    settings: Settings, broker: Broker, make_topic: Callable[..., str]
+) -> None:
+    """Its answer frees the partition, so it must not wait for that."""
+    topic, replies = make_topic(1), Replies()
+    values = frame(0, 0, 5_000)
+    async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        await open_lane(producer)
+        producer.produce(b"run", values, replies.of(0))
+        (lane,) = producer._gathered
+        lane.open_until = 0.0
+        await replies.wait_for(1)
+    assert [message.value() for message in read_topic(broker, topic)] == [b"opens", *values]
+
+
+async def test_who_hears_that_a_frame_was_given_up_may_send_another_one(
+    own_broker: Broker,
+) -> None:
+    """At once, in the same partition, and one that the client refuses at once."""
+    settings = load(
+        {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap, "MATYAN_DELIVERY_TIMEOUT_S": "1"}
+    )
+    replies, large = Replies(), bytes(20_000)
+    config = {**producer_config(settings), "message.max.bytes": 10_000}
+    async with open_producer(config, "data-ingestion", CAPACITY) as producer:
+        producer.produce(b"other", [b"connects"], replies.of(0))
+        await replies.wait_for(1)
+        own_broker.freeze()
+
+        def send_another(error: Exception | None) -> None:
+            replies.of(1)(error)
+            producer.produce(b"run", [large, b"small"], replies.of(2))
+
+        producer.produce(b"run", [b"lost"], send_another)
+        await replies.wait_for(2)
+        own_broker.thaw()
+        await replies.wait_for(3)
+        assert producer.queued_bytes == 0
+    assert isinstance(replies.all[1][1], Unavailable)
+    assert isinstance(replies.all[2][1], RecordsRefused)
 
 
 async def test_an_error_of_the_block_comes_out_as_it_is(settings: Settings) -> None:

@@ -377,7 +377,8 @@ class KafkaProducer:
             while waiting:
                 frame = waiting[0]
                 values = frame.values
-                if now > lane.open_until:
+                # The rest of a frame goes on: its answer comes only behind it.
+                if now > lane.open_until and not frame.sent:
                     if lane.unanswered:
                         self._park(lane)
                         break
@@ -486,6 +487,9 @@ class KafkaProducer:
             lane = frame.lane
             self._in_flight -= 1
             lane.unanswered -= frame.sent
+            # Before anybody is told: who is may send another frame, which parks it anew.
+            if frame.sent and lane in self._parked:
+                self._unpark(lane)
             if self._is_unbatched and frame.set_aside_too_large():
                 # The gap that a refused record leaves ends this client.
                 self._will_be_unbatched = True
@@ -502,8 +506,6 @@ class KafkaProducer:
                 error, _ = frame.failed[0]
                 self._give_up(frame, error.str())
                 self._give_up_late(lane, error.str())
-            if lane in self._parked:
-                self._unpark(lane)
         if self._lane_count != (count := self._partition_count()) and not self._old_lanes:
             self._old_lanes = {lane for lane in self._lanes.values() if lane.waiting}
             self._lanes, self._lane_count = {}, count
