@@ -290,7 +290,7 @@ def _archival(run: str, archived: bool, now: float) -> list[ControlEvent]:
 
 def _activity(rows: RunRows[Transaction], active: bool, now: float) -> dict[str, Any]:
     if active:
-        return {"active": True, "finalized_at": None}
+        return {"active": True, "finalized_at": None, "duration": None}
     if runs.get_meta(rows, "finalized_at") is None:
         return {"active": False, "finalized_at": now}
     return {"active": False}

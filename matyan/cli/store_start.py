@@ -10,7 +10,7 @@ import trio
 from matyan.cli.start import FIRST_WAIT_S, LONGEST_WAIT_S, NOT_ASKED
 from matyan.errors import ConfigurationError, NoStore, Unavailable
 from matyan.folder.client import ask, connect
-from matyan.folder.lent import LentStore
+from matyan.folder.lent import LentStore, nobody_holds
 from matyan.folder.opened import Opened, open_to_read, open_up
 from matyan.service import telemetry
 from matyan.service.backoff import Backoff
@@ -110,9 +110,7 @@ def _must_be_a_workers(name: FolderName) -> None:
     try:
         (place,) = ask(partial(connect, name.folder), "job_place", {})
     except Unavailable:
-        raise Unavailable(
-            f"Nobody holds {name.folder}: start its worker, with: matyan ingest-worker --store {name}."
-        ) from None
+        raise nobody_holds(name.folder) from None
     if place["is_tracker"]:
         raise ConfigurationError(
             f"`matyan up` holds {name.folder}, and shows what is in it at its own port: open that one, or name a folder that a "

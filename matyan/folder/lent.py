@@ -23,6 +23,7 @@ from matyan.folder.client import connect, error_of
 from matyan.folder.lending import Seen, seen
 from matyan.folder.wire import ERROR, LEND, pack_message, received, unpack_message
 from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction, View
+from matyan.store.open import FolderName
 from matyan.store.overlay import Overlay
 from matyan.store.rocks.store import DIRECTORIES
 
@@ -45,6 +46,12 @@ _MOST_ATTEMPTS: Final = 50
 _AGAIN_S: Final = 0.002
 
 
+def nobody_holds(folder: Path) -> Unavailable:
+    return Unavailable(
+        f"Nobody holds {folder}: start its worker, with: matyan ingest-worker --store {FolderName(folder)}."
+    )
+
+
 class _Session:
     """A connection to whoever has the store open. Used from one thread at a time."""
 
@@ -54,7 +61,10 @@ class _Session:
             Unavailable: nobody has the store open, or it cannot be read now.
         """
         self._folder = folder
-        self._socket = connect(folder)
+        try:
+            self._socket = connect(folder)
+        except Unavailable as error:
+            raise nobody_holds(folder) from error
         self._socket.settimeout(_ANSWER_S)
         self._stream = cast("IO[bytes]", self._socket.makefile("rb", buffering=1 << 16))
         self._answer_to({"op": LEND})

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 from matyan_client import Repo, Run
 from matyan_client.objects import Figure, Text
+from websockets.sync.client import connect
 
 from matyan.api.app import create_api
 from matyan.api.served import Served
 from tests.api.stream import objects, shown
 from tests.tracker import Service, Tracker, matyan, running
+from tests.until import wait_for
 
 BASE = "/api/v1/rest/"
 
@@ -275,6 +277,21 @@ def test_what_is_written_of_a_run_is_read(api: API) -> None:
     assert api.json("GET", f"{run}/info")["props"]["end_time"] is not None
     for path in ("runs/gone", "runs/gone/tags/new"):
         api.json("PUT" if path == "runs/gone" else "POST", path, {"tag_name": "x"}, status=404)
+
+
+def test_the_duration_of_a_run_that_goes_on_again_is_not_its_old_one(tmp_path: Path) -> None:
+    """Nor when it is then finished anew."""
+    with running(tmp_path / "data") as tracker:
+        api = API(tracker)
+        with connect(f"{tracker.url.replace('http', 'ws')}/api/v1/ws/runs/again") as sent:
+            for kind, second in (("create_run", 5), ("finish_run", 15)):
+                told = {"type": kind, "client_datetime": f"2026-01-02T03:04:{second:02}Z"}
+                sent.send(json.dumps(told))
+                assert '"ok"' in str(sent.recv())
+        wait_for(lambda: "again" in api.stream("runs/search/run", q="run.duration == 10"))
+        for path, body in (("runs/again", {"active": True}), ("runs/finish-batch", ["again"])):
+            api.json("PUT" if path == "runs/again" else "POST", path, body)
+            assert "again" in api.stream("runs/search/run", q="run.duration > 10"), path
 
 
 def test_experiments_tags_and_documents(api: API) -> None:

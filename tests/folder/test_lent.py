@@ -109,7 +109,7 @@ async def test_whoever_lends_may_go_and_come(tmp_path: Path) -> None:
     """Meanwhile the store is away, also for who holds a moment of it; then it is there, with what was written."""
     data = tmp_path / "data"
     store = LentStore(data)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=f"matyan ingest-worker --store rocks:{data}"):
         await store.read(lambda snap: snap.get(key("a")))
     async with lending(data):
         await store.transact(lambda tr: tr.set(key("a"), b"1"))
@@ -119,7 +119,7 @@ async def test_whoever_lends_may_go_and_come(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="went away"):
         await trio.to_thread.run_sync(view.get, key("a"))
     await snapshot.__aexit__(None, None, None)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match=f"matyan ingest-worker --store rocks:{data}"):
         await store.transact(lambda tr: tr.set(key("a"), b"2"))
     async with lending(data):
         assert await store.read(lambda snap: snap.get(key("a"))) == b"1"
