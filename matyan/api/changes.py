@@ -172,13 +172,17 @@ class Changes:
         Raises:
             Refused: the name is taken.
         """
-        now = time.time()
+        now, made = time.time(), ""
 
-        def body(tr: Transaction) -> str:
-            _must_be_free(tr, self._keys, family, name)
-            return entities.make(tr, self._keys, family, name, now, fields)
+        def body(tr: Transaction) -> None:
+            nonlocal made
+            # After a commit of unknown outcome it may be there already.
+            if entities.uuid_of(tr, self._keys, family, name) != made:
+                _must_be_free(tr, self._keys, family, name)
+                made = entities.make(tr, self._keys, family, name, now, fields)
 
-        return str(await self.transact(body))
+        await self.transact(body)
+        return made
 
     async def change(self, family: str, id: str, fields: Mapping[str, Any]) -> None:
         """
@@ -213,8 +217,7 @@ class Changes:
                 raise Refused(404, f"There is no {one} {id[:64]}.")
 
         def body(tr: Transaction) -> None:
-            must_be_there(tr)
-            entities.remove(tr, self._keys, family, id)
+            entities.remove(tr, self._keys, family, id)  # a worker may have been faster
             self._outbox.within(tr, events, [])
 
         await self._store.read(must_be_there)
@@ -245,11 +248,9 @@ class Changes:
             Refused: there is none of this id.
         """
 
-        def body(tr: Transaction) -> None:
-            must_be(tr, self._keys, family, id)
-            documents.remove(tr, self._keys, family, id)
-
-        await self.transact(body)
+        await self._store.read(lambda snap: must_be(snap, self._keys, family, id))
+        # Not within: after a commit of unknown outcome it may be gone already.
+        await self.transact(lambda tr: documents.remove(tr, self._keys, family, id))
 
     async def pin(self, sequences: list[Any]) -> None:
         await self.transact(partial(documents.pin, keys=self._keys, sequences=sequences))
@@ -273,7 +274,9 @@ def must_be(snap: Snapshot, keys: Keys, family: Family, id: str) -> documents.Fi
 
 def _must_be_free(tr: Transaction, keys: Keys, family: str, name: str) -> None:
     if entities.uuid_of(tr, keys, family, name) is not None:
-        raise Refused(409, f"There is a {_ONE[family]} {name[:255]!r} already: take another name.")
+        raise Refused(
+            409, f"The {_ONE[family]} {name[:255]!r} is there already: take another name."
+        )
 
 
 def _rows(tr: Any, keys: Keys, run: str) -> RunRows[Any]:
