@@ -17,16 +17,11 @@ from matyan import errors
 from matyan.errors import ConfigurationError, MatyanError, Unavailable
 from matyan.folder.spool import Spool
 from matyan.folder.wire import SOCKET_NAME, socket_address
-from matyan.service.messages import (
-    END,
-    ERROR,
-    Stream,
-    pack_message,
-    received,
-    unpack_message,
-)
+from matyan.service import messages
+from matyan.service.messages import Stream, pack_message, received, unpack_message
 
-_GONE = "The process that holds this data folder went away while it answered: run the same command again."
+_GONE = "The process that was asked went away while it answered: run the same command again."
+_NO_ANSWER = "What came is no answer that this version can read: see to the place that was asked, and run the same version there."
 
 
 Connect = Callable[[], socket.socket]
@@ -64,8 +59,8 @@ def answered(
     Raises:
         MatyanError: what the other side says; Unavailable when it went away.
     """
-    with closing(Spool(_messages(stream), hang_up)) as messages:
-        yield from _rows(messages, on_end)
+    with closing(Spool(_messages(stream), hang_up)) as came:
+        yield from _rows(came, on_end)
 
 
 def is_answered(folder: Path) -> bool:
@@ -81,16 +76,29 @@ def is_answered(folder: Path) -> bool:
     return True
 
 
-def _rows(messages: Iterable[bytes], on_end: Callable[[int], None]) -> Iterator[Any]:
-    for message in messages:
-        kind, *rest = unpack_message(message)
-        if kind == END:
-            on_end(rest[0] if rest else 1)
-            return
-        if kind == ERROR:
-            raise error_of(*rest)
-        yield from rest[0]
+def _rows(came: Iterable[bytes], on_end: Callable[[int], None]) -> Iterator[Any]:
+    for message in came:
+        match _unpacked(message):
+            case [messages.END]:
+                on_end(1)
+                return
+            case [messages.END, int(moments)]:
+                on_end(moments)
+                return
+            case [messages.ERROR, str(name), str(text)]:
+                raise error_of(name, text)
+            case [messages.ITEMS, list(rows)]:
+                yield from rows
+            case _:
+                raise ConfigurationError(_NO_ANSWER)
     raise Unavailable(_GONE)
+
+
+def _unpacked(message: bytes) -> object:
+    try:
+        return unpack_message(message)
+    except ValueError:
+        return None
 
 
 def connect(folder: Path) -> socket.socket:
@@ -117,12 +125,18 @@ def connect(folder: Path) -> socket.socket:
 
 
 def _messages(stream: Stream) -> Iterator[bytes]:
-    """The whole messages that come, until the other side goes."""
+    """The whole messages that come, until the other side goes.
+
+    Raises:
+        ConfigurationError: what comes is none.
+    """
     try:
         while (body := received(stream)) is not None:
             yield body
     except (OSError, HTTPException):
         return
+    except ValueError:
+        raise ConfigurationError(_NO_ANSWER) from None
 
 
 def _hang_up(connection: socket.socket) -> None:

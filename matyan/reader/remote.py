@@ -24,6 +24,7 @@ from matyan.reader.reading import Reader
 _BASE: Final = "/api/v1/rest/reader/"
 _SILENCE_S: Final = 60.0
 """A process that reads says so several times a second."""
+_ANSWER: Final = "application/octet-stream"
 _REFUSAL_BYTES: Final = 64 << 10
 _PIECE_BYTES: Final = 256 << 10
 
@@ -96,14 +97,15 @@ class Server:
         headers = dict(self._headers)
         data = None
         if body is not None:
-            data = json.dumps(body).encode()
+            data = _json(body)
             headers["Content-Type"] = "application/json"
         try:
             connection.request(method, self._prefix + path, data, headers)
             # Whoever hangs up needs it; an answer that ends with its connection takes it away from there.
             through = connection.sock
             response = connection.getresponse()
-            if response.status == 200:
+            # A page that asks for a login, say, is a success, too.
+            if response.status == 200 and response.headers.get_content_type() == _ANSWER:
                 return response, through
             told = response.read(_REFUSAL_BYTES)
         except ssl.SSLCertVerificationError as error:
@@ -157,6 +159,17 @@ class Server:
         if response.status == 404:
             return NotFound(sentence)
         return Unavailable(sentence) if status >= 500 else MatyanError(sentence)
+
+
+def _json(body: object) -> bytes:
+    """
+    Raises:
+        MatyanError: there is a text in it that no store holds, such as a word of a command line that is no UTF-8.
+    """
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MatyanError("That is no valid Unicode: no name is written so.") from None
 
 
 def _no_url(reason: str) -> ConfigurationError:

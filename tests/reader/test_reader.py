@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +275,63 @@ def test_a_url_that_leads_nowhere(url, error, sentence) -> None:
     assert "secret" not in str(raised.value)
 
 
+@contextmanager
+def answering(kind: str, body: bytes) -> Iterator[str]:
+    """The URL of a server that answers one question with this, whatever it is, and hangs up."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "sentence"),
+    [
+        ("text/html", b"<html>Log in</html>", "with 200 is no tracker"),
+        *(
+            ("application/octet-stream", body, "no answer that this version can read")
+            for body in (
+                b"hello, hello",
+                b"\0\0\0\3abc",
+                b"\0\0\0\1\x93",
+                b"\0\0\0\1\x05",
+                b"\0\0\0\2\x91\x00",
+                b"\0\0\0\3\x92\x00\x05",
+                b"\0\0\0\4\x93\x02\x05\x05",
+                b"\0\0\0\2\x91\x07",
+            )
+        ),
+    ],
+)
+def test_a_url_of_something_else(kind: str, body: bytes, sentence: str) -> None:
+    """Which takes whatever is asked for a success."""
+    with (
+        answering(kind, body) as url,
+        matyan.reader.open(url) as reader,
+        pytest.raises(ConfigurationError, match=sentence),
+    ):
+        list(reader.runs())
+
+
+def test_a_name_that_is_no_unicode(reader: Reader) -> None:
+    with pytest.raises(MatyanError, match="no valid Unicode"):
+        list(reader.metric_values(names=["\udcff"]))
+
+
 def test_a_token_is_shown_and_asked_for(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens.json"
     secret, writing = add(tokens, "me", "read"), add(tokens, "w", "write")
@@ -330,25 +389,9 @@ def test_what_nobody_asks_is_refused(tracker: Tracker, op, body, status) -> None
 
 def test_an_answer_that_breaks_off_is_none() -> None:
     """A process that goes away within an answer: half of it is not taken for all."""
-    import http.server
-
-    class Half(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "1000")
-            self.end_headers()
-            self.wfile.write(b"\0\0\0\x05\x92\0\x91\1")
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Half)
-    thread = threading.Thread(target=server.handle_request)
-    thread.start()
     with (
-        matyan.reader.open(f"http://127.0.0.1:{server.server_port}") as reader,
+        answering("application/octet-stream", b"\0\0\0\x05\x92\0\x91\1") as url,
+        matyan.reader.open(url) as reader,
         pytest.raises(Unavailable, match="went away"),
     ):
         list(reader.runs())
-    thread.join()
-    server.server_close()
