@@ -81,6 +81,8 @@ class Reading:
     ) -> Iterator[Row | None]:
         """A row a run that matches, newest first: run, name, description, experiment, tags, created_at, finalized_at, duration, active,
         archived, attrs; with `metrics` [name, context, last] of each metric, too."""
+        if limit == 0:
+            return
         sent = 0
         for match in self._found(snap, None, query, offset_minutes):
             if match is None:

@@ -261,7 +261,11 @@ PlaceName = StoreName | ServerName
 
 
 def _place(value: str) -> PlaceName:
-    return ServerName(value) if value.lower().startswith(("http://", "https://")) else _store(value)
+    if value.lower().startswith(("http://", "https://")):
+        return ServerName(value)
+    if not is_named(value):
+        raise click.BadParameter(f"{value!r}: expected {SYNTAX} or http://HOST:PORT.")
+    return _store(value)
 
 
 def read_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -236,9 +236,11 @@ class Reader:
         given = {name: value for name, value in arguments.items() if value is not None}
         return self.ask(op, query=query, offset_minutes=offset, **given)
 
-    def metrics(self, query: str = "", *, names: Sequence[str] | None = None) -> pyarrow.Table:
+    def metrics(
+        self, query: str = "", *, names: str | Sequence[str] | None = None
+    ) -> pyarrow.Table:
         """All points of the metrics that match, in long form: `tables.point_batches` says its columns. A query may be about `run` and
-        `metric`, such as `metric.name == "loss" and run.active`; names: only of metrics that are called so.
+        `metric`, such as `metric.name == "loss" and run.active`; names: only of metrics that are called so, one or several.
 
         Raises: as `runs`.
         """
@@ -247,20 +249,18 @@ class Reader:
         return points_table(self.point_batches(query, names=names))
 
     def point_batches(
-        self, query: str = "", *, names: Sequence[str] | None = None
+        self, query: str = "", *, names: str | Sequence[str] | None = None
     ) -> Iterator[pyarrow.RecordBatch]:
         """The same in batches, for what is larger than memory."""
         from matyan.reader.tables import point_batches
 
-        wanted = None if names is None else [*names]
-        return point_batches(self.found("query_points", query, names=wanted))
+        return point_batches(self.found("query_points", query, names=_listed(names)))
 
     def metric_values(
-        self, query: str = "", *, names: Sequence[str] | None = None
+        self, query: str = "", *, names: str | Sequence[str] | None = None
     ) -> Iterator[dict[str, Any]]:
         """A row a metric that matches: run, name, context, last, last_step, points, and first, min and max of its finite points."""
-        wanted = None if names is None else [*names]
-        return self.found("query_values", query, names=wanted)
+        return self.found("query_values", query, names=_listed(names))
 
     def images(self, query: str = "") -> pyarrow.Table:
         """A row an image of the sequences that match: `tables.objects_table` says its columns. The query may be about `run` and `images`.
@@ -331,6 +331,10 @@ class Reader:
     def replay(self, numbers: list[int] | None = None) -> Iterator[dict[str, Any]]:
         """Sends dead letters (None: all) through the ingestion again; yields id and outcome ("applied" or "dead again")."""
         return self.ask("dlq_replay", ids=numbers)
+
+
+def _listed(names: str | Sequence[str] | None) -> list[str] | None:
+    return [names] if isinstance(names, str) else None if names is None else [*names]
 
 
 def check(query: str, subject: str | None) -> None:

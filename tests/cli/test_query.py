@@ -125,6 +125,11 @@ def test_what_is_wrong_with_a_question(url, words, said) -> None:
     assert done.stdout == ""
 
 
+def test_a_url_without_its_beginning(tracker: Tracker) -> None:
+    done = matyan("query", "--store", tracker.url.removeprefix("http://"), check=2)
+    assert "rocks:FOLDER or fdb:[CLUSTER_FILE] or http://HOST:PORT." in done.stderr
+
+
 def test_a_query_that_fails_everywhere_has_the_exit_code_1(url) -> None:
     done = matyan("query", "run.foo.bar.x == 1", *url, check=1)
     assert "has no 'bar'" in done.stderr

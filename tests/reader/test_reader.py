@@ -70,6 +70,7 @@ def test_runs_are_a_table(reader: Reader) -> None:
     assert table['metrics.loss {"a": 2, "b": 1}'].to_pylist() == [5998.0, 29.900000000000002]
     assert reader.runs('run.hash == "first"')["hparams.mixed"].to_pylist() == [3]
     assert reader.runs("", limit=1)["run"].to_pylist() == ["second"]
+    assert reader.runs("", limit=0)["run"].to_pylist() == []
     assert reader.runs("()").num_rows == 0
 
 
@@ -84,6 +85,7 @@ def test_metrics_are_all_points_in_long_form(reader: Reader) -> None:
     assert {*table["context"].to_pylist()} == {'{"a": 2, "b": 1}'}
     assert second["value"].to_pylist() == [step * 2.0 for step in range(3000)]
     odd = reader.metrics("run.hparams.lr < 1", names=["broken"]).to_pylist()
+    assert reader.metrics("run.hparams.lr < 1", names="broken").num_rows == 1
     assert [(row["step"], row["epoch"]) for row in odd] == [(2**60, None)]
     assert odd[0]["value"] != odd[0]["value"]
     assert reader.metrics("run.hparams.lr > 100").num_rows == 0
