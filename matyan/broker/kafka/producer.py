@@ -268,6 +268,8 @@ class KafkaProducer:
         self._number = 0
         self._progress = trio.lowlevel.ParkingLot()
         self._in_flight = 0
+        # Whether frames come so fast that `_FEW` were handed over together last time.
+        self._is_crowd = False
         # As many as the topic has partitions; where that is not known, one for each key.
         self._lanes: dict[int, _Lane] = {}
         self._lane_count = partition_count()
@@ -311,7 +313,11 @@ class KafkaProducer:
         self._frames += 1
         self._records += len(values)
         self._gather(frame)
-        if self._in_flight < _FEW or self._gathered_bytes >= GATHER_BYTES:
+        if (
+            not self._in_flight
+            or self._gathered_bytes >= GATHER_BYTES
+            or (self._in_flight < _FEW and not self._is_crowd)
+        ):
             self._hand_over()
         if self._gathered and self._holding:
             self._holding.unpark_all()
@@ -368,6 +374,7 @@ class KafkaProducer:
         # When so much waits, librdkafka is to have the next request at hand.
         is_much = self._gathered_bytes >= GATHER_BYTES
         messages: list[dict[str, Any]] = []
+        before = self._in_flight
         most_bytes, most_records = _TURN_BYTES, _TURN_RECORDS
         # A partition after the other: of its records, what comes after librdkafka has begun to send waits for the answer.
         for lane in [*self._gathered]:
@@ -417,6 +424,7 @@ class KafkaProducer:
         if self._continues:
             self._token.run_sync_soon(self._continue)
         if messages:
+            self._is_crowd = self._in_flight - before >= _FEW
             self._produce(messages)
 
     def _emptied(self, lane: _Lane) -> None:
