@@ -18,13 +18,15 @@ from matyan.api.asked import Refused
 from matyan.api.objects import Wish
 from matyan.api.plan import Plan, candidates
 from matyan.api.queried import QueriedRun, QueriedSequence, duration
-from matyan.api.query import EvaluationError, Query
+from matyan.api.query import EvaluationError, Query, TooManySteps
 from matyan.api.runs import ENTITIES, METRIC, METRICS, PAGE_RUNS, WHOLE, RunView, View, paged
 from matyan.rules.sequences import SequenceInfo
 
 _PROGRESS_S: Final = 0.5
 _MOST_POINTS: Final = 2_000_000
 """Of one run, which is one object of the stream: 64 MB."""
+_MOST_ENDLESS: Final = 20
+"""Evaluations that take too many steps, some 15 ms each, before anything has matched: more of them, and a search would be minutes of work."""
 
 SORTS: Final[dict[str, Callable[[RunView], Any]]] = {
     "run": lambda run: run.text("name"),
@@ -69,10 +71,23 @@ class _Failures:
 
     first: str = ""
     count: int = 0
+    endless: int = 0
 
     def add(self, run: str, error: EvaluationError) -> None:
         self.first = self.first or f"{error} (in run {run})"
         self.count += 1
+        self.endless += isinstance(error, TooManySteps)
+
+    def look(self) -> None:
+        """Called as long as nothing matches.
+
+        Raises:
+            Refused: the query takes too long.
+        """
+        if self.endless >= _MOST_ENDLESS:
+            raise Refused(
+                400, f"The query takes too long, and nothing has matched so far: {self.first}."
+            )
 
     def refuse(self) -> None:
         """Called when nothing matched.
@@ -167,8 +182,11 @@ def _stream(
             yield head + records + progress.told(checked, now=True)
             if sent == limit:
                 break
+        elif sent:
+            yield progress.told(checked)
         else:
-            yield progress.told(checked) if sent else b""
+            failures.look()
+            yield b""
     if not sent:
         failures.refuse()
     yield progress.end() if sent else progress.told(0, now=True) + progress.end()
@@ -336,6 +354,8 @@ def found(
         plan: Plan = end.value
     for _, match in _matches(view, query, subject, plan.runs, failures):
         if match is None:
+            if nothing:
+                failures.look()
             yield None
         else:
             nothing = False

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from matyan.api import search
+from matyan.api.asked import Refused
 from matyan.api.plan import candidates, explained
 from matyan.api.queried import QueriedRun, QueriedSequence
 from matyan.api.query import EvaluationError, parse
@@ -222,6 +224,8 @@ def test_the_same_metrics_match_with_and_without_indexes(ledger: Ledger, text: s
     [
         ("run.hash == 'run1'", 1),
         ("run.hash in ['run1', 'run2']", 2),
+        ("run.hash is 'run1'", 1),
+        ("run.hparams.p is 2**53", 2),
         ("run.hparams.p == 1", 3),
         ("run.hparams.p == 0", 4),
         ("run.hparams.p == 1e999", 1),
@@ -271,3 +275,20 @@ def test_an_index_that_did_not_narrow_is_not_told(ledger: Ledger) -> None:
     need = Either((Is("hparam", 1, "p"), Begins(LONG)))
     told = ledger.store.look(lambda snap: explained(view_of(ledger, snap), need))
     assert told == {"candidates": len(VALUES), "narrowed_by": []}
+
+
+ENDLESS = "sum(x for x in range(65536) for y in range(9)) < 0"
+
+
+def test_a_query_without_an_end_is_not_tried_on_every_run(ledger: Ledger) -> None:
+    """As long as nothing matches: what was found is sent, and the rest of it too."""
+
+    def matched(text: str) -> int:
+        query = parse(text, subject=None)
+        return ledger.store.look(  # type: ignore[no-any-return]
+            lambda snap: len([*filter(None, search.runs(view_of(ledger, snap), query))])
+        )
+
+    with pytest.raises(Refused, match=r"takes too long.* more than 200,000 steps"):
+        matched(ENDLESS)
+    assert matched(f"run.hparams.q == 1 or {ENDLESS}") > 2

@@ -13,6 +13,6 @@ What a query may cost is bounded before and while it runs. No store and no HTTP 
 """
 
 from matyan.api.query.parse import Query, QueryError, parse
-from matyan.api.query.values import EvaluationError, Node
+from matyan.api.query.values import EvaluationError, Node, TooManySteps
 
-__all__ = ["EvaluationError", "Node", "Query", "QueryError", "parse"]
+__all__ = ["EvaluationError", "Node", "Query", "QueryError", "TooManySteps", "parse"]

@@ -27,6 +27,10 @@ class EvaluationError(Exception):
     """The query cannot be evaluated here: it does not match. str(): why, a fragment."""
 
 
+class TooManySteps(EvaluationError):
+    """It may take as long on every other run."""
+
+
 class Node:
     """What a query knows by a name, such as `run`: a subclass answers."""
 
@@ -53,7 +57,7 @@ class Budget:
     def spend(self, steps: int = 1) -> None:
         self.left -= steps
         if self.left < 0:
-            raise EvaluationError(f"it takes more than {MOST_STEPS:,} steps")
+            raise TooManySteps(f"it takes more than {MOST_STEPS:,} steps")
 
     def copied(self, value: Any) -> Any:
         """The value; the budget pays for what an operation made of it: time, and the memory that a query may hold on to."""
@@ -198,6 +202,15 @@ def _search(budget: Budget, text: str, sought: Any) -> None:
     budget.spend(len(text) * (1 + (len(sought) if isinstance(sought, str) else 0)) >> 10)
 
 
+def same(budget: Budget, left: Any, right: Any) -> bool:
+    """`is`. Texts and numbers that are equal and of one type are the same: whether Python has one object for them depends on how they
+    were read."""
+    if left is right:
+        return True
+    is_value = type(left) is type(right) and isinstance(left, (str, int, float))
+    return is_value and bool(budget.compared(left) == right)
+
+
 def _ordered(function: Callable[[Any, Any], Any]) -> Callable[[Budget, Any, Any], Any]:
     return lambda budget, left, right: function(budget.compared(left), right)
 
@@ -227,8 +240,8 @@ COMPARE: Final[dict[str, Callable[[Budget, Any, Any], Any]]] = {
     "GtE": _ordered(operator.ge),
     "In": lambda budget, left, right: contains(budget, right, left),
     "NotIn": lambda budget, left, right: not contains(budget, right, left),
-    "Is": lambda budget, left, right: left is right,
-    "IsNot": lambda budget, left, right: left is not right,
+    "Is": same,
+    "IsNot": lambda budget, left, right: not same(budget, left, right),
 }
 
 
