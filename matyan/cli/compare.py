@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import click
@@ -19,6 +20,9 @@ from matyan.service import json_text
 _ABOUT: Final = ("name", "experiment", "tags", "duration")
 _VALUES: Final = ("last", "min", "max")
 _SYSTEM: Final = "__system__"
+
+_RUN_COLUMNS: Final = 15
+"""What a run takes in a terminal: twelve digits of its id, and as many of a number."""
 
 Row = dict[str, Any]
 
@@ -117,27 +121,42 @@ def _metrics(
 def _show(runs: Sequence[str], parameters: dict[str, list[Any]], metrics: list[Row]) -> None:
     shown = [views.run_id(run) for run in runs]
     views.heading("Parameters that differ")
-    views.table(
-        ("parameter", *shown),
-        ((name, *(_cell(name, value) for value in values)) for name, values in parameters.items()),
-        none="none",
-    )
-    views.heading("Metrics")
-    views.table(
-        ("metric", "value", *shown),
-        (
+    for part in _parts(len(runs), [*parameters]):
+        views.table(
+            ("parameter", *shown[part]),
             (
-                views.title(metric),
-                value,
-                *(_number(metric["runs"].get(run, {}).get(value)) for run in runs),
-            )
-            for metric in metrics
-            for value in _VALUES
-        ),
-        right=shown,
-        whole=("value",),
-        none="none",
-    )
+                (name, *(_cell(name, value) for value in values[part]))
+                for name, values in parameters.items()
+            ),
+            none="none",
+        )
+    views.heading("Metrics")
+    titles = [views.title(metric) for metric in metrics]
+    for part in _parts(len(runs), [f"{title}   value" for title in titles]):
+        views.table(
+            ("metric", "value", *shown[part]),
+            (
+                (
+                    title,
+                    value,
+                    *(_number(metric["runs"].get(run, {}).get(value)) for run in runs[part]),
+                )
+                for title, metric in zip(titles, metrics, strict=True)
+                for value in _VALUES
+            ),
+            right=shown[part],
+            whole=("value",),
+            none="none",
+        )
+
+
+def _parts(runs: int, names: Sequence[str]) -> Iterator[slice]:
+    """As many of the runs at a time as there is room for in a terminal, beside the names."""
+    most = runs
+    if sys.stdout.isatty():
+        room = views.terminal_width() - max(map(len, names), default=0)
+        most = max(1, room // _RUN_COLUMNS)
+    return (slice(begin, begin + most) for begin in range(0, runs, most))
 
 
 def _cell(name: str, value: Any) -> str:

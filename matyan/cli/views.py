@@ -21,6 +21,10 @@ Row = Mapping[str, Any]
 
 _WIDE_COLUMNS = 120
 """From this many on the table of runs holds a generated id of 32 digits and a few words in each other cell."""
+_LEAST_COLUMNS = 4
+"""What a cell that may be broken is left with."""
+_BESIDE_COLUMNS = 2
+"""Between two columns, and at both ends together."""
 _GENERATED = re.compile(r"[0-9a-f]{32}")
 
 
@@ -84,7 +88,8 @@ def table(
 
     Args:
         right: the columns of numbers.
-        whole: other columns whose cells are never broken; the first never is.
+        whole: other columns whose cells are never broken; the first never is. Where there is no room for these, lines are longer than the
+            terminal is wide: a number that is cut is another number.
         none: what a terminal says when there are no rows.
     """
     if not sys.stdout.isatty():
@@ -92,22 +97,30 @@ def table(
             print("\t".join(clean(cell) for cell in row))
         return
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    unbroken = {columns[0], *right, *whole}
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    least = _BESIDE_COLUMNS + sum(
+        (width if name in unbroken else min(width, _LEAST_COLUMNS)) + _BESIDE_COLUMNS
+        for name, width in zip(columns, widths, strict=True)
+    )
     for column in columns:
         drawn.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=column in (columns[0], *right, *whole),
+            no_wrap=column in unbroken,
             overflow="fold",
         )
-    for row in rows:
-        drawn.add_row(*(Text(clean(cell)) for cell in row))
+    for row in cells:
+        drawn.add_row(*map(Text, row))
     if drawn.rows or not none:
-        Console().print(drawn)
+        Console(width=max(terminal_width(), least)).print(drawn)
     else:
         print(none)
 

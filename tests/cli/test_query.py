@@ -194,9 +194,9 @@ def test_a_watched_run_is_lines_in_a_pipe(url) -> None:
 class Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, *words: str) -> None:
+    def __init__(self, *words: str, columns: int = 100) -> None:
         self._ours, theirs = pty.openpty()
-        env = environment(COLUMNS="100", LINES="40", TERM="xterm")
+        env = environment(COLUMNS=str(columns), LINES="40", TERM="xterm")
         self.process = subprocess.Popen(
             [*MATYAN, *words], stdin=theirs, stdout=theirs, stderr=theirs, env=env
         )
@@ -216,6 +216,23 @@ class Terminal:
         self.until("\0")
         os.close(self._ours)
         return self.process.wait(60)
+
+
+def test_runs_beside_each_other_in_a_narrow_terminal(url) -> None:
+    """Those for which there is no room stand below; no number is cut, and each row says whose it is."""
+    terminal = Terminal("compare", "alpha-1", "alpha-2", "beta", "--all", *url, columns=50)
+    assert terminal.end() == 0
+    lines = [line.split() for line in terminal.text.splitlines()]
+    lasts = [line[3:] for line in lines if line[:3] == ["loss", '{"subset":', '"train"}']]
+    assert lasts[::3] == [["last", "0.01"], ["last", "0.2"], ["last", "0.01"]]
+    assert sum(line[:1] == ["experiment"] for line in lines) == 2
+
+
+def test_no_number_of_a_table_is_cut(url) -> None:
+    terminal = Terminal("query", "run.name.endswith('1')", "-m", "loss", *url, columns=30)
+    assert terminal.end() == 0
+    numbers = {word for line in terminal.text.splitlines() for word in line.split()}
+    assert {f"{1 / (step + 1):.6g}" for step in range(100)} <= numbers
 
 
 def test_a_terminal_shows_curves_until_the_run_ends(tmp_path) -> None:
