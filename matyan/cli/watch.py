@@ -76,12 +76,11 @@ def _print(coming: Iterator[Block], names: Sequence[str] | None) -> None:
         if block.points is not None and _is_wanted(block, names):
             context = json_text.dumps(block.context, ascii=False) if block.context else ""
             for step, value in zip(block.points.steps, block.points.values, strict=True):
-                print(f"{terminal.clean(block.name)}\t{context}\t{step}\t{value!r}")
+                terminal.out(block.name, context, step, repr(value))
         elif block.objects is not None and block.name in (LINES, LOG_RECORDS) and not names:
             for step, _, _, value in block.objects:
                 text = value.get("message") if isinstance(value, dict) else value
-                print(f"log\t\t{step}\t{terminal.clean(text)}")
-        sys.stdout.flush()
+                terminal.out("log", "", step, text)
 
 
 class Curve:
