@@ -2,6 +2,7 @@
 
     python -m bench.api [--runs 10000] [--points 10000] [--layouts packed,compatible] [--rounds 5] [--questions NAME,NAME]
         [--seconds 5] [--peer NAME=URL]... [--keep FOLDER] [--json FILE]
+    python -m bench.api --peers mlflow,aim [--peer-runs 1000] [--rounds 5] [--envs FOLDER] [--keep FOLDER] [--json FILE]
 
 The data are written by the project's own rules, into a folder of each layout (`api_data.py`): `--runs` runs of 20 hparams and 10 metrics; 100 runs
 of 10 metrics with `--points` points each (a tenth of them in the compatible layout, where a point is four keys); a run of 300
@@ -17,6 +18,10 @@ What is counted, and the bias that it has:
 - ingest: `loadgen.py` at half a thousand frames a second of 10 messages each, alone, and while one client asks the same again and again, in turn;
   the acknowledgements from the schedule, medians of the rounds. The generator and the client share the cores with the server.
 - Nothing is compared with the goals of the specification here: those stand beside the figures in the last column.
+
+With --peers, this alone: MLflow's and Aim's servers, each in an environment of its own (as `bench.peers` makes them), on the same
+runs, 20 params and 10 metrics each, written by their own libraries straight into their files; each question in its own words
+(`api_peers.py`, where the bias stands). Its size is smaller: filling MLflow or Aim takes minutes for 1,000 runs.
 """
 
 from __future__ import annotations
@@ -27,36 +32,24 @@ import json
 import shutil
 import threading
 import time
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import api_data, loadgen
+from bench import api_data, api_peers, loadgen
+from bench.api_ask import Peer, Question
 from bench.api_data import Sizes
 from bench.ingest import sync_ms, tracker
 from bench.loadgen import Load
 from bench.machine import Server, heading, medians, number, say, table, workplace
+from dev import environments
 from matyan.store.base import Layout
 
-BASE = "/api/v1/rest"
 PACKAGES = ("matyan-trio", "trio", "quart-trio", "hypercorn", "rocksdict")
 LOAD = Load(50, 10, rate=10)
 COMPATIBLE_SHARE = 0.1
 """Of the points of the long runs."""
-PIECE = 1 << 20
-
-
-@dataclass(frozen=True)
-class Question:
-    name: str
-    path: str
-    goal: str = ""
-    """Of the end, in ms, for 10,000 runs."""
-    params: dict[str, Any] = field(default_factory=dict)
-    body: Any = None
 
 
 def questions(sizes: Sizes) -> list[Question]:
@@ -86,41 +79,6 @@ def questions(sizes: Sizes) -> list[Question]:
         Question("points", "/runs/search/metric", "1000", {"q": '"long" in run.tags', "p": 500}),
         Question("active", "/runs/active"),
     ]
-
-
-@dataclass
-class Peer:
-    name: str
-    url: str
-
-    def ask(self, question: Question) -> tuple[float, float, int]:
-        """Seconds to the first byte and to the last, and how many there were.
-
-        Raises:
-            RuntimeError: it says no.
-            OSError: it does not answer.
-        """
-        place = urllib.parse.urlsplit(self.url)
-        connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=600)
-        try:
-            path = place.path.rstrip("/") + BASE + question.path
-            if question.params:
-                path += "?" + urllib.parse.urlencode(question.params)
-            body = None if question.body is None else json.dumps(question.body)
-            headers = {} if body is None else {"Content-Type": "application/json"}
-            begun = time.perf_counter()
-            connection.request("GET" if body is None else "POST", path, body, headers)
-            answer = connection.getresponse()
-            size = len(answer.read(1))
-            first = time.perf_counter() - begun
-            while piece := answer.read1(PIECE):
-                size += len(piece)
-            end = time.perf_counter() - begun
-            if answer.status != 200:
-                raise RuntimeError(f"{question.name}: {self.name} answers {answer.status}")
-            return first, end, size
-        finally:
-            connection.close()
 
 
 def asked(server: Server, ours: Peer, question: Question) -> dict[str, float]:
@@ -258,6 +216,16 @@ def main() -> None:
         "--peer", action="append", default=[], metavar="NAME=URL", help="a server of the same API"
     )
     parser.add_argument(
+        "--peers",
+        help=f"comma list of {', '.join(api_peers.OTHERS)}: those alone, beside the first of --layouts",
+    )
+    parser.add_argument(
+        "--peer-runs", type=int, default=1000, help="that they and ours hold then (1000)"
+    )
+    parser.add_argument(
+        "--envs", type=Path, default=environments.FOLDER, help="where their environments are"
+    )
+    parser.add_argument(
         "--keep",
         type=Path,
         help="the data, made there by the first call and used again by the next",
@@ -271,10 +239,20 @@ def main() -> None:
     if not wanted:
         parser.error(f"the questions are {', '.join(one.name for one in every)}")
     peers = [Peer(*text.split("=", 1)) for text in given.peer]
+    others = given.peers.split(",") if given.peers else []
+    if not api_peers.OTHERS.keys() >= set(others):
+        parser.error(f"the peers are {', '.join(api_peers.OTHERS)}")
     everything: dict[str, Any] = {}
     with workplace("api") as scratch:
         print(f"{heading(*PACKAGES)}; fdatasync {sync_ms(scratch):.2f} ms")
-        for layout in given.layouts.split(","):
+        layouts = given.layouts.split(",")
+        if others:
+            place = (given.keep or scratch).resolve()
+            everything = api_peers.compare(
+                others, layouts[0], given.peer_runs, given.rounds, place, given.envs
+            )
+            layouts = []
+        for layout in layouts:
             folder, held = made((given.keep or scratch).resolve(), layout, sizes)
             print(
                 f"{layout}: {held.runs:,} runs, {api_data.LONG_RUNS} × {api_data.METRICS} × {held.long_points:,} points and a run of "

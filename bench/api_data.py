@@ -6,13 +6,15 @@ What a service would have stored of the same messages, in large transactions. Th
   newest 100 of them go on;
 - long: 100 runs of 10 metrics with many points each, tagged "long";
 - wide: one run of 300 metrics of 1,000 points each.
+
+What is compared with other trackers (`shared`) is one list of messages for all: such runs as the many, and one long one.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -33,10 +35,12 @@ HPARAMS, METRICS = 20, 10
 FEW_POINTS = 5
 GOING_ON = 100
 LONG_RUNS, WIDE_METRICS, WIDE_POINTS = 100, 300, 1_000
+LONG = "long"
 CONTEXT = {"subset": "train"}
 _BEGUN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _RUNS_AT_ONCE = 50
 _POINTS_AT_ONCE = 1_000
+_MESSAGES_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,46 @@ def name_of(run: int) -> str:
     return f"{run * 0x9E3779B1 % (1 << 32):08x}{run:08x}"
 
 
+def experiment_of(run: int) -> str:
+    return f"experiment {run % EXPERIMENTS}"
+
+
+Messages = list[dict[str, Any]]
+
+
+def shared(runs: int, points: int) -> Iterator[tuple[str, Messages, datetime]]:
+    """Name, messages and begin of runs that have ended: a long one, the oldest, of 10 metrics of `points`, and `runs` small ones."""
+    begun = _BEGUN - timedelta(days=1)
+    messages: Messages = [
+        {"type": "create_run", "client_datetime": begun.isoformat()},
+        {"type": "set_run_property", "name": LONG, "experiment": LONG},
+        {"type": "log_hparams", "value": {"hparams": {"lr": 0.5}}},
+        {"type": "add_tag", "tag_name": LONG},
+    ]
+    for step in range(points):
+        at = begun + timedelta(seconds=step / 50)
+        for metric in range(METRICS):
+            messages.append(_point(f"metric_{metric}", step, math.sin(step / 100), at, None))
+    messages.append({"type": "finish_run", "client_datetime": _BEGUN.isoformat()})
+    yield LONG, messages, begun
+    for run in range(runs):
+        yield name_of(run), _messages(run, is_over=True), _begun(run)
+
+
+def fill_shared(folder: Path, layout: Layout, runs: int, points: int) -> None:
+    """Makes the data folder of what is `shared`."""
+    trio.run(_fill_shared, folder, layout, runs, points)
+
+
+async def _fill_shared(folder: Path, layout: Layout, runs: int, points: int) -> None:
+    async with open_folder(folder, layout) as opened:
+        rules = opened.rules()
+        for name, messages, begun in shared(runs, points):
+            for first in range(0, len(messages), _MESSAGES_AT_ONCE):
+                some = messages[first : first + _MESSAGES_AT_ONCE]
+                await _commit(opened.store, rules, partial(_apply, validated(name, some, begun)))
+
+
 def fill(folder: Path, layout: Layout, sizes: Sizes) -> None:
     """Makes the data folder."""
     trio.run(_fill, folder, layout, sizes)
@@ -72,7 +116,13 @@ async def _fill(folder: Path, layout: Layout, sizes: Sizes) -> None:
         for first in range(0, sizes.runs, _RUNS_AT_ONCE):
             runs = range(first, min(first + _RUNS_AT_ONCE, sizes.runs))
             going_on = sizes.runs - GOING_ON
-            values = [record for run in runs for record in _records(run, is_over=run < going_on)]
+            values = [
+                record
+                for run in runs
+                for record in validated(
+                    name_of(run), _messages(run, is_over=run < going_on), _begun(run)
+                )
+            ]
             await _commit(store, rules, partial(_apply, values))
         for run in range(LONG_RUNS):
             await _long(store, rules, f"long-{run:03d}", "long", METRICS, sizes.long_points)
@@ -95,14 +145,18 @@ def _apply(values: list[bytes], unit: Unit) -> None:
         unit.apply(op)  # type: ignore[arg-type]
 
 
-def _records(run: int, *, is_over: bool) -> list[bytes]:
-    begun = _BEGUN + timedelta(minutes=10 * run)
-    messages: list[dict[str, Any]] = [
+def _begun(run: int) -> datetime:
+    return _BEGUN + timedelta(minutes=10 * run)
+
+
+def _messages(run: int, *, is_over: bool) -> Messages:
+    begun = _begun(run)
+    messages: Messages = [
         {"type": "create_run", "client_datetime": begun.isoformat()},
         {
             "type": "set_run_property",
             "name": f"run {run}",
-            "experiment": f"experiment {run % EXPERIMENTS}",
+            "experiment": experiment_of(run),
         },
         {
             "type": "log_hparams",
@@ -125,7 +179,7 @@ def _records(run: int, *, is_over: bool) -> list[bytes]:
     if is_over:
         over = begun + timedelta(seconds=FEW_POINTS)
         messages.append({"type": "finish_run", "client_datetime": over.isoformat()})
-    return validated(name_of(run), messages, begun)
+    return messages
 
 
 def _point(
@@ -143,7 +197,7 @@ def _point(
     }
 
 
-def validated(run: str, messages: list[dict[str, Any]], at: datetime) -> list[bytes]:
+def validated(run: str, messages: Messages, at: datetime) -> list[bytes]:
     """The records of a run's messages, as the frontier makes them."""
     stamp = at.strftime("%Y-%m-%dT%H:%M:%S.%fZ").encode()
     found = validate(json.dumps(messages).encode(), run.encode(), stamp)
@@ -155,7 +209,7 @@ def validated(run: str, messages: list[dict[str, Any]], at: datetime) -> list[by
 async def _long(store: Store, rules: Rules, run: str, tag: str, metrics: int, points: int) -> None:
     """A run whose points come in commits of a thousand of each metric."""
     names = [f"metric_{metric}" for metric in range(metrics)]
-    messages: list[dict[str, Any]] = [
+    messages: Messages = [
         {"type": "create_run", "client_datetime": _BEGUN.isoformat()},
         {"type": "set_run_property", "name": run},
         {"type": "log_hparams", "value": {"hparams": {"lr": 0.5}}},

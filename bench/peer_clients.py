@@ -1,10 +1,12 @@
-"""One client process of one tracker: writes points with that tracker's own library, or reads a metric back.
+"""One client process of one tracker: writes points with that tracker's own library, reads a metric back, or fills its files with runs.
 
 Runs in the environment of the tracker, so it imports nothing of this project and each library only in its own class.
 `peers.py` starts these processes, gives the word to begin on stdin, and takes the times from their one line of JSON.
 
 The points are the same for all: step s of metric k has the value `value(s, k)`. Time counts from the first call of
 the library's log function to when its server has acknowledged the last point; connecting and creating the run is not counted.
+
+Filling takes a file of lines [run id, the run's messages] and tells what the library has called the runs and experiments; no server runs then.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ import os
 import statistics
 import sys
 import time
+from datetime import datetime
 from typing import Any
 
 CONTEXT = {"subset": "train"}
+Messages = list[dict[str, Any]]
 
 
 def value(step: int, metric: int) -> float:
@@ -26,6 +30,14 @@ def value(step: int, metric: int) -> float:
 
 def name(metric: int) -> str:
     return f"metric_{metric:03d}"
+
+
+def only(messages: Messages, kind: str) -> Messages:
+    return [message for message in messages if message["type"] == kind]
+
+
+def seconds(message: dict[str, Any]) -> float:
+    return datetime.fromisoformat(message["client_datetime"]).timestamp()
 
 
 class Matyan:
@@ -135,6 +147,43 @@ class MLflow:
         self.seconds = time.perf_counter() - started
         return len(points)
 
+    def open(self, folder: str) -> None:
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        self.metric, self.param = Metric, Param
+        self.client = MlflowClient(tracking_uri=f"sqlite:///{folder}/mlflow.db")
+        self.folder = folder
+        self.experiments: dict[str, str] = {}
+
+    def add(self, run: str, messages: Messages) -> str:
+        """In batches of a thousand points, the most that it takes."""
+        (properties,) = only(messages, "set_run_property")
+        experiment = properties["experiment"]
+        if experiment not in self.experiments:
+            self.experiments[experiment] = self.client.create_experiment(
+                experiment, artifact_location=f"{self.folder}/artifacts"
+            )
+        begun, over = (
+            int(seconds(only(messages, kind)[0]) * 1000) for kind in ("create_run", "finish_run")
+        )
+        id: str = self.client.create_run(
+            self.experiments[experiment],
+            start_time=begun,
+            run_name=properties["name"],
+            tags={message["tag_name"]: "" for message in only(messages, "add_tag")},
+        ).info.run_id
+        points = [
+            self.metric(m["name"], m["value"], int(seconds(m) * 1000), m["step"])
+            for m in only(messages, "log_metric")
+        ]
+        (hparams,) = only(messages, "log_hparams")
+        params = [self.param(key, str(one)) for key, one in hparams["value"]["hparams"].items()]
+        for first in range(0, len(points), 1000):
+            self.client.log_batch(id, points[first : first + 1000], [] if first else params)
+        self.client.set_terminated(id, end_time=over)
+        return id
+
 
 class Aim:
     def connect(self, url: str, run: str, folder: str) -> None:
@@ -169,6 +218,33 @@ class Aim:
         self.seconds = time.perf_counter() - started
         return len(points[0])
 
+    def open(self, folder: str) -> None:
+        import aim
+
+        self.repo = aim.Repo.from_path(folder, init=True)
+        self.experiments: dict[str, str] = {}
+
+    def add(self, run: str, messages: Messages) -> str:
+        import aim
+
+        (properties,) = only(messages, "set_run_property")
+        made = aim.Run(
+            repo=self.repo,
+            experiment=properties["experiment"],
+            system_tracking_interval=None,
+            capture_terminal_logs=False,
+        )
+        made.name = properties["name"]
+        for message in only(messages, "log_hparams"):
+            for key, one in message["value"].items():
+                made[key] = one
+        for message in only(messages, "add_tag"):
+            made.add_tag(message["tag_name"])
+        for m in only(messages, "log_metric"):
+            made.track(m["value"], name=m["name"], step=m["step"], context=m["context"] or {})
+        made.close()
+        return str(made.hash)
+
 
 CLIENTS: dict[str, Any] = {"matyan": Matyan, "trackio": Trackio, "mlflow": MLflow, "aim": Aim}
 
@@ -192,6 +268,11 @@ def main() -> None:
             flush=True,
         )
         client.finish()
+    elif action == "fill":
+        client.open(folder)
+        with open(run) as lines:
+            runs = {one: client.add(one, messages) for one, messages in map(json.loads, lines)}
+        print(json.dumps({"runs": runs, "experiments": client.experiments}), file=protocol)
     else:
         times = []
         for _ in range(5):

@@ -111,6 +111,20 @@ def start_aim(bin: Path, folder: Path, port: int) -> Start:
     )
 
 
+def start_aim_up(bin: Path, folder: Path, port: int) -> Start:
+    """Its web app's server, which answers questions; that of `start_aim` takes points."""
+    url = f"http://127.0.0.1:{port}"
+    return Start(
+        [
+            *(str(bin / "aim"), "up", "--repo", str(folder), "-y"),
+            *("--host", "127.0.0.1", "--port", str(port)),
+        ],
+        f"{url}/api/projects/",
+        url,
+        {"PATH": f"{bin}:/usr/bin:/bin"},
+    )
+
+
 def start_mlflow(bin: Path, folder: Path, port: int) -> Start:
     url = f"http://127.0.0.1:{port}"
     return Start(
@@ -196,7 +210,7 @@ class Client:
         batch: int,
     ) -> None:
         words = [url, run, folder, steps, metrics, batch]
-        self.log = folder.with_name(f"{folder.name}-{action}-{run}.log")
+        self.log = folder.with_name(f"{folder.name}-{action}-{Path(run).name}.log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [
