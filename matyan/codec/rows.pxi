@@ -5,79 +5,73 @@
 cdef object NOT_PLAIN = object()
 
 
-cdef inline uint64_t big_endian(const uint8_t *p, int n) noexcept:
-    cdef uint64_t bits = 0
-    cdef int at
-    for at in range(n):
-        bits = bits << 8 | p[at]
-    return bits
-
-
-cdef object plain_text(const uint8_t *p, Py_ssize_t left, Py_ssize_t head, Py_ssize_t size, Py_ssize_t *used):
-    if left < head + size:
+cdef object plain_text(Cursor *c, Py_ssize_t size):
+    cdef Span text
+    if left(c) < size:
         return NOT_PLAIN
-    used[0] = head + size
+    span_begin(&text, c)
+    advance(c, size)
+    span_end(&text, c)
     try:
-        return PyUnicode_DecodeUTF8(<const char *>p + head, size, NULL)
+        return span_text(&text, NULL)
     except UnicodeDecodeError:
         return NOT_PLAIN
 
 
-cdef object plain_value(const uint8_t *p, Py_ssize_t left, Py_ssize_t *used):
-    # The msgpack scalar at p, and how many bytes it takes; NOT_PLAIN: it is none, or damaged.
-    cdef uint8_t code
-    cdef int n
-    if left == 0:
+cdef object plain_value(Cursor *c):
+    # The msgpack scalar at the cursor; NOT_PLAIN: it is none, or damaged.
+    cdef int code = next_byte(c), n
+    cdef uint64_t number = 0
+    if code < 0:
         return NOT_PLAIN
-    code = p[0]
-    used[0] = 1
     if code < 0x80:
-        return <int>code
+        return code
     if code >= 0xE0:
-        return <int>code - 0x100
+        return code - 0x100
     if 0xA0 <= code < 0xC0:
-        return plain_text(p, left, 1, code - 0xA0, used)
+        return plain_text(c, code - 0xA0)
     if code == 0xC0:
         return None
     if code == 0xC2 or code == 0xC3:
         return code == 0xC3
-    if code == 0xCB and left >= 9:
-        used[0] = 9
-        return double_of(big_endian(p + 1, 8))
+    if code == 0xCB and left(c) >= 8:
+        take_big_endian(c, 8, &number)
+        return double_of(number)
     if 0xCC <= code <= 0xD3:
         n = 1 << (code & 3)
-        if left < 1 + n:
+        if left(c) < n:
             return NOT_PLAIN
-        used[0] = 1 + n
+        take_big_endian(c, n, &number)
         if code < 0xD0:
-            return big_endian(p + 1, n)
+            return number
         # The sign is the first bit of n bytes.
-        return <int64_t>(big_endian(p + 1, n) << (64 - 8 * n)) >> (64 - 8 * n)
-    if code == 0xD9 and left >= 2:
-        return plain_text(p, left, 2, p[1], used)
-    if code == 0xDA and left >= 3:
-        return plain_text(p, left, 3, p[1] << 8 | p[2], used)
+        return <int64_t>(number << (64 - 8 * n)) >> (64 - 8 * n)
+    n = code - 0xD8
+    if (n == 1 or n == 2) and left(c) >= n:
+        take_big_endian(c, n, &number)
+        return plain_text(c, number)
     return NOT_PLAIN
 
 
 cdef object row_value(bytes packed, other):
     # A scalar, or a short list of them; whatever else is `other`'s.
-    cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(packed)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(packed), at, used = 0
-    cdef int left
+    cdef Cursor cursor
+    cdef Cursor *c = &cursor
+    cdef int code, items_left
     cdef list items
-    if size == 0 or not 0x90 <= p[0] < 0xA0:
-        value = plain_value(p, size, &used)
-        return other(packed) if value is NOT_PLAIN or used != size else value
+    cursor_open(c, packed)
+    code = peek(c)
+    if not 0x90 <= code < 0xA0:
+        value = plain_value(c)
+        return other(packed) if value is NOT_PLAIN or left(c) else value
+    advance(c, 1)
     items = []
-    at = 1
-    for left in range(p[0] - 0x90):
-        value = plain_value(p + at, size - at, &used)
+    for items_left in range(code - 0x90):
+        value = plain_value(c)
         if value is NOT_PLAIN:
             return other(packed)
         items.append(value)
-        at += used
-    return items if at == size else other(packed)
+    return other(packed) if left(c) else items
 
 
 cdef tuple row_elements(bytes key, Py_ssize_t start):

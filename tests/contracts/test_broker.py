@@ -36,7 +36,7 @@ async def harness(
     if request.param == "kafka":
         settings = request.getfixturevalue("settings")
         topic = request.getfixturevalue("make_topic")()
-        async with open_producer(producer_config(settings), topic, CAPACITY) as producer:
+        async with open_producer(producer_config(settings), topic, CAPACITY, lambda: 1) as producer:
             config = consumer_config(settings, f"group-{topic}")
             yield Harness(producer, lambda: KafkaConsumer(config, topic))
         return

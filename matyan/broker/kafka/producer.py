@@ -695,8 +695,8 @@ async def open_producer(
 
     What the block raises comes out as it is, not in a group.
 
-    config: `producer_config`. capacity_bytes: MATYAN_QUEUE_BYTES. partition_count: how many the topic has, 0: not known; it
-    decides when frames are handed over, not where they go.
+    config: `producer_config`. capacity_bytes: MATYAN_QUEUE_BYTES. partition_count: how many the topic has, 0: not known;
+    then the frames of each key alone are in order. It decides when frames are handed over, not where they go.
     """
     producer = KafkaProducer(config, topic, capacity_bytes, partition_count)
     try:
