@@ -137,7 +137,7 @@ OTHERS = {
         "/api",
         asked_of_aim,
         "Aim: `aim up` on its own files, which are local to it, with nobody writing; the same API in its older form, so the same queries and the same stream. "
-        "Its ids and times of creation are its own.",
+        "Its answer holds some more of each metric (first step, dtype, version), its ids and times of creation are its own.",
     ),
 }
 BIAS = (
