@@ -119,7 +119,7 @@ def start_aim_up(bin: Path, folder: Path, port: int) -> Start:
             *(str(bin / "aim"), "up", "--repo", str(folder), "-y"),
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
-        f"{url}/api/projects/",
+        f"{url}/",
         url,
         {"PATH": f"{bin}:/usr/bin:/bin"},
     )
