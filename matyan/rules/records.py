@@ -158,7 +158,8 @@ class Unit:
             ctx = self._find_context(rows, op.context_text, op.ctx, context)
         if self.sequences.append_points(op.run, ctx, op.name, op.dtype, op.columns):
             indexes.put(rows, "trace", op.name)
-        self._reshaped(op.run, op.context_text)
+        if self.sequences.retyped:
+            self._reshaped(op.run, op.context_text)
         self._applied("log_metric", count)
 
     def _apply_record(self, op: Record) -> Iterable[None]:
@@ -240,23 +241,23 @@ class Unit:
         ctx = self._context(rows, text, context)
         if self.sequences.append_object(rows.run, ctx, name, dtype, entry):
             indexes.put(rows, "trace", name)
-        self._reshaped(rows.run, text)
+        if self.sequences.retyped:
+            self._reshaped(rows.run, text)
 
     def append_line(self, rows: RunRows[Transaction], line: str, sent: int, time: float) -> None:
         """Appends a terminal line; `sent`: the step that it was sent with."""
         self._context(rows, NO_CONTEXT, None)
         if self.sequences.append_line(rows.run, line, sent, time):
             indexes.put(rows, "trace", LINES)
-        self._reshaped(rows.run, NO_CONTEXT)
+        if self.sequences.retyped:
+            self._reshaped(rows.run, NO_CONTEXT)
 
     def reparam(self, run: str) -> None:
         """The names of the run's parameters may have changed."""
         self._reparamed.add(run)
 
     def _reshaped(self, run: str, context: str) -> None:
-        """The sequence that was written last may be new, or of another dtype."""
-        if not self.sequences.retyped:
-            return
+        """The sequences that were written last and are new, or of another dtype."""
         for name, before, dtype in self.sequences.retyped:
             added = shapes.sequence(dtype, name, context)
             if before is not None:
