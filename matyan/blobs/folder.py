@@ -15,6 +15,7 @@ with a header that holds the path and the declared type, so that one rename make
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import os
@@ -346,8 +347,15 @@ class FolderBlobs:
             return 0
         _sync_folder(self._root)
         count = len(os.listdir(doomed))
-        shutil.rmtree(doomed)
-        return count
+        while True:
+            try:
+                shutil.rmtree(doomed)
+            except OSError as error:
+                # An upload that had found the folder by its former name arrives in it still.
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+            else:
+                return count
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
