@@ -23,7 +23,7 @@ from typing import Any
 
 import trio
 
-from matyan._codec import Columns, decode_records, validate
+from matyan._codec import Columns, Malformed, decode_records, validate
 from matyan.folder.folder import open_folder
 from matyan.rules import contexts
 from matyan.rules.records import Rules, Unit
@@ -142,7 +142,8 @@ async def _commit(store: Store, rules: Rules, work: Callable[[Unit], None]) -> N
 
 def _apply(values: list[bytes], unit: Unit) -> None:
     for op in decode_records(values):
-        unit.apply(op)  # type: ignore[arg-type]
+        assert not isinstance(op, Malformed)
+        unit.apply(op)
 
 
 def _begun(run: int) -> datetime:

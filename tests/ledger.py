@@ -14,7 +14,7 @@ from matyan.rules.prefetch import prefetch
 from matyan.rules.records import Rules, Unit, pay
 from matyan.rules.rows import RunRows
 from matyan.rules.sequences import Growth, Layout, SequenceInfo, Sequences
-from matyan.store.fdb.store import exhausted
+from matyan.store.base import exhausted
 from tests.memory_store import MemoryStore
 
 T0 = 1_700_000_000.0

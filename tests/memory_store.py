@@ -19,8 +19,7 @@ from weakref import WeakSet
 import trio
 
 from matyan.errors import Expired, InvalidRecord, Unavailable
-from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction, View
-from matyan.store.fdb.store import exhausted
+from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction, View, exhausted
 from matyan.store.view import RenewedView
 
 T = TypeVar("T")

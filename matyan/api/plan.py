@@ -16,6 +16,7 @@ from matyan.api.query.facts import Begins, Either, Every, Is, Need, Within
 from matyan.api.runs import View
 from matyan.rules import entities, indexes
 from matyan.rules.entities import EXPERIMENTS, TAGS
+from matyan.store.base import exhausted
 
 _FEW: Final = 64
 """Runs that are looked at sooner than an index is."""
@@ -76,13 +77,7 @@ def candidates(view: View, need: Need) -> Generator[bytes, None, Plan]:
 
 def explained(view: View, need: Need) -> dict[str, Any]:
     """What `explain=true` answers with, see `Plan.told`."""
-    looking = candidates(view, need)
-    while True:
-        try:
-            next(looking)
-        except StopIteration as end:
-            plan: Plan = end.value
-            return plan.told()
+    return exhausted(candidates(view, need)).told()
 
 
 def _by_date(view: View, wanted: set[str]) -> Generator[bytes, None, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -59,6 +60,23 @@ def octets(body: AsyncIterator[bytes], content_type: str = "application/octet-st
     """An answer of any length, for as long as its client goes on reading."""
     response = Response(body, content_type=content_type)
     response.timeout = None  # Quart ends an answer after a minute
+    return response
+
+
+def blob_bytes(
+    size: int, pieces: Pieces, content_type: str = "application/octet-stream"
+) -> Response:
+    """What `ReadBlobs.open` has opened; closed at the end of the answer."""
+
+    async def sent() -> AsyncIterator[bytes]:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    response = octets(sent(), content_type)
+    response.headers["Content-Length"] = str(size)
+    # A page of somebody's artifact must not run as one of ours.
+    response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 

@@ -11,7 +11,7 @@ import click
 
 from matyan.cli import views
 from matyan.cli.flags import PlaceName, as_json_option, read_options
-from matyan.cli.output import reading
+from matyan.cli.output import metrics_option, reading
 from matyan.errors import NotFound
 from matyan.reader import Reader
 from matyan.reader.columns import leaves
@@ -30,14 +30,7 @@ Row = dict[str, Any]
 @click.command()
 @click.argument("runs", metavar="RUN RUN…", nargs=-1, required=True)
 @read_options
-@click.option(
-    "--metrics",
-    "-m",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="Only metrics of this name; may be repeated.",
-)
+@metrics_option("Only metrics of this name; may be repeated.")
 @click.option(
     "--all",
     "everything",

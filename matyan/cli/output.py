@@ -39,6 +39,11 @@ def output_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any
     )
 
 
+def metrics_option(help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--metrics NAME, which may be repeated; the command gets `names`."""
+    return click.option("--metrics", "-m", "names", multiple=True, metavar="NAME", help=help)
+
+
 def not_for_a_terminal(what: str, output: Path | None) -> None:
     """
     Raises:

@@ -17,7 +17,13 @@ import click
 from matyan.cli import views
 from matyan.cli.export import cell
 from matyan.cli.flags import PlaceName, read_options
-from matyan.cli.output import not_for_a_terminal, output_file, output_option, reading
+from matyan.cli.output import (
+    metrics_option,
+    not_for_a_terminal,
+    output_file,
+    output_option,
+    reading,
+)
 from matyan.reader import Reader
 from matyan.service import json_text, terminal
 
@@ -31,14 +37,9 @@ Rows = Iterable[Sequence[object]]
 @click.command()
 @click.argument("query", default="")
 @read_options
-@click.option(
-    "--metrics",
-    "-m",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="The points of the metrics of this name, in place of runs; may be repeated. The QUERY may be about `metric` then, too: its name, "
-    "context, last and last_step.",
+@metrics_option(
+    "The points of the metrics of this name, in place of runs; may be repeated. The QUERY may be about `metric` then, too: its name, "
+    "context, last and last_step."
 )
 @click.option(
     "--column",

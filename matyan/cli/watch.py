@@ -20,7 +20,7 @@ import outcome
 from matyan._codec import LINES, LOG_RECORDS
 from matyan.cli import views
 from matyan.cli.flags import PlaceName, read_options
-from matyan.cli.output import reading
+from matyan.cli.output import metrics_option, reading
 from matyan.cli.plot import fitting
 from matyan.errors import NotFound
 from matyan.reader import Block, Points, Reader
@@ -37,13 +37,8 @@ _PLOT_LINES: Final = 10
 @click.command()
 @click.argument("run")
 @read_options
-@click.option(
-    "--metrics",
-    "-m",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="Only metrics of this name; may be repeated. Default: all but those of the system, as many as there is room for.",
+@metrics_option(
+    "Only metrics of this name; may be repeated. Default: all but those of the system, as many as there is room for."
 )
 @click.option("--from-now", is_flag=True, help="Leave out what was logged before.")
 def watch(run: str, store: PlaceName, names: tuple[str, ...], from_now: bool) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import socket
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -22,7 +21,7 @@ from matyan.errors import Unavailable
 from matyan.folder.client import connect, error_of
 from matyan.folder.lending import Seen, seen
 from matyan.folder.wire import ERROR, LEND, pack_message, received, unpack_message
-from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction, View
+from matyan.store.base import KeyValue, Layout, Range, Snapshot, Transaction, View, exhausted
 from matyan.store.open import FolderName
 from matyan.store.overlay import Overlay
 from matyan.store.rocks.store import DIRECTORIES
@@ -265,7 +264,7 @@ class LentStore:
         )
 
     async def transact_in_turns(self, body: Callable[[Transaction], Generator[None, None, T]]) -> T:
-        return await self.transact(partial(_to_its_end, body))
+        return await self.transact(lambda tr: exhausted(body(tr)))
 
     def _attempt(self, body: Callable[[Transaction], T]) -> tuple[bool, T]:
         with contextlib.closing(_Session(self._folder)) as session:
@@ -291,13 +290,3 @@ class LentStore:
     async def aclose(self) -> None:
         """Nothing is open."""
         await trio.lowlevel.checkpoint()
-
-
-def _to_its_end(body: Callable[[Transaction], Generator[None, None, T]], tr: Transaction) -> T:
-    work = body(tr)
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result

@@ -202,3 +202,13 @@ class ClusterStore(Store, Protocol):
             Unavailable: the cluster does not answer.
         """
         ...
+
+
+def exhausted(work: Generator[object, None, T]) -> T:
+    """The result of a body that yields, without a pause."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result

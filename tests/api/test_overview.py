@@ -13,7 +13,7 @@ from matyan.api import overview
 from matyan.api.runs import View
 from matyan.rules import shapes
 from matyan.rules.sequences import Layout, Sequences
-from matyan.store.fdb.store import exhausted
+from matyan.store.base import exhausted
 from tests.ledger import Ledger, metric, record
 
 RUNS = st.sampled_from(["a", "b", "c", "d"])

@@ -16,6 +16,7 @@ from matyan.api.query import EvaluationError, parse
 from matyan.api.query.facts import ANYTHING, Begins, Either, Is
 from matyan.api.runs import METRIC, View
 from matyan.rules.sequences import Sequences
+from matyan.store.base import exhausted
 from tests.ledger import T0, Ledger, metric, record
 
 LONG = "x" * 5_000
@@ -109,19 +110,13 @@ def found(
 
     def body(snap: Any) -> tuple[list[Any], list[Any], int]:
         view = view_of(ledger, snap)
-        narrowed, every = (drained(candidates(view, need)).runs for need in (query.needs, ANYTHING))
+        narrowed, every = (
+            exhausted(candidates(view, need)).runs for need in (query.needs, ANYTHING)
+        )
         assert len(every) == len(VALUES)
         return matching(view, narrowed), matching(view, every), len(narrowed)
 
-    return ledger.store.look(body)  # type: ignore[no-any-return]
-
-
-def drained(work: Any) -> Any:
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+    return ledger.store.look(body)
 
 
 def literal(value: Any) -> str:
@@ -285,7 +280,7 @@ def test_a_query_without_an_end_is_not_tried_on_every_run(ledger: Ledger) -> Non
 
     def matched(text: str) -> int:
         query = parse(text, subject=None)
-        return ledger.store.look(  # type: ignore[no-any-return]
+        return ledger.store.look(
             lambda snap: len([*filter(None, search.runs(view_of(ledger, snap), query))])
         )
 

@@ -15,9 +15,8 @@ from matyan.rules.prefetch import prefetch
 from matyan.rules.records import Rules, Unit
 from matyan.rules.sequences import Layout
 from matyan.service import telemetry
-from matyan.store.base import Transaction
+from matyan.store.base import Transaction, exhausted
 from matyan.store.fdb import store as fdb_store
-from matyan.store.fdb.store import exhausted
 from matyan.store.fdb.transaction import FdbTransaction
 from matyan.workers.ingest import IngestWorker
 from tests import fdb

@@ -92,7 +92,7 @@ async def test_nothing_is_given_to_nobody(served: Served, tmp_path: Path, seed: 
     """One request or several behind each other: every answer is a refusal, a page of health, or what a browser may ask first."""
     rng = random.Random(seed)
     known = add(tmp_path / "tokens", "ci", "admin")
-    served.frontier.shared.entrance._guesses.add = lambda *_: 0.0  # type: ignore[method-assign] # unslowed
+    served.frontier.shared.entrance._guesses.add = lambda *_: 0.0  # unslowed
     answers: Counter[bytes] = Counter()
     with trio.fail_after(60):
         for _ in range(200):

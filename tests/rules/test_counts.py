@@ -120,7 +120,7 @@ def test_what_is_counted_and_owed_is_the_associations(steps: list[Any], seed: in
     """Whenever it is folded, whatever the API adds meanwhile, and whatever bodies run again."""
     faults = None if seed is None else Faults(seed, ("again", "landed", "lost"))
     if faults is not None:
-        faults.either = lambda: False  # type: ignore[method-assign]  # nobody is told of an unknown outcome
+        faults.either = lambda: False  # nobody is told of an unknown outcome
     ledger = shared_ledger(faults)
     held: dict[str, set[str]] = {}
     dead: set[str] = set()

@@ -11,8 +11,7 @@ from hypothesis import given
 
 from matyan._codec import decode_records
 from matyan.keys import unpack
-from matyan.store.base import KeyValue, Range
-from matyan.store.fdb.store import exhausted
+from matyan.store.base import KeyValue, Range, exhausted
 from tests.codec.test_limits import RUN, SHAPES, accepted, hparams, rows_of, validate, values
 from tests.ledger import Ledger, record
 

@@ -14,7 +14,7 @@ from matyan.keys import unpack_value
 from matyan.rules.entities import NAMESPACE
 from matyan.rules.records import ACTIVITY_S, KINDS, Rules, event_of
 from matyan.rules.sequences import Layout, Sequences
-from matyan.store.fdb.store import exhausted
+from matyan.store.base import exhausted
 from tests.ledger import T0, Ledger, metric, moment, record
 
 pytestmark = pytest.mark.usefixtures("bodies")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from matyan.broker.base import ControlEvent
 from matyan.keys import pack_value
 from matyan.rules import entities, removals, runs
+from matyan.store.base import exhausted
 from tests.ledger import Ledger, metric, record
 from tests.rules.audit import findings
 from tests.rules.test_entities import FAMILIES, id_of, join
@@ -22,12 +23,7 @@ def steps(ledger: Ledger, family: str, uuid: str, most: int, times: int) -> bool
     """Some transactions of a deletion; returns whether it goes on."""
 
     def body(tr: Any) -> bool:
-        work = removals.parting(tr, ledger.keys, family, uuid, 9.5, most)
-        try:
-            while True:
-                next(work)
-        except StopIteration as end:
-            return bool(end.value)
+        return bool(exhausted(removals.parting(tr, ledger.keys, family, uuid, 9.5, most)))
 
     goes_on = True
     while goes_on and times:

@@ -179,7 +179,7 @@ async def test_a_worker_without_the_store_goes_on(tmp_path: Path) -> None:
     """As one that was started the way it had to be before."""
     scene = Scene(tmp_path, event("tag_deleted", tag_id="t"), event("run_deleted", run_id="r"))
     await scene.shelf.put("r", "a")
-    scene.part = None  # type: ignore[assignment,method-assign]
+    scene.part = None
     await scene.work()
     assert await scene.shelf.paths("r") == []
     assert scene.buried == []

@@ -19,8 +19,7 @@ from matyan.keys import Keys, unpack_value
 from matyan.rules.records import Rules, Unit
 from matyan.rules.sequences import Sequences
 from matyan.service import telemetry
-from matyan.store.base import Snapshot, Transaction
-from matyan.store.fdb.store import exhausted
+from matyan.store.base import Snapshot, Transaction, exhausted
 from matyan.store.rocks import open_rocks
 from matyan.workers.ingest import IngestWorker
 from tests.broken_ingestion import AcknowledgesEarly, IgnoresStoredOffset

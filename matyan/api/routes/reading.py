@@ -4,7 +4,7 @@ other routes suit a browser."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import aclosing, closing
+from contextlib import closing
 from functools import partial
 from typing import Any, Final, cast
 
@@ -15,7 +15,7 @@ from matyan.api import asked
 from matyan.api.asked import Refused
 from matyan.api.reading import Reading
 from matyan.api.runs import View
-from matyan.api.served import BASE, Served, known, octets, streamed
+from matyan.api.served import BASE, Served, blob_bytes, known, streamed
 from matyan.errors import MatyanError, NotFound
 from matyan.readable import is_int64, is_number
 from matyan.service import messages
@@ -53,16 +53,7 @@ def add(app: QuartTrio, served: Served) -> None:
             _, size, pieces = await served.blobs.open(run, path)
         except NotFound:
             raise Refused(404, f"Run {run[:128]} has no bytes for {path[:255]!r}.") from None
-
-        async def sent() -> Any:
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    yield piece
-
-        response = octets(sent())
-        response.headers["Content-Length"] = str(size)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        return response
+        return blob_bytes(size, pieces)
 
 
 def _messages(view: View, rows: Iterator[object]) -> Iterator[bytes]:

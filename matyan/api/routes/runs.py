@@ -21,7 +21,7 @@ from matyan.api.objects import WITH_BLOBS, Wish
 from matyan.api.plain import answer, dumped
 from matyan.api.query import Query, QueryError, parse
 from matyan.api.runs import KINDS, METRIC, RunView, View
-from matyan.api.served import BASE, Served, known, octets, streamed
+from matyan.api.served import BASE, Served, blob_bytes, known, octets, streamed
 from matyan.errors import NotFound
 from matyan.readable import is_int64
 from matyan.rules import contexts
@@ -419,17 +419,8 @@ def _add_artifacts(app: QuartTrio, served: Served) -> None:
             _, size, pieces = await served.blobs.open(owner, place)
         except NotFound:
             raise Refused(404, f"The artifact {path[:255]!r} was never uploaded.") from None
-
-        async def sent() -> Any:
-            async with aclosing(pieces):
-                async for piece in pieces:
-                    yield piece
-
-        response = octets(sent(), content_type)
-        response.headers["Content-Length"] = str(size)
+        response = blob_bytes(size, pieces, content_type)
         response.headers["Content-Disposition"] = attachment(path.rpartition("/")[2])
-        # A page of somebody's artifact must not run as one of ours.
-        response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Content-Security-Policy"] = "sandbox"
         return response
 

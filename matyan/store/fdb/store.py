@@ -18,7 +18,7 @@ import trio
 
 from matyan.errors import InvalidRecord, NoStore, Unavailable
 from matyan.service import telemetry
-from matyan.store.base import Layout, Snapshot, Transaction, View
+from matyan.store.base import Layout, Snapshot, Transaction, View, exhausted
 from matyan.store.fdb.client import (
     LOCKED,
     STATUS,
@@ -78,16 +78,6 @@ class FdbStore:
 
     async def aclose(self) -> None:
         """The client's connections are the process's and end with it."""
-
-
-def exhausted(work: Generator[object, None, T]) -> T:
-    """The result of a body that yields, without a pause."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 class _Work(Generic[T]):

@@ -54,7 +54,7 @@ class Value:
     def __eq__(self, other: object) -> bool:
         return self.value == (other.value if isinstance(other, Value) else other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 class KeyValue:
@@ -219,7 +219,7 @@ def transactional(function: Callable[..., Any]) -> Callable[..., Any]:
 def _directory_module(subspace: type) -> ModuleType:
     """Directories with short fixed prefixes, in the order of their creation."""
 
-    class DirectorySubspace(subspace):  # type: ignore[misc,valid-type]
+    class DirectorySubspace(subspace):
         def __init__(self, path: tuple[str, ...], prefix: bytes) -> None:
             super().__init__(rawPrefix=prefix)
             self.path = path
@@ -243,9 +243,9 @@ def _directory_module(subspace: type) -> ModuleType:
             return ((path,) if isinstance(path, str) else tuple(path)) in database.directories
 
     module = ModuleType("fdb.directory_impl")
-    module.DirectorySubspace = DirectorySubspace  # type: ignore[attr-defined]
-    module.DirectoryLayer = DirectoryLayer  # type: ignore[attr-defined]
-    module.directory = DirectoryLayer()  # type: ignore[attr-defined]
+    module.DirectorySubspace = DirectorySubspace
+    module.DirectoryLayer = DirectoryLayer
+    module.directory = DirectoryLayer()
     return module
 
 
@@ -276,19 +276,19 @@ def install() -> Database:
     }.items():
         setattr(package, name, member)
         setattr(implementation, name, member)
-    package.api_version = lambda version: None  # type: ignore[attr-defined]
-    package.is_api_version_selected = lambda: True  # type: ignore[attr-defined]
-    package.get_api_version = lambda: API_VERSION  # type: ignore[attr-defined]
-    package.impl = implementation  # type: ignore[attr-defined]
+    package.api_version = lambda version: None
+    package.is_api_version_selected = lambda: True
+    package.get_api_version = lambda: API_VERSION
+    package.impl = implementation
     sys.modules["fdb"] = package
     sys.modules["fdb.impl"] = implementation
 
     # The real ones, found through the package's path.
-    package.tuple = importlib.import_module("fdb.tuple")  # type: ignore[attr-defined]
+    package.tuple = importlib.import_module("fdb.tuple")
     subspace = importlib.import_module("fdb.subspace_impl").Subspace
-    package.Subspace = subspace  # type: ignore[attr-defined]
+    package.Subspace = subspace
     directories = _directory_module(subspace)
     sys.modules["fdb.directory_impl"] = directories
-    package.directory_impl = directories  # type: ignore[attr-defined]
-    package.directory = directories.directory  # type: ignore[attr-defined]
+    package.directory_impl = directories
+    package.directory = directories.directory
     return database
