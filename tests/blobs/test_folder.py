@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -135,6 +136,25 @@ async def test_uploads_and_the_deletion_of_their_run_may_cross(blobs: FolderBlob
             nursery.start_soon(blobs.delete_run, "run")
     await blobs.delete_run("run")
     assert await blobs.list("run") == []
+
+
+async def test_an_upload_that_arrives_late_goes_with_its_run(
+    blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had found the run's folder by its name, and stands in it when the rest is gone: the deletion goes on."""
+    await blobs.receive("run", "a", "text/plain", stream(b"x"), 10)
+    removed = shutil.rmtree
+
+    def crossed(folder: str) -> None:
+        monkeypatch.setattr(shutil, "rmtree", removed)
+        for file in Path(folder).iterdir():
+            file.unlink()
+        Path(folder, "late").write_bytes(b"x")
+        Path(folder).rmdir()
+
+    monkeypatch.setattr(shutil, "rmtree", crossed)
+    assert await blobs.delete_run("run") == 1
+    assert files(blobs._root) == []
 
 
 # --- nothing outside -----------------------------------------------------------------------------

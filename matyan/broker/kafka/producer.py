@@ -39,7 +39,8 @@ GATHER_S = 0.001
 """Frames that wait while others are in flight are handed over after one to two times this, whatever is in flight:
 a partition without a leader must not delay the other partitions' frames."""
 _GATHER_MOST_S = 0.004
-"""Who looks for such frames looks less often, down to this, while it finds none: each look costs a crowd as much as a frame."""
+"""The first of them after up to twice this: while none is found to wait so long they are looked for less often, since each look
+costs a crowd as much as a frame."""
 GATHER_BYTES = 128 << 10
 """Frames that together have this size, as `_size_of` counts (each value twice), fill a request and wait no longer."""
 _WINDOW = 5
