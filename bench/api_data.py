@@ -48,9 +48,6 @@ class Sizes:
     runs: int = 10_000
     long_points: int = 10_000
 
-    def scaled(self, scale: float) -> Sizes:
-        return Sizes(max(200, int(self.runs * scale)), max(100, int(self.long_points * scale)))
-
     @property
     def points(self) -> int:
         return (

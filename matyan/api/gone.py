@@ -24,7 +24,7 @@ _ASK_S: Final = 0.05
 _STRETCH_S: Final = 0.001
 _PAUSE_S: Final = 0.0003
 """A read pauses after each stretch while something is being committed: it holds Python's lock and a core, of which the ingestion needs
-some. With two cores the median acknowledgement beside a list of all runs takes 3 ms with it, 7 without, and the list no longer."""
+some. `bench.api` shows what an acknowledgement takes beside a list of all runs."""
 _BUSY_S: Final = 0.05
 """So long after a commit the next one is near."""
 _MOST_ROWS: Final = 1_024
