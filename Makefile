@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-faults test-fdb fuzz test-adapters browser screenshots lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser screenshots lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -29,6 +29,11 @@ s3: setup
 # Side by side, a file each: two to a core, since half of a test's time goes by waiting for brokers, workers and the SDK.
 test: setup
 	$(BIN)/python -m pytest -q -n $(or $(SIDE_BY_SIDE),4) --dist loadfile --no-loadscope-reorder
+
+# What `make test` has no time for, or not the machine: a line for each, whose tests say what they miss and are skipped then.
+test-long: export MATYAN_TEST_LONG := 1
+test-long: setup
+	$(BIN)/python -m pytest -q tests/image
 
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
