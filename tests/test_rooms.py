@@ -16,6 +16,7 @@ PACKAGE = Path(matyan.__file__).parent
 ROOMS = (
     "__main__",
     "cli",
+    "moving",
     "reader",
     "folder",
     "jobs",
@@ -48,6 +49,7 @@ NEVER = {
     "jobs": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka", *S3},
     "workers": {"matyan.store.rocks", "matyan.broker.local", "matyan.broker.kafka"},
     "store": {"matyan.keys"},
+    "moving": {"matyan.store.rocks", "matyan.broker", "matyan.workers", "matyan.rules", *S3},
     "service": {"rocksdict", "confluent_kafka", "boto3"},
 }
 """What a room does without though it stands lower: engines are the composition root's choice."""

@@ -24,6 +24,8 @@ TOLD = {
     "NotFound": 0,
     "OffsetConflict": 0,
     "Refusal": 1,
+    "Refused": 0,
+    "RefusedByServer": 0,
     "TooLarge": 0,
     "Unavailable": 0,
     "UsageError": 0,

@@ -22,6 +22,7 @@ from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.folder.folder import DataFolder, finish_commands, open_folder
 from matyan.folder.letters import Letters
 from matyan.folder.opened import delete_by_record, delivered, finish_by_record
+from matyan.folder.taking import Taking
 from matyan.rules import runs
 from matyan.rules.queries import Row
 from matyan.rules.removals import awaited
@@ -82,6 +83,7 @@ class Tracker:
                 "dlq_replay": self._replay,
                 "job_blob_page": self._blob_page,
                 "job_delete_blobs": self._delete_blobs,
+                **Taking(self.producer, self.blobs, self._require_store).writes(),
             },
             {
                 "show": self._show,

@@ -41,6 +41,14 @@ def is_url(place: object) -> bool:
     return isinstance(place, str) and place.lower().startswith(("http://", "https://"))
 
 
+class RefusedByServer(ConfigurationError):
+    """What answers at a URL refuses, with this status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
 class Server:
     """Where a process answers, and what it is shown. str(): without the token.
 
@@ -56,16 +64,16 @@ class Server:
             raise _no_url(str(error)) from None
         if not parts.hostname or parts.query or parts.fragment:
             raise _no_url("there is no host in it" if not parts.hostname else "it ends in a query")
-        self._secure = parts.scheme.lower() == "https"
-        self._host = parts.hostname
-        self._port = port or (443 if self._secure else 80)
-        self._prefix = parts.path.rstrip("/")
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.name = f"{parts.scheme.lower()}://{shown}{f':{port}' if port else ''}{self._prefix}"
-        self._headers = {"User-Agent": f"matyan/{__version__}"}
+        self.secure = parts.scheme.lower() == "https"
+        self.host = parts.hostname
+        self.port = port or (443 if self.secure else 80)
+        self.prefix = parts.path.rstrip("/")
+        shown = f"[{self.host}]" if ":" in self.host else self.host
+        self.name = f"{parts.scheme.lower()}://{shown}{f':{port}' if port else ''}{self.prefix}"
+        self.headers = {"User-Agent": f"matyan/{__version__}"}
         if parts.username is not None or parts.password is not None:
             pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-            self._headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+            self.headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
 
     def __str__(self) -> str:
         return self.name
@@ -76,36 +84,39 @@ class Server:
         Raises:
             ConfigurationError: no host is called so.
         """
-        place = self._host, self._port
+        place = self.host, self.port
         try:
-            if not self._secure:
+            if not self.secure:
                 return HTTPConnection(*place, timeout=_SILENCE_S)
-            # It honours SSL_CERT_FILE, where the certificate is of an authority of one's own.
-            context = ssl.create_default_context()
-            return HTTPSConnection(*place, timeout=_SILENCE_S, context=context)
+            return HTTPSConnection(*place, timeout=_SILENCE_S, context=trusting())
         except HTTPException:
-            raise _no_url(f"{self._host!r} is no host") from None
+            raise _no_url(f"{self.host!r} is no host") from None
 
     def request(
-        self, connection: HTTPConnection, method: str, path: str, body: object = None
+        self,
+        connection: HTTPConnection,
+        method: str,
+        path: str,
+        body: object = None,
+        answer: str = _ANSWER,
     ) -> tuple[HTTPResponse, socket.socket | None]:
-        """A successful answer, and the socket that it comes through.
+        """A successful answer, of the type `answer`, and the socket that it comes through.
 
         Raises:
             MatyanError: in a sentence, what the process says or why it says nothing.
         """
-        headers = dict(self._headers)
+        headers = dict(self.headers)
         data = None
         if body is not None:
             data = _json(body)
             headers["Content-Type"] = "application/json"
         try:
-            connection.request(method, self._prefix + path, data, headers)
+            connection.request(method, self.prefix + path, data, headers)
             # Whoever hangs up needs it; an answer that ends with its connection takes it away from there.
             through = connection.sock
             response = connection.getresponse()
             # A page that asks for a login, say, is a success, too.
-            if response.status == 200 and response.headers.get_content_type() == _ANSWER:
+            if response.status == 200 and response.headers.get_content_type() == answer:
                 return response, through
             told = response.read(_REFUSAL_BYTES)
         except ssl.SSLCertVerificationError as error:
@@ -117,7 +128,7 @@ class Server:
                 f"{self} does not speak TLS as this side does ({error.reason}): is it http:// there?"
             ) from None
         except (socket.gaierror, UnicodeError):
-            raise Unavailable(f"There is no host {self._host!r}: see to the URL.") from None
+            raise Unavailable(f"There is no host {self.host!r}: see to the URL.") from None
         except TimeoutError:
             raise Unavailable(
                 f"{self} does not answer: try again, or see what it is busy with."
@@ -126,39 +137,50 @@ class Server:
             raise Unavailable(
                 f"Nobody answers at {self} ({_reason(error)}): start matyan up or matyan api there, or see to the URL."
             ) from None
-        raise self._refusal(method, response, told)
+        raise self._refusal(method, answer, response, told)
 
-    def _refusal(self, method: str, response: HTTPResponse, told: bytes) -> MatyanError:
+    def _refusal(
+        self, method: str, wanted: str, response: HTTPResponse, told: bytes
+    ) -> MatyanError:
         status = response.status
         if status == 401:
             known = (
                 "the token in the URL is not known there, or was revoked"
-                if ("Authorization" in self._headers)
+                if ("Authorization" in self.headers)
                 else "it wants a token"
             )
-            return ConfigurationError(
-                f"{self} lets nobody in: {known}. Write the URL as http://NAME:TOKEN@HOST:PORT."
+            return RefusedByServer(
+                f"{self} lets nobody in: {known}. Write the URL as http://NAME:TOKEN@HOST:PORT.",
+                status,
             )
         if status in (301, 302, 303, 307, 308):
-            return ConfigurationError(
-                f"{self} leads on to {response.headers.get('Location', 'nowhere')[:200]!r}: write that URL."
+            return RefusedByServer(
+                f"{self} leads on to {response.headers.get('Location', 'nowhere')[:200]!r}: write that URL.",
+                status,
             )
-        if status == 405 or (status == 404 and method == "POST"):
-            return ConfigurationError(
-                f"{self} does not answer a reader's questions: run the same version of matyan there, or see to the URL."
+        if wanted == _ANSWER and (status == 405 or (status == 404 and method == "POST")):
+            return RefusedByServer(
+                f"{self} does not answer a reader's questions: run the same version of matyan there, or see to the URL.",
+                status,
             )
         try:
             sentence = json.loads(told)["detail"]
             assert isinstance(sentence, str)
         except (ValueError, KeyError, TypeError, AssertionError):
-            return ConfigurationError(
-                f"What answers at {self} with {status} is no tracker that this version can read: see to the URL, and to the versions."
+            return RefusedByServer(
+                f"What answers at {self} with {status} is no tracker that this version can read: see to the URL, and to the versions.",
+                status,
             )
         if status == 403:
-            return ConfigurationError(f"{self} refuses: {sentence.rstrip('.')}.")
+            return RefusedByServer(f"{self} refuses: {sentence.rstrip('.')}.", status)
         if response.status == 404:
             return NotFound(sentence)
         return Unavailable(sentence) if status >= 500 else MatyanError(sentence)
+
+
+def trusting() -> ssl.SSLContext:
+    """What checks certificates. It honours SSL_CERT_FILE, where one is of an authority of one's own."""
+    return ssl.create_default_context()
 
 
 def _json(body: object) -> bytes:
