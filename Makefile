@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser screenshots lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser screenshots docs docs-serve lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -66,6 +66,13 @@ screenshots: setup browser
 # The SDK's callbacks on the real Hugging Face Trainer, Lightning and Keras, in environments under build/ (PyTorch: gigabytes).
 test-adapters: setup
 	MATYAN_TEST_ADAPTERS=1 $(BIN)/python -m pytest -q tests/adapters
+
+# The pages of docs/ in build/site, and the same while they are written: at http://127.0.0.1:8000, anew after each change.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-serve: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --strict
 
 lint: setup
 	$(BIN)/ruff check .

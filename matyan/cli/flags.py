@@ -60,11 +60,15 @@ _METAVARS = {int: "N", float: "SECONDS", tuple: "LIST", str: "TEXT", Properties:
 
 
 def settings_flags(
-    *names: str, ignore: tuple[str, ...] = (), defaults: Mapping[str, Any] | None = None
+    *names: str,
+    ignore: tuple[str, ...] = (),
+    also: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Gives a command an option for each of these fields of `Settings`, and calls it with `settings`.
 
-    `ignore`: the command uses every setting but those whose variables begin so, whether it has an option for it or not.
+    `ignore`: the command uses every setting but those whose variables begin so, whether it has an option for it or not;
+    `also`: which of those it reads that have no option, for the table of the settings (`settings_read` of the command).
     `defaults`: of fields for which the command has others.
 
     A secret gets no option, since `ps` shows command lines to everybody: --help says which variable to set.
@@ -82,6 +86,7 @@ def settings_flags(
             return command(*arguments, settings=settings, **given)
 
         call.__doc__ = (command.__doc__ or "") + _about(secrets)
+        call.settings_read = (*names, *also)  # type: ignore[attr-defined]
         for option in reversed(options):
             call = option(call)
         return call

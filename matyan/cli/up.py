@@ -40,6 +40,13 @@ _TRAFFIC_S = 60.0
 
 _log = get_logger()
 
+_NO_OPTION = (
+    *("log_level", "environment", "shutdown_flush_timeout", "metrics_enabled", "queue_bytes"),
+    *("blob_max_bytes", "presign_blob_ref", "public_url", "cors_origins", "allowed_hosts"),
+    *("ws_deflate", "sequence_layout"),
+)
+"""The settings that it reads as variables alone."""
+
 
 @click.command()
 @place_options
@@ -52,7 +59,7 @@ _log = get_logger()
     help="0: any free.",
 )
 @click.option("--open", "opens", is_flag=True, help="Open the web app in a browser.")
-@settings_flags("tokens_file", *UI, *TLS, ignore=settings_.EMBEDDED_IGNORES)
+@settings_flags("tokens_file", *UI, *TLS, ignore=settings_.EMBEDDED_IGNORES, also=_NO_OPTION)
 def up(settings: Settings, store: StoreName, host: str, port: int, *, opens: bool) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.
 
