@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser screenshots docs docs-serve lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser deploy-tools test-deploy screenshots docs docs-serve lint asan wheel bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -58,6 +58,24 @@ browser:
 	. /etc/os-release; [ "$$ID" = debian ] && [ "$$(id -u)" = 0 ] || { echo "There is no Chromium on the PATH; install one." >&2; exit 1; }; \
 	export DEBIAN_FRONTEND=noninteractive; timeout 60 apt-get -qq update; \
 	timeout 150 apt-get -qq -y install --no-install-recommends chromium >/dev/null
+
+# The programs that judge deploy/: helm and the Compose specification's own loader, built from their Go modules, and promtool of
+# Debian's package, where this is root. One that is there already is not made again.
+HELM := helm.sh/helm/v3/cmd/helm@v3.19.0
+COMPOSE := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
+DEPLOY_TOOLS := $(abspath build/deploy-tools)
+deploy-tools:
+	mkdir -p $(DEPLOY_TOOLS)
+	test -x $(DEPLOY_TOOLS)/compose || { GOBIN=$(DEPLOY_TOOLS) go install $(COMPOSE) && mv $(DEPLOY_TOOLS)/cmd $(DEPLOY_TOOLS)/compose; }
+	test -x $(DEPLOY_TOOLS)/helm || GOBIN=$(DEPLOY_TOOLS) go install -ldflags='-s -w' $(HELM)
+	@command -v promtool && exit 0; \
+	. /etc/os-release; [ "$$ID" = debian ] && [ "$$(id -u)" = 0 ] || { echo "There is no promtool on the PATH; install Prometheus." >&2; exit 1; }; \
+	export DEBIAN_FRONTEND=noninteractive; timeout 60 apt-get -qq update; \
+	timeout 150 apt-get -qq -y install --no-install-recommends prometheus >/dev/null
+
+# compose.yaml, the chart, the units, the dashboards and the alerts, by the programs that will read them.
+test-deploy: setup
+	$(BIN)/python -m pytest -q tests/deploy
 
 # The pictures of the web app in docs/images.
 screenshots: setup browser

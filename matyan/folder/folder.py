@@ -6,9 +6,12 @@ of them can answer it adds itself.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from math import nan
 from pathlib import Path
+from shutil import disk_usage
 
 import trio
 
@@ -18,7 +21,7 @@ from matyan.folder.opened import Opened, open_up
 from matyan.folder.server import LocalAPI, Read, Write
 from matyan.keys import LOCAL, Keys
 from matyan.rules.sequences import Layout
-from matyan.service import private
+from matyan.service import private, telemetry
 from matyan.store.base import FolderStore
 from matyan.store.open import open_folder_store
 
@@ -82,9 +85,34 @@ async def open_folder(
     private.tighten(path)
     try:
         opened = await open_up(store, layout or (store.default_layout if strict else None))
-        yield DataFolder(path, store, opened.keys, opened.layout, opened.id, await opened.feeders())
+        with _measured(path):
+            yield DataFolder(
+                path, store, opened.keys, opened.layout, opened.id, await opened.feeders()
+            )
     finally:
         await store.aclose()
+
+
+@contextmanager
+def _measured(path: Path) -> Iterator[None]:
+    """Shows how full its disk is, as that is when it is asked."""
+    name = str(path)
+
+    def disk(part: str) -> float:
+        try:
+            return float(getattr(disk_usage(path), part))
+        except (
+            OSError
+        ):  # the folder was moved away under us: the other metrics are shown all the same
+            return nan
+
+    telemetry.FOLDER_FREE_BYTES.labels(name).set_function(partial(disk, "free"))
+    telemetry.FOLDER_DISK_BYTES.labels(name).set_function(partial(disk, "total"))
+    try:
+        yield
+    finally:
+        telemetry.FOLDER_FREE_BYTES.remove(name)
+        telemetry.FOLDER_DISK_BYTES.remove(name)
 
 
 async def _wait_and_open(path: Path, deadline: float) -> FolderStore:

@@ -116,3 +116,6 @@ async def _sweep(frontier: Frontier) -> None:
         frontier.lane.sweep(now)
         shared.intake.sweep(now)
         telemetry.QUEUE_BYTES.set(shared.sessions.budget.held)
+        waiting, oldest_s = shared.sessions.waiting(now)
+        telemetry.WAITING_FRAMES.set(waiting)
+        telemetry.OLDEST_WAITING_SECONDS.set(oldest_s)

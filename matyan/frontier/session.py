@@ -302,6 +302,12 @@ class Sessions:
         """Records that wait for room."""
         return sum(session.parked_records() for session in self.alive)
 
+    def waiting(self, now: float) -> tuple[int, float]:
+        """How many frames wait for their reply, and for how many seconds the oldest of them has."""
+        waiting = [session.waiting for session in self.alive if session.waiting]
+        oldest = min((frames[0].completed for frames in waiting), default=now)
+        return sum(map(len, waiting)), now - oldest
+
     def _on_room(self) -> None:
         # First come, first served, a whole session at a time: order within a connection is kept.
         while self._parked and next(iter(self._parked)).hand_over():

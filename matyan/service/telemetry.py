@@ -53,6 +53,11 @@ REJECTED = Counter(
 ACK_SECONDS = Histogram(
     "matyan_frontier_ack_seconds", "From a frame's last byte to its reply", buckets=_SECONDS
 )
+WAITING_FRAMES = Gauge("matyan_frontier_waiting_frames", "Frames that wait for their reply")
+OLDEST_WAITING_SECONDS = Gauge(
+    "matyan_frontier_oldest_waiting_seconds",
+    "For how long the oldest of them has waited, which no histogram of replies shows while none is sent",
+)
 QUEUE_BYTES = Gauge("matyan_producer_queue_bytes", "Bytes held before an answer")
 QUEUE_CAPACITY = Gauge("matyan_producer_queue_capacity_bytes", "The budget, MATYAN_QUEUE_BYTES")
 SOCKET_CLOSES = Counter(
@@ -151,6 +156,21 @@ PAUSED_SECONDS = Counter(
 )
 REBALANCES = Counter("matyan_consumer_rebalances_total", "Rebalance callbacks", ["event"])
 LAG = Gauge("matyan_consumer_lag_records", "End offset less stored offset", ["topic", "partition"])
+STALLED = Gauge(
+    "matyan_consumer_partition_stalled",
+    "1 while a partition is not read on: engine (one is away, and is asked again and again), conflict (a person has to decide)",
+    # So that what goes on is not shown.
+    ["topic", "partition", "cause"],
+)
+FOLDER_FREE_BYTES = Gauge(
+    "matyan_data_folder_free_bytes",
+    "What this user may still write to the file system of the open data folder",
+    # So that nothing is shown where the store is a cluster: a zero would be an alert.
+    ["folder"],
+)
+FOLDER_DISK_BYTES = Gauge(
+    "matyan_data_folder_filesystem_bytes", "The size of that file system", ["folder"]
+)
 LOG_LINES_LOST = Counter(
     "matyan_log_lines_lost_total", "Log lines that could not be written: closed, full or not read"
 )
@@ -200,7 +220,8 @@ _FDB: Final = (FDB_COMMIT_SECONDS, FDB_READ_SECONDS, FDB_TXN_BYTES, FDB_ERRORS)
 _FRONTIER: Final = (
     *_HTTP,
     *(WS_CONNECTIONS, WS_MESSAGES, WS_CONNECTION_SECONDS, FRAMES, REJECTED),
-    *(ACK_SECONDS, QUEUE_BYTES, QUEUE_CAPACITY, SOCKET_CLOSES),
+    *(ACK_SECONDS, WAITING_FRAMES, OLDEST_WAITING_SECONDS, QUEUE_BYTES, QUEUE_CAPACITY),
+    SOCKET_CLOSES,
     *(QUOTA_HELD_FRAMES, QUOTA_HELD_SECONDS, QUOTA_REFUSED),
 )
 _INGEST: Final = (
@@ -209,10 +230,11 @@ _INGEST: Final = (
     *_FDB,
 )
 _CONTROL: Final = (CONTROL_CONSUMED, CONTROL_PROCESSED, CONTROL_ERRORS, CONTROL_SECONDS)
-_WORKERS: Final = (DEAD_LETTERS, PAUSED_SECONDS, REBALANCES, LAG)
+_WORKERS: Final = (DEAD_LETTERS, PAUSED_SECONDS, REBALANCES, LAG, STALLED)
+_FOLDER: Final = (FOLDER_FREE_BYTES, FOLDER_DISK_BYTES)
 _OF: Final[dict[str, tuple[Collector, ...]]] = {
     "frontier": _FRONTIER,
-    "ingest-worker": (*_INGEST, *_WORKERS),
+    "ingest-worker": (*_INGEST, *_WORKERS, *_FOLDER),
     "control-worker": (*_CONTROL, *_WORKERS),
     "api": (*_HTTP, *_FDB),
     "job": (JOB_RUNS, JOB_DONE, JOB_SECONDS, JOB_LAST),

@@ -158,7 +158,7 @@ class Ingestion:
                 telemetry.INGEST_ERRORS.labels("OffsetConflict").inc()
                 await self._tenure.stand_still(str(error))
             else:
-                self._tenure.conflict = None
+                self._tenure.settled()
                 self._owes = self._worker.keys.are_shared
                 await self._pay()
                 return

@@ -7,7 +7,7 @@ Knows no record, no rule and no store.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import Final, TypeVar
 
@@ -46,6 +46,24 @@ class Tenure:
         self._log = get_logger().bind(
             service=service, topic=partition.topic, partition=partition.partition
         )
+
+    def _show(self, cause: str, *, stalls: bool) -> None:
+        place = self.partition.topic, str(self.partition.partition), cause
+        if stalls:
+            telemetry.STALLED.labels(*place).set(1)
+        else:
+            with suppress(KeyError):  # it was not shown
+                telemetry.STALLED.remove(*place)
+
+    def settled(self) -> None:
+        """What stood between it and its records is gone."""
+        self.conflict = None
+        self._show("conflict", stalls=False)
+
+    def ended(self) -> None:
+        """Somebody else's partition now, or nobody's: nothing is said of it any more."""
+        for cause in ("engine", "conflict"):
+            self._show(cause, stalls=False)
 
     def leave(self) -> None:
         """Finish the batch at hand, start no other, wait for nothing."""
@@ -93,12 +111,14 @@ class Tenure:
                     self.partition.pause()
                     self._log.warning("waits for an engine", reason=str(error))
                 self.trouble = str(error)
+                self._show("engine", stalls=True)
                 telemetry.RETRIES.labels(self._service, _cause(error)).inc()
                 telemetry.ERRORS[self._service].labels("Unavailable").inc()
                 await self.idle(partial(trio.sleep, backoff.next()))
             else:
                 if self.trouble is not None:
                     self.trouble = None
+                    self._show("engine", stalls=False)
                     self.partition.resume()
                     self._log.info("goes on")
                 return outcome
@@ -108,6 +128,7 @@ class Tenure:
         if self.conflict != reason:
             self._log.error("stands still", reason=reason)
         self.conflict = reason
+        self._show("conflict", stalls=True)
         await self.idle(partial(trio.sleep, STILL_S))
 
     def letter(self, batch: Batch, index: int, error_class: str, error_text: str) -> DeadLetter:
@@ -188,6 +209,8 @@ class Holder:
         async with held as partition, trio.open_nursery() as watch:
             tenure = Tenure(partition, self._service)
             self._tenures.add(tenure)
+            # Shown from the first: what counts up from nothing is no increase to who scrapes.
+            telemetry.DEAD_LETTERS.labels(partition.topic)
             if self._stopping.is_set():
                 tenure.leave()
 
@@ -201,6 +224,7 @@ class Holder:
                     await self._own(tenure)
             finally:
                 self._tenures.discard(tenure)
+                tenure.ended()
             watch.cancel_scope.cancel()
 
     def stop(self) -> None:

@@ -228,6 +228,25 @@ def test_after_40_s_the_frame_is_answered_and_still_delivered(bench: Bench) -> N
     assert len(bench.replies) == 1
 
 
+def test_how_long_the_oldest_frame_has_waited_is_known_while_no_reply_is_sent(
+    bench: Bench,
+) -> None:
+    """Of all sessions; an answer ends the wait, and so does the reply to a client that has gone."""
+    assert bench.sessions.waiting(bench.now) == (0, 0.0)
+    bench.receive(tag("a"))
+    bench.now += 3
+    other = bench.another([])
+    other.receive(tag("b"), bench.now)
+    bench.receive(tag("c"))
+    bench.now += 2
+    assert bench.sessions.waiting(bench.now) == (3, 5.0)
+    bench.producer.deliver(1)
+    assert bench.sessions.waiting(bench.now) == (2, 2.0)
+    other.leave()
+    bench.wait(40)
+    assert bench.sessions.waiting(bench.now) == (0, 0.0)
+
+
 def test_a_copy_may_cross_the_answer_of_40_s(bench: Bench) -> None:
     bench.receive(tag("a"))
     bench.wait(40)

@@ -330,6 +330,46 @@ async def test_a_bug_is_not_swallowed() -> None:
     assert scene.stored is None
 
 
+def stalled() -> dict[str, float]:
+    """What is shown of partitions that are not read on: cause and value."""
+    return {
+        sample.labels["cause"]: sample.value
+        for family in telemetry.STALLED.collect()
+        for sample in family.samples
+    }
+
+
+async def test_a_partition_that_waits_is_shown_until_it_goes_on_or_is_left(
+    autojump_clock: MockClock,
+) -> None:
+    """So that an alert names it, and ends."""
+    telemetry.DEAD_LETTERS.clear()
+    scene = Scene(*points(0, 3))
+    scene.engine.away = True
+    for comes_back in True, False:
+        async with scene.at_work():
+            await trio.sleep(5)
+            assert stalled() == {"engine": 1.0}
+            if comes_back:
+                scene.engine.away = False
+                await trio.sleep(10)
+                assert stalled() == {}
+                scene.engine.away = True
+        assert stalled() == {}
+    assert letters_shown() == 0
+
+
+def letters_shown() -> float:
+    """A count that is there before the first dead letter: from nothing to 1 is no increase to who scrapes."""
+    (family,) = telemetry.DEAD_LETTERS.collect()
+    (shown,) = (
+        sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.labels["topic"] == "data-ingestion"
+    )
+    return shown
+
+
 async def test_an_offset_conflict_stands_still_until_it_is_settled(
     autojump_clock: MockClock,
 ) -> None:
@@ -347,10 +387,12 @@ async def test_an_offset_conflict_stands_still_until_it_is_settled(
         await nursery.start(worker.run)
         await trio.sleep(60)
         assert worker.trouble() == "call: matyan offsets reset"
+        assert stalled() == {"conflict": 1.0}
         assert scene.stored is None
         consumer.held.start = begin
         await trio.sleep(60)
         assert worker.trouble() is None
+        assert stalled() == {}
         assert scene.values() == [0, 1, 2]
         worker.stop()
 
