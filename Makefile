@@ -34,6 +34,7 @@ test: setup
 test-long: export MATYAN_TEST_LONG := 1
 test-long: setup
 	$(BIN)/python -m pytest -q tests/image
+	$(BIN)/python -m pytest -q tests/docs/test_pages.py
 
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
