@@ -49,6 +49,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "matyan.cli.export:export",
         "Write every point, object and log line of a run to a file.",
     ),
+    "push": ("matyan.cli.move:push", "Send runs to another tracker, each point once."),
+    "pull": ("matyan.cli.move:pull", "Bring runs of another tracker into a data folder."),
     "dlq": (
         "matyan.cli.dlq:dlq",
         "Look at records that could not be applied, and send them again.",

@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from matyan.broker.base import Producer
-from matyan.errors import MatyanError, Unavailable
+from matyan.errors import ConfigurationError, MatyanError, Unavailable
 from matyan.folder.opened import GIVEN_UP, Opened, delete_by_record, finish_by_record
 from matyan.folder.server import Write
 
@@ -40,8 +40,15 @@ class KafkaChanges:
         return {
             "delete": self._delete,
             "finish": self._finish,
+            **dict.fromkeys(("take", "put_artifact"), self._no_frames),
             **dict.fromkeys(("dlq_list", "dlq_show", "dlq_replay"), _no_dead_letters),
         }
+
+    async def _no_frames(self, **asked: object) -> AsyncIterator[object]:
+        raise ConfigurationError(
+            "The records of this folder come from Kafka: bring runs to its frontier, with: matyan push RUN... --to http://FRONTIER."
+        )
+        yield  # an iterator, like every write
 
     async def _delete(self, *, run: str) -> AsyncIterator[object]:
         """Deletes a run by a record in Kafka, and waits until a worker has applied it."""

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from matyan._codec import check_run_id
 from matyan.errors import MatyanError, NotFound, Unavailable
 from matyan.moving.ledger import Entry, Ledger
 from matyan.moving.moved import (
@@ -195,6 +196,8 @@ class _RunSender:
         self._number = 0
         self._flight: deque[Frame] = deque()
         """Frames that are not answered yet."""
+        self._held: Frame | None = None
+        """The frame that is not under way yet."""
         self._entry = Entry()
         self._frames: Frames | None = None
         self._unsettled = False
@@ -206,6 +209,8 @@ class _RunSender:
     async def run(self) -> None:
         summary = self._summary
         try:
+            if (reason := check_run_id(self._id)) is not None:
+                raise Refused(f"That is no run id ({reason}): give it another one with --as NEW.")
             if await self._is_there():
                 summary.skipped.append(self._id)
                 return
@@ -298,30 +303,34 @@ class _RunSender:
         async with self._target.connect(self._id) as connection:
             try:
                 while (frame := await self._next(connection, frames)) is not None:
+                    self._held = frame
                     if not frame.is_bulk or not frame.messages:
                         await self._await_replies(connection, 0)
                     if not frame.messages:
                         self._acknowledge(frame)
                     elif frame.is_counted and self._unsettled:
-                        # It is given again, without what has come.
-                        frames.again([frame])
                         await self._settle(connection, frames.drop)
+                        # Once more, without what has come.
+                        frames.again([frame])
                     else:
                         await self._send_frame(connection, frame)
+                    self._held = None
                 await self._await_replies(connection, 0)
             except Unavailable:
-                self._unsettled |= any(frame.is_counted for frame in self._flight)
-                frames.again(self._flight)
+                left = [*self._flight, *([self._held] if self._held is not None else [])]
+                self._unsettled |= any(one.is_counted for one in self._flight)
+                self._held = None
                 self._flight.clear()
+                frames.again(left)
                 raise
 
     async def _next(self, connection: Connection, frames: Frames) -> Frame | None:
         try:
             return await _read(frames.next)
         except Unavailable:
-            await self._await_replies(connection, 0)
-            # A source that broke off is read anew.
+            # A source that broke off is read anew, from what was acknowledged.
             self._frames = None
+            await self._await_replies(connection, 0)
             raise
 
     async def _send_frame(self, connection: Connection, frame: Frame) -> None:
@@ -332,6 +341,7 @@ class _RunSender:
 
     async def _put(self, connection: Connection, frame: Frame) -> None:
         self._flight.append(frame)
+        self._held = None
         self._number += 1
         data = frame.data(self._number)
         await connection.send(data)
@@ -516,7 +526,7 @@ class _RunSender:
 
     async def _persistently(self, work: Work) -> None:
         """Calls it again while the target is away, for as long as it may be; whatever goes on begins that time anew."""
-        backoff = Backoff(0.2, 10.0)
+        backoff = Backoff(0.1, 1.0)
         since: float | None = None
         reached = self._progress.messages + self._progress.blobs
         while True:

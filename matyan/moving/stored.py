@@ -36,15 +36,25 @@ Pieces = Callable[[str, str], Iterable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Artifacts that lie beside the store, in a bucket."""
+
+    artifact: Pieces
+    sizes: Callable[[str], dict[str, int]]
+    """Of a run's, by path."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where runs are read from.
 
-    artifact: gives an artifact's bytes; sizes: of those of a run, where its reader does not say them.
+    artifact: gives an artifact's bytes, where whoever answers the reader has them.
+    elsewhere: opens what has them, where it has not.
     """
 
     reader: Reader
     artifact: Pieces
-    sizes: Callable[[str], dict[str, int]] | None = None
+    elsewhere: Callable[[], Elsewhere] | None = None
 
     def run(self, run: str, as_: str | None = None) -> MovedRun:
         """as_: the id that it is to have there.
@@ -93,12 +103,17 @@ class Source:
                 yield message(step, value)
 
     def _blobs(self, run: str) -> Iterator[MovedBlob]:
-        sizes = self.sizes(run) if self.sizes is not None else None
-        for row in self.reader.artifacts(run):
+        rows = [*self.reader.artifacts(run)]
+        if rows and "bytes" not in rows[0] and self.elsewhere is not None:
+            there = self.elsewhere()
+            artifact, sizes = there.artifact, there.sizes(run)
+            rows = [{**row, "bytes": sizes.get(row["path"])} for row in rows]
+        else:
+            artifact = self.artifact
+        for row in rows:
             path = row["path"]
-            size = row.get("bytes") if sizes is None else sizes.get(path)
             kind = row["content_type"] or "application/octet-stream"
-            yield MovedBlob(path, kind, size, partial(self.artifact, run, path))
+            yield MovedBlob(path, kind, row.get("bytes"), partial(artifact, run, path))
 
 
 def _facts(shown: dict[str, Any]) -> dict[str, Any]:
