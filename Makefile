@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
 
-.PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser deploy-tools test-deploy screenshots docs docs-serve lint asan wheel bench clean
+.PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser deploy-tools test-deploy screenshots docs docs-serve lint asan wheel wheels bench clean
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
@@ -35,6 +35,7 @@ test-long: export MATYAN_TEST_LONG := 1
 test-long: setup
 	$(BIN)/python -m pytest -q tests/image
 	$(BIN)/python -m pytest -q tests/docs/test_pages.py
+	$(BIN)/python -m dev.wheels
 
 # The fault tests with many more kills than `make test` has time for.
 test-faults: setup
@@ -121,13 +122,13 @@ bench: setup
 	$(BIN)/python -m bench.presign --rounds 3
 	$(BIN)/python -m bench.quota --rounds 1 --seconds 2
 
-# A wheel, built from the source distribution as an installer does it, must work without this tree, in an environment of its own.
+# The source distribution and its wheels in dist/, each installed and tried in fresh environments: for every Python that the
+# package supports, or for the one of `make setup` alone.
+wheels: setup
+	$(BIN)/python -m dev.wheels
+
 wheel: setup
-	rm -rf dist build/wheel
-	$(BIN)/uv build --quiet --python $(BIN)/python
-	$(BIN)/uv venv --quiet --python $(BIN)/python build/wheel
-	$(BIN)/uv pip install --quiet --python build/wheel/bin/python dist/*.whl
-	cd build/wheel && bin/matyan --version && bin/matyan up --help && bin/python -c 'import matyan._codec'
+	$(BIN)/python -m dev.wheels --this
 
 clean:
 	rm -rf $(VENV) build *.egg-info
