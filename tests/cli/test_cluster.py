@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -77,6 +78,46 @@ def test_no_client_library_is_a_sentence(tmp_path) -> None:
     said = matyan("runs", "--store", f"fdb:{file}", check=2, env=env).stderr
     assert "client library" in said
     assert len(said.splitlines()) == 1
+
+
+EVERY_COMMAND = [
+    *COMMANDS,
+    ("query", "True"),
+    ("doctor",),
+    ("check",),
+    ("ingest-worker",),
+    ("api",),
+]
+
+
+@pytest.mark.parametrize("command", EVERY_COMMAND, ids=lambda words: words[0])
+def test_without_the_extra_there_is_one_sentence(command: tuple[str, ...], tmp_path) -> None:
+    """It names the extra and the client library, whatever is asked of the store; here, with no cluster file either."""
+    env = without_the_extra(tmp_path)
+    done = matyan(*command, "--store", "fdb:none", check=None, cwd=tmp_path, env=env)
+    said = done.stdout + done.stderr
+    assert done.returncode in (1, 2)
+    (line,) = [one for one in said.splitlines() if "matyan-trio[foundationdb]" in one]
+    assert "client library (libfdb_c.so)" in line
+    assert "Traceback" not in said
+
+
+def test_without_the_extra_the_reader_says_so(tmp_path) -> None:
+    code = "from matyan import reader; reader.open('fdb:none')"
+    env = without_the_extra(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "matyan.errors.ConfigurationError: A FoundationDB store needs the extra" in done.stderr
+
+
+def without_the_extra(folder: Path) -> dict[str, str]:
+    """An environment in which the package that the extra brings is not found, though the tests have it."""
+    hiding = folder / "hiding"
+    hiding.mkdir()
+    (hiding / "sitecustomize.py").write_text("import sys\nsys.modules['fdb'] = None\n")
+    return environment(PYTHONPATH=str(hiding), KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
 
 
 def test_a_wrong_api_version_is_a_sentence(away: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -33,6 +34,12 @@ _OLDEST_API: Final = 630
 """The first that has all that is called here: the timeout of a database's transactions, and STATUS."""
 _RETRYABLE: Final = 50_000
 """FDB_ERROR_PREDICATE_RETRYABLE."""
+
+
+_NO_BINDING: Final = (
+    "A FoundationDB store needs the extra foundationdb, `pip install 'matyan-trio[foundationdb]'`, and FoundationDB's client "
+    "library (libfdb_c.so), version 7.3: install the package foundationdb-clients of the cluster's version."
+)
 
 
 class Cluster:
@@ -120,9 +127,7 @@ def load(api_version: int) -> ModuleType:
 
         fdb.api_version(api_version)
     except ImportError as error:
-        raise ConfigurationError(
-            "A FoundationDB store needs the Python package foundationdb: `pip install 'foundationdb~=7.3.0'`."
-        ) from error
+        raise ConfigurationError(_NO_BINDING) from error
     except RuntimeError as error:
         raise ConfigurationError(
             f"FDB_API_VERSION={api_version} does not go with the FoundationDB client here: {error}. "
@@ -145,8 +150,10 @@ def load(api_version: int) -> ModuleType:
 def open_cluster(file: str, api_version: int) -> Cluster:
     """
     Raises:
-        ConfigurationError: no client library, or no cluster file that can be read.
+        ConfigurationError: no binding, no cluster file that can be read, or no client library; in this order, as somebody installs them.
     """
+    if find_spec("fdb") is None:
+        raise ConfigurationError(_NO_BINDING)
     path = Path(file).expanduser().absolute()
     try:
         text = path.read_text()
