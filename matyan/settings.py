@@ -325,6 +325,12 @@ class Settings:
         "Accept permessage-deflate: a tenth of the bytes on a slow network, more CPU on both ends.",
         parsing.flag,
     )
+    readiness: str = _setting(
+        "auto",
+        "MATYAN_READINESS",
+        "How the ingest path waits for its sockets. auto: by epoll where there is one; trio: as on a system without it, slower.",
+        parsing.OneOf("auto", "trio"),
+    )
     # the workers
     ingest_max_txn_bytes: int = _setting(
         1_000_000,

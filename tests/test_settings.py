@@ -137,6 +137,7 @@ BAD: dict[str, list[str]] = {
     "MATYAN_QUEUE_BYTES": [*NUMBER, "0"],
     "MATYAN_DELIVERY_TIMEOUT_S": [*SECONDS, "0"],
     "MATYAN_WS_DEFLATE": FLAG,
+    "MATYAN_READINESS": ["", "epoll", "kqueue"],
     "INGEST_MAX_TXN_BYTES": [*NUMBER, "0"],
     "INGEST_MAX_MESSAGES_PER_TXN": [*NUMBER, "0"],
     "MATYAN_SEQUENCE_LAYOUT": ["tall", "1"],

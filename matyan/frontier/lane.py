@@ -2,14 +2,14 @@
 
 `wire.py` owns RFC 6455, `intake.py` who may hold bytes, `session.py` what is answered: this file owns bytes and deadlines.
 
-A connection of the lane has no task. All their sockets stand in one epoll, and one task waits for that: a burst of
-frames wakes trio once, where a task each would cost every frame a switch of tasks and two system calls.
+A connection of the lane has no task. All their sockets stand in one epoll, and one task waits for that (`readiness.py`; where there
+is no epoll it is a task each): a burst of frames wakes trio once, where a task each costs every frame a switch of tasks and two
+system calls.
 """
 
 from __future__ import annotations
 
 import logging
-import select
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
@@ -18,7 +18,7 @@ from math import inf
 from time import perf_counter
 
 import trio
-from trio.lowlevel import notify_closing, wait_readable, wait_writable
+from trio.lowlevel import notify_closing, wait_writable
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request
@@ -26,6 +26,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from matyan._codec import check_run_id
+from matyan.frontier.readiness import readiness
 from matyan.frontier.session import OK, Incoming
 from matyan.frontier.shared import RATE_BYTES, RATE_S, Shared
 from matyan.frontier.states import (
@@ -657,7 +658,7 @@ class Connection:
 
 
 class Lane:
-    """The connections of the ingest lane: their sockets in one epoll, their turns and tasks.
+    """The connections of the ingest lane: which of their sockets are read, their turns and tasks.
 
     Args:
         on_empty: called when the last one has ended.
@@ -682,7 +683,7 @@ class Lane:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves the connections until it is cancelled; then they are closed as they are."""
-        self._epoll = select.epoll()
+        self._readiness = readiness(self.shared.settings.readiness, self.spawn)
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._read_sockets)
@@ -691,7 +692,7 @@ class Lane:
         finally:
             for connection in list(self.connections):
                 connection.drop()
-            self._epoll.close()
+            self._readiness.close()
 
     def spawn(self, task: Callable[[], Awaitable[None]]) -> None:
         self._nursery.start_soon(task)
@@ -699,11 +700,11 @@ class Lane:
     def add(self, fd: int, connection: Connection) -> None:
         """Reads from a socket from now on."""
         self._sockets[fd] = connection
-        self._epoll.register(fd, select.EPOLLIN)
+        self._readiness.add(fd)
 
     def remove(self, fd: int) -> None:
         if self._sockets.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            self._readiness.remove(fd)
 
     def drain(self) -> None:
         """Each connection ends when its frames are answered."""
@@ -722,12 +723,13 @@ class Lane:
 
     async def _read_sockets(self) -> None:
         """Calls `readable` of whose socket has something to read."""
-        connections, poll = self._sockets, self._epoll.poll
+        connections = self._sockets
+        wait, ready = self._readiness.wait, self._readiness.ready
         producer = self.shared.sessions.producer
         while True:
-            await wait_readable(self._epoll)
+            await wait()
             until = perf_counter() + BURST_S
-            for fd, _ in poll(0, BURST_CONNECTIONS):
+            for fd, _ in ready(BURST_CONNECTIONS):
                 # One that was read before it may have ended it.
                 connection = connections.get(fd)
                 if connection is not None:

@@ -26,7 +26,7 @@ class Life(Enum):
 
 
 class Reading(Enum):
-    """Whether the socket is read, that is, stands in the lane's epoll; if not, what for."""
+    """Whether the socket is read, that is, stands among those that the lane waits for; if not, what for."""
 
     ON = auto()
     HELD_BACK = auto()

@@ -26,9 +26,13 @@ from tests.frontier.hand import HandProducer
 
 OVER_TLS: ContextVar[bool] = ContextVar("OVER_TLS", default=False)
 """Whether a frontier that a test starts listens under TLS."""
+READINESS: ContextVar[str] = ContextVar("READINESS", default="auto")
+"""How one waits for its sockets."""
 
 BOTH_WAYS = {"tests.frontier.test_edge", "tests.frontier.test_islands"}
 """What these say of the listener holds under TLS too, and is tried there."""
+WAYS = {"plain": (False, "auto"), "tls": (True, "auto"), "no-epoll": (False, "trio")}
+"""Each with whether it is under TLS, and MATYAN_READINESS; `test_edge` is about sockets, and tried in all of them."""
 ONE_WAY = {
     # Its client's calls are counted beside the server's.
     "test_a_small_frame_takes_few_calls",
@@ -51,15 +55,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         and inspect.iscoroutinefunction(metafunc.function)
         and metafunc.function.__name__ not in ONE_WAY
     ):
-        metafunc.parametrize("over_tls", [False, True], ids=["plain", "tls"], indirect=True)
+        ways = [
+            way for way in WAYS if way != "no-epoll" or metafunc.module.__name__.endswith("_edge")
+        ]
+        metafunc.parametrize("way", ways, indirect=True)
 
 
 @pytest.fixture(autouse=True)
-def over_tls(request: pytest.FixtureRequest) -> Iterator[None]:
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
     """Where it is a parameter, the frontiers of the test listen so."""
-    token = OVER_TLS.set(getattr(request, "param", False))
+    over_tls, readiness = WAYS[getattr(request, "param", "plain")]
+    tokens = OVER_TLS.set(over_tls), READINESS.set(readiness)
     yield
-    OVER_TLS.reset(token)
+    OVER_TLS.reset(tokens[0])
+    READINESS.reset(tokens[1])
 
 
 class NoBlobs:
@@ -172,7 +181,9 @@ async def a_frontier(
     producer = producer or HandProducer(1 << 26)
     # A test that writes its own heads calls the server x.
     settings = settings or Settings()
-    settings = replace(settings, allowed_hosts=("x", *settings.allowed_hosts))
+    settings = replace(
+        settings, allowed_hosts=("x", *settings.allowed_hosts), readiness=READINESS.get()
+    )
     if over_tls and not settings.tls_cert_file:
         settings = replace(settings, **tls.server_settings())
     frontier = Frontier(producer, blobs or NoBlobs(), Health(), settings, tokens)

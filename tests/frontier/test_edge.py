@@ -576,6 +576,7 @@ async def test_drain_answers_what_is_half_here(served: Served) -> None:
     client = await served.websocket()
     data = masked(1, json.dumps([json.loads(tag("a"))] * 2).encode() + b" " * 100_000)
     await client.stream.send_all(data[:50_000])
+    await trio.testing.wait_all_tasks_blocked(0.05)  # until they are read
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(drain, served.frontier, trio.current_time() + 60))
         await trio.testing.wait_all_tasks_blocked(0.05)

@@ -35,7 +35,7 @@ BODY = {"run_id": "run-1", "artifact_path": "a"}
 
 
 @pytest.fixture(autouse=True)
-def under_tls(over_tls: None) -> None:
+def under_tls(way: None) -> None:
     OVER_TLS.set(True)
 
 
