@@ -33,8 +33,9 @@ import trio
 
 from matyan._codec import check_run_id
 from matyan.blobs.base import URL_PATH, ListedBlob, Upload
+from matyan.blobs.run_folders import folder_of, folds_case, rename_all, run_of
 from matyan.errors import ConfigurationError, MatyanError, NotFound, Unavailable
-from matyan.service import private
+from matyan.service import durable, private
 
 _MAGIC = b"matyanb1"
 _TEMPORARY = "~tmp"  # no run has this name: "~" is not in the alphabet of run ids
@@ -64,6 +65,7 @@ class FolderBlobs:
         secret: the key of the signatures; a URL is good as long as it stays the same.
         expiry_s: seconds for which a signed URL is good.
         is_deleted: whether a run was deleted, so that nothing may be put for it any more; None: nobody knows.
+        folds: whether capital and small letters are the same in names of files there; None: it is found out.
 
     Raises:
         ConfigurationError: the folder cannot be made or written.
@@ -75,6 +77,8 @@ class FolderBlobs:
         secret: bytes,
         expiry_s: float,
         is_deleted: Callable[[str], Awaitable[bool]] | None = None,
+        *,
+        folds: bool | None = None,
     ) -> None:
         self._root = root.absolute()
         self._temporary = self._root / _TEMPORARY
@@ -86,6 +90,8 @@ class FolderBlobs:
             shutil.rmtree(self._temporary, ignore_errors=True)
             self._root.mkdir(private.FOLDER_MODE, parents=True, exist_ok=True)
             self._temporary.mkdir(private.FOLDER_MODE, exist_ok=True)
+            self._folds_case = folds_case(self._temporary) if folds is None else folds
+            rename_all(self._root, folds=self._folds_case)
             if not private.is_private(self._root):
                 private.tighten_all(self._root)
         except OSError as error:
@@ -274,8 +280,8 @@ class FolderBlobs:
 
     def _runs(self) -> Sequence[str]:
         """The runs that have a folder, in the order of their keys."""
-        names = (name for name in os.listdir(self._root) if check_run_id(name) is None)
-        return sorted(names, key=lambda name: f"{name}/")
+        runs = (run for name in os.listdir(self._root) if (run := run_of(name)) is not None)
+        return sorted(runs, key=lambda run: f"{run}/")
 
     def _listed(self, run: str) -> Sequence[ListedBlob]:
         """The run's blobs by their keys."""
@@ -293,7 +299,7 @@ class FolderBlobs:
     def _folder(self, run: str) -> Path:
         if check_run_id(run) is not None:
             raise ValueError(f"no run id: {run!r}")
-        return self._root / run
+        return self._root / folder_of(run, folds=self._folds_case)
 
     def _file(self, run: str, path: str) -> Path:
         return self._folder(run) / hashlib.sha256(path.encode("utf-8", "surrogatepass")).hexdigest()
@@ -306,7 +312,7 @@ class FolderBlobs:
     def _finish(self, file: BinaryIO, piece: bytearray, target: Path) -> None:
         file.write(piece)
         file.flush()
-        os.fsync(file.fileno())
+        durable.sync(file.fileno())
         file.close()
         while True:
             try:
@@ -314,14 +320,14 @@ class FolderBlobs:
             except FileExistsError:
                 pass
             else:
-                _sync_folder(self._root)
+                durable.sync_folder(self._root)
             try:
                 os.rename(file.name, target)
             except FileNotFoundError:
                 continue  # the run was deleted in between
             break
         with contextlib.suppress(FileNotFoundError):  # the run was deleted just after
-            _sync_folder(target.parent)
+            durable.sync_folder(target.parent)
 
     def _delete(self, keys: Sequence[str]) -> None:
         folders = set()
@@ -334,7 +340,7 @@ class FolderBlobs:
                 file.unlink()
                 folders.add(file.parent)
         for folder in folders:
-            _sync_folder(folder)
+            durable.sync_folder(folder)
 
     def _delete_run(self, run: str) -> int:
         folder = self._folder(run)
@@ -345,7 +351,7 @@ class FolderBlobs:
         except FileNotFoundError:
             os.rmdir(doomed)
             return 0
-        _sync_folder(self._root)
+        durable.sync_folder(self._root)
         count = len(os.listdir(doomed))
         while True:
             try:
@@ -433,11 +439,3 @@ def _list(folder: Path) -> Sequence[StoredBlob]:
             with path.open("rb") as file:
                 blobs.append(_read_header(file))
     return sorted(blobs, key=lambda blob: blob.path)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

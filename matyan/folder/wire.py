@@ -9,6 +9,7 @@ or error for it and for each further message: `["get", key]`, `["scan", begin, e
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,22 +41,30 @@ __all__ = [
 
 SOCKET_NAME = "matyan.sock"
 LEND = "lend"
-_SOCKET_PATH_BYTES = 107
-"""sun_path of Linux holds 108 with the final zero."""
+_SOCKET_PATH_BYTES = 103
+"""sun_path of Macs and BSDs holds 104 with the final zero, that of Linux 108."""
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 @contextmanager
-def socket_address(folder: Path) -> Iterator[str]:
+def socket_address(folder: Path, descriptors: Path = _DESCRIPTORS) -> Iterator[str]:
     """An address of the socket in `folder` that is short enough for bind() and connect().
 
-    A unix socket's path holds 107 bytes; a longer one is reached through the folder's descriptor.
+    A longer one is reached through the folder's descriptor; on systems where descriptors have no names, through a link in a
+    folder for temporary files.
     """
     direct = str(folder / SOCKET_NAME)
     if len(os.fsencode(direct)) <= _SOCKET_PATH_BYTES:
         yield direct
         return
+    if not descriptors.is_dir():
+        with tempfile.TemporaryDirectory(prefix="matyan-") as short:
+            link = Path(short, "data")
+            link.symlink_to(folder.absolute(), target_is_directory=True)
+            yield str(link / SOCKET_NAME)
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield f"/proc/self/fd/{descriptor}/{SOCKET_NAME}"
+        yield f"{descriptors}/{descriptor}/{SOCKET_NAME}"
     finally:
         os.close(descriptor)

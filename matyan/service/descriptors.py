@@ -7,17 +7,25 @@ process without one descriptor left cannot write its own store.
 from __future__ import annotations
 
 import resource
+from contextlib import suppress
 
 _MOST_DESCRIPTORS = 1 << 20
 """Beyond a million nobody needs any, and some systems' hard limit has no end."""
+
+_MAC_DESCRIPTORS = 10_240
+"""OPEN_MAX, which a Mac grants at least (Apple, setrlimit(2))."""
 
 
 def raise_limit() -> None:
     """Raises the soft limit to the hard one, as far as the system lets it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if wanted > limit():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    for wanted in (most, _MAC_DESCRIPTORS):
+        if wanted <= limit():
+            return
+        # A Mac's hard limit has no end, and more than its kernel gives is refused all the same.
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def limit() -> int:

@@ -31,7 +31,7 @@ from typing import Any, Final
 
 from matyan.errors import ConfigurationError
 from matyan.secret import Secret
-from matyan.service import private, telemetry
+from matyan.service import durable, private, telemetry
 from matyan.service.logs import get_logger
 from matyan.service.quotas import Quota, read_quota
 from matyan.settings import Settings
@@ -227,7 +227,7 @@ def changing(path: Path) -> Iterator[dict[str, Token]]:
             tokens = read_or_none(path) or {}
             yield tokens
             _replace(path, dump(tokens))
-            os.fsync(folder)
+            durable.sync(folder)
         finally:
             os.close(folder)
     except OSError as error:
@@ -268,7 +268,7 @@ def _replace(path: Path, text: bytes) -> None:
                 os.fchmod(handle, stat.S_IMODE(before.st_mode) & 0o644)
             file.write(text)
             file.flush()
-            os.fsync(handle)
+            durable.sync(handle)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

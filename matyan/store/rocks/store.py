@@ -29,7 +29,7 @@ import rocksdict
 import trio
 
 from matyan.errors import ConfigurationError, Unavailable
-from matyan.service import private
+from matyan.service import durable, private
 from matyan.store.base import Layout, Snapshot, Transaction, View
 from matyan.store.rocks.database import Stalled, check_room, compact, open_database, translated
 from matyan.store.rocks.lock import boot_id, last_boot_of, lock_folder, note_boot
@@ -295,17 +295,23 @@ class RocksStore:
         if began < self._aside_until:
             return
         assert self._database is not None
-        ended = outcome.capture(self._database.flush_wal, True)
+        ended = outcome.capture(self._sync_log, self._database)
         slow = time.perf_counter() - began - _QUICK_SYNC_S
         if slow > 0:
             self._aside_until = began + slow / _STILL_SHARE
         self._sync_ended(self._written, ended)
 
+    def _sync_log(self, database: rocksdict.Rdict) -> None:
+        database.flush_wal(True)
+        if durable.FULL_SYNC is not None:
+            # RocksDB, as rocksdict has built it, leaves the log in a Mac's drive. Which file asks for the rest does not matter.
+            durable.sync(self._lock.fileno())
+
     def _start_sync(self) -> None:
         assert self._database is not None
         self._syncing = True
         ended = partial(self._sync_ended, self._written)
-        self._syncer.start(partial(self._database.flush_wal, True), ended)
+        self._syncer.start(partial(self._sync_log, self._database), ended)
 
     def _sync_ended(self, covered: int, ended: outcome.Outcome[None]) -> None:
         self._syncing = False
