@@ -43,6 +43,7 @@ _SKEW_S = 60.0
 
 SERVICES = ("frontier", "ingest-worker", "control-worker", "api")
 """Those whose rights `broker/kafka/rights.py` knows."""
+_WITHOUT_S3 = {"ingest-worker"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Finding:
     "services",
     type=click.Choice(SERVICES),
     multiple=True,
-    help="Check the rights in Kafka of this service's user alone; several times for several. By default those of all.",
+    help="Check what this service needs alone: the rights in Kafka of its user, and blobs where it has to do with them; several times for several. By default what all need.",
 )
 @as_json_option
 @settings_flags(
@@ -156,13 +157,15 @@ async def examine(
     services: Sequence[str] = SERVICES,
 ) -> list[Finding]:
     """All checks side by side; `deadline`: the trio time at which it is time to end."""
+    with_s3 = not _WITHOUT_S3.issuperset(services)
     checks: dict[str, Callable[[], Awaitable[str]]] = {
-        "settings": partial(_check_settings, settings),
+        "settings": partial(_check_settings, settings, with_s3=with_s3),
         "broker": partial(_check_broker, settings),
         "topics": partial(_check_topics, settings),
-        "blobs": partial(_check_blobs, settings),
-        "clock": partial(_check_clock, settings),
     }
+    if with_s3:
+        checks["blobs"] = partial(_check_blobs, settings)
+        checks["clock"] = partial(_check_clock, settings)
     if settings.kafka_security_protocol not in ("", "PLAINTEXT"):  # else Kafka knows no user
         checks["rights"] = partial(_check_rights, settings, services)
     if settings.tls_cert_file:
@@ -186,13 +189,15 @@ async def examine(
     return [found[name] for name in checks]
 
 
-async def _check_settings(settings: Settings) -> str:
-    from matyan.blobs.s3 import S3Blobs
+async def _check_settings(settings: Settings, *, with_s3: bool) -> str:
     from matyan.broker.kafka.client import client_config
 
-    settings.refuse_development_values()
+    settings.refuse_development_values((*KAFKA, *S3) if with_s3 else KAFKA)
     client_config(settings)
-    S3Blobs(settings)
+    if with_s3:
+        from matyan.blobs.s3 import S3Blobs
+
+        S3Blobs(settings)
     return "; ".join(
         [
             f"fit for MATYAN_ENVIRONMENT={settings.environment}",

@@ -11,8 +11,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import trio
 
-from matyan.cli.doctor import _check_certificate, _check_clock, _check_settings
+from dev.process import free_ports
+from matyan.cli.doctor import _check_certificate, _check_clock, _check_settings, examine
 from matyan.errors import MatyanError
 from matyan.settings import Settings, load
 from tests import tls
@@ -76,7 +78,7 @@ async def test_the_clock_is_compared_with_the_servers(
 )
 async def test_it_says_who_reads_our_records(compression: str, text: str) -> None:
     """And when another compression is better."""
-    finding = await _check_settings(load({"MATYAN_KAFKA_COMPRESSION": compression}))
+    finding = await _check_settings(load({"MATYAN_KAFKA_COMPRESSION": compression}), with_s3=True)
     assert f"MATYAN_KAFKA_COMPRESSION={compression}" in finding
     assert text in finding
 
@@ -100,3 +102,26 @@ async def test_the_certificate_is_looked_at(
     other.rename(certificate)
     with pytest.raises(MatyanError, match="belongs together"):
         await _check_certificate(settings)
+
+
+async def test_a_service_that_has_nothing_to_do_with_blobs_is_not_asked_for_them() -> None:
+    """An ingestion worker gets no key of S3; where its init container wanted one, it would never start."""
+    (nobody,) = free_ports(1)
+    env = {
+        "MATYAN_ENVIRONMENT": "production",
+        "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{nobody}",
+    }
+    found: dict[str, dict[str, bool]] = {}
+
+    async def ask(*services: str) -> None:
+        findings = await examine(load(env), None, trio.current_time(), services)
+        found["+".join(services)] = {one.check: one.ok for one in findings}
+
+    async with trio.open_nursery() as nursery:
+        for services in (("ingest-worker",), ("ingest-worker", "frontier")):
+            nursery.start_soon(ask, *services)
+    assert found["ingest-worker"] == {"settings": True, "broker": False, "topics": False}
+    # The development keys of S3.
+    assert found["ingest-worker+frontier"] == dict.fromkeys(
+        ("settings", "broker", "topics", "blobs", "clock"), False
+    )

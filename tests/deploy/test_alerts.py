@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from tests.deploy.tools import DEPLOY, run
+from tests.deploy.tools import DEPLOY, ROOT, run
 
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 PAGE = "docs/operating/monitoring.md"
@@ -302,7 +302,7 @@ def test_each_alert_fires_and_stays_silent(tmp_path: Path) -> None:
         yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": "1m", "tests": tests})
     )
     ended = run("promtool", "test", "rules", file)
-    assert ended.returncode == 0, ended.stdout
+    assert ended.code == 0, ended.said
 
 
 def test_no_alert_goes_untested() -> None:
@@ -322,7 +322,9 @@ def test_each_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     annotations = rule["annotations"]
     assert annotations["summary"].endswith(".")
     assert annotations["description"].endswith(".")
-    assert annotations["runbook_url"] == f"{PAGE}#alert-{rule['alert'].lower()}"
+    anchor = f"alert-{rule['alert'].lower()}"
+    assert annotations["runbook_url"] == f"{PAGE}#{anchor}"
+    assert f"### {rule['alert']} {{#{anchor}}}" in (ROOT / PAGE).read_text()
 
 
 def test_promtool_accepts_what_prometheus_reads() -> None:
@@ -332,4 +334,4 @@ def test_promtool_accepts_what_prometheus_reads() -> None:
         ("check", "config", "--syntax-only", DEPLOY / "prometheus" / "prometheus.yml"),
     ):
         ended = run("promtool", *words)
-        assert ended.returncode == 0, ended.stdout
+        assert ended.code == 0, ended.said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 from dev.process import Missing
@@ -27,14 +28,24 @@ def tool(name: str) -> Path:
     return needed(find, REQUIRED)
 
 
-def run(name: str, *words: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Whatever its exit code; its output and errors are one text."""
-    return subprocess.run(
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a program came to."""
+
+    code: int
+    out: str
+    said: str
+    """Its output and, behind it, its errors."""
+
+
+def run(name: str, *words: object, cwd: Path = ROOT) -> Ended:
+    """Whatever its exit code."""
+    ended = subprocess.run(
         [tool(name), *map(str, words)],
         cwd=cwd,
         text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        capture_output=True,
         timeout=120,
         check=False,
     )
+    return Ended(ended.returncode, ended.stdout, ended.stdout + ended.stderr)
