@@ -61,8 +61,8 @@ browser:
 	export DEBIAN_FRONTEND=noninteractive; timeout 60 apt-get -qq update; \
 	timeout 150 apt-get -qq -y install --no-install-recommends chromium >/dev/null
 
-# The programs that judge deploy/: helm and the Compose specification's own loader, built from their Go modules, and promtool of
-# Debian's package, where this is root. One that is there already is not made again.
+# The programs that judge deploy/: helm and the Compose specification's own loader, built from their Go modules, and promtool out
+# of Debian's package, which is not installed. One that is there already is not made again.
 HELM := helm.sh/helm/v3/cmd/helm@v3.19.0
 COMPOSE := github.com/compose-spec/compose-go/v2/cmd@v2.16.2
 DEPLOY_TOOLS := $(abspath build/deploy-tools)
@@ -70,10 +70,10 @@ deploy-tools:
 	mkdir -p $(DEPLOY_TOOLS)
 	test -x $(DEPLOY_TOOLS)/compose || { GOBIN=$(DEPLOY_TOOLS) go install $(COMPOSE) && mv $(DEPLOY_TOOLS)/cmd $(DEPLOY_TOOLS)/compose; }
 	test -x $(DEPLOY_TOOLS)/helm || GOBIN=$(DEPLOY_TOOLS) go install -ldflags='-s -w' $(HELM)
-	@command -v promtool && exit 0; \
-	. /etc/os-release; [ "$$ID" = debian ] && [ "$$(id -u)" = 0 ] || { echo "There is no promtool on the PATH; install Prometheus." >&2; exit 1; }; \
-	export DEBIAN_FRONTEND=noninteractive; timeout 60 apt-get -qq update; \
-	timeout 150 apt-get -qq -y install --no-install-recommends prometheus >/dev/null
+	@command -v promtool || test -x $(DEPLOY_TOOLS)/promtool || { cd $(DEPLOY_TOOLS) && \
+	{ apt-get -qq download prometheus || { timeout 60 apt-get -qq update; timeout 150 apt-get -qq download prometheus; }; } && \
+	dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 ./usr/bin/promtool && rm prometheus_*.deb; } || \
+	{ echo "There is no promtool on the PATH; install Prometheus." >&2; exit 1; }
 
 # compose.yaml, the chart, the units, the dashboards and the alerts, by the programs that will read them.
 test-deploy: setup

@@ -14,10 +14,14 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from dev.process import free_ports
 from matyan import __version__
 from matyan.cli.main import cli
 from matyan.settings import Settings, file_variable, is_secret
+from tests import tls
 from tests.deploy.tools import DEPLOY, Ended, run
+from tests.tokens import add
+from tests.tracker import MATYAN, Service, started
 
 CHART = DEPLOY / "helm" / "matyan"
 SETS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*.yaml"))
@@ -237,6 +241,47 @@ def test_each_service_waits_for_what_it_needs(name: str) -> None:
         missing = environment(container).items() - environment(wait).items()
         assert {name for name, _ in missing} <= {"MATYAN_INSTANCE_ID"}
         assert wait["volumeMounts"] == container["volumeMounts"]
+
+
+def secrets_of(folder: Path) -> dict[str, str]:
+    """The name of each file that a Secret brings → one of its kind."""
+    certificate, key = tls.write_pair(folder)
+    texts = {
+        "username": "matyan",
+        "password": "secret",
+        "access-key": "key",
+        "secret-key": "secret",
+        "kafka.properties": "socket.keepalive.enable=true",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    add(folder / "tokens", "training", "write")
+    return {
+        **{name: str(folder / name) for name in (*texts, "tokens")},
+        "tls.crt": str(certificate),
+        "tls.key": str(key),
+        "ca.crt": str(tls.authority_file()),
+    }
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_frontier_takes_its_settings(name: str, tmp_path: Path) -> None:
+    """The real process with what its container gets: it listens, waits for Kafka, and drains."""
+    (pod,) = [pod for component, pod in pods(rendered(name)) if component == "frontier"]
+    (container,) = pod["containers"]
+    files = secrets_of(tmp_path)
+    (nobody, port) = free_ports(2)
+    given = {
+        variable: files[Path(value).name] if value.startswith("/run/") else value
+        for variable, value in environment(container).items()
+    }
+    given |= {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{nobody}", "PORT": str(port)}
+    scheme = container["livenessProbe"]["httpGet"]["scheme"].lower()
+    with started([*MATYAN, *container["args"]], "frontier on port", **given) as process:
+        service = Service(process.process, process.output, f"{scheme}://127.0.0.1:{port}")
+        assert b'"ok"' in service.get("/health/live/")
+        assert "kafka" in service.unready()
+        assert service.stop() == 0, "".join(process.output)
 
 
 def test_a_worker_keeps_its_name_in_the_consumer_group() -> None:

@@ -22,7 +22,9 @@ def tool(name: str) -> Path:
     def find() -> Path:
         found = shutil.which(name, path=BUILT) or shutil.which(name)
         if found is None:
-            raise Missing(f"there is no {name}: call `make deploy-tools` (Go; as root on Debian)")
+            raise Missing(
+                f"there is no {name}: call `make deploy-tools` (Go and, for promtool, Debian)"
+            )
         return Path(found)
 
     return needed(find, REQUIRED)
