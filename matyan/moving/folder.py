@@ -20,6 +20,7 @@ from matyan.moving.moved import MovedBlob
 from matyan.moving.target import Connection, Refused, Standing, standing_of
 from matyan.reader import opening
 from matyan.reader.reading import Reader
+from matyan.service import private
 from matyan.settings import Settings
 from matyan.store.open import is_data_folder
 
@@ -40,7 +41,9 @@ class FolderTarget:
 
     async def open(self) -> None:
         """As `Target.open`."""
-        (self._folder / _STAGING).mkdir(exist_ok=True)
+        private.make(self._folder / _STAGING)
+        # Nothing, which only a folder takes that is not fed by others.
+        await trio.to_thread.run_sync(_Asking(self._reader, "-").ask, b"[]")
 
     @asynccontextmanager
     async def connect(self, run: str) -> AsyncIterator[Connection]:
@@ -87,14 +90,14 @@ class _Asking:
 
     async def send(self, frame: bytes) -> None:
         self._replies.append(
-            await trio.to_thread.run_sync(partial(self._ask, frame), abandon_on_cancel=True)
+            await trio.to_thread.run_sync(partial(self.ask, frame), abandon_on_cancel=True)
         )
 
     async def reply(self) -> bytes:
         await trio.lowlevel.checkpoint()
         return self._replies.pop(0)
 
-    def _ask(self, frame: bytes) -> bytes:
+    def ask(self, frame: bytes) -> bytes:
         (reply,) = self._reader.ask("take", run=self._run, frame=frame)
         assert isinstance(reply, bytes)
         return reply

@@ -135,6 +135,8 @@ async def send_runs(
     limit = trio.Semaphore(at_once)
     given = iter(runs)
     sender = _Sender(target, ledger, progress, summary, patience_s, force)
+    before = trio.Event()
+    before.set()
     try:
         async with trio.open_nursery() as nursery:
             while True:
@@ -142,7 +144,9 @@ async def send_runs(
                 run = await trio.to_thread.run_sync(next, given, None)
                 if run is None:
                     break
-                await nursery.start(_one, sender, run, limit)
+                one = _RunSender(sender, run, before)
+                before = one.begun
+                nursery.start_soon(_one, one, limit)
     except BaseExceptionGroup as group:
         known = group.subgroup(MatyanError)
         if known is None or group.split(MatyanError)[1] is not None:
@@ -157,16 +161,12 @@ def _first(group: BaseExceptionGroup[MatyanError]) -> BaseException:
     return error
 
 
-async def _one(
-    sender: _Sender, run: MovedRun, limit: trio.Semaphore, *, task_status: trio.TaskStatus[None]
-) -> None:
-    one = _RunSender(sender, run, task_status)
+async def _one(one: _RunSender, limit: trio.Semaphore) -> None:
     try:
         await one.run()
     finally:
+        one.end()
         limit.release()
-        sender.progress.runs += 1
-    one.begun()
 
 
 @dataclass(slots=True)
@@ -184,7 +184,8 @@ class _Sender:
 class _RunSender:
     """One run on its way."""
 
-    def __init__(self, sender: _Sender, run: MovedRun, task_status: trio.TaskStatus[None]) -> None:
+    def __init__(self, sender: _Sender, run: MovedRun, before: trio.Event) -> None:
+        """before: set when the run before this one has begun."""
         self._sender = sender
         self._target = sender.target
         self._ledger = sender.ledger
@@ -192,7 +193,9 @@ class _RunSender:
         self._progress = sender.progress
         self._run = run
         self._id = run.run_id
-        self._status: trio.TaskStatus[None] | None = task_status
+        self._before = before
+        self.begun = trio.Event()
+        """Set when the target has something of it, or will have nothing."""
         self._number = 0
         self._flight: deque[Frame] = deque()
         """Frames that are not answered yet."""
@@ -223,11 +226,10 @@ class _RunSender:
         except Refused as error:
             summary.failed[self._id] = str(error)
 
-    def begun(self) -> None:
-        """The next run may begin."""
-        if self._status is not None:
-            self._status.started()
-            self._status = None
+    def end(self) -> None:
+        """Nothing more comes of it."""
+        self.begun.set()
+        self._progress.runs += 1
 
     # --- where it stands --------------------------------------------------------------------------
 
@@ -340,6 +342,7 @@ class _RunSender:
         await self._await_replies(connection, _WINDOW_FRAMES if frame.is_bulk else 0)
 
     async def _put(self, connection: Connection, frame: Frame) -> None:
+        await self._before.wait()
         self._flight.append(frame)
         self._held = None
         self._number += 1
@@ -422,7 +425,7 @@ class _RunSender:
             entry.at = frame.end
         careful = frame.is_counted and not self._target.can_tell
         self._ledger.note(self._id, durable=careful)
-        self.begun()
+        self.begun.set()
 
     # --- what was under way -----------------------------------------------------------------------
 

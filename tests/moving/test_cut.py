@@ -21,6 +21,7 @@ from tests.tracker import MATYAN, asked, matyan, running, started
 from tests.until import wait_for
 
 RUNS = 1000 if os.environ.get("MATYAN_TEST_LONG") == "1" else 40
+PATIENCE_S = 90 + RUNS
 
 
 def done(ledger: Path) -> int:
@@ -45,16 +46,16 @@ def test_a_push_that_is_cut_off_twice_arrives_once(tmp_path: Path) -> None:
         target = tmp_path / "target"
         with running(target, "--port", str(port)) as first:
             with started([*MATYAN, *words]) as pushing:
-                wait_for(lambda: done(ledger) >= RUNS // 4)
+                wait_for(lambda: done(ledger) >= RUNS // 4, PATIENCE_S)
                 pushing.stop(signal.SIGKILL)
             came = done(ledger)
             assert came < RUNS
             with started([*MATYAN, *words]) as pushing:
-                wait_for(lambda: done(ledger) >= RUNS // 2)
+                wait_for(lambda: done(ledger) >= RUNS // 2, PATIENCE_S)
                 first.stop(signal.SIGKILL)
                 assert pushing.process.poll() is None
                 with running(target, "--port", str(port)):
-                    assert pushing.process.wait(300) == 0
+                    assert pushing.process.wait(PATIENCE_S) == 0
                     wait_for(lambda: any(line.startswith("}") for line in pushing.output))
                     said = json.loads("".join(pushing.output))
                     assert len(said["skipped"]) == came
