@@ -34,6 +34,7 @@ test: setup
 test-long: export MATYAN_TEST_LONG := 1
 test-long: setup
 	$(BIN)/python -m pytest -q tests/image
+	$(BIN)/python -m pytest -q tests/moving
 	$(BIN)/python -m pytest -q tests/docs/test_pages.py
 	$(BIN)/python -m dev.wheels
 
