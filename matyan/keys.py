@@ -68,7 +68,7 @@ from matyan._codec import (
     range_of,
     unpack,
 )
-from matyan.store.base import Store
+from matyan.store.base import Directories
 
 __all__ = [
     "CHUNK",
@@ -111,7 +111,7 @@ def unpack_value(value: bytes) -> Any:
 class Keys:
     """The packers, bound to a store's directories."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Directories) -> None:
         self.are_shared = store.is_shared
         """Whether others write the store, too."""
         self.runs = store.directory(("data", "runs"))

@@ -18,6 +18,7 @@ ROOMS = (
     "cli",
     "moving",
     "reader",
+    "backups",
     "folder",
     "jobs",
     "workers",

@@ -85,6 +85,8 @@ class FolderBlobs:
         self._secret = secret
         self._expiry_s = expiry_s
         self._is_deleted = is_deleted
+        self._deleting = trio.Lock()
+        """Held while blobs are deleted, and while `kept_from` must find those that there are."""
         try:
             # What a crash left unfinished was never acknowledged.
             shutil.rmtree(self._temporary, ignore_errors=True)
@@ -194,7 +196,8 @@ class FolderBlobs:
                 try:
                     await self._require(run)
                 except NotFound:
-                    await trio.to_thread.run_sync(self._delete_run, run)
+                    async with self._deleting:
+                        await trio.to_thread.run_sync(self._delete_run, run)
                     raise
 
     async def _require(self, run: str) -> None:
@@ -267,16 +270,49 @@ class FolderBlobs:
 
     async def delete(self, keys: Sequence[str]) -> int:
         """Deletes these `run/path` keys; see `Blobs`."""
-        with self._translated():
-            await trio.to_thread.run_sync(self._delete, keys)
+        async with self._deleting:
+            with self._translated():
+                await trio.to_thread.run_sync(self._delete, keys)
         return len(keys)
 
     async def delete_run(self, run: str) -> int:
         """Deletes every blob of a run; see `Blobs`."""
-        with self._translated():
-            return await trio.to_thread.run_sync(self._delete_run, run)
+        async with self._deleting:
+            with self._translated():
+                return await trio.to_thread.run_sync(self._delete_run, run)
+
+    async def kept_from(self, moment: Callable[[], Awaitable[None]]) -> Path:
+        """Awaits `moment` and then makes a folder with every blob that was here at its end. Whoever asked removes it.
+
+        None is deleted from the one to the other. A blob that comes meanwhile is in it, too, or is not. Its files are links: a
+        blob's file is never written again, since a new one of the same path takes its place by a rename.
+
+        Raises:
+            Unavailable: the folder cannot be used now; and what `moment` raises.
+        """
+        async with self._deleting:
+            await moment()
+            with self._translated():
+                return await trio.to_thread.run_sync(self._keep)
 
     # --- in threads ---
+
+    def _keep(self) -> Path:
+        # In this folder, since no other is on the same file system for certain. What a kill leaves goes with the next start.
+        kept = Path(tempfile.mkdtemp(prefix="kept-", dir=self._temporary))
+        try:
+            for run in self._runs():
+                (kept / run).mkdir(private.FOLDER_MODE)
+                for blob in (self._root / run).iterdir():
+                    try:
+                        os.link(blob, kept / run / blob.name)
+                    except OSError:
+                        # A file system without links, or a file that has as many as it can.
+                        shutil.copy2(blob, kept / run / blob.name)
+        except BaseException:
+            shutil.rmtree(kept, ignore_errors=True)
+            raise
+        return kept
 
     def _runs(self) -> Sequence[str]:
         """The runs that have a folder, in the order of their keys."""

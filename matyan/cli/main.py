@@ -68,6 +68,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finish": ("matyan.cli.changes:finish", "End runs whose training was killed."),
     "delete": ("matyan.cli.changes:delete", "Delete runs, with all that they hold, for good."),
     "compact": ("matyan.cli.changes:compact", "Make the data folder as small as it can be, now."),
+    "backup": (
+        "matyan.cli.backup:backup",
+        "Copy a data folder while it is used; look after the copies.",
+    ),
+    "restore": ("matyan.cli.backup:restore", "Make a data folder of a backup."),
     "check": ("matyan.cli.jobs:check", "Look for damage in a store, and mend it."),
     "reindex": ("matyan.cli.jobs:reindex", "Make a store's indexes anew."),
     "finish-stale": ("matyan.cli.jobs:finish_stale", "End runs that were not heard of for long."),

@@ -315,6 +315,25 @@ def tokens(rows: Iterable[Row]) -> None:
     )
 
 
+def backups(rows: Iterable[Row]) -> None:
+    """Backups of a data folder, and which of them cannot be used."""
+    table(
+        ("name", "moment", "files", "bytes", "new bytes", "store", "state"),
+        (
+            (
+                row["name"],
+                moment(row.get("moment")),
+                *(or_none(row.get(name)) for name in ("files", "bytes", "new_bytes", "store")),
+                row["state"],
+            )
+            for row in rows
+        ),
+        right=("files", "bytes", "new bytes"),
+        whole=("moment",),
+        none="no backups",
+    )
+
+
 def topics(rows: Iterable[Row]) -> None:
     """Kafka's topics, a verdict on each."""
     table(

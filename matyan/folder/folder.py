@@ -12,10 +12,13 @@ from functools import partial
 from math import nan
 from pathlib import Path
 from shutil import disk_usage
+from typing import Final
 
 import trio
 
-from matyan.errors import FolderInUse
+from matyan.blobs.folder import FolderBlobs
+from matyan.errors import ConfigurationError, FolderInUse
+from matyan.folder.checkpoint import checkpoint, remove_old
 from matyan.folder.compaction import Compaction
 from matyan.folder.opened import Opened, open_up
 from matyan.folder.server import LocalAPI, Read, Write
@@ -24,6 +27,9 @@ from matyan.rules.sequences import Layout
 from matyan.service import private, telemetry
 from matyan.store.base import FolderStore
 from matyan.store.open import open_folder_store
+
+RESTORING: Final = "restoring"
+"""In a folder that is made of a backup: what has not got its place yet."""
 
 _LOCK_POLL_S = 0.1
 """How often a lock that another process holds is looked at."""
@@ -53,12 +59,19 @@ class DataFolder(Opened):
         """Whether `matyan up` has stored records in it."""
         self.compaction = Compaction(store, keys, path)
 
-    def api(self, writes: Mapping[str, Write], reads: Mapping[str, Read] | None = None) -> LocalAPI:
-        """The socket: the reads of every store, and those of its feeder."""
+    def api(
+        self,
+        writes: Mapping[str, Write],
+        reads: Mapping[str, Read] | None = None,
+        blobs: FolderBlobs | None = None,
+    ) -> LocalAPI:
+        """The socket: the reads of every store, and those of its feeder. blobs: those that lie in the folder, where they do."""
         reads = {**self.reads(), **(reads or {})}
-        return LocalAPI(
-            self.path, self.store, reads, {"compact": self._compact, **self.jobs.writes(), **writes}
-        )
+        ours: dict[str, Write] = {
+            "compact": self._compact,
+            "checkpoint": partial(checkpoint, self.path, self.store, blobs),
+        }
+        return LocalAPI(self.path, self.store, reads, {**ours, **self.jobs.writes(), **writes})
 
     async def _compact(self) -> AsyncIterator[object]:
         """Compacts the whole store, with what it took before and takes after, in bytes."""
@@ -80,10 +93,15 @@ async def open_folder(
         FolderInUse: another process holds it.
         ConfigurationError: it cannot be opened, or has the other layout.
     """
+    if (path / RESTORING).is_dir() and any((path / RESTORING).iterdir()):
+        raise ConfigurationError(
+            f"{path} holds a backup that was not restored to its end: run `matyan restore` again, or name another folder."
+        )
     private.make(path)
     store = await _wait_and_open(path, trio.current_time() + patience_s)
     private.tighten(path)
     try:
+        await trio.to_thread.run_sync(remove_old, path)
         opened = await open_up(store, layout or (store.default_layout if strict else None))
         with _measured(path):
             yield DataFolder(

@@ -91,6 +91,7 @@ class Tracker:
                 "dlq_list": self._letters.rows,
                 "dlq_show": self._letters.row,
             },
+            self.blobs,
         )
         self.health = Health()
         self.health.add("store", self._check_store)

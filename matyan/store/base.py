@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -107,13 +108,8 @@ class Transaction(Snapshot, Protocol):
         ...
 
 
-class Store(Protocol):
-    """An open store. Made by the composition root, closed by it."""
-
-    @property
-    def default_layout(self) -> Layout:
-        """What a new store of this engine gets where nobody wants one: compatible where other programs read its stores."""
-        ...
+class Directories(Protocol):
+    """Where the keys of a store begin."""
 
     @property
     def is_shared(self) -> bool:
@@ -122,6 +118,15 @@ class Store(Protocol):
 
     def directory(self, path: tuple[str, ...]) -> bytes:
         """The key prefix of a directory (FoundationDB's directory layer, or a fixed one)."""
+        ...
+
+
+class Store(Directories, Protocol):
+    """An open store. Made by the composition root, closed by it."""
+
+    @property
+    def default_layout(self) -> Layout:
+        """What a new store of this engine gets where nobody wants one: compatible where other programs read its stores."""
         ...
 
     async def transact(self, body: Callable[[Transaction], T]) -> T:
@@ -185,6 +190,14 @@ class FolderStore(Store, Protocol):
 
     async def compact(self, ranges: Sequence[tuple[bytes, bytes]] | None = None) -> None:
         """Rewrites these ranges of keys, or everything, so that the space of what was deleted comes back.
+
+        Raises:
+            Unavailable: the store cannot be used now.
+        """
+        ...
+
+    async def checkpoint(self, target: Path) -> None:
+        """Copies the store of this moment into the folder `target`, which it makes; by links, where that can be.
 
         Raises:
             Unavailable: the store cannot be used now.

@@ -6,13 +6,17 @@ An engine is imported when one of its stores is opened, so that a command which 
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from matyan.errors import NoStore
 from matyan.settings import Settings
 from matyan.store.base import ClusterStore, FolderStore, Store
+
+if TYPE_CHECKING:
+    from matyan.store.rocks.still import RocksStill
 
 _ROCKS, _FDB = "rocks:", "fdb:"
 SYNTAX: Final = f"{_ROCKS}FOLDER or {_FDB}[CLUSTER_FILE]"
@@ -83,6 +87,18 @@ def open_folder_store(folder: Path) -> FolderStore:
     from matyan.store.rocks import open_rocks
 
     return open_rocks(folder / DATABASE)
+
+
+def open_still(folder: Path) -> AbstractContextManager[RocksStill]:
+    """A store that nobody writes, a checkpoint's, in a data folder: opened to be read, by Python and for some moments.
+
+    Raises:
+        ConfigurationError: it is damaged.
+        Unavailable: it cannot be opened.
+    """
+    from matyan.store.rocks import still
+
+    return still.open_still(folder / DATABASE)
 
 
 async def open_cluster_store(

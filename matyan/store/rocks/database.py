@@ -143,6 +143,23 @@ def compact(
         raise translated(error, folder) from error
 
 
+def checkpoint(database: rocksdict.Rdict, folder: Path, target: Path) -> None:
+    """A copy of the database of this moment in the folder `target`, which must not be there: its tables are links to those of the
+    database, where both are on one file system. For a thread, with room on the disk as for opening.
+    """
+    try:
+        # It releases the lock of Python and leaves little to write to the checkpoint, which holds it all the time that it takes.
+        database.flush()
+        made = rocksdict.Checkpoint(database)
+        try:
+            made.create_checkpoint(str(target))
+        finally:
+            del made  # it keeps the database open
+    except Exception as error:
+        error.__traceback__ = None
+        raise translated(error, folder) from error
+
+
 def check_room(folder: Path) -> None:
     """Opening replays the log into new files: so there must be room for as much again.
 

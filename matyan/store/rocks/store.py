@@ -31,7 +31,14 @@ import trio
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.service import durable, private
 from matyan.store.base import Layout, Snapshot, Transaction, View
-from matyan.store.rocks.database import Stalled, check_room, compact, open_database, translated
+from matyan.store.rocks.database import (
+    Stalled,
+    check_room,
+    checkpoint,
+    compact,
+    open_database,
+    translated,
+)
 from matyan.store.rocks.lock import boot_id, last_boot_of, lock_folder, note_boot
 from matyan.store.rocks.snapshot import RocksSnapshot
 from matyan.store.rocks.syncer import Syncer
@@ -247,6 +254,22 @@ class RocksStore:
         outcomes[0].unwrap()
         if self._cut != cut:
             raise Unavailable(f"The store in {self._folder} was closed while it was compacted.")
+
+    async def checkpoint(self, target: Path) -> None:
+        """Copies what is stored into the folder `target`: everything that was acknowledged by now, and of what comes meanwhile a part.
+
+        Raises:
+            Unavailable: the store cannot be used now, or its disk is full.
+        """
+        database = await self._usable()
+        self._readers += 1
+        try:
+            if self._written > self._synced:
+                await self._durable(self._written)
+            await trio.to_thread.run_sync(check_room, self._folder)
+            await trio.to_thread.run_sync(checkpoint, database, self._folder, target)
+        finally:
+            self._reader_ends()
 
     @property
     def writes(self) -> int:
