@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import trio
+import trio.testing
 
 from matyan.blobs.folder import FolderBlobs, StoredBlob, TooLarge
 from matyan.errors import ConfigurationError, NotFound, Unavailable
@@ -204,3 +205,31 @@ async def test_a_foreign_or_damaged_file_is_no_artifact(blobs: FolderBlobs, tmp_
 
 def bad_files(good: bytes) -> Iterable[bytes]:
     return b"", good[:5], good[:10], good[:20], b"x" * 100, good[:12] + b"\xc1" * 50
+
+
+# --- a moment of them -----------------------------------------------------------------------------
+
+
+async def test_none_is_deleted_between_a_moment_and_its_copy(
+    blobs: FolderBlobs, tmp_path: Path
+) -> None:
+    """Deletions that come in between wait, of keys and of a run; the copy keeps what a later upload or a deletion takes away."""
+    for path in ("a", "b"):
+        await blobs.receive("run", path, "text/plain", stream(b"old"), 100)
+    await blobs.receive("other", "c", "text/plain", stream(b"old"), 100)
+    async with trio.open_nursery() as nursery:
+
+        async def moment() -> None:
+            nursery.start_soon(blobs.delete, ["run/a"])
+            nursery.start_soon(blobs.delete_run, "other")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(files(tmp_path / "blobs")) == 3
+
+        kept = await blobs.kept_from(moment)
+    assert await blobs.list("other") == []
+    await blobs.receive("run", "b", "text/plain", stream(b"new"), 100)
+    assert sorted(path.read_bytes()[-3:] for path in files(kept)) == [b"old"] * 3
+    # It is no run, and goes with the next start where nobody removes it.
+    assert {blob.key async for page in blobs.pages() for blob in page} == {"run/b"}
+    FolderBlobs(tmp_path / "blobs", b"secret", 60)
+    assert not kept.exists()

@@ -23,6 +23,7 @@ from matyan.errors import ConfigurationError, FolderInUse, Unavailable
 from matyan.store.base import Snapshot, Transaction
 from matyan.store.rocks import RocksStore, open_rocks
 from matyan.store.rocks.database import database_options, write_options
+from matyan.store.rocks.still import open_still
 from matyan.store.rocks.store import _QUICK_SYNC_S, _SMALL_BYTES, _STILL_SHARE
 from tests.small_disk import SIZE, small_disk
 
@@ -608,4 +609,50 @@ async def test_a_scan_goes_on_over_what_stood_there_when_it_began(tmp_path: Path
     assert await store.transact(body) == 50
     rows = await store.read(lambda snap: [value for _, value in snap.scan(b"\x01", b"\x02")])
     assert rows == [b"moved"] * 50
+    await store.aclose()
+
+
+async def test_a_checkpoint_has_what_was_acknowledged(tmp_path: Path) -> None:
+    """While others write, and without a sync of its own; a later checkpoint has more; the store closes behind it."""
+    store = open_rocks(tmp_path / "db")
+    acknowledged: set[int] = set()
+
+    async def write() -> None:
+        for number in range(10_000):
+            await put(store, number)
+            acknowledged.add(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        for name in ("first", "second"):
+            before = len(acknowledged)
+            while len(acknowledged) < before + 50:
+                await trio.lowlevel.checkpoint()
+            least = {*acknowledged}
+            await store.checkpoint(tmp_path / name)
+            with open_still(tmp_path / name) as still:
+                found = numbers(still)
+            assert found >= least
+            assert found == {*range(len(found))}
+        nursery.cancel_scope.cancel()
+    with pytest.raises(Unavailable):  # it is there already, and stays as it is
+        await store.checkpoint(tmp_path / "first")
+    await store.aclose()
+    await open_rocks(tmp_path / "db").aclose()
+
+
+async def test_a_checkpoint_on_a_full_disk_changes_nothing(small_disk: Path) -> None:
+    """It is refused before the store is touched, which goes on."""
+    store = open_rocks(small_disk / "db")
+    await put(store, 1)
+    filler = small_disk / "filler"
+    with filler.open("wb") as file:
+        state = os.statvfs(small_disk)
+        os.posix_fallocate(file.fileno(), 0, state.f_bavail * state.f_frsize - (1 << 19))
+    with pytest.raises(Unavailable, match="is full: free"):
+        await store.checkpoint(small_disk / "checkpoint")
+    assert not (small_disk / "checkpoint").exists()
+    await put(store, 2)
+    filler.unlink()
+    await store.checkpoint(small_disk / "checkpoint")
     await store.aclose()
