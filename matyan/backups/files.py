@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from matyan.backups.manifest import File
-from matyan.service import private
+from matyan.service import durable, private
 
 PIECE_BYTES: Final = 1 << 20
 
@@ -86,7 +86,7 @@ def sync(path: Path) -> None:
     """A file's or a folder's bytes are on the disk when this returns."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        durable.sync(descriptor)
     finally:
         os.close(descriptor)
 

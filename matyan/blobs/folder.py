@@ -301,14 +301,16 @@ class FolderBlobs:
         # In this folder, since no other is on the same file system for certain. What a kill leaves goes with the next start.
         kept = Path(tempfile.mkdtemp(prefix="kept-", dir=self._temporary))
         try:
-            for run in self._runs():
-                (kept / run).mkdir(private.FOLDER_MODE)
-                for blob in (self._root / run).iterdir():
+            for folder in self._root.iterdir():
+                if run_of(folder.name) is None:
+                    continue
+                (kept / folder.name).mkdir(private.FOLDER_MODE)
+                for blob in folder.iterdir():
                     try:
-                        os.link(blob, kept / run / blob.name)
+                        os.link(blob, kept / folder.name / blob.name)
                     except OSError:
                         # A file system without links, or a file that has as many as it can.
-                        shutil.copy2(blob, kept / run / blob.name)
+                        shutil.copy2(blob, kept / folder.name / blob.name)
         except BaseException:
             shutil.rmtree(kept, ignore_errors=True)
             raise
