@@ -10,6 +10,7 @@ Marks are comments, which the site does not show:
     <!-- test: not run: REASON -->              the next block is read only
     <!-- test: let NAME be PATTERN -->          NAME in later commands stands for the first group of PATTERN in what was printed last
     <!-- test: interrupt COMMAND -->            Ctrl-C for the command in the background that begins so
+    <!-- test: printed TEXT by COMMAND -->      the command in the background that begins so prints TEXT now, or has printed it
 
 No process here.
 """
@@ -40,7 +41,7 @@ class Step:
     """One block, or one mark that stands alone."""
 
     kind: str
-    """console, python, another language of a block that is saved, let or interrupt"""
+    """console, python, another language of a block that is saved, let, interrupt or printed"""
     text: str
     line: int
     until: str | None = None
@@ -94,7 +95,7 @@ def read(path: Path) -> Page:
             where, words = place.groups()
             if where == "page":
                 page.needs |= set(words.removeprefix("needs ").split())
-            elif words.startswith(("let ", "interrupt ")):
+            elif words.startswith(("let ", "interrupt ", "printed ")):
                 kind, _, rest = words.partition(" ")
                 page.steps.append(Step(kind, rest, line))
             else:

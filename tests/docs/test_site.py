@@ -135,7 +135,7 @@ def test_every_setting_stands_in_the_table(site: Path) -> None:
     readers = readers_of_settings()
     for row in fields(Settings):
         assert row.metadata["env"] in text
-        assert " ".join(row.metadata["help"].split()) in text
+        assert " ".join(row.metadata["help"].replace("`", "").split()) in text
         assert readers[row.name], f"no command says that it reads {row.metadata['env']}"
         if (file := file_variable(row)) is not None:
             assert file in text

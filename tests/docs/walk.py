@@ -120,6 +120,13 @@ class Walker:
             self.let(step)
         elif step.kind == "interrupt":
             self.interrupt(step.text)
+        elif step.kind == "printed":
+            text, _, beginning = step.text.partition(" by ")
+            (screen,) = (
+                found for command, _, found in self.servers if command.startswith(beginning)
+            )
+            if not screen.wait(text, SECONDS):
+                raise self.failed(step, beginning, f"did not print {text!r}", screen)
         elif step.file:
             (self.folder / step.file).write_text(self.named(step.text))
         elif step.kind == "python":
