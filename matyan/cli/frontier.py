@@ -41,6 +41,7 @@ log = get_logger()
     *TLS,
     "metrics_enabled",
     *SERVICE,
+    also=("readiness",),
 )
 def frontier(settings: Settings) -> int:
     """Take data from clients and hand it to Kafka.

@@ -43,7 +43,7 @@ _log = get_logger()
 _NO_OPTION = (
     *("log_level", "environment", "shutdown_flush_timeout", "metrics_enabled", "queue_bytes"),
     *("blob_max_bytes", "presign_blob_ref", "public_url", "cors_origins", "allowed_hosts"),
-    *("ws_deflate", "sequence_layout"),
+    *("ws_deflate", "readiness", "sequence_layout"),
 )
 """The settings that it reads as variables alone."""
 
