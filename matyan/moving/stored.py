@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from matyan._codec import BLOBS, LINES, LOG_RECORDS, format_timestamp
+from matyan.errors import ConfigurationError
 from matyan.moving.moved import MESSAGE_BYTES, Message, MovedBlob, MovedRun
 from matyan.reader.blocks import Block
 from matyan.reader.reading import Reader
@@ -24,6 +25,7 @@ LOSSES: Final = (
     "the times of terminal lines, and the time at which a log record came (the time that the record itself names is kept)",
     "times finer than a microsecond",
     "steps of log records that were not counted from 0 without a gap",
+    "that a tag was taken away, where the run was sent before with it",
     "colours and descriptions of tags and experiments, notes, dashboards and what else people write in the web app",
 )
 """What a move does not bring, whatever the target is."""
@@ -81,19 +83,27 @@ class Source:
         yield from _properties(shown, run, name)
         for key, value in shown["attrs"].items():
             if key != BLOBS:
+                if isinstance(value, dict) and len(value) == 1:
+                    # A single key below would be put beside what an earlier push has left there.
+                    yield {"type": "log_hparams", "value": {key: {}}}
                 yield from _parameters((key,), value)
         for tag in shown["tags"]:
             yield {"type": "add_tag", "tag_name": tag}
-        logs = []
-        for block in self.reader.blocks(run):
-            if not block.context and block.name in (LINES, LOG_RECORDS):
-                logs.append(block.name)
-                continue
-            yield from _points(block) if block.points is not None else _objects(block, run, name)
+        damage: ConfigurationError | None = None
+        try:
+            for block in self.reader.blocks(run):
+                if block.points is not None:
+                    yield from _points(block)
+                elif block.context or block.name not in (LINES, LOG_RECORDS):
+                    yield from _objects(block, run, name)
+        except ConfigurationError as error:
+            damage = error  # it comes behind all that can be read
         yield from self._log(run, LINES, _line)
         yield from self._log(run, LOG_RECORDS, _record)
         if meta.get("active") is False:
             yield _finish(meta)
+        if damage is not None:
+            raise damage
 
     def _log(
         self, run: str, name: str, message: Callable[[int, Any], dict[str, Any]]
@@ -121,8 +131,12 @@ def _facts(shown: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in shown.items() if name != "last_record"}
 
 
-def moment(epoch_seconds: float) -> str:
-    return format_timestamp(round(epoch_seconds * _MICROSECONDS)).decode()
+def moment(epoch_seconds: float) -> str | None:
+    """None: a time that no client sends; the target says so."""
+    try:
+        return format_timestamp(round(epoch_seconds * _MICROSECONDS)).decode()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _properties(shown: dict[str, Any], run: str, name: str) -> Iterator[Message]:
@@ -132,8 +146,8 @@ def _properties(shown: dict[str, Any], run: str, name: str) -> Iterator[Message]
         title = None
     found = {
         "name": title,
-        "description": meta.get("description") or None,
-        "archived": meta.get("is_archived") or None,
+        "description": meta.get("description"),
+        "archived": meta.get("is_archived"),
         "experiment": shown["experiment"],
     }
     given = {field: value for field, value in found.items() if value is not None}
@@ -171,8 +185,9 @@ def _points(block: Block) -> Iterator[Message]:
     ):
         at = "null" if epoch is None else repr(epoch)
         text = json.dumps(value) if value - value != 0.0 else repr(value)
-        when = format_timestamp(round(time * _MICROSECONDS)).decode()
-        yield f'{head}{step},"epoch":{at},"value":{text},"client_datetime":"{when}"}}'.encode()
+        when = moment(time)
+        quoted = "null" if when is None else f'"{when}"'
+        yield f'{head}{step},"epoch":{at},"value":{text},"client_datetime":{quoted}}}'.encode()
 
 
 def _objects(block: Block, run: str, name: str) -> Iterator[Message]:
@@ -202,6 +217,8 @@ def _line(step: int, value: Any) -> dict[str, Any]:
 
 
 def _record(step: int, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):  # damaged: the target says so
+        value = {"message": value}
     told = {
         "message": value.get("message"),
         "level": value.get("log_level"),

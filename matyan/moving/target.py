@@ -130,6 +130,8 @@ def answer(reply: bytes, count: int) -> Answer:
         return Answer(Outcome.NEVER if gone else Outcome.PERHAPS, error)
     if isinstance(accepted, int):
         return Answer(Outcome.TAKEN, error, rejected, named)
+    if "publish error" in error:  # the reference's frontier, whose broker is away
+        return Answer(Outcome.PERHAPS, error)
     if count == 1:
         return Answer(Outcome.TAKEN, error, 1, [("", error)])
     return Answer(Outcome.ONE_BAD, error)

@@ -92,6 +92,13 @@ def test_a_run_that_goes_on_is_sent_again_with_what_has_come(
             [{"type": "finish_run", "client_datetime": "2025-01-01T00:01:00Z"}],
             [{"type": "create_run", "client_datetime": "2025-01-02T00:00:00Z"}, line("d", 0)],
             [line("d2", 0), record("two"), {"type": "add_tag", "tag_name": "t"}],
+            [{"type": "log_hparams", "value": {"hparams": {"a": 1, "b": {"c": 2}}}}],
+            [
+                {"type": "log_hparams", "value": {"hparams": {}}},
+                {"type": "log_hparams", "value": {"hparams": {"a": {"x": 1}}}},
+                {"type": "set_run_property", "archived": True, "description": "d"},
+            ],
+            [{"type": "set_run_property", "archived": False, "description": ""}],
         ]
         for messages in steps:
             if messages:
@@ -207,6 +214,7 @@ def test_a_target_under_tls_wants_its_authority(source: Tracker, tmp_path: Path)
         # The reference's, which stops at the first bad one and does not say which.
         ('{"status":"error","error":"validation error"}', 2, Outcome.ONE_BAD, 0),
         ('{"status":"error","error":"validation error"}', 1, Outcome.TAKEN, 1),
+        ('{"status":"error","error":"internal publish error"}', 1, Outcome.PERHAPS, 0),
         ("<html>", 1, Outcome.PERHAPS, 0),
         ("[]", 1, Outcome.PERHAPS, 0),
     ],
