@@ -78,7 +78,7 @@ deploy-tools:
 
 # compose.yaml, the chart, the units, the dashboards and the alerts, by the programs that will read them.
 test-deploy: setup
-	$(BIN)/python -m pytest -q tests/deploy
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/deploy
 
 # The pictures of the web app in docs/images.
 screenshots: setup browser
