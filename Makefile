@@ -33,6 +33,7 @@ test: setup
 # What `make test` has no time for, or not the machine: a line for each, whose tests say what they miss and are skipped then.
 test-long: export MATYAN_TEST_LONG := 1
 test-long: setup
+	$(BIN)/python -m pytest -q tests/soak
 	$(BIN)/python -m pytest -q tests/image
 	$(BIN)/python -m pytest -q tests/moving
 	$(BIN)/python -m pytest -q tests/docs/test_pages.py
@@ -49,6 +50,12 @@ test-fdb: setup
 	$(BIN)/python -m tests.fdb
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -k fdb tests/contracts/test_store.py tests/store tests/rules tests/workers tests/jobs tests/kafka/test_worker.py tests/kafka/test_partitions_added.py
 	$(BIN)/python -m pytest -q tests/cluster
+
+# A whole deployment under training programs for MATYAN_SOAK_MINUTES (60), while one thing after another is killed, frozen, filled
+# or locked out; on the cluster of FDB_CLUSTER_FILE where there is one. What it shows at its end: python -m tests.soak --help
+.PHONY: soak
+soak: setup
+	$(BIN)/python -m tests.soak
 
 # Hostile connections for MATYAN_FUZZ_SECONDS (600), from MATYAN_FUZZ_SEED or one that is printed.
 fuzz: export MATYAN_FUZZ_SECONDS ?= 600

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -85,12 +85,15 @@ class Server:
     def log(self) -> Path:
         return self.folder / "server.log"
 
-    def spawn(self, command: Sequence[str | Path]) -> None:
-        """Starts the process and does not wait until it answers."""
+    def spawn(
+        self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Starts the process, with this one's environment or another, and does not wait until it answers."""
         with self.log.open("ab") as log:
             # Its own process group: a Ctrl-C at the terminal reaches the script, which stops the server cleanly.
             self.process = subprocess.Popen(
                 command,
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -7,12 +7,12 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import count, pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 from trio_websocket import ConnectionClosed as TrioConnectionClosed
@@ -55,16 +55,26 @@ class Ledger:
         """What is wrong with what is stored, in its order: values lost, doubled, invented or out of order; empty
         when all is well."""
         values = list(stored)
-        times = Counter(values)
-        checks = {
-            "acknowledged and lost": self.acknowledged - times.keys(),
-            "stored and never sent": times.keys() - self.sent,
-            "stored twice": {value for value, often in times.items() if often > 1},
-            "stored after a later one": {b for a, b in pairwise(values) if b < a},
-        }
-        return [
-            f"{len(wrong)} {what}: {sorted(wrong)[:5]}" for what, wrong in checks.items() if wrong
-        ]
+        late = {b for a, b in pairwise(values) if b < a}
+        found = contradictions(self.acknowledged, self.sent, values)
+        if late:
+            found.append(f"{len(late)} stored after a later one: {sorted(late)[:5]}")
+        return found
+
+
+T = TypeVar("T", float, str)
+
+
+def contradictions(acknowledged: Set[T], sent: Set[T], stored: Iterable[T]) -> list[str]:
+    """How what is stored contradicts what a client knows: a sentence for what is lost, invented and doubled, with a few of
+    them; empty when all is well."""
+    times = Counter(stored)
+    checks = {
+        "acknowledged and lost": acknowledged - times.keys(),
+        "stored and never sent": times.keys() - sent,
+        "stored twice": {one for one, often in times.items() if often > 1},
+    }
+    return [f"{len(wrong)} {what}: {sorted(wrong)[:5]}" for what, wrong in checks.items() if wrong]
 
 
 class Client(threading.Thread):
