@@ -85,6 +85,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Forget runs that were deleted long ago.",
     ),
     "tokens": ("matyan.cli.tokens:tokens", "Make, list and revoke the tokens that clients show."),
+    "health": ("matyan.cli.health:health", "Tell whether a service is well, by an exit code."),
     "doctor": ("matyan.cli.doctor:doctor", "Check what the services need, and how to mend it."),
 }
 """Name → "module:attribute", and one line for --help."""

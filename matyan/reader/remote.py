@@ -120,9 +120,7 @@ class Server:
                 return response, through
             told = response.read(_REFUSAL_BYTES)
         except ssl.SSLCertVerificationError as error:
-            raise ConfigurationError(
-                f"The certificate of {self} is not trusted ({error.verify_message}): name its authority's file in SSL_CERT_FILE."
-            ) from None
+            raise untrusted(self, error) from None
         except ssl.SSLError as error:
             raise ConfigurationError(
                 f"{self} does not speak TLS as this side does ({error.reason}): is it http:// there?"
@@ -176,6 +174,12 @@ class Server:
         if response.status == 404:
             return NotFound(sentence)
         return Unavailable(sentence) if status >= 500 else MatyanError(sentence)
+
+
+def untrusted(place: object, error: ssl.SSLCertVerificationError) -> ConfigurationError:
+    return ConfigurationError(
+        f"The certificate of {place} is not trusted ({error.verify_message}): name its authority's file in SSL_CERT_FILE."
+    )
 
 
 def trusting() -> ssl.SSLContext:
