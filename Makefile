@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx) setup.py pyproject.toml
+SOURCES := $(wildcard matyan/*.pyx matyan/codec/*.pxi matyan/store/fdb/*.pyx matyan/broker/kafka/*.pyx) setup.py pyproject.toml
 
 .PHONY: setup run kafka s3 test test-long test-faults test-fdb fuzz test-adapters browser deploy-tools test-deploy screenshots docs docs-serve lint asan wheel wheels bench clean
 setup: $(VENV)/.ready

@@ -30,7 +30,7 @@ setup(
                 extra_compile_args=compile_args,
                 extra_link_args=link_args,
             )
-            for name in ("matyan._codec", "matyan.store.fdb._calls")
+            for name in ("matyan._codec", "matyan.store.fdb._calls", "matyan.broker.kafka._answers")
         ],
         compiler_directives={"language_level": "3"},
     )

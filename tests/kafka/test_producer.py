@@ -346,7 +346,8 @@ async def test_a_frame_that_is_handed_over_in_part_goes_on_with_the_next_client(
         producer.produce(b"run", [b"behind"], replies.of(1))
         await trio.lowlevel.checkpoint()
         assert producer._gathered
-        first, producer._replace_at = producer._rd, 0.0
+        first = producer._rd
+        producer._replace_soon()
         producer._replacing = True
         await replies.wait_for(2, 60)
         assert producer._rd is not first

@@ -23,6 +23,7 @@ from confluent_kafka import Producer as RdProducer
 from matyan._codec import murmur2, total_bytes
 from matyan.broker.base import DeliveryCallback
 from matyan.broker.budget import Budget
+from matyan.broker.kafka.answers import Answers
 from matyan.broker.kafka.client import LIBRDKAFKA_LOGGER, TOO_LARGE, PollingThread
 from matyan.errors import RecordsRefused, Unavailable
 from matyan.service.logs import get_logger
@@ -56,6 +57,9 @@ _TURN_BYTES = 4 << 20
 _TURN_RECORDS = 2_000
 """At most so much is handed over in one turn of the loop, which takes some 2 ms; bytes as the budget counts them. A frame
 can have 96 MiB, and the frames that wait while a client is replaced can be the whole budget."""
+_MANY = 2_000
+"""Records: where so many may be reported at once a thread hears the reports, so that the loop does not stand still for them. Of
+fewer the loop hears sooner and for less by itself."""
 _FATAL_DRAIN_S = 35.0
 """After a fatal error the requests in flight still get their answers; a request's own limit is 30 s."""
 _REFUSED_AGAIN_S = 0.2
@@ -262,7 +266,8 @@ class KafkaProducer:
         self._partition_count = partition_count
         self.budget = Budget(capacity_bytes)
         self._token = trio.lowlevel.current_trio_token()
-        self._rd = RdProducer(self._config)
+        self._answers = Answers()
+        self._rd = self._answers.client(self._config)
         self._done: deque[_Frame] = deque()
         self._frames = 0
         self._records = 0
@@ -300,9 +305,11 @@ class KafkaProducer:
         # Whether the present client, and the next one, sends each record alone.
         self._is_unbatched = self._will_be_unbatched = False
         self._replace_at = math.inf
-        """When the polling thread replaces this client though it has not failed; monotonic seconds."""
+        """When this client is replaced though it has not failed; monotonic seconds."""
         self._stopping = threading.Event()
-        self._thread = PollingThread(self._poll_forever, "kafka-producer")
+        # Of the replacing thread.
+        self._call = threading.Event()
+        self._thread = PollingThread(self._replace_when_called, "kafka-producer")
 
     # --- the interface, in the trio thread -------------------------------------------------------
 
@@ -344,7 +351,9 @@ class KafkaProducer:
     async def aclose(self) -> None:
         """Ends the thread. What is not delivered by now is dropped: flush first."""
         self._stopping.set()
+        self._call.set()
         await self._thread.join()
+        self._answers.close()
 
     async def flush(self, deadline: float) -> int:
         with trio.move_on_at(deadline):
@@ -480,7 +489,7 @@ class KafkaProducer:
                 self._hand_over()
 
     def _finish(self) -> None:
-        """Once per poll: every frame whose reports are in."""
+        """After a poll: every frame whose reports are in."""
         open_until = time.monotonic() + _OPEN_S
         done, tried = self._done, self._tried
         while done or tried:
@@ -557,11 +566,14 @@ class KafkaProducer:
             self._refuse(errors[min(refusals)])
         elif not self._replacing and self._fatal_error is None and _CLIENT_ENDS.isdisjoint(errors):
             return False
-        # After a fatal error the polling thread replaces the client by itself, as soon as it hears of it.
         self._replacing = True
-        if KafkaError._FATAL not in errors:
-            self._replace_at = 0.0
+        if KafkaError._FATAL not in errors:  # of a fatal error the thread hears besides
+            self._replace_soon()
         return True
+
+    def _replace_soon(self) -> None:
+        self._replace_at = 0.0
+        self._call.set()
 
     def _refuse(self, error: KafkaError) -> None:
         if self.refusal() is None:
@@ -602,10 +614,10 @@ class KafkaProducer:
 
     def _make_client(self) -> RdProducer:
         if not self._will_be_unbatched:
-            return RdProducer(self._config)
+            return self._answers.client(self._config)
         # A record that is too large alone is refused for good, and ends this client too. The guarantee stays on all the
         # same: without it a record that was refused for another reason could be overtaken by later ones.
-        return RdProducer({**self._config, "batch.num.messages": 1})
+        return self._answers.client({**self._config, "batch.num.messages": 1})
 
     def _take_over(self, rd: RdProducer) -> None:
         """The frames that the old client did not deliver go to the new one, in the order in which they came.
@@ -614,6 +626,7 @@ class KafkaProducer:
         answer before the purge may stand there too, and then comes a second time, which is better than to lose it.
         """
         self._rd = rd
+        self._answers.look()  # it may have told before it was this one
         self._fatal_error = None
         self._is_unbatched, self._will_be_unbatched = self._will_be_unbatched, False
         self._replace_at = time.monotonic() + _UNBATCHED_S if self._is_unbatched else math.inf
@@ -641,21 +654,39 @@ class KafkaProducer:
         self._hand_over()
         self.budget.tell_room()
 
-    # --- the polling thread ------------------------------------------------------------------------
+    # --- reports -----------------------------------------------------------------------------------
 
-    def _poll_forever(self) -> None:
-        """Serves delivery reports until `aclose`; wakes trio once per poll that brought some."""
-        while not self._stopping.is_set():
-            self._serve(_POLL_S)
-            if self._fatal_error is not None or time.monotonic() >= self._replace_at:
-                self._replace()
+    async def serve(self) -> None:
+        """Serves delivery reports as they come, until it is cancelled. For a task of its own."""
+        while True:
+            if self._records < _MANY:
+                self._poll(0)
+            else:
+                await trio.to_thread.run_sync(self._poll, 0)
+            if self._done or self._tried:
+                self._finish()
+            await self._answers.wait()
 
-    def _serve(self, timeout: float) -> None:
+    def _poll(self, timeout: float) -> None:
         try:
             self._rd.poll(timeout)
         except KafkaException as error:
             # How confluent-kafka tells a fatal error, besides (or instead of) the callback.
             self._on_error(error.args[0])
+            self._answers.look()  # it has not served what came behind
+
+    # --- the thread that replaces a client ---------------------------------------------------------
+
+    def _replace_when_called(self) -> None:
+        while not self._stopping.is_set():
+            wait_s = self._replace_at - time.monotonic()
+            if self._fatal_error is not None or wait_s <= 0:
+                self._replace()
+            elif self._call.wait(wait_s if wait_s < math.inf else None):
+                self._call.clear()
+
+    def _serve(self, timeout: float) -> None:
+        self._poll(timeout)
         if self._done or self._tried:
             self._token.run_sync_soon(self._finish, idempotent=True)
 
@@ -680,6 +711,7 @@ class KafkaProducer:
             if error.code() in _REFUSALS:
                 self._refuse(error)
             self._fatal_error = f"{error.name()}: {error.str()}"
+            self._call.set()
         else:
             # librdkafka's own log has said it.
             log.debug("kafka producer", error=error.str())
@@ -703,6 +735,7 @@ async def open_producer(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(producer.keep_time)
+            nursery.start_soon(producer.serve)
             yield producer
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:

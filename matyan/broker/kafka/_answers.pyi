@@ -1,0 +1,9 @@
+"""What `_answers.pyx` offers; its docstrings stand there."""
+
+from collections.abc import Sequence
+
+FUNCTIONS: tuple[str, ...]
+
+def load(addresses: Sequence[int]) -> None: ...
+def expect(fd: int) -> None: ...
+def enable() -> None: ...
