@@ -123,6 +123,21 @@ _PROCESS: Final = Row(
     ),
 )
 
+_WEBHOOKS = Row(
+    "Webhooks",
+    (
+        Panel(
+            "Messages",
+            {
+                "{{webhook}}: {{outcome}}": _rate(
+                    "matyan_webhook_deliveries_total", "webhook", "outcome"
+                )
+            },
+            "cps",
+        ),
+        Panel("Waiting", {"{{webhook}}": _sum("matyan_webhook_waiting_notices", "webhook")}),
+    ),
+)
 _HTTP: Final = Row(
     "HTTP",
     (
@@ -428,6 +443,7 @@ DASHBOARDS: Final = (
                     ),
                 ),
             ),
+            _WEBHOOKS,
             _DOOR,
             _PROCESS,
         ),
@@ -450,7 +466,7 @@ DASHBOARDS: Final = (
         "Matyan: one machine (matyan up)",
         "matyan",
         "matyan_ws_connections_active",
-        (*_INTAKE, _APPLIED, _TRANSACTIONS, _DISK, _HTTP, _TLS, _DOOR, _PROCESS),
+        (*_INTAKE, _APPLIED, _TRANSACTIONS, _DISK, _WEBHOOKS, _HTTP, _TLS, _DOOR, _PROCESS),
     ),
 )
 

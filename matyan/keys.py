@@ -43,6 +43,7 @@ Keys are FoundationDB tuples behind the prefix of one of three directories, valu
 | ("reports"|"notes", id, field)                       | document                                  |
 | ("project", field, "__leaf__")                       | project                                   |
 | ("pinned_sequences", "__leaf__")                     | pinned_sequences                          |
+| ("webhook_events", webhook, n)                       | webhook_event, webhook_events_prefix: what it has not taken yet |
 | ("control_events", n), ("dead_letters", n)           | control_event, dead_letter: the embedded  |
 |                                                      | broker's                                  |
 
@@ -267,6 +268,13 @@ class Keys:
 
     def compacted(self) -> bytes:
         return pack(("compacted",), self.system)
+
+    def webhook_event(self, webhook: str, n: int) -> bytes:
+        return pack(("webhook_events", webhook, n), self.system)
+
+    def webhook_events_prefix(self, *webhook: str) -> bytes:
+        """Of one webhook, or of all."""
+        return pack(("webhook_events", *webhook), self.system)
 
     def layout(self) -> bytes:
         return self._layout

@@ -146,6 +146,9 @@ kms_key = Matching(
 host = Matching(r"[^\s/@]{1,255}", "an address or a name to listen on, without a scheme or a port")
 _HOST = r"(?:[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
 url = Matching(rf"https?://{_HOST}(?:/[^\s?#]*)?", "http://host:port or https://host")
+url_with_query = Matching(
+    rf"https?://{_HOST}(?:/[^\s#]*)?", "http://host:port/path or https://host/path"
+)
 url_or_none = Matching(rf"|{url._pattern.pattern}", "http://host[:port] or https://host[:port]")
 
 _BROKER = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")

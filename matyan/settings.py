@@ -295,6 +295,12 @@ class Settings:
         "The file of the tokens that may come in, which `matyan tokens` writes; empty: in the data folder of `matyan up`, else none is asked for.",
         parsing.text,
     )
+    webhooks_file: str = _setting(
+        "",
+        "MATYAN_WEBHOOKS_FILE",
+        "The TOML file of the webhooks that are told of runs that finish, are deleted and so on: see `matyan webhooks --help`; empty: nobody is.",
+        parsing.text,
+    )
     shutdown_flush_timeout: float = _setting(
         5.0,
         "SHUTDOWN_FLUSH_TIMEOUT",

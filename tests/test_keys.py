@@ -73,6 +73,9 @@ ROWS: list[tuple[bytes, bytes, tuple[object, ...]]] = [
     (KEYS.layout(), SYSTEM, ("layout",)),
     (KEYS.control_event(3), SYSTEM, ("control_events", 3)),
     (KEYS.control_events_prefix(), SYSTEM, ("control_events",)),
+    (KEYS.webhook_event("chat", 3), SYSTEM, ("webhook_events", "chat", 3)),
+    (KEYS.webhook_events_prefix("chat"), SYSTEM, ("webhook_events", "chat")),
+    (KEYS.webhook_events_prefix(), SYSTEM, ("webhook_events",)),
     (KEYS.dead_letter(300), SYSTEM, ("dead_letters", 300)),
     (KEYS.dead_letters_prefix(), SYSTEM, ("dead_letters",)),
 ]

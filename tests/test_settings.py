@@ -132,6 +132,7 @@ BAD: dict[str, list[str]] = {
     ],
     "MATYAN_ALLOWED_HOSTS": ["[1]", "http://hub.example", '["a b"]'],
     "MATYAN_TOKENS_FILE": LINE,
+    "MATYAN_WEBHOOKS_FILE": LINE,
     "SHUTDOWN_FLUSH_TIMEOUT": SECONDS,
     "MATYAN_ENVIRONMENT": ["", "prod", "staging"],
     "MATYAN_QUEUE_BYTES": [*NUMBER, "0"],

@@ -20,6 +20,7 @@ from matyan.keys import Keys
 from matyan.rules import counts, documents, entities, runs
 from matyan.rules.documents import Family
 from matyan.rules.entities import EXPERIMENTS, TAGS
+from matyan.rules.records import archival
 from matyan.rules.removals import forget_deletion
 from matyan.rules.rows import RunRows
 from matyan.store.base import Snapshot, Store, Transaction
@@ -64,7 +65,7 @@ class Changes:
             Refused: there is no such run.
         """
         now = time.time()
-        events = _archival(run, wish["archived"], now) if "archived" in wish else []
+        events = [archival(run, wish["archived"], now)] if "archived" in wish else []
         if events:
             # Nobody is told of a run that is not there.
             await self._store.read(lambda snap: _rows(snap, self._keys, run))
@@ -284,11 +285,6 @@ def _rows(tr: Any, keys: Keys, run: str) -> RunRows[Any]:
     if not runs.exists(rows) or runs.get_meta(rows, "pending_deletion"):
         raise Refused(404, f"There is no run {run[:128]}.")
     return rows
-
-
-def _archival(run: str, archived: bool, now: float) -> list[ControlEvent]:
-    kind = "run_archived" if archived else "run_unarchived"
-    return [ControlEvent(kind, now, {"run_id": run, "archived": archived})]
 
 
 def _activity(rows: RunRows[Transaction], active: bool, now: float) -> dict[str, Any]:

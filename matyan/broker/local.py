@@ -32,6 +32,7 @@ from matyan.broker.base import (
     StandingLetter,
 )
 from matyan.broker.budget import Budget
+from matyan.broker.numbered import next_number, rows
 from matyan.errors import ConfigurationError, NotFound, Unavailable
 from matyan.keys import LOCAL, Keys
 from matyan.store.base import Snapshot, Store, Transaction
@@ -54,9 +55,6 @@ CONTROL_BATCH_EVENTS = 1_000
 
 _RETRY_S = 0.5
 """How soon a store that is away is asked again for control events."""
-
-_END_NUMBER = (1 << 63) - 1
-"""The end of a scan: beyond every number that an event or a letter can get."""
 
 
 class LocalBroker:
@@ -82,6 +80,11 @@ class LocalBroker:
     def is_redelivered(self, number: int) -> bool:
         """Whether the dead letter is under way. What was read of it before that ended must not be handed over."""
         return self._log.is_redelivered(number)
+
+    def requeue_event(self, number: int, event: bytes, tr: Transaction) -> None:
+        """A control event that is the dead letter `number` is to be handled again, and is a letter no more."""
+        self._outbox.put_events(tr, [event])
+        tr.clear(self._keys.dead_letter(number))
 
     def ingest_consumer(self) -> Consumer:
         """The consumer of data-ingestion."""
@@ -343,18 +346,13 @@ class _StoreOutbox:
         offsets: Sequence[int] = (),
     ) -> None:
         if events:
-            first = _next_number(tr, self._keys.control_event)
-            for number, event in enumerate(events, first):
-                tr.set(self._keys.control_event(number), event.to_bytes())
-            # The transaction commits before the consumer can run, or not at all and then it finds nothing.
-            self.news = True
-            self.events_written.unpark_all()
+            self.put_events(tr, [event.to_bytes() for event in events])
         again = self._log.redelivered(offsets)
         if not dead and not again:
             return
         fresh = [letter for letter in dead if letter.offset not in again]
         if fresh:
-            first = _next_number(tr, self._keys.dead_letter)
+            first = next_number(tr, self._keys.dead_letter)
             for number, letter in enumerate(fresh, first):
                 tr.set(self._keys.dead_letter(number), _pack_letter(letter))
         letters = {letter.offset: letter for letter in dead}
@@ -365,6 +363,14 @@ class _StoreOutbox:
                 tr.set(key, _pack_letter(letters[offset]))
             else:
                 tr.clear(key)
+
+    def put_events(self, tr: Transaction, events: Sequence[bytes]) -> None:
+        first = next_number(tr, self._keys.control_event)
+        for number, event in enumerate(events, first):
+            tr.set(self._keys.control_event(number), event)
+        # The transaction commits before the consumer can run, or not at all and then it finds nothing.
+        self.news = True
+        self.events_written.unpark_all()
 
 
 class _ControlPartition:
@@ -408,11 +414,8 @@ class _ControlPartition:
                 await self._outbox.events_written.park()
 
     def _standing(self, first: int) -> Callable[[Snapshot], list[tuple[int, bytes]]]:
-        make = self._keys.control_event
-
         def body(snap: Snapshot) -> list[tuple[int, bytes]]:
-            pairs = snap.scan(make(first), make(_END_NUMBER), limit=CONTROL_BATCH_EVENTS)
-            return [(_number(make, key), value) for key, value in pairs]
+            return [*rows(snap, self._keys.control_event, first, CONTROL_BATCH_EVENTS)]
 
         return body
 
@@ -453,11 +456,7 @@ class _ControlPartition:
 
 def dead_letters(snap: Snapshot, keys: Keys) -> Iterator[StandingLetter[int]]:
     """All that stand in the store, oldest first."""
-    for key, value in snap.scan(keys.dead_letter(0), keys.dead_letter(_END_NUMBER)):
-        try:
-            number = _number(keys.dead_letter, key)
-        except ValueError:
-            continue  # a damaged key
+    for number, value in rows(snap, keys.dead_letter):
         yield _unpack_letter(number, value)
 
 
@@ -514,19 +513,6 @@ def _unpack_letter(number: int, value: bytes) -> StandingLetter[int]:
         version if isinstance(version, str) else "",
         moment if readable.is_number(moment) else 0.0,
     )
-
-
-def _number(make: Callable[[int], bytes], key: bytes) -> int:
-    """The number in a key that `make` packed; in the tuple layer a 0 is one byte."""
-    number: int = _codec.unpack(key, len(make(0)) - 1)[0]
-    return number
-
-
-def _next_number(tr: Transaction, make: Callable[[int], bytes]) -> int:
-    """One after the last that stands, read in the transaction: so a rerun writes the same."""
-    for key, _ in tr.scan(make(0), make(_END_NUMBER), limit=1, reverse=True):
-        return _number(make, key) + 1
-    return 0
 
 
 # --- one partition, always assigned --------------------------------------------------------------

@@ -84,6 +84,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "matyan.cli.jobs:cleanup_tombstones",
         "Forget runs that were deleted long ago.",
     ),
+    "webhooks": (
+        "matyan.cli.webhooks:webhooks",
+        "Tell other programs of runs that end, go stale or are deleted.",
+    ),
     "tokens": ("matyan.cli.tokens:tokens", "Make, list and revoke the tokens that clients show."),
     "health": ("matyan.cli.health:health", "Tell whether a service is well, by an exit code."),
     "doctor": ("matyan.cli.doctor:doctor", "Check what the services need, and how to mend it."),

@@ -59,7 +59,14 @@ _NO_OPTION = (
     help="0: any free.",
 )
 @click.option("--open", "opens", is_flag=True, help="Open the web app in a browser.")
-@settings_flags("tokens_file", *UI, *TLS, ignore=settings_.EMBEDDED_IGNORES, also=_NO_OPTION)
+@settings_flags(
+    "tokens_file",
+    "webhooks_file",
+    *UI,
+    *TLS,
+    ignore=settings_.EMBEDDED_IGNORES,
+    also=_NO_OPTION,
+)
 def up(settings: Settings, store: StoreName, host: str, port: int, *, opens: bool) -> int:
     """Run the whole tracker on this machine, until Ctrl-C.
 

@@ -334,6 +334,15 @@ def backups(rows: Iterable[Row]) -> None:
     )
 
 
+def webhooks(rows: Iterable[Row]) -> None:
+    table(
+        ("name", "URL", "events"),
+        ((row["name"], row["url"], ",".join(row["events"])) for row in rows),
+        whole=("name",),
+        none="no webhooks",
+    )
+
+
 def topics(rows: Iterable[Row]) -> None:
     """Kafka's topics, a verdict on each."""
     table(

@@ -30,8 +30,12 @@ from matyan.store.open import ClusterName, FolderName, StoreName
 
 if TYPE_CHECKING:
     from matyan.broker.kafka.consumer import KafkaConsumer
+    from matyan.cli.store_start import StoreStart
     from matyan.folder.opened import Opened
+    from matyan.keys import Keys
+    from matyan.store.base import Store
     from matyan.workers.control import Part
+    from matyan.workers.notices import OpenStore
     from matyan.workers.partition import Holder
 
 _PATIENCE_S = 10.0
@@ -135,6 +139,7 @@ def probes(settings: Settings, health: Health, component: str) -> list[Task]:
     "sequence_layout",
     "ingest_max_txn_bytes",
     "ingest_max_messages_per_txn",
+    "webhooks_file",
     "host",
     "metrics_port",
     "allowed_hosts",
@@ -285,6 +290,7 @@ class _Ingestion:
                 max_bytes=max_bytes,
                 max_records=settings.ingest_max_messages_per_txn,
                 on_deletion=self._on_deletion,
+                told=bool(settings.webhooks_file),
             )
             self.crew.add(name, worker, consumer)
 
@@ -325,6 +331,7 @@ class _Ingestion:
     *S3,
     "control_group",
     "instance_id",
+    "webhooks_file",
     "host",
     "metrics_port",
     "allowed_hosts",
@@ -332,7 +339,8 @@ class _Ingestion:
     *SERVICE,
 )
 def control_worker(settings: Settings, store: StoreName | None) -> int:
-    """Do what control events ask for: delete the blobs of deleted runs, take runs out of deleted experiments and tags.
+    """Do what control events ask for: delete the blobs of deleted runs, take runs out of deleted experiments and tags, and tell
+    webhooks (`matyan webhooks --help`), for which it wants --store.
 
     \b
       matyan control-worker --store fdb: --kafka-bootstrap-servers kafka:9092 --s3-endpoint http://minio:9000
@@ -346,8 +354,17 @@ async def _control(settings: Settings, name: StoreName | None) -> int:
     from matyan.blobs.s3 import S3Blobs
     from matyan.broker.kafka.consumer import KafkaConsumer, consumer_config
     from matyan.broker.kafka.outbox import KafkaOutbox
+    from matyan.cli.store_start import shared_store
     from matyan.workers.control import ControlWorker
+    from matyan.workers.notices import Notices
+    from matyan.workers.webhooks import read_webhooks
 
+    webhooks = read_webhooks(settings.webhooks_file)
+    if webhooks and name is None:
+        raise ConfigurationError(
+            "What webhooks are still to be told stands in the store: name the ingestion workers' store with --store, or unset "
+            "MATYAN_WEBHOOKS_FILE."
+        )
     topic = settings.kafka_control_events_topic
     start = KafkaStart(
         settings, {topic: AclOperation.READ, dead_letter_topic(topic): AclOperation.WRITE}
@@ -357,7 +374,15 @@ async def _control(settings: Settings, name: StoreName | None) -> int:
     )
     blobs = S3Blobs(settings)
     crew = _Crew("control")
-    worker = ControlWorker(consumer, blobs, KafkaOutbox(settings).bury, _part_in(name, settings))
+    outbox = KafkaOutbox(settings)
+    store = None if name is None else shared_store(name, settings)
+    worker = ControlWorker(
+        consumer,
+        blobs,
+        outbox.bury,
+        None if store is None else _parting(store),
+        None if store is None else Notices(webhooks, _opening(store), topic, outbox.bury),
+    )
     crew.add("control", worker, consumer)
     health = start.health()
     health.add("work", crew.check)
@@ -374,20 +399,25 @@ async def _control(settings: Settings, name: StoreName | None) -> int:
     )
 
 
-def _part_in(name: StoreName | None, settings: Settings) -> Part | None:
+def _parting(start: StoreStart) -> Part:
     """What takes runs out of a deleted experiment or tag in this store, which is opened when the first one is."""
-    if name is None:
-        return None
-    from matyan.cli.store_start import shared_store
     from matyan.workers.parting import part
-
-    start = shared_store(name, settings)
 
     async def part_there(family: str, uuid: str, now: float) -> None:
         opened = await start.try_open()
         await part(opened.store, opened.keys, family, uuid, now)
 
     return part_there
+
+
+def _opening(start: StoreStart) -> OpenStore:
+    """The same store, for those who are to be told."""
+
+    async def open_there() -> tuple[Store, Keys]:
+        opened = await start.try_open()
+        return opened.store, opened.keys
+
+    return open_there
 
 
 def _now_and_then(check: Check) -> Check:

@@ -66,13 +66,13 @@ class KafkaChanges:
         # By the control worker, which tells nobody here when it has done so.
         yield {"run": run, "blobs_pending": True}
 
-    async def _finish(self, *, run: str) -> AsyncIterator[object]:
+    async def _finish(self, *, run: str, stale: bool = False) -> AsyncIterator[object]:
         """Ends a run by a record in Kafka, and waits until a worker has applied it."""
         open_producer = self._producer_for("the end of a run")
         before = await self._opened.last_heard(run)
         if before.active:
             async with open_producer() as producer:
-                await finish_by_record(producer, run, before.last_record, GIVEN_UP)
+                await finish_by_record(producer, run, before.last_record, stale, GIVEN_UP)
 
             async def has_ended() -> bool:
                 return not (await self._opened.last_heard(run)).active

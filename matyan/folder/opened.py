@@ -144,25 +144,31 @@ async def delete_by_record(producer: Producer, run: str, late: str = GOES_ON) ->
 
 
 async def finish_by_record(
-    producer: Producer, run: str, last_record: float | None, late: str = GOES_ON
+    producer: Producer, run: str, last_record: float | None, stale: bool, late: str = GOES_ON
 ) -> None:
     """Hands over the record that ends a run when its last record came; returns when it was delivered. late: see `delivered`.
+
+    stale: nobody ended it, it was not heard of for long; for those who are told of it (`rules.records.event_of`).
 
     Raises:
         NotFound: the run was deleted meanwhile.
     """
-    payload = {} if last_record is None else {"client_datetime": _text(last_record)}
+    payload: dict[str, object] = (
+        {} if last_record is None else {"client_datetime": _text(last_record)}
+    )
+    if stale:
+        payload["stale"] = True
     await _deliver(producer, "finish_run", run, payload, late)
 
 
 async def _deliver(
-    producer: Producer, kind: str, run: str, payload: dict[str, str], late: str
+    producer: Producer, kind: str, run: str, payload: dict[str, object], late: str
 ) -> None:
     value = record_of(kind, run, payload)
     await delivered(partial(producer.produce, run.encode(), [value]), late)
 
 
-def record_of(kind: str, run: str, payload: dict[str, str]) -> bytes:
+def record_of(kind: str, run: str, payload: dict[str, object]) -> bytes:
     """A record of the log, of now."""
     record = {"type": kind, "run_id": run, "timestamp": _text(time.time()), "payload": payload}
     return json.dumps(record, separators=(",", ":")).encode()

@@ -23,6 +23,7 @@ from matyan.folder.folder import DataFolder, finish_commands, open_folder
 from matyan.folder.letters import Letters
 from matyan.folder.opened import delete_by_record, delivered, finish_by_record
 from matyan.folder.taking import Taking
+from matyan.keys import Keys
 from matyan.rules import runs
 from matyan.rules.queries import Row
 from matyan.rules.removals import awaited
@@ -31,11 +32,13 @@ from matyan.service import private
 from matyan.service.health import Health
 from matyan.service.supervise import Task
 from matyan.settings import Settings
-from matyan.store.base import Snapshot
+from matyan.store.base import Snapshot, Store
 from matyan.store.open import FolderName
 from matyan.workers.control import ControlWorker
 from matyan.workers.ingest import IngestWorker
+from matyan.workers.notices import Notices
 from matyan.workers.parting import part
+from matyan.workers.webhooks import Webhook, read_webhooks
 
 _URL_EXPIRY_S = 3600
 """The embedded mode reads no S3 setting; the SDK presigns right before it uploads."""
@@ -48,7 +51,9 @@ _POLL_S = 0.02
 class Tracker:
     """The parts of one data folder. Made by `open_tracker`; works while its tasks run."""
 
-    def __init__(self, folder: DataFolder, queue_bytes: int) -> None:
+    def __init__(
+        self, folder: DataFolder, queue_bytes: int, webhooks: Sequence[Webhook] = ()
+    ) -> None:
         self._folder = folder
         self.store = store = folder.store
         self.keys = keys = folder.keys
@@ -64,10 +69,15 @@ class Tracker:
             folder.rules,
             self.outbox,
             on_deletion=folder.compaction.deleted,
+            told=bool(webhooks),
         )
         self._replaying = trio.Lock()
         self._control = ControlWorker(
-            broker.control_consumer(store), self.blobs, self._bury, partial(part, store, keys)
+            broker.control_consumer(store),
+            self.blobs,
+            self._bury,
+            partial(part, store, keys),
+            Notices(webhooks, self._open_store, local.CONTROL_TOPIC, self._bury),
         )
         self._queries = folder.queries
         self.sequences = folder.sequences
@@ -118,6 +128,10 @@ class Tracker:
         if trouble is not None:
             raise Unavailable(trouble)
         await self.store.read(lambda snap: snap.get(self.keys.layout()))
+
+    async def _open_store(self) -> tuple[Store, Keys]:
+        await trio.lowlevel.checkpoint()
+        return self.store, self.keys
 
     async def _is_deleted(self, run: str) -> bool:
         return await self.store.read(lambda snap: runs.is_deleted(RunRows(snap, self.keys, run)))
@@ -171,12 +185,12 @@ class Tracker:
                 await trio.sleep(_POLL_S if pending else 0)
         yield {"run": run, "blobs_pending": pending}
 
-    async def _finish(self, *, run: str) -> AsyncIterator[object]:
+    async def _finish(self, *, run: str, stale: bool = False) -> AsyncIterator[object]:
         """Ends a run when it was last heard of; one that has ended stays as it is."""
         before = await self._folder.last_heard(run)
         if before.active:
             self._require_store()
-            await finish_by_record(self.producer, run, before.last_record)
+            await finish_by_record(self.producer, run, before.last_record, stale)
         after = await self._folder.last_heard(run)
         yield {"run": run, "was_active": before.active, "duration": after.duration}
 
@@ -195,13 +209,19 @@ class Tracker:
                     )
                 letter = await self.store.read(partial(self._letters.standing, id=number))
                 self._require_store()
-                try:
-                    again = await delivered(partial(self._broker.redeliver, number, letter.letter))
-                except NotFound as error:
-                    became = f"dropped: {error}"
-                else:
-                    became = "dead again" if again.died else "applied"
+                became = await self._sent_again(number, letter.letter)
             yield {"id": number, "outcome": became}
+
+    async def _sent_again(self, number: int, letter: DeadLetter) -> str:
+        """What became of a dead letter."""
+        if letter.topic == local.CONTROL_TOPIC:
+            await self.store.transact(partial(self._broker.requeue_event, number, letter.value))
+            return "handled again soon"
+        try:
+            again = await delivered(partial(self._broker.redeliver, number, letter))
+        except NotFound as error:
+            return f"dropped: {error}"
+        return "dead again" if again.died else "applied"
 
     def _require_store(self) -> None:
         """Says at once that the store is away: what a person asked for must not be done after they gave it up.
@@ -227,7 +247,7 @@ async def open_tracker(data: Path, settings: Settings) -> AsyncIterator[Tracker]
                 f"The records of {data} come from Kafka: run its worker, with: "
                 f"matyan ingest-worker --store {FolderName(data)}, or name another folder with --data."
             )
-        yield Tracker(folder, settings.queue_bytes)
+        yield Tracker(folder, settings.queue_bytes, read_webhooks(settings.webhooks_file))
 
 
 def _secret(path: Path) -> bytes:

@@ -25,7 +25,7 @@ async def finish_stale(ask: Ask, lock: Lock, report: Report, *, older_than_s: fl
             (now,) = await ask("find", runs=[run])
             if not now["active"] or now["last_record"] is None or now["last_record"] >= before:
                 continue
-            (ended,) = await ask("finish", run=run)
+            (ended,) = await ask("finish", run=run, stale=True)
         except NotFound:
             continue
         if ended["was_active"]:

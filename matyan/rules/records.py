@@ -330,16 +330,38 @@ def _check_run(run: str) -> None:
         raise InvalidRecord(f"run_id: expected 1 to {MAX_RUN_BYTES} bytes")
 
 
-def event_of(record: Record) -> ControlEvent | None:
+def event_of(record: Record, *, told: bool = False) -> ControlEvent | None:
     """The control event that applying `record` causes, whatever the store holds.
+
+    Args:
+        told: somebody is told of runs that end or are archived, too (`workers/webhooks.py`); nothing else follows from that.
 
     Raises:
         InvalidRecord: it can never be applied.
     """
-    if record.kind != "delete_run":
+    named: dict[str, object] = {"run_id": record.run}
+    if record.kind == "delete_run":
+        _check_run(record.run)
+        return ControlEvent("run_deleted", record.timestamp, named)
+    if not told:
         return None
-    _check_run(record.run)
-    return ControlEvent("run_deleted", record.timestamp, {"run_id": record.run})
+    if record.kind == "finish_run":
+        _check_run(record.run)
+        _time(record)
+        ended = "run_stale" if record.payload.get("stale") is True else "run_finished"
+        return ControlEvent(ended, record.timestamp, named)
+    if record.kind == "set_run_property":
+        archived = _field(record, "archived", bool, default=None)
+        if archived is not None:
+            _check_run(record.run)
+            return archival(record.run, archived, record.timestamp)
+    return None
+
+
+def archival(run: str, archived: bool, now: float) -> ControlEvent:
+    """run_archived or run_unarchived. now: epoch seconds."""
+    kind = "run_archived" if archived else "run_unarchived"
+    return ControlEvent(kind, now, {"run_id": run, "archived": archived})
 
 
 # --- payloads -------------------------------------------------------------------------------------

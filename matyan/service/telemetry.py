@@ -201,6 +201,17 @@ CONTROL_SECONDS = Histogram(
     "matyan_control_processing_duration_seconds", "Time to handle one event", buckets=_SECONDS
 )
 
+WEBHOOK_DELIVERIES = Counter(
+    "matyan_webhook_deliveries_total",
+    "Messages to webhooks by what became of them: delivered, failed (tried again later), dead (given up)",
+    ["webhook", "outcome"],
+)
+WEBHOOK_WAITING = Gauge(
+    "matyan_webhook_waiting_notices",
+    "What a webhook is still to be told, as far as it is held in memory (1,000 at most)",
+    ["webhook"],
+)
+
 # --- jobs ----------------------------------------------------------------------------------------
 
 JOB_RUNS = Counter(
@@ -229,7 +240,10 @@ _INGEST: Final = (
     *(INGEST_TXN_BYTES, INGEST_FDB_RETRIES, COMMIT_SECONDS, END_TO_END_SECONDS, SKIPPED),
     *_FDB,
 )
-_CONTROL: Final = (CONTROL_CONSUMED, CONTROL_PROCESSED, CONTROL_ERRORS, CONTROL_SECONDS)
+_CONTROL: Final = (
+    *(CONTROL_CONSUMED, CONTROL_PROCESSED, CONTROL_ERRORS, CONTROL_SECONDS),
+    *(WEBHOOK_DELIVERIES, WEBHOOK_WAITING),
+)
 _WORKERS: Final = (DEAD_LETTERS, PAUSED_SECONDS, REBALANCES, LAG, STALLED)
 _FOLDER: Final = (FOLDER_FREE_BYTES, FOLDER_DISK_BYTES)
 _OF: Final[dict[str, tuple[Collector, ...]]] = {

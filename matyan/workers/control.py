@@ -1,5 +1,5 @@
-"""The control worker: each control event becomes its side effect outside of the log: on blobs, and on all the runs of what was
-deleted.
+"""The control worker: each control event becomes its side effect outside of the log: on blobs, on all the runs of what was
+deleted, and on who is to be told of it (`notices.py`).
 
 Every reaction is idempotent, so an event that comes twice does no harm; an engine that is away is waited for
 without end, since skipping would leave blobs that nothing names any more. What can never work is a dead letter, and so
@@ -14,6 +14,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
+import trio
+
 from matyan._codec import check_artifact_path, check_run_id
 from matyan.blobs.base import Blobs
 from matyan.broker.base import Batch, Consumer, ControlEvent, DeadLetter
@@ -21,6 +23,7 @@ from matyan.errors import Bug, InvalidRecord
 from matyan.rules.entities import EXPERIMENTS, TAGS
 from matyan.service import telemetry
 from matyan.service.logs import get_logger
+from matyan.workers.notices import Notices
 from matyan.workers.partition import BlamingTheRecord, Holder, Tenure, class_of
 
 _UUID_BYTES: Final = 512
@@ -90,6 +93,8 @@ async def count_only(reach: Reach, event: ControlEvent) -> None:
 
 REACTIONS: Final[dict[str, Callable[[Reach, ControlEvent], Awaitable[None]]]] = {
     "run_deleted": delete_blobs,
+    "run_finished": count_only,
+    "run_stale": count_only,
     "run_archived": count_only,
     "run_unarchived": count_only,
     "experiment_deleted": partial(_part, EXPERIMENTS, "experiment_id"),
@@ -103,6 +108,7 @@ class ControlWorker(Holder):
     Args:
         bury: makes dead letters durable where the composition root wants them; may raise Unavailable.
         part: takes all runs out of an experiment or tag; may raise Unavailable. None: the store is not in reach.
+        notices: tells webhooks of what was done; None: nobody is to be told.
     """
 
     def __init__(
@@ -111,10 +117,20 @@ class ControlWorker(Holder):
         blobs: Blobs,
         bury: Callable[[Sequence[DeadLetter]], Awaitable[None]],
         part: Part | None = None,
+        notices: Notices | None = None,
     ) -> None:
-        super().__init__(consumer, "control", self._handle_all)
+        super().__init__(consumer, "control", self._own)
         self._reach = Reach(blobs, part)
         self._bury = bury
+        self._notices = notices
+
+    async def _own(self, tenure: Tenure) -> None:
+        async with trio.open_nursery() as nursery:
+            # Whoever has the first partition delivers: one process of the group.
+            if self._notices is not None and tenure.partition.partition == 0:
+                nursery.start_soon(self._notices.deliver)
+            await self._handle_all(tenure)
+            nursery.cancel_scope.cancel()
 
     async def _handle_all(self, tenure: Tenure) -> None:
         await tenure.retrying(lambda: tenure.partition.start(None))
@@ -163,6 +179,8 @@ class ControlWorker(Holder):
             if react is None:
                 raise InvalidRecord(f"type: {event.type!r} is no control event")
             await react(self._reach, event)
+            if self._notices is not None:
+                await self._notices.put(event)
         if event.type == "run_deleted":
             _log.info("the artifacts of a deleted run are deleted", run=event.payload["run_id"])
         return event.type

@@ -70,6 +70,7 @@ class IngestWorker(Holder):
             may have written, since what rules remember holds for a sole writer only.
         max_bytes, max_records: the most that one transaction takes of a batch; None: a batch is never split.
         on_deletion: called after a transaction that deleted a run.
+        told: whether runs that end or are archived are control events, too: for webhooks.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class IngestWorker(Holder):
         max_bytes: int | None = None,
         max_records: int | None = None,
         on_deletion: Callable[[], None] | None = None,
+        told: bool = False,
     ) -> None:
         super().__init__(consumer, "ingest", self._ingest)
         self.store = store
@@ -92,6 +94,7 @@ class IngestWorker(Holder):
         self.max_bytes = max_bytes
         self.max_records = max_records
         self.on_deletion = on_deletion
+        self.event_of = partial(event_of, told=told)
 
     async def _ingest(self, tenure: Tenure) -> None:
         ingestion = self.ingestion(tenure)
@@ -341,7 +344,7 @@ class Ingestion:
                 )
                 continue
             contents.ops.append(item)
-            if isinstance(item, Record) and (event := event_of(item)) is not None:
+            if isinstance(item, Record) and (event := self._worker.event_of(item)) is not None:
                 contents.events[batch.offsets[item.index]] = event
         return contents
 

@@ -252,6 +252,24 @@ CASES = [
         },
     ),
     Case(
+        "MatyanWebhookRefuses",
+        60,
+        W,
+        {
+            f'matyan_webhook_deliveries_total{{webhook="a",outcome="failed",{WORKER}}}': "0+1x60",
+            f'matyan_webhook_deliveries_total{{webhook="a",outcome="delivered",{WORKER}}}': "7x60",
+        },
+    ),
+    Case(
+        "MatyanWebhookRefuses",
+        60,
+        NOBODY,
+        {
+            f'matyan_webhook_deliveries_total{{webhook="a",outcome="failed",{WORKER}}}': "0+1x60",
+            f'matyan_webhook_deliveries_total{{webhook="a",outcome="delivered",{WORKER}}}': "0+1x60",
+        },
+    ),
+    Case(
         "MatyanCommitsSlow",
         20,
         W,

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from dev import broker, s3
-from matyan.cli.main import COMMANDS
 from tests.docs.page import ROOT, Page, Step, pages
 from tests.docs.walk import own_network
 from tests.needs import needed
@@ -23,7 +22,7 @@ NEEDS = {"kafka", "s3", "fdb", "source", "browser", "long"}
 @pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 def test_what_a_page_needs_is_known(page: Page) -> None:
     """And a block that is not run says why."""
-    assert {need for need in page.needs if not need.startswith("command-")} <= NEEDS
+    assert page.needs <= NEEDS
     for step in page.steps:
         if step.not_run:
             assert len(step.not_run.split()) > 2, step
@@ -32,9 +31,6 @@ def test_what_a_page_needs_is_known(page: Page) -> None:
 @pytest.mark.parametrize("page", WALKED, ids=[page.name for page in WALKED])
 def test_a_page_can_be_followed(page: Page, tmp_path: Path) -> None:
     """From an empty folder, or from a clone, on a network that has nothing but what the page starts."""
-    lacking = {need.removeprefix("command-") for need in page.needs - NEEDS} - {*COMMANDS}
-    if lacking:
-        pytest.skip(f"this version has no command {', '.join(lacking)}")
     if "long" in page.needs and os.environ.get("MATYAN_TEST_LONG") != "1":
         pytest.skip("MATYAN_TEST_LONG=1 follows it: `make test-long`")
     if "kafka" in page.needs:

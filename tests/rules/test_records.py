@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
-from matyan._codec import Malformed, context_id, decode_records
+from matyan._codec import Malformed, Record, context_id, decode_records
 from matyan.errors import InvalidRecord
 from matyan.keys import unpack_value
 from matyan.rules.entities import NAMESPACE
@@ -313,6 +313,54 @@ def test_delete_run_is_announced_with_the_records_time() -> None:
             )
         else:
             assert event is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "told"),
+    [
+        ("finish_run", {}, ("run_finished", {"run_id": "r"})),
+        (
+            "finish_run",
+            {"client_datetime": "2026-01-02T03:04:05Z"},
+            ("run_finished", {"run_id": "r"}),
+        ),
+        ("finish_run", {"stale": True}, ("run_stale", {"run_id": "r"})),
+        ("finish_run", {"stale": "yes"}, ("run_finished", {"run_id": "r"})),
+        (
+            "set_run_property",
+            {"archived": True},
+            ("run_archived", {"run_id": "r", "archived": True}),
+        ),
+        (
+            "set_run_property",
+            {"archived": False, "name": "x"},
+            ("run_unarchived", {"run_id": "r", "archived": False}),
+        ),
+        ("set_run_property", {"name": "x"}, None),
+        ("create_run", {}, None),
+    ],
+)
+def test_where_somebody_is_told_ends_are_announced_too(
+    kind: str, payload: dict[str, Any], told: tuple[str, object] | None
+) -> None:
+    """With the record's time, so a repeat is byte-identical; and nowhere else."""
+    (op,) = decode_records([record(kind, at=1.5, **payload)])
+    assert isinstance(op, Record)
+    assert event_of(op) is None
+    event = event_of(op, told=True)
+    assert (event and (event.type, event.payload)) == told
+    assert event is None or event.timestamp == T0 + 1.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [("finish_run", {"client_datetime": "soon"}), ("set_run_property", {"archived": "yes"})],
+)
+def test_nobody_is_told_of_what_can_never_be_applied(kind: str, payload: dict[str, Any]) -> None:
+    (op,) = decode_records([record(kind, **payload)])
+    assert isinstance(op, Record)
+    with pytest.raises(InvalidRecord):
+        event_of(op, told=True)
 
 
 # --- hparams --------------------------------------------------------------------------------------
