@@ -135,8 +135,10 @@ def build(pythons: dict[str, Path]) -> None:
             wheel = _tagged(wheel, built / "tagged")
             kept = Path(shutil.copy(wheel, DIST))
             _try(version, python, kept, folder / f"env-{version}")
-    _run(_uv(), "tool", "run", "--quiet", "twine", "check", "--strict", *sorted(DIST.iterdir()))
-    for file in sorted(DIST.iterdir()):
+    (DIST / ".gitignore").unlink(missing_ok=True)  # uv's
+    files = sorted(DIST.iterdir())
+    _run(_uv(), "tool", "run", "--quiet", "twine", "check", "--strict", *files)
+    for file in files:
         _say(f"dist/{file.name}  {file.stat().st_size / 1e6:.1f} MB")
 
 
