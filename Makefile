@@ -36,6 +36,7 @@ test-long: setup
 	$(BIN)/python -m pytest -q tests/soak
 	$(BIN)/python -m pytest -q tests/image
 	$(BIN)/python -m pytest -q tests/moving
+	$(BIN)/python -m pytest -q tests/importers
 	$(BIN)/python -m pytest -q tests/docs/test_pages.py
 	$(BIN)/python -m dev.wheels
 

@@ -148,6 +148,25 @@ def training_library(library: str, *, folder: Path = FOLDER) -> Path:
     return make(f"training-{name}", ("matyan-client==0.3.0", *packages), folder=folder)
 
 
+_TRACKERS = {
+    "tensorboard": ("tensorboardX==2.6.5", "pillow==13.0.0"),
+    "wandb": ("wandb==0.31.0", "numpy==2.4.6", "pillow==13.0.0"),
+    # Without its server and its machine learning.
+    "mlflow": ("mlflow-skinny==3.17.2", "sqlalchemy==2.1.9", "alembic==1.20.1"),
+    "trackio": ("trackio==0.43.0",),
+    "aim": ("aim==3.29.1",),
+}
+
+
+def tracker(program: str, *, folder: Path = FOLDER) -> Path:
+    """The bin folder of an environment with another tracker's library, which writes the files that `matyan import` reads.
+
+    Raises:
+        Missing: as `make` does.
+    """
+    return make(f"import-{program}", _TRACKERS[program], folder=folder)
+
+
 @contextlib.contextmanager
 def _alone(place: Path) -> Iterator[None]:
     """Several processes may want the same one at once: the others wait until it is there."""

@@ -16,6 +16,7 @@ PACKAGE = Path(matyan.__file__).parent
 ROOMS = (
     "__main__",
     "cli",
+    "importers",
     "moving",
     "reader",
     "backups",

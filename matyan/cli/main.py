@@ -51,6 +51,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "push": ("matyan.cli.move:push", "Send runs to another tracker, each point once."),
     "pull": ("matyan.cli.move:pull", "Bring runs of another tracker into a data folder."),
+    "import": (
+        "matyan.cli.importing:import_",
+        "Bring in the runs of another tracker, from its files.",
+    ),
     "dlq": (
         "matyan.cli.dlq:dlq",
         "Look at records that could not be applied, and send them again.",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import trio
@@ -53,7 +53,8 @@ _LOST = "\n".join(
 )
 
 
-def _url(context: click.Context, option: click.Parameter, value: str) -> str:
+def url_of(context: click.Context, option: click.Parameter, value: str) -> str:
+    """A callback of an option: the URL of a process."""
     if not value.lower().startswith(("http://", "https://")):
         raise click.BadParameter(f"{value!r}: expected http://[NAME:TOKEN@]HOST:PORT.")
     return value
@@ -122,7 +123,7 @@ bring_options = (
     "url",
     metavar="URL",
     required=True,
-    callback=_url,
+    callback=url_of,
     help="The tracker or frontier, http://[NAME:TOKEN@]HOST:PORT.",
 )
 @read_options
@@ -142,7 +143,7 @@ def push(store: PlaceName, url: str, **given: Any) -> int:
     "url",
     metavar="URL",
     required=True,
-    callback=_url,
+    callback=url_of,
     help="A process that serves the read API: matyan up, or matyan api; http://[NAME:TOKEN@]HOST:PORT.",
 )
 @data_option
@@ -250,7 +251,12 @@ def _move(
     if dry_run:
         _preview(target, moved, ledger or default, as_json=as_json)
         return 0
-    return bring(target, moved, ledger or default, total=len(chosen), as_json=as_json, **given)
+    brought = bring(target, moved, ledger or default, total=len(chosen), **given)
+    if as_json:
+        views.as_json(brought.row())
+    else:
+        report(brought)
+    return 0 if brought.summary.is_clean else 1
 
 
 def _chosen(opened: Reader, runs: tuple[str, ...], every: bool, query: str | None) -> list[str]:
@@ -269,18 +275,37 @@ def _chosen(opened: Reader, runs: tuple[str, ...], every: bool, query: str | Non
 # --- what a person sees ----------------------------------------------------------------------------
 
 
+class Brought(NamedTuple):
+    """What became of runs that were sent."""
+
+    target: Target
+    progress: Progress
+    summary: Summary
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        counts = asdict(self.progress)
+        del counts["waiting"], counts["runs"]
+        return {
+            "target": str(self.target),
+            **asdict(self.summary),
+            **counts,
+            "seconds": self.seconds,
+        }
+
+
 def bring(
     target: Target,
     runs: Iterable[MovedRun],
     ledger: Path,
     *,
     total: int | None,
-    as_json: bool,
     at_once: int = RUNS_AT_ONCE,
     patience_s: float = PATIENCE_S,
     force: bool = False,
-) -> int:
-    """Sends the runs, shows how far that is, and prints what became of them; the exit code. total: how many runs, where that is known.
+) -> Brought:
+    """Sends the runs, and shows how far that is. total: how many runs, where that is known.
 
     Raises:
         MatyanError: the target takes nothing, or has been away for too long.
@@ -306,11 +331,7 @@ def bring(
 
     with Ledger(ledger) as held, _goes_on():
         seconds = trio.run(partial(_unwrapped, work))
-    if as_json:
-        views.as_json(_as_row(target, progress, summary, seconds))
-    else:
-        _report(target, progress, summary, seconds)
-    return 0 if summary.is_clean else 1
+    return Brought(target, progress, summary, seconds)
 
 
 async def _unwrapped(work: Callable[[], Any]) -> float:
@@ -355,13 +376,9 @@ async def _show(progress: Progress, total: int | None) -> None:
         )
 
 
-def _as_row(target: Target, progress: Progress, summary: Summary, seconds: float) -> dict[str, Any]:
-    counts = asdict(progress)
-    del counts["waiting"], counts["runs"]
-    return {"target": str(target), **asdict(summary), **counts, "seconds": seconds}
-
-
-def _report(target: Target, progress: Progress, summary: Summary, seconds: float) -> None:
+def report(brought: Brought) -> None:
+    """Says what became of them."""
+    target, progress, summary, seconds = brought
     terminal.progress("")
     for run, sentence in summary.failed.items():
         terminal.note(f"{run}: {sentence}")
