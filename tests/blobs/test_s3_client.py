@@ -340,4 +340,4 @@ async def test_doctor_finds_settings_of_s3_that_cannot_work() -> None:
         {"MATYAN_S3_SSE_KMS_KEY_ID": KEY},
     ):
         with pytest.raises(ConfigurationError, match=next(iter(given))):
-            await _check_settings(load(given))
+            await _check_settings(load(given), with_s3=True)
