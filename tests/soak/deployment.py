@@ -185,7 +185,7 @@ class Deployment:
             if isinstance(server, S3):
                 server.start(STARTS_S)
             else:
-                server.launch()  # type: ignore[attr-defined]
+                server.launch()
         self.ended.discard(name)
 
     def kill(self, name: str) -> None:

@@ -44,7 +44,7 @@ def plan(deployment: Deployment, disks: dict[str, Path]) -> list[Fault]:
         return Fault("frozen", name, partial(_frozen, d, name), seconds)
 
     def locked_out(who: str, *what: object, seconds: float = 30) -> Fault:
-        return Fault("locked out", who, partial(_locked_out, d, *what), seconds)  # type: ignore[arg-type]
+        return Fault("locked out", who, partial(_locked_out, d, *what), seconds)
 
     def full(what: str, name: str) -> Fault:
         return Fault("full", f"{what}'s disk", partial(_full, d, disks[name], what), 40)

@@ -51,10 +51,10 @@ class Life:
 
     def medians(self, what: str) -> tuple[float, float]:
         """Of its second and its last quarter."""
-        second, last = quarters(self.samples)
-        return tuple(
-            statistics.median(getattr(one, what) for one in part) for part in (second, last)
-        )  # type: ignore[return-value]
+        second, last = (
+            statistics.median(getattr(one, what) for one in part) for part in quarters(self.samples)
+        )
+        return second, last
 
     def judged(self) -> list[str]:
         """What of it can be judged."""

@@ -15,7 +15,6 @@ from tests.soak.diary import Diary, Session, metric_mark, name_of, parse, read, 
 from tests.soak.oracle import Book, Stored, faults, topic_faults
 from tests.soak.report import Outcome, markdown
 from tests.soak.samples import Disk, Life, Sample, disk_faults, sample
-from tests.until import wait_for
 
 RUN = "soak-0001"
 POINTS = [metric_mark("loss", {"subset": "train"}, step) for step in range(3)]
@@ -200,6 +199,7 @@ def test_a_short_life_is_not_judged_by_its_memory() -> None:
 
 LEAKS = """
 import os, sys, threading
+print("begun", flush=True)
 sys.stdin.readline()
 kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
 threading.Thread(target=lambda: sys.stdin.readline()).start()
@@ -221,7 +221,7 @@ def test_what_a_process_takes_is_seen(tmp_path: Path) -> None:
     ):
         assert process.stdin is not None
         assert process.stdout is not None
-        wait_for(lambda: sample(process.pid, 0.0, tmp_path) is not None)
+        assert process.stdout.readline() == b"begun\n"
         before = sample(process.pid, 0.0, tmp_path)
         process.stdin.write(b"\n")
         process.stdin.flush()
