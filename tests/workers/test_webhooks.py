@@ -18,7 +18,7 @@ from matyan.errors import ConfigurationError, Unavailable
 from matyan.keys import Keys, pack_value, range_of
 from matyan.secret import Secret
 from matyan.service import telemetry
-from matyan.store.base import FolderStore
+from matyan.store.base import Store
 from matyan.store.rocks import open_rocks
 from matyan.workers.notices import Notices
 from matyan.workers.webhooks import (
@@ -30,6 +30,7 @@ from matyan.workers.webhooks import (
     post,
     read_webhooks,
 )
+from tests.fdb import ENGINES, fdb_store
 from tests.receiver import Receiver, dripping, hangs_up, receiving, status
 from tests.until import until
 
@@ -198,13 +199,13 @@ async def test_the_rest_of_an_answer_is_not_waited_for() -> None:
 class Scene:
     """Notices on a real store, which can be away."""
 
-    def __init__(self, store: FolderStore, *webhooks: Webhook) -> None:
+    def __init__(self, store: Store, *webhooks: Webhook) -> None:
         self.store, self.keys = store, Keys(store)
         self.webhooks = webhooks
         self.buried: list[DeadLetter] = []
         self.refusals = 0
 
-    async def open(self) -> tuple[FolderStore, Keys]:
+    async def open(self) -> tuple[Store, Keys]:
         await trio.lowlevel.checkpoint()
         if self.refusals:
             self.refusals -= 1
@@ -235,8 +236,12 @@ class Scene:
         await until(is_empty)
 
 
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[FolderStore]:
+@pytest.fixture(params=["rocks", *ENGINES])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    if request.param == "fdb":
+        async with fdb_store() as shared:
+            yield shared
+        return
     opened = open_rocks(tmp_path / "store")
     yield opened
     await opened.aclose()
@@ -246,7 +251,7 @@ def hook(receiver: Receiver, path: str = "/a", **fields: Any) -> Webhook:
     return Webhook(path[1:], receiver.url(path), Secret(SECRET), **fields)
 
 
-async def test_each_webhook_is_told_what_it_wants_in_order(store: FolderStore) -> None:
+async def test_each_webhook_is_told_what_it_wants_in_order(store: Store) -> None:
     kinds = [*EVENTS[:3], "run_finished", "run_deleted"]
     with receiving() as receiver:
         picky = hook(receiver, "/picky", events=frozenset({"run_deleted"}))
@@ -259,7 +264,7 @@ async def test_each_webhook_is_told_what_it_wants_in_order(store: FolderStore) -
     assert receiver.at("/picky") == [("run_deleted", "r")] * 2
 
 
-async def test_what_was_put_there_is_delivered_after_any_end(store: FolderStore) -> None:
+async def test_what_was_put_there_is_delivered_after_any_end(store: Store) -> None:
     """Put by a process that delivered nothing, half delivered by another one; nothing is missing, and the order is kept."""
     runs = [f"run{number}" for number in range(5)]
     with receiving() as receiver:
@@ -279,7 +284,7 @@ async def test_what_was_put_there_is_delivered_after_any_end(store: FolderStore)
         assert len({*moments}) == 8
 
 
-async def test_a_run_that_is_refused_holds_up_no_other(store: FolderStore) -> None:
+async def test_a_run_that_is_refused_holds_up_no_other(store: Store) -> None:
     def picky(got: Any, handler: Any) -> None:
         status(500 if got.told[1] == "bad" else 200)(got, handler)
 
@@ -303,7 +308,7 @@ async def test_a_run_that_is_refused_holds_up_no_other(store: FolderStore) -> No
 
 
 async def test_more_than_memory_holds_waits_in_the_store(
-    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("matyan.workers.notices._MOST_HELD", 4)
     with receiving(a=status(500)) as receiver:
@@ -318,7 +323,7 @@ async def test_more_than_memory_holds_waits_in_the_store(
 
 
 async def test_what_is_never_taken_becomes_a_dead_letter_when_it_is_old(
-    store: FolderStore,
+    store: Store,
 ) -> None:
     """Not before it was tried some times; then what follows of its run has its turn."""
     before = telemetry.DEAD_LETTERS.labels("control-events")._value.get()
@@ -343,7 +348,7 @@ async def test_what_is_never_taken_becomes_a_dead_letter_when_it_is_old(
 
 
 async def test_a_webhook_that_left_the_file_leaves_no_rows_for_ever(
-    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are kept as long as those of one that is away, in case it comes back."""
     with receiving() as receiver:
@@ -364,7 +369,7 @@ async def test_a_webhook_that_left_the_file_leaves_no_rows_for_ever(
     assert "there is no webhook of this name" in letter.error_text
 
 
-async def test_a_store_that_is_away_and_a_damaged_row_stop_nobody(store: FolderStore) -> None:
+async def test_a_store_that_is_away_and_a_damaged_row_stop_nobody(store: Store) -> None:
     """What is damaged is a dead letter."""
     with receiving() as receiver:
         scene = Scene(store, hook(receiver))
@@ -385,7 +390,7 @@ async def test_a_store_that_is_away_and_a_damaged_row_stop_nobody(store: FolderS
     assert all("damaged" in letter.error_text for letter in scene.buried)
 
 
-async def test_without_anybody_to_tell_nothing_is_written(store: FolderStore) -> None:
+async def test_without_anybody_to_tell_nothing_is_written(store: Store) -> None:
     with receiving() as receiver:
         scene = Scene(store, hook(receiver, events=frozenset({"tag_deleted"})))
         notices = Notices(scene.webhooks, scene.open, "control-events", scene.bury)
