@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
@@ -97,7 +97,9 @@ class Notices:
         """Delivers what is there and what comes, until it is cancelled. One process does so at a time: two would deliver twice."""
         store, keys = await _patiently(self.open_store)
         names = await _patiently(lambda: store.read(partial(_names, keys=keys)))
-        async with open_client() as client, trio.open_nursery() as nursery:
+        # Without anybody to tell none: whatever is wrong with the environment's proxies is nobody's concern then.
+        opened = open_client() if self.webhooks else nullcontext()
+        async with opened as client, trio.open_nursery() as nursery:
             for name in {*self.webhooks, *names}:
                 nursery.start_soon(_Delivery(self, name, store, keys, client).run)
 
@@ -138,7 +140,12 @@ class _Delivery:
     """The notices of one webhook: those of one run in a task, one after the other."""
 
     def __init__(
-        self, notices: Notices, name: str, store: Store, keys: Keys, client: httpx.AsyncClient
+        self,
+        notices: Notices,
+        name: str,
+        store: Store,
+        keys: Keys,
+        client: httpx.AsyncClient | None,
     ) -> None:
         self._notices = notices
         self._name = name
@@ -149,6 +156,9 @@ class _Delivery:
         self._lines: dict[str, deque[_Notice]] = {}
         self._held: set[int] = set()
         """The numbers of those that are in memory: none of them is given anew, but what follows the last one may be."""
+        self._turn = trio.Lock()
+        """Held while a row goes and its number with it, and while rows are read: the number of a row that is gone can be given to
+        another, which would be passed over."""
         self._room = trio.lowlevel.ParkingLot()
         self._senders = trio.CapacityLimiter(_AT_ONCE)
         self._is_refused = False
@@ -158,8 +168,9 @@ class _Delivery:
         async with trio.open_nursery() as nursery:
             while True:
                 seen = self._notices.put_so_far
-                first, room = max(self._held, default=-1) + 1, _MOST_HELD - len(self._held)
-                page = await _patiently(partial(self._store.read, self._page(first, room)))
+                async with self._turn:
+                    first, room = max(self._held, default=-1) + 1, _MOST_HELD - len(self._held)
+                    page = await _patiently(partial(self._store.read, self._page(first, room)))
                 for number, row in page:
                     if (found := _read(number, row)) is None:
                         await self._bury(number, row, "the row in the store is damaged")
@@ -188,13 +199,14 @@ class _Delivery:
         line = self._lines[subject]
         while line:
             await self._settle(line[0])
-            self._held.discard(line.popleft().number)
+            await self._remove(line[0].number)
+            line.popleft()  # at last: a line that is empty has no task
             self._tell_held()
             self._room.unpark_all()
         del self._lines[subject]
 
     async def _settle(self, notice: _Notice) -> None:
-        """Until the notice is delivered, or given up."""
+        """Until the notice is delivered or given up, and its row can go."""
         backoff = Backoff(_FIRST_WAIT_S, _LONGEST_WAIT_S)
         tries = 0
         while failure := await self._try(notice):
@@ -212,10 +224,9 @@ class _Delivery:
             if self._is_refused:
                 self._is_refused = False
                 self._log.info("a webhook takes what it is told again")
-        await self._remove(notice.number)
 
     async def _try(self, notice: _Notice) -> Failure | None:
-        if self._webhook is None:
+        if self._webhook is None or self._client is None:
             return Failure("there is no webhook of this name in MATYAN_WEBHOOKS_FILE")
         try:
             async with self._senders:
@@ -243,7 +254,9 @@ class _Delivery:
         def body(tr: Transaction) -> None:
             tr.clear(self._make(number))
 
-        await _patiently(partial(self._store.transact, body))
+        async with self._turn:
+            await _patiently(partial(self._store.transact, body))
+            self._held.discard(number)
 
 
 async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -12,6 +12,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
@@ -47,6 +48,10 @@ SECRET_BYTES: Final = 32
 _GIVE_UP_S: Final = 86_400.0
 _TIMEOUT_S: Final = 10.0
 _LONGEST_TIMEOUT_S: Final = 300.0
+_SENT_BY: Final = frozenset(
+    {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+)
+"""The variables that `open_client` is made by, in small letters too."""
 _LONGEST_WAIT_S: Final = 3_600.0
 """The most of what an answer's Retry-After asks for."""
 
@@ -90,7 +95,7 @@ def read_webhooks(path: str) -> tuple[Webhook, ...]:
     """The webhooks of a file: an array of tables `[[webhook]]` (TOML 1.0). path: "" for none.
 
     Raises:
-        ConfigurationError: it cannot be read, or what in it is not as it must be.
+        ConfigurationError: it cannot be read, or what in it is not as it must be; or the environment's proxies or authorities are not.
     """
     if not path:
         return ()
@@ -113,6 +118,8 @@ def read_webhooks(path: str) -> tuple[Webhook, ...]:
     for name in names:
         if names.count(name) > 1:
             raise _wrong(path, f"expected one webhook called {name!r}, there are more")
+    if found:
+        open_client()  # now, and not when the first one is told; what was not entered needs no end
     return tuple(found)
 
 
@@ -132,7 +139,7 @@ def _webhook(table: Mapping[str, Any], path: Path, place: str) -> Webhook:
             )
         place = f"webhook {name!r}"
         try:
-            url = parsing.url_with_query(_text(table, "url"))
+            url = _sendable(parsing.url_with_query(_text(table, "url")))
         except ValueError as error:
             raise ValueError(f"url: {error}") from None
         events = table.get("events", [*EVENTS])
@@ -149,6 +156,18 @@ def _webhook(table: Mapping[str, Any], path: Path, place: str) -> Webhook:
         )
     except ValueError as error:
         raise _wrong(path, f"{place}: {error}") from None
+
+
+def _sendable(url: str) -> str:
+    """`url`, which no message will fail for. Raises ValueError."""
+    import httpx
+
+    try:
+        # As it is sent, and as it is looked up.
+        httpx.URL(url).host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ValueError(f"it cannot be sent to ({error})") from None
+    return url
 
 
 def _only(given: Collection[Any], known: Collection[str]) -> None:
@@ -267,11 +286,23 @@ def _asked_for(answer: httpx.Response) -> float:
 
 
 def open_client() -> httpx.AsyncClient:
-    """What `post` sends with: by the proxies and the authorities of the environment (HTTPS_PROXY, SSL_CERT_FILE)."""
+    """What `post` sends with: by the proxies and the authorities of the environment (HTTPS_PROXY, SSL_CERT_FILE).
+
+    Raises:
+        ConfigurationError: it cannot be made of these.
+    """
     import httpx
 
-    # `post` has a deadline of its own, for all of it.
-    return httpx.AsyncClient(timeout=None, follow_redirects=False)
+    try:
+        # `post` has a deadline of its own, for all of it.
+        return httpx.AsyncClient(timeout=None, follow_redirects=False)
+    except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        # Not what it says: a proxy's URL can have a password in it.
+        given = [name for name in os.environ if name.upper() in _SENT_BY and os.environ[name]]
+        raise ConfigurationError(
+            f"Webhooks cannot be sent with {', '.join(sorted(given))} as they are ({type(error).__name__}): expected proxies "
+            "http://host:port, hosts without brackets in NO_PROXY, and a file of certificates in PEM in SSL_CERT_FILE."
+        ) from None
 
 
 def test_event(now: float) -> bytes:

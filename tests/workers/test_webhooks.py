@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from standardwebhooks.webhooks import Webhook as Verifier
 
 from matyan.broker.base import ControlEvent, DeadLetter
@@ -92,6 +93,8 @@ def test_a_file_of_webhooks(tmp_path: Path) -> None:
         (GOOD + GOOD, "one webhook called 'chat'"),
         (GOOD.replace("http://", "ftp://"), "url: expected"),
         (GOOD.replace("http://", "http://user:secret@"), "url: expected"),
+        (GOOD.replace("127.0.0.1", "a" * 64), "url: it cannot be sent to"),
+        (GOOD.replace("/x", r"/x\u007f"), "url: it cannot be sent to"),
         (GOOD + 'secret_file = "x"', "one of secret and secret_file"),
         (GOOD.replace(f'secret = "{SECRET}"', ""), "one of secret and secret_file"),
         (GOOD.replace(SECRET, "short"), "at least 16 bytes"),
@@ -119,6 +122,38 @@ def test_a_wrong_file_is_a_sentence_that_shows_no_secret(
 def test_a_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"MATYAN_WEBHOOKS_FILE=.*no file that there is"):
         read_webhooks(str(tmp_path / "none"))
+
+
+SENT_BY = {
+    "SSL_CERT_FILE": ("/none/of/these.pem", "/etc/passwd"),
+    "HTTPS_PROXY": ("ftp://user:sesame@proxy:21", "http://[::"),
+    "all_proxy": ("socks5h://127.0.0.1:1080",),
+    "NO_PROXY": ("localhost,[::1]",),
+}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [(name, value) for name, all_ in SENT_BY.items() for value in all_]
+)
+async def test_an_environment_that_nothing_can_be_sent_with_is_a_sentence_at_the_start(
+    variable: str,
+    value: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Store,
+) -> None:
+    """And where nobody is to be told it is nobody's concern, not even where something waits for one who left the file."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        read_webhooks(written(tmp_path, GOOD))
+    assert "sesame" not in str(caught.value)
+    gone = Scene(store, Webhook("gone", "http://127.0.0.1:1", Secret(SECRET)))
+    await Notices(gone.webhooks, gone.open, "control-events", gone.bury).put(event())
+    monkeypatch.setattr(Webhook, "give_up_s", 0.001)
+    scene = Scene(store)
+    async with scene.at_work():
+        await scene.nothing_waits()
+    assert len(scene.buried) == 1
 
 
 # --- one message ---------------------------------------------------------------------------------
@@ -267,21 +302,74 @@ async def test_each_webhook_is_told_what_it_wants_in_order(store: Store) -> None
 async def test_what_was_put_there_is_delivered_after_any_end(store: Store) -> None:
     """Put by a process that delivered nothing, half delivered by another one; nothing is missing, and the order is kept."""
     runs = [f"run{number}" for number in range(5)]
-    with receiving() as receiver:
+
+    def tires(got: Any, handler: Any) -> None:
+        status(200 if len(receiver.got) <= 20 else 500)(got, handler)
+
+    with receiving(a=tires) as receiver:
         scene = Scene(store, hook(receiver))
         notices = Notices(scene.webhooks, scene.open, "control-events", scene.bury)
         for number in range(40):
             await notices.put(event(run=runs[number % 5], at=number))
         assert await scene.waiting() == 40
         async with scene.at_work():
-            await until(lambda: len(receiver.got) > 10)
+            await until(lambda: len(receiver.got) > 20)
         assert 0 < await scene.waiting() < 40
+        receiver.answers.clear()
         async with scene.at_work():
             await scene.nothing_waits()
     for run in runs:
         moments = [json.loads(got.body)["timestamp"] for got in receiver.got if got.told[1] == run]
         assert moments == sorted(moments)
         assert len({*moments}) == 8
+
+
+class SlowToSay:
+    """A store that says late that a transaction is committed."""
+
+    def __init__(self, store: Store) -> None:
+        self.read = store.read
+        self._store = store
+        self.committed = trio.Event()
+        self.may_say = trio.Event()
+
+    async def transact(self, body: Any) -> Any:
+        result = await self._store.transact(body)
+        self.committed.set()
+        await self.may_say.wait()
+        return result
+
+
+async def test_a_number_that_is_given_anew_is_not_passed_over(store: Store) -> None:
+    """When a row is gone its number is the next one's; what follows may have been refused for a day."""
+
+    def picky(got: Any, handler: Any) -> None:
+        status(500 if got.told[1] == "bad" else 200)(got, handler)
+
+    slow = SlowToSay(store)
+    with receiving(a=picky) as receiver:
+        scene = Scene(store, hook(receiver))
+
+        async def slowly() -> Any:
+            return slow, scene.keys
+
+        there = Notices(scene.webhooks, slowly, "control-events", scene.bury)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(there.deliver)
+            here = Notices(scene.webhooks, scene.open, "control-events", scene.bury)
+            await here.put(event(run="first"))
+            there.news.unpark_all()
+            await slow.committed.wait()
+            await here.put(event(run="second"))
+            await here.put(event(run="bad"))
+            there.put_so_far += 1
+            there.news.unpark_all()
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            slow.may_say.set()
+            await until(lambda: ("run_finished", "second") in receiver.at("/a"), 30)
+            await until(lambda: ("run_finished", "bad") in receiver.at("/a"), 30)
+            nursery.cancel_scope.cancel()
+    assert [run for _, run in receiver.at("/a")].count("first") == 1
 
 
 async def test_a_run_that_is_refused_holds_up_no_other(store: Store) -> None:
