@@ -299,6 +299,26 @@ def test_a_worker_keeps_its_name_in_the_consumer_group() -> None:
     assert trigger["metadata"]["topic"] == given["KAFKA_DATA_INGESTION_TOPIC"]
 
 
+def test_webhooks_are_told_by_the_control_worker_of_what_ingestion_workers_publish() -> None:
+    """Both have the file, which brings secrets, and nobody else."""
+    have = {
+        where: environment(container).get("MATYAN_WEBHOOKS_FILE")
+        for where, container in containers(rendered("all"))
+    }
+    name = "/run/matyan/webhooks/webhooks.toml"
+    workers = {component for component in SERVICES if component.endswith("-worker")}
+    assert {where.partition("/")[0] for where, value in have.items() if value == name} == workers
+    assert set(have.values()) == {name, None}
+    for component, pod in pods(rendered("all")):
+        mounted = {one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one}
+        assert ("matyan-webhooks" in mounted) == (component in workers), component
+    assert not [
+        where
+        for where, container in containers(rendered("minimal"))
+        if "MATYAN_WEBHOOKS_FILE" in environment(container)
+    ]
+
+
 def test_the_alerts_and_dashboards_are_the_same_files() -> None:
     manifests = rendered("all")
     (rule,) = [one for one in manifests if one["kind"] == "PrometheusRule"]

@@ -73,7 +73,7 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* The settings of a component: dict "root" "component" "values" (its own) "s3" "fdb" (whether it uses them). */}}
+{{/* The settings of a component: dict "root" "component" "values" (its own) "s3" "fdb" "webhooks" (whether it uses them). */}}
 {{- define "matyan.env" -}}
 {{- $v := .root.Values -}}
 {{- $env := dict "MATYAN_ENVIRONMENT" $v.environment "LOG_LEVEL" $v.logLevel "HOST" "0.0.0.0" -}}
@@ -119,6 +119,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- end -}}
 {{- if $v.tokens.secret }}{{ $_ := set $env "MATYAN_TOKENS_FILE" "/run/matyan/tokens/tokens" }}{{ end -}}
+{{- if and .webhooks $v.webhooks.secret }}{{ $_ := set $env "MATYAN_WEBHOOKS_FILE" "/run/matyan/webhooks/webhooks.toml" }}{{ end -}}
 {{- with .values -}}
 {{- with .shutdownFlushTimeout }}{{ $_ := set $env "SHUTDOWN_FLUSH_TIMEOUT" . }}{{ end -}}
 {{- with .queueBytes }}{{ $_ := set $env "MATYAN_QUEUE_BYTES" (int64 .) }}{{ end -}}
@@ -159,12 +160,13 @@ capabilities: {drop: [ALL]}
 {{- if and .s3 $v.s3.secret }}s3 {{ end -}}
 {{- if and .s3 $v.s3.caSecret }}s3-ca {{ end -}}
 {{- if $v.tokens.secret }}tokens {{ end -}}
+{{- if and .webhooks $v.webhooks.secret }}webhooks {{ end -}}
 {{- if and .listens $v.tls.secret }}tls {{ end -}}
 {{- end -}}
 
 {{- define "matyan.volumes" -}}
 {{- $v := .root.Values -}}
-{{- $secrets := dict "kafka-sasl" $v.kafka.saslSecret "kafka-tls" $v.kafka.tlsSecret "kafka-properties" $v.kafka.propertiesSecret "fdb" $v.foundationdb.clusterFileSecret "s3" $v.s3.secret "s3-ca" $v.s3.caSecret "tokens" $v.tokens.secret "tls" $v.tls.secret -}}
+{{- $secrets := dict "kafka-sasl" $v.kafka.saslSecret "kafka-tls" $v.kafka.tlsSecret "kafka-properties" $v.kafka.propertiesSecret "fdb" $v.foundationdb.clusterFileSecret "s3" $v.s3.secret "s3-ca" $v.s3.caSecret "tokens" $v.tokens.secret "webhooks" $v.webhooks.secret "tls" $v.tls.secret -}}
 {{- range $name := splitList " " (include "matyan.volumeNames" . | trim) }}
 {{- if and (eq $name "fdb") $v.foundationdb.clusterFileConfigMap }}
 - name: fdb

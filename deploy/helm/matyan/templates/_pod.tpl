@@ -1,4 +1,4 @@
-{{/* The pod of a service: dict "root" "component" "values" "args" "s3" "fdb" "listens". */}}
+{{/* The pod of a service: dict "root" "component" "values" "args" "s3" "fdb" "listens" "webhooks". */}}
 {{- define "matyan.pod" -}}
 {{- $v := .root.Values -}}
 {{- $scheme := ternary "HTTPS" "HTTP" (and .listens (not (empty $v.tls.secret))) -}}
@@ -89,7 +89,7 @@ spec:
 {{/* What each service is, as the templates hand it on. */}}
 {{- define "matyan.services" -}}
 frontier: {key: frontier, args: [frontier], s3: true, fdb: false, listens: true}
-ingest-worker: {key: ingestWorker, args: [ingest-worker, --store, "fdb:"], s3: false, fdb: true, listens: false}
-control-worker: {key: controlWorker, args: [control-worker, --store, "fdb:"], s3: true, fdb: true, listens: false}
+ingest-worker: {key: ingestWorker, args: [ingest-worker, --store, "fdb:"], s3: false, fdb: true, listens: false, webhooks: true}
+control-worker: {key: controlWorker, args: [control-worker, --store, "fdb:"], s3: true, fdb: true, listens: false, webhooks: true}
 api: {key: api, args: [api, --store, "fdb:"], s3: true, fdb: true, listens: true}
 {{- end -}}
