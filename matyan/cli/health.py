@@ -39,8 +39,8 @@ def health(settings: Settings, where: str | None, live: bool, as_json: bool) -> 
     """Tell whether a service is ready: exit code 0, or 1 and what is wrong.
 
     Without URL or PORT it is the service of this machine or container, whichever it is: the first that answers at PORT (or the ports
-    that matyan up, matyan frontier and matyan api have by themselves) or METRICS_PORT, by HTTPS where MATYAN_TLS_CERT_FILE is
-    set.
+    that matyan up, matyan frontier and matyan api have by themselves) or, a worker's, METRICS_PORT; by HTTPS where
+    MATYAN_TLS_CERT_FILE is set, but for METRICS_PORT.
 
     \b
       matyan health
@@ -84,7 +84,8 @@ def _connections(where: str | None, settings: Settings) -> Iterator[tuple[str, H
     host = _EVERYWHERE.get(settings.host, settings.host)
     ports = [int(where)] if where else _ports(settings)
     for port in ports:
-        if settings.tls_cert_file:
+        # A worker's has no TLS, though it may share its environment with those who have.
+        if settings.tls_cert_file and port != settings.metrics_port:
             # One's own process, whose certificate names it as others call it. Nothing secret is sent.
             context = ssl.create_default_context()
             context.check_hostname = False

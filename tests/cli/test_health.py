@@ -38,20 +38,26 @@ def test_a_service_is_found_by_the_environment_a_port_or_a_url(tmp_path: Path, o
     assert f"Nobody answers at http{'s' * over_tls}://127.0.0.1:{port}: " in said
 
 
-def test_a_worker_that_waits_lives_and_is_not_ready(tmp_path: Path) -> None:
-    """What another program answers at the first port is not its health."""
+@pytest.mark.parametrize("shares_tls", [False, True], ids=["plain", "tls"])
+def test_a_worker_that_waits_lives_and_is_not_ready(tmp_path: Path, shares_tls) -> None:
+    """What another program answers at the first port is not its health; nor does it listen under TLS where all services have the
+    same environment."""
+    own = tls.server_environment() if shares_tls else {}
     with HTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
         (port,) = free_ports(1)
         ports = {"PORT": str(other.server_port), "METRICS_PORT": str(port), "HOST": "127.0.0.1"}
+        ports |= own
         env = environment(**ports)
         words = [*MATYAN, "ingest-worker", "--store", f"rocks:{tmp_path}"]
         with started(words, KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1", **ports):
-            wait_for(lambda: matyan("health", "--live", env=env, check=None).returncode == 0)
+            wait_for(lambda: matyan("health", "--live", env=env, check=None).returncode == 0, 20)
             said = matyan("health", env=env, check=1).stdout
+            named = matyan("health", str(port), env=env, check=1).stdout
         other.shutdown()
     assert said.splitlines()[0].split() == [f"http://127.0.0.1:{port}", "unavailable"]
     assert "kafka" in said
+    assert named == said
 
 
 def test_what_is_no_url_is_a_sentence() -> None:
