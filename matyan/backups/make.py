@@ -19,7 +19,7 @@ from matyan.backups.shelf import Backup, Shelf
 from matyan.backups.verify import Finding, Sums, verify
 from matyan.errors import ConfigurationError, Unavailable
 from matyan.folder.checkpoint import FOLDER as CHECKPOINTS
-from matyan.folder.folder import RESTORING
+from matyan.folder.folder import MOVES, RESTORING
 from matyan.folder.wire import SOCKET_NAME
 from matyan.keys import LOCAL, Keys, range_of, unpack_value
 from matyan.rules.identity import known_store_id
@@ -31,8 +31,9 @@ from matyan.store.open import DATABASE, open_still
 BLOBS: Final = "blobs"
 COPIED: Final = ("tokens", "uploads_today")
 """Files of a data folder that a backup has beside store and blobs. Without its tokens a tracker would let everybody in."""
-LEFT: Final = ("secret", SOCKET_NAME, CHECKPOINTS, RESTORING)
-"""What it has not: a key that signs uploads, of which a tracker makes a new one; and what is a running process's."""
+LEFT: Final = ("secret", SOCKET_NAME, CHECKPOINTS, RESTORING, MOVES)
+"""What it has not: a key that signs uploads, of which a tracker makes a new one; what is a running process's; and what was sent where: of
+a restored folder, which has less or other lines than then, that is not true."""
 
 _CLOCK_NS: Final = 2_000_000_000
 """How exactly a file system keeps a time, at worst."""

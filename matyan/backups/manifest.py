@@ -16,6 +16,8 @@ from typing import Any, Final
 FILE: Final = "manifest.json"
 DATA: Final = "data"
 FORMAT: Final = 1
+_INT64: Final = 1 << 63
+_LATEST_S: Final = 253402300800.0  # the year 10000
 
 
 class Damaged(Exception):
@@ -90,10 +92,32 @@ def _manifest(inner: dict[str, Any]) -> Manifest:
         raise Damaged(f"it has the format {format!r}, which this version does not know")
     files = {path: File(**file) for path, file in inner.pop("files").items()}
     for path in files:
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts:
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or not pure.parts or ".." in pure.parts:
             raise Damaged("it is damaged: it names a file outside of the backup")
-    return Manifest(**inner, files=files)
+        if str(pure) != path or "\0" in path:
+            raise Damaged("it is damaged: it names a file that cannot be")
+    made = Manifest(**inner, files=files)
+    if not _is_sound(made):
+        raise Damaged("it is damaged: a field of it has the wrong type")
+    return made
+
+
+def _is_sound(made: Manifest) -> bool:
+    """Whoever wrote it could have written anything."""
+    counts = [made.number, made.new_files, made.new_bytes]
+    texts = [made.program, made.folder, made.store, made.layout, made.blobs]
+    for file in made.files.values():
+        counts += (file.size, abs(file.mtime_ns))
+        texts.append(file.sha256)
+    for partitions in made.offsets.values():
+        counts += partitions.values()
+    return (
+        all(type(one) is int and 0 <= one < _INT64 for one in counts)
+        and all(isinstance(one, str) for one in texts)
+        and type(made.moment) is float
+        and 0 <= made.moment < _LATEST_S
+    )
 
 
 def _text(inner: Mapping[str, Any]) -> bytes:

@@ -33,6 +33,11 @@ def restore(backup: Backup, manifest: Manifest, folder: Path, report: Report) ->
         ConfigurationError: the folder is not empty, or cannot be written.
         MatyanError: what was read of the backup is damaged; nothing is left in the folder.
     """
+    known = {DATABASE, BLOBS, *COPIED}
+    if strangers := {name.partition("/")[0] for name in manifest.files} - known:
+        raise MatyanError(
+            f"The backup {backup.name} has {sorted(strangers)[0]} in it, which no backup of this version has: restore another one."
+        )
     is_new = not folder.exists()
     try:
         private.make(folder)

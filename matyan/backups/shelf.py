@@ -134,7 +134,7 @@ class Shelf:
         """
         private.make(self.path)
         try:
-            lock = open(self.path / _LOCK, "w")  # noqa: SIM115 - closed below
+            lock = open(self.path / _LOCK, "a")  # noqa: SIM115 - closed below
         except OSError as error:
             raise ConfigurationError(
                 f"{self.path} cannot be written ({error.strerror}): mend that, or name another folder with --to."

@@ -82,7 +82,7 @@ def backup() -> None:
     \b
     In it:      the store, the artifacts (blobs), the tokens' digests, what each token has uploaded today
     Not in it:  the key that signs URLs of uploads (a restored tracker makes a new one: what was signed in the hour
-                before is refused), the socket, locks, logs; what lies outside of DIR: certificates and their keys,
+                before is refused), the socket, locks, logs, what pushes and pulls have noted; what lies outside of DIR: certificates and their keys,
                 a tokens file of MATYAN_TOKENS_FILE, settings; the artifacts of a worker's folder, which are in S3
 
     A backup is as secret as the folder: all of it can be read by its owner alone. One without manifest.json is none: the next backup

@@ -28,6 +28,8 @@ from matyan.service import private, telemetry
 from matyan.store.base import FolderStore
 from matyan.store.open import open_folder_store
 
+MOVES: Final = "moving"
+"""Where pushes and pulls keep what was sent, and uploads on their way."""
 RESTORING: Final = "restoring"
 """In a folder that is made of a backup: what has not got its place yet."""
 

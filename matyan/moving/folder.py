@@ -5,16 +5,17 @@ So no port is looked for, and no token: the socket's permissions decide, as for 
 
 from __future__ import annotations
 
-import os
+import fcntl
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import trio
 
 from matyan.errors import ConfigurationError, NotFound
+from matyan.folder.folder import MOVES
 from matyan.folder.hold import hold
 from matyan.moving.moved import MovedBlob
 from matyan.moving.target import Connection, Refused, Standing, standing_of
@@ -24,7 +25,7 @@ from matyan.service import private
 from matyan.settings import Settings
 from matyan.store.open import is_data_folder
 
-_STAGING = "moving"
+_STAGED = "upload-"
 
 
 class FolderTarget:
@@ -41,7 +42,8 @@ class FolderTarget:
 
     async def open(self) -> None:
         """As `Target.open`."""
-        private.make(self._folder / _STAGING)
+        private.make(self._folder / MOVES)
+        await trio.to_thread.run_sync(self._clear)
         # Nothing, which only a folder takes that is not fed by others.
         await trio.to_thread.run_sync(_Asking(self._reader, "-").ask, b"[]")
 
@@ -58,10 +60,19 @@ class FolderTarget:
         """As `Target.put`."""
         await trio.to_thread.run_sync(self._put, run, blob)
 
+    def _clear(self) -> None:
+        """Removes uploads that were on their way when their process was killed."""
+        for path in (self._folder / MOVES).glob(f"{_STAGED}*"):
+            with suppress(OSError), open(path, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
     def _put(self, run: str, blob: MovedBlob) -> None:
-        handle, name = tempfile.mkstemp(dir=self._folder / _STAGING)
+        handle, name = tempfile.mkstemp(prefix=_STAGED, dir=self._folder / MOVES)
         try:
             with open(handle, "wb") as file:
+                with suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
                 for piece in blob.open():
                     file.write(piece)
                 if blob.size not in (None, file.tell()):
@@ -77,7 +88,7 @@ class FolderTarget:
                 f"{self._folder} takes no artifact ({error.strerror}): make room there, or mend its permissions."
             ) from None
         finally:
-            os.unlink(name)
+            Path(name).unlink(missing_ok=True)
 
 
 class _Asking:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 import trio
@@ -89,6 +91,7 @@ def test_what_stands_in_a_data_folder_is_in_it_or_said_not_to_be(
 ) -> None:
     """The tokens are, since without them a tracker lets everybody in; the key that signs is not; what nobody knows is named."""
     (data / "notes.txt").write_text("mine")
+    (data / "moving").mkdir()
     code, _, said = call("backup", data, "--to", tmp_path / "to")
     assert code == 0
     assert "no command has made it: notes.txt" in said
@@ -181,6 +184,82 @@ def test_each_damage_is_named_and_nothing_damaged_is_restored(data: Path, tmp_pa
     assert seen(restored(to, tmp_path / "again")) == seen(data)
     with pytest.raises(NotFound, match="There is no backup nonsense"):
         restored(to, tmp_path / "other", "nonsense")
+
+
+def _hostile(path: Path, change: Callable[[Any], None]) -> None:
+    """Another manifest, with a checksum that is right: whoever may write the folder can write that."""
+    inner = json.loads(path.read_text())["backup"]
+    change(inner)
+    text = json.dumps(inner, sort_keys=True, indent=0, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    path.write_text(f'{{"sha256": "{digest}", "backup":\n{text}\n}}\n')
+
+
+_FILE: Final = {"size": 0, "mtime_ns": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda inner: inner["files"].update({"../../outside": _FILE}),
+        lambda inner: inner["files"].update({"rocksdb/../../outside": _FILE}),
+        lambda inner: inner["files"].update({"/outside": _FILE}),
+        lambda inner: inner["files"].update({"tokens/": _FILE}),
+        lambda inner: inner["files"].update({"a\0b": _FILE}),
+        lambda inner: inner["files"].update({"tokens": {**_FILE, "size": "0"}}),
+        lambda inner: inner["files"].update({"tokens": {**_FILE, "mtime_ns": 10**30}}),
+        lambda inner: inner["files"].update({"tokens": [1]}),
+        lambda inner: inner.update(number="7"),
+        lambda inner: inner.update(number=None),
+        lambda inner: inner.update(moment="now"),
+        lambda inner: inner.update(moment=1e300),
+        lambda inner: inner.update(store=7),
+        lambda inner: inner.update(offsets=[]),
+        lambda inner: inner.update(format=2),
+        lambda inner: inner.update(more=2),
+    ],
+)
+def test_a_manifest_that_somebody_made_up_is_none(
+    change: Callable[[Any], None], data: Path, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    one = backed_up(data, to)
+    two = backed_up(data, to)
+    _hostile(Path(one["path"]) / "manifest.json", change)
+    assert verified(to) == {one["name"]: {("damaged", "manifest.json")}, two["name"]: set()}
+    with pytest.raises(MatyanError, match="is damaged, and nothing was restored"):
+        restored(to, tmp_path / "again", one["name"])
+    assert names(tmp_path) == {"to", data.name}
+    backed_up(data, to)
+
+
+@pytest.mark.parametrize("name", ["secret", "restoring", "else/where"])
+def test_nothing_is_restored_that_no_backup_has(name: str, data: Path, tmp_path: Path) -> None:
+    to = tmp_path / "to"
+    path = Path(backed_up(data, to)["path"])
+    _hostile(path / "manifest.json", lambda inner: inner["files"].update({name: _FILE}))
+    (path / "data" / name).parent.mkdir(exist_ok=True)
+    (path / "data" / name).write_bytes(b"")
+    with pytest.raises(MatyanError, match="which no backup of this version has"):
+        restored(to, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_manifest_without_a_store_makes_no_folder(data: Path, tmp_path: Path) -> None:
+    to = tmp_path / "to"
+    path = Path(backed_up(data, to)["path"])
+    _hostile(path / "manifest.json", lambda inner: inner.update(files={}))
+    shutil.rmtree(path / "data")
+    with pytest.raises(MatyanError):
+        restored(to, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_file_called_lock_stays_as_it_is(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "lock").write_text("mine")
+    backed_up(data, tmp_path / "to")
+    assert (tmp_path / "to" / "lock").read_text() == "mine"
 
 
 def test_old_ones_are_removed_behind_a_good_one(data: Path, tmp_path: Path) -> None:
