@@ -37,6 +37,7 @@ test-long: setup
 	$(BIN)/python -m pytest -q tests/image
 	$(BIN)/python -m pytest -q tests/moving
 	$(BIN)/python -m pytest -q tests/importers
+	MATYAN_TEST_AT_LENGTH=1 $(BIN)/python -m pytest -q tests/backups/test_storm.py
 	$(BIN)/python -m pytest -q tests/docs/test_pages.py
 	$(BIN)/python -m dev.wheels
 

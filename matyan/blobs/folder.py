@@ -228,14 +228,14 @@ class FolderBlobs:
                 raise
         return blob.content_type, blob.size, BlobReader(file)
 
-    def size(self, run: str, path: str) -> int | None:
-        """A blob's bytes, or None when there is no such blob. Blocks: for a thread."""
+    def held(self, run: str, path: str) -> tuple[int, float] | None:
+        """A blob's bytes, and when they were written, in epoch seconds; None when there is no such blob. Blocks: for a thread."""
         file = _open_or_none(self._file(run, path))
         if file is None:
             return None
         with file:
             try:
-                return _read_header(file).size
+                return _read_header(file).size, os.fstat(file.fileno()).st_mtime
             except NotFound:
                 return None
 

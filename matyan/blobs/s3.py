@@ -229,9 +229,9 @@ class S3Blobs:
 
     # --- for `matyan artifacts`, in its own thread -------------------------------------------------
 
-    def sizes(self, run: str) -> dict[str, int]:
-        """The bytes of each blob of a run, by its path. Blocks."""
-        found: dict[str, int] = {}
+    def held(self, run: str) -> dict[str, tuple[int, float]]:
+        """The bytes of each blob of a run, and when they were written, in epoch seconds, by its path. Blocks."""
+        found: dict[str, tuple[int, float]] = {}
         last = ""
         while True:
             self.credentials.fresh_in_thread()
@@ -241,7 +241,8 @@ class S3Blobs:
                 )
             for row in page.get("Contents", []):
                 last = row["Key"]
-                found[last.removeprefix(f"{run}/")] = row["Size"]
+                modified = row["LastModified"].timestamp()
+                found[last.removeprefix(f"{run}/")] = row["Size"], modified
             if not page.get("IsTruncated"):
                 return found
 

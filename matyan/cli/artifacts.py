@@ -86,8 +86,8 @@ def artifacts(
             from matyan.settings import load
 
             blobs = S3Blobs(load(used=S3))
-            fetch, sizes = blobs.pieces, blobs.sizes(run)
-            rows = [{**one, "bytes": sizes.get(one["path"])} for one in rows]
+            fetch, there = blobs.pieces, blobs.held(run)
+            rows = [{**one, "bytes": there.get(one["path"], (None,))[0]} for one in rows]
         if path is not None:
             _get(fetch, run, rows, path, output)
         elif folder is not None:

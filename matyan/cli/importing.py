@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -18,17 +18,24 @@ from matyan import _codec
 from matyan.cli import move, views
 from matyan.cli.flags import CheckedPath, as_json_option, data_option
 from matyan.cli.move import Brought
+from matyan.errors import ConfigurationError, MatyanError
 from matyan.importers import programs
 from matyan.importers.programs import PROGRAMS
 from matyan.importers.source import Blob, Message, Report, Run, Tally
 from matyan.moving.folder import folder_target
 from matyan.moving.moved import MovedBlob, MovedRun, Unwritable, encoded
 from matyan.moving.sender import Summary
-from matyan.moving.target import Target
+from matyan.moving.target import Refused, Target
 from matyan.moving.url import UrlTarget
 from matyan.service import terminal
+from matyan.service.logs import get_logger
+
+log = get_logger()
+
+T = TypeVar("T")
 
 _FRAME_ITEMS: Final = 1000
+_WAY_OUT: Final = "add to it with --force, or import into another data folder"
 _COUNTED: Final = {
     "log_metric": "points",
     "log_custom_object": "objects",
@@ -112,7 +119,9 @@ def import_(
     else:
         with _target(data, url) as target:
             place = ledger or _ledger(program, data, url)
-            brought = move.bring(target, taken.moved(), place, total=None, force=force, **given)
+            brought = move.bring(
+                target, taken.moved(), place, total=None, force=force, way_out=_WAY_OUT, **given
+            )
         _print(taken, [*taken.sent(brought.summary)], brought, as_json)
     return 0 if taken.is_clean else 1
 
@@ -137,7 +146,7 @@ class _Import:
     """Kind and reason of messages and blobs that are not taken."""
 
     def runs(self) -> Iterator[Run]:
-        for run in programs.runs(self.program, self.path, self.report):
+        for run in self._read(str(self.path), programs.runs, self.program, self.path, self.report):
             self.labels[run.id] = run.label
             yield run
 
@@ -150,24 +159,42 @@ class _Import:
 
     def _messages(self, run: Run) -> Iterator[Message]:
         report = self.of_messages[run.id] = Report()
-        return run.messages(report)
+        return self._read(run.label, run.messages, report)
 
     def _blobs(self, run: Run) -> Iterator[MovedBlob]:
         report = self.of_blobs[run.id] = Report()
-        return (_moved(blob) for blob in run.blobs(report))
+        return map(_moved, self._read(run.label, run.blobs, report))
+
+    def _read(self, what: str, read: Callable[..., Iterator[T]], *given: Any) -> Iterator[T]:
+        """What a reader gives. Files may hold anything: what their reader did not reckon with ends `what`, in a sentence."""
+        try:
+            yield from read(*given)
+        except MatyanError:
+            raise
+        except Exception as error:
+            log.debug("a reader failed", what=what, exc_info=True)
+            raise ConfigurationError(
+                f"{what} cannot be read: it is damaged, or not as {self.program} writes it ({type(error).__name__}: {error})."
+            ) from error
 
     def tried(self) -> Iterator[dict[str, Any]]:
         """What each run would be, judged as a tracker does."""
         for run in self.runs():
             counts = dict.fromkeys(_COUNTED.values(), 0)
-            for message in self._judged(run):
-                if counted := _COUNTED.get(message["type"]):
-                    counts[counted] += 1
-            sizes = [blob.size for blob in self._blobs(run)]
+            sizes: list[int] = []
+            state = "would be imported"
+            try:
+                for message in self._judged(run):
+                    if counted := _COUNTED.get(message["type"]):
+                        counts[counted] += 1
+                sizes += (blob.size or 0 for blob in self._blobs(run))
+            except MatyanError as error:
+                self.failed[run.id] = str(error)
+                state = "cannot be read as a whole"
             yield {
                 "run": run.id,
                 "name": run.label,
-                "state": "would be imported",
+                "state": state,
                 **counts,
                 "artifacts": len(sizes),
                 "bytes": sum(sizes),
@@ -227,7 +254,13 @@ class _Import:
 
 
 def _moved(blob: Blob) -> MovedBlob:
-    return MovedBlob(blob.path, blob.content_type, blob.size, blob.read)
+    def pieces() -> Iterator[bytes]:
+        try:
+            yield from blob.read()
+        except OSError as error:  # the target's own are another matter
+            raise Refused(f"Its file cannot be read ({error.strerror}).") from None
+
+    return MovedBlob(blob.path, blob.content_type, blob.size, pieces, blob.version)
 
 
 # --- sending -----------------------------------------------------------------------------------------
@@ -245,7 +278,7 @@ def _target(data: Path, url: str | None) -> Iterator[Target]:
 def _ledger(program: str, data: Path, url: str | None) -> Path:
     """One for all sources of a program: the ids of runs say which they are, wherever their files are moved."""
     folder = None if url is not None else data
-    return move.default_ledger(folder, f"import-{program}", "", url or str(data.absolute()))
+    return move.default_ledger(folder, f"import-{program}", *([] if url is None else [url]))
 
 
 # --- what is printed ---------------------------------------------------------------------------------
@@ -284,6 +317,9 @@ def _print(
     )
     if brought is not None:
         move.report(brought)
+    else:
+        for run, sentence in taken.failed.items():
+            terminal.note(f"{taken.labels[run]}: {sentence}")
     for heading, tallies in (
         ("Refused", {} if brought else taken.refused),
         ("Damaged", whole.damaged),

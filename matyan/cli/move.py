@@ -31,12 +31,13 @@ from matyan.cli.flags import (
     read_options,
 )
 from matyan.cli.output import reading
-from matyan.errors import ConfigurationError, MatyanError
+from matyan.errors import ConfigurationError, MatyanError, NotFound
+from matyan.folder.folder import MOVES
 from matyan.moving import stored
 from matyan.moving.folder import folder_target
 from matyan.moving.ledger import Entry, Ledger
-from matyan.moving.moved import MovedRun
-from matyan.moving.sender import PATIENCE_S, RUNS_AT_ONCE, Progress, Summary, send_runs
+from matyan.moving.moved import Message, MovedRun
+from matyan.moving.sender import PATIENCE_S, RUNS_AT_ONCE, WAY_OUT, Progress, Summary, send_runs
 from matyan.moving.stored import Elsewhere, Source
 from matyan.moving.target import Target
 from matyan.moving.url import UrlTarget
@@ -46,7 +47,6 @@ from matyan.store.open import FolderName
 
 _SHOW_S: Final = 0.5
 _NAMED: Final = 20
-_LEDGERS: Final = "moving"
 
 _LOST = "\n".join(
     textwrap.fill(row, 76, initial_indent="- ", subsequent_indent="  ") for row in stored.LOSSES
@@ -132,7 +132,7 @@ def push(store: PlaceName, url: str, **given: Any) -> int:
     with reading(store) as opened:
         source = Source(opened, opened.artifact, _elsewhere(store))
         folder = store.folder if isinstance(store, FolderName) else None
-        ledger = default_ledger(folder, "push", str(store), url)
+        ledger = default_ledger(folder, "push", *([] if folder else [str(store)]), url)
         return _move(source, UrlTarget(url), ledger, **given)
 
 
@@ -151,7 +151,7 @@ def pull(data: Path, url: str, **given: Any) -> int:
     """Bring runs of another tracker into a data folder, artifacts too, each point once."""
     with reading(ServerName(url)) as opened, folder_target(data) as target:
         source = Source(opened, opened.artifact, None)
-        return _move(source, target, default_ledger(data, "pull", str(data), url), **given)
+        return _move(source, target, default_ledger(data, "pull", url), **given)
 
 
 push.help = f"""Send runs to another tracker, artifacts too, each point once.
@@ -210,20 +210,23 @@ def _elsewhere(store: PlaceName) -> Callable[[], Elsewhere] | None:
         from matyan.settings import load
 
         blobs = S3Blobs(load(used=S3))
-        return Elsewhere(blobs.pieces, blobs.sizes)
+        return Elsewhere(blobs.pieces, blobs.held)
 
     return bucket
 
 
-def default_ledger(folder: Path | None, what: str, source: str, target: str) -> Path:
-    """The ledger of one source and one target: in the data folder that one of them is, else among the user's files. Not by its token is
-    a URL told from others."""
-    place = "\n".join(re.sub(r"//[^/@]*@", "//", one) for one in (source, target))
+def default_ledger(folder: Path | None, what: str, *ends: str) -> Path:
+    """The ledger of one source and one target: in the data folder that one of them is, else among the user's files.
+
+    ends: what the others are; that folder is none of them, since it may be called by any path. By its token or a slash at its end no URL
+        is told from others.
+    """
+    place = "\n".join(re.sub(r"//[^/@]*@", "//", one).rstrip("/") for one in ends)
     name = (
         f"{what}-{hashlib.sha256(place.encode(errors='surrogateescape')).hexdigest()[:16]}.ledger"
     )
     if folder is not None:
-        return folder.absolute() / _LEDGERS / name
+        return folder.absolute() / MOVES / name
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "matyan" / name
 
@@ -247,7 +250,7 @@ def _move(
         raise click.UsageError(
             f"--as names one run, and these are {len(chosen)}: name one RUN with it."
         )
-    moved = (source.run(run, as_) for run in chosen)
+    moved = (_moved(source, run, as_) for run in chosen)
     if dry_run:
         _preview(target, moved, ledger or default, as_json=as_json)
         return 0
@@ -257,6 +260,19 @@ def _move(
     else:
         report(brought)
     return 0 if brought.summary.is_clean else 1
+
+
+def _moved(source: Source, run: str, as_: str | None) -> MovedRun:
+    """A run; one that is gone by now fails, and only that."""
+    try:
+        return source.run(run, as_)
+    except NotFound as error:
+        gone = error
+
+        def messages() -> Iterator[Message]:
+            raise gone
+
+        return MovedRun(as_ or run, messages, origin=run)
 
 
 def _chosen(opened: Reader, runs: tuple[str, ...], every: bool, query: str | None) -> list[str]:
@@ -304,8 +320,9 @@ def bring(
     at_once: int = RUNS_AT_ONCE,
     patience_s: float = PATIENCE_S,
     force: bool = False,
+    way_out: str = WAY_OUT,
 ) -> Brought:
-    """Sends the runs, and shows how far that is. total: how many runs, where that is known.
+    """Sends the runs, and shows how far that is. total: how many runs, where that is known. way_out: as `send_runs` takes it.
 
     Raises:
         MatyanError: the target takes nothing, or has been away for too long.
@@ -325,6 +342,7 @@ def bring(
                 at_once=at_once,
                 patience_s=patience_s,
                 force=force,
+                way_out=way_out,
             )
             nursery.cancel_scope.cancel()
         return trio.current_time() - begun

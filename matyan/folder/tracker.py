@@ -142,10 +142,14 @@ class Tracker:
     # --- blobs, which lie in the same folder -----------------------------------------------------
 
     def _artifacts(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
-        """What was signed for a run, and how many bytes came; None: it was never uploaded."""
+        """What was signed for a run, how many bytes came and when; no bytes (None): it was never uploaded."""
         run = self._queries.resolve(snap, run)
         for row in self._queries.artifacts(snap, run=run):
-            yield {**row, "bytes": self.blobs.size(run, row["path"])}
+            if (held := self.blobs.held(run, row["path"])) is None:
+                yield {**row, "bytes": None}
+            else:
+                size, modified = held
+                yield {**row, "bytes": size, "modified": modified}
 
     def _show(self, snap: Snapshot, *, run: str) -> Iterator[Row]:
         for shown in self._queries.show(snap, run=run):

@@ -194,7 +194,10 @@ def _files_below(folder: Path | None) -> Iterator[Path]:
 
 def _place(uri: str, beside: Path, experiment: str, run: str) -> tuple[Path | None, str]:
     """The folder of a run's artifacts; or why there is none here."""
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # none at all
+        return None, uri
     inside = f"{experiment}/{run}/artifacts"
     tried = []
     if parts.scheme in ("", "file"):
@@ -207,8 +210,9 @@ def _place(uri: str, beside: Path, experiment: str, run: str) -> tuple[Path | No
     # A store that was moved, or a server's.
     tried += [beside / top / inside for top in ("mlruns", "mlartifacts", "artifacts", ".")]
     for folder in tried:
-        if folder.is_dir():
-            return folder, ""
+        with contextlib.suppress(OSError, ValueError):  # it can be no path
+            if folder.is_dir():
+                return folder, ""
     return None, uri if parts.scheme == "mlflow-artifacts" else ""
 
 

@@ -82,12 +82,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes that belong to a run. path: of the artifact; read: the pieces, from the beginning at each call, `size` together."""
+    """Bytes that belong to a run. path: of the artifact; read: the pieces, from the beginning at each call, `size` together; version:
+    changes when they do."""
 
     path: str
     content_type: str
     size: int
     read: Callable[[], Iterator[bytes]]
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,11 +451,13 @@ def media(
 
 
 def in_memory(path: str, type_: str, data: bytes) -> Blob:
-    return Blob(path, type_, len(data), lambda: iter((data,)))
+    digest = hashlib.blake2b(data, digest_size=16).hexdigest()
+    return Blob(path, type_, len(data), lambda: iter((data,)), digest)
 
 
 def of_file(path: str, type_: str, file: Path) -> Blob:
-    return Blob(path, type_, file.stat().st_size, lambda: pieces(file))
+    state = file.stat()
+    return Blob(path, type_, state.st_size, lambda: pieces(file), str(state.st_mtime_ns))
 
 
 def file_inside(folder: Path, path: object) -> Path | None:

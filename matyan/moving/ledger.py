@@ -13,12 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from matyan.errors import ConfigurationError
 from matyan.moving.moved import START, Position
 
-FORMAT = 1
+_BEGINNING: Final = b'{"run":'
+"""Of each line, and so of what a crash has left of the first."""
 
 
 @dataclass(slots=True)
@@ -30,6 +31,8 @@ class Entry:
     lines: int = 0
     records: int = 0
     """How many of its lines and records were, whatever the messages are now."""
+    origin: str = ""
+    """Which run of the source it is."""
     base: tuple[int, int] = (0, 0)
     """Lines and records that the target had of this run before."""
     is_finished: bool = False
@@ -38,8 +41,8 @@ class Entry:
     """Whether a record was on its way when this was written, of which nobody can say whether it came."""
     done: str | None = None
     """The version that is there as a whole."""
-    blobs: dict[str, int] = field(default_factory=dict)
-    """Path and size of those that were uploaded."""
+    blobs: dict[str, str] = field(default_factory=dict)
+    """Of those that were uploaded: path, and what changes when their bytes do."""
     rejected: int = 0
     """Messages that the target did not take."""
 
@@ -100,10 +103,10 @@ class Ledger:
         """None: nothing was ever sent of it."""
         return self._entries.get(run)
 
-    def begin(self, run: str, base: tuple[int, int] = (0, 0)) -> Entry:
+    def begin(self, run: str, origin: str = "", base: tuple[int, int] = (0, 0)) -> Entry:
         """Forgets what was known of a run. base: lines and records that the target has of it."""
-        self._entries[run] = entry = Entry(base=base)
-        self._write({"run": run, "begin": True, "base": [*base]})
+        self._entries[run] = entry = Entry(origin=origin, base=base)
+        self._write(_begun(run, entry))
         return entry
 
     def note(self, run: str, *, durable: bool = False) -> None:
@@ -112,7 +115,7 @@ class Ledger:
         if durable:
             os.fdatasync(self._file.fileno())
 
-    def uploaded(self, run: str, blobs: dict[str, int]) -> None:
+    def uploaded(self, run: str, blobs: dict[str, str]) -> None:
         """Writes down that these blobs are there."""
         self._entries[run].blobs.update(blobs)
         self._write({"run": run, "blobs": blobs})
@@ -132,6 +135,11 @@ class Ledger:
             if not row.endswith(b"\n") or not self._take(row):
                 break
             whole += len(row)
+        if rows and not whole and not _BEGINNING.startswith(rows[0][: len(_BEGINNING)]):
+            self._file.close()
+            raise ConfigurationError(
+                f"{self.path} is no ledger of matyan, and stays as it is: name another file with --ledger."
+            )
         self._file.truncate(whole)
         # Mostly positions that later ones have overtaken.
         if len(rows) > 2 * sum(1 + bool(entry.blobs) for entry in self._entries.values()) + 100:
@@ -142,7 +150,7 @@ class Ledger:
             row = json.loads(data)
             if "begin" in row:
                 lines, records = row["base"]
-                self._entries[row["run"]] = Entry(base=(lines, records))
+                self._entries[row["run"]] = Entry(origin=row["origin"], base=(lines, records))
                 return True
             entry = self._entries.setdefault(row["run"], Entry())
             if "blobs" in row:
@@ -162,7 +170,7 @@ class Ledger:
         """A shorter file in its place, locked before it has the name."""
         rows: list[dict[str, Any]] = []
         for run, entry in self._entries.items():
-            rows.append({"run": run, "begin": True, "base": [*entry.base]})
+            rows.append(_begun(run, entry))
             rows.append(entry.row(run))
             if entry.blobs:
                 rows.append({"run": run, "blobs": entry.blobs})
@@ -184,3 +192,7 @@ class Ledger:
         return ConfigurationError(
             f"The ledger {self.path} cannot be used ({error.strerror}): mend that, or name another file with --ledger."
         )
+
+
+def _begun(run: str, entry: Entry) -> dict[str, Any]:
+    return {"run": run, "begin": True, "origin": entry.origin, "base": [*entry.base]}

@@ -38,12 +38,14 @@ class MovedBlob:
     size: None: not known before.
     open: its bytes in pieces, anew at each call; they are `size` together, or the upload fails. Raises NotFound, be it at the first
         piece: there are none, it was only announced.
+    version: a text that changes when the bytes do, which their size alone would not show.
     """
 
     path: str
     content_type: str
     size: int | None
     open: Callable[[], Iterable[bytes]]
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class MovedRun:
     blobs: its artifacts, anew at each call. They are uploaded behind the messages, and the sender sends their `blob_ref`.
     version: a text that changes when the source does: a run that was sent with the same one is not read again. "": it never changes.
     points: how many points and objects it has, for who shows progress; None: not known.
+    origin: which run of the source it is, where the id does not say that: another one never goes on where this was.
     """
 
     run_id: str
@@ -66,6 +69,7 @@ class MovedRun:
     blobs: Callable[[], Iterable[MovedBlob]] = tuple
     version: str = ""
     points: int | None = None
+    origin: str = ""
 
 
 class Unwritable(ValueError):

@@ -37,6 +37,7 @@ from matyan.moving.target import Answer, Connection, Outcome, Refused, Standing,
 from matyan.service.backoff import Backoff
 
 RUNS_AT_ONCE: Final = 8
+WAY_OUT: Final = "send it under another id with --as NEW, or add to that one with --force"
 PATIENCE_S: Final = 300.0
 """How long a target that was there may be away."""
 _WINDOW_FRAMES: Final = 4
@@ -119,6 +120,7 @@ async def send_runs(
     at_once: int = RUNS_AT_ONCE,
     patience_s: float = PATIENCE_S,
     force: bool = False,
+    way_out: str = WAY_OUT,
 ) -> None:
     """Sends the runs, and fills the summary; what was sent before, by the ledger, is not sent again.
 
@@ -126,6 +128,7 @@ async def send_runs(
         runs: in the order in which the target is to have them: each begins when the one before it has begun. Taken one by one, in a
             thread.
         force: also into runs that the target has and this ledger does not know.
+        way_out: what the caller's user can do about such a run; a fragment.
 
     Raises:
         ConfigurationError: the target will never take anything, such as for want of a token.
@@ -134,7 +137,7 @@ async def send_runs(
     await target.open()
     limit = trio.Semaphore(at_once)
     given = iter(runs)
-    sender = _Sender(target, ledger, progress, summary, patience_s, force)
+    sender = _Sender(target, ledger, progress, summary, patience_s, force, way_out)
     before = trio.Event()
     before.set()
     try:
@@ -179,6 +182,7 @@ class _Sender:
     summary: Summary
     patience_s: float
     force: bool
+    way_out: str
 
 
 class _RunSender:
@@ -236,6 +240,13 @@ class _RunSender:
     async def _is_there(self) -> bool:
         """Finds out what of it has come; whether that is all."""
         entry = self._ledger.entry(self._id)
+        if entry is not None and entry.origin != self._run.origin:
+            if not self._sender.force:
+                raise Refused(
+                    f"The run {entry.origin} was sent to {self._target} as {self._id}, and this one is {self._run.origin}: "
+                    f"{self._sender.way_out}."
+                )
+            entry = None
         standing: Standing | None = None
         if self._target.can_tell:
             standing = await self._asked()
@@ -245,11 +256,10 @@ class _RunSender:
         if entry is None:
             if standing is not None and not self._sender.force:
                 raise Refused(
-                    f"{self._target} has a run {self._id} already, which this ledger has not sent: "
-                    "send it under another id with --as NEW, or add to that one with --force."
+                    f"{self._target} has a run {self._id} already, which this ledger has not sent: {self._sender.way_out}."
                 )
             base = (standing.lines, standing.records) if standing is not None else (0, 0)
-            entry = self._ledger.begin(self._id, base)
+            entry = self._ledger.begin(self._id, self._run.origin, base)
         else:
             self._unsettled = True
         self._entry = entry
@@ -476,7 +486,7 @@ class _RunSender:
     async def _send_blobs(self) -> None:
         done = self._entry.blobs
         left: Iterator[MovedBlob] = (
-            blob for blob in self._run.blobs() if done.get(blob.path) != _size(blob)
+            blob for blob in self._run.blobs() if done.get(blob.path) != _state(blob)
         )
         while batch := await _read(partial(_take, left)):
             there: list[MovedBlob] = []
@@ -523,7 +533,7 @@ class _RunSender:
             if said.outcome not in (Outcome.TAKEN, Outcome.KEPT):
                 raise Unavailable(f"{self._target}: {said.reason}.")
             self._reject(said)
-        self._ledger.uploaded(self._id, {blob.path: _size(blob) for blob in blobs})
+        self._ledger.uploaded(self._id, {blob.path: _state(blob) for blob in blobs})
 
     # --- patience ---------------------------------------------------------------------------------
 
@@ -550,9 +560,9 @@ class _RunSender:
                 return
 
 
-def _size(blob: MovedBlob) -> int:
+def _state(blob: MovedBlob) -> str:
     """As the ledger has it."""
-    return -1 if blob.size is None else blob.size
+    return f"{blob.size} {blob.version}"
 
 
 def _take(blobs: Iterator[MovedBlob]) -> list[MovedBlob]:

@@ -42,8 +42,8 @@ class Elsewhere:
     """Artifacts that lie beside the store, in a bucket."""
 
     artifact: Pieces
-    sizes: Callable[[str], dict[str, int]]
-    """Of a run's, by path."""
+    held: Callable[[str], dict[str, tuple[int, float]]]
+    """The bytes of each of a run's and when they were written, in epoch seconds, by path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,15 @@ class Source:
         """
         shown = self.reader.show(run)
         name = as_ or run
-        digest = blake2b(repr(_facts(shown)).encode("utf-8", "backslashreplace"), digest_size=16)
+        facts = repr(_facts(shown)).encode("utf-8", "backslashreplace")
+        version = blake2b(facts, digest_size=16).hexdigest()
         return MovedRun(
             name,
             partial(self._messages, run, name),
-            partial(self._blobs, run),
-            digest.hexdigest(),
+            partial(self._blobs, run, version),
+            version,
             sum(one["points"] or 0 for one in shown["sequences"]),
+            origin=run,
         )
 
     def _messages(self, run: str, name: str) -> Iterator[Message]:
@@ -112,18 +114,29 @@ class Source:
             for step, _, _, value in block.objects or ():
                 yield message(step, value)
 
-    def _blobs(self, run: str) -> Iterator[MovedBlob]:
+    def _blobs(self, run: str, version: str) -> Iterator[MovedBlob]:
         rows = [*self.reader.artifacts(run)]
         if rows and "bytes" not in rows[0] and self.elsewhere is not None:
             there = self.elsewhere()
-            artifact, sizes = there.artifact, there.sizes(run)
-            rows = [{**row, "bytes": sizes.get(row["path"])} for row in rows]
+            artifact, held = there.artifact, there.held(run)
+            rows = [
+                {**row, "bytes": size, "modified": modified}
+                for row in rows
+                for size, modified in [held.get(row["path"], (None, None))]
+            ]
         else:
             artifact = self.artifact
         for row in rows:
             path = row["path"]
             kind = row["content_type"] or "application/octet-stream"
-            yield MovedBlob(path, kind, row.get("bytes"), partial(artifact, run, path))
+            yield MovedBlob(
+                path,
+                kind,
+                row.get("bytes"),
+                partial(artifact, run, path),
+                # Where nobody says when they were written, they may be others whenever the run has changed.
+                repr(row["modified"]) if "modified" in row else version,
+            )
 
 
 def _facts(shown: dict[str, Any]) -> dict[str, Any]:

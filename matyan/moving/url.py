@@ -28,6 +28,8 @@ _JSON: Final = "application/json"
 _UPLOAD_SILENCE_S: Final = 120.0
 _TOLD_BYTES: Final = 4096
 _PIECE_BYTES: Final = 256 << 10
+_TYPE_BYTES: Final = 255
+_UNKNOWN: Final = "application/octet-stream"
 
 
 class UrlTarget:
@@ -118,7 +120,8 @@ class UrlTarget:
             self._put(run, replace(blob, size=size, open=lambda: pieces))
 
     def _put(self, run: str, blob: MovedBlob) -> None:
-        asked = {"run_id": run, "artifact_path": blob.path, "content_type": blob.content_type}
+        kind = _header(blob.content_type)
+        asked = {"run_id": run, "artifact_path": blob.path, "content_type": kind}
         with closing(self._server.connect()) as connection:
             try:
                 response, _ = self._server.request(connection, "POST", _PRESIGN, asked, _JSON)
@@ -138,7 +141,7 @@ class UrlTarget:
                 raise
             except MatyanError as error:  # what this one request asks for
                 raise Refused(str(error)) from None
-        self._upload(url, {**extra, "Content-Type": blob.content_type}, blob)
+        self._upload(url, {**extra, "Content-Type": kind}, blob)
 
     def _upload(self, url: str, headers: dict[str, str], blob: MovedBlob) -> None:
         parts = urlsplit(url)
@@ -176,6 +179,12 @@ class UrlTarget:
             # 403: what was signed has expired meanwhile, or clocks differ: the next try is signed anew.
             raise Unavailable(said)
         raise Refused(said)
+
+
+def _header(content_type: str) -> str:
+    """What a header can hold of it: whoever logged it could have written anything. The `blob_ref` says it as it is."""
+    fits = content_type.isascii() and content_type.isprintable()
+    return content_type if fits and 0 < len(content_type) <= _TYPE_BYTES else _UNKNOWN
 
 
 def _whole(blob: MovedBlob) -> Iterator[bytes]:

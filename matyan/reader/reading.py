@@ -180,7 +180,8 @@ class Reader:
         return shown
 
     def artifacts(self, run: str) -> Iterator[dict[str, Any]]:
-        """The artifacts of a run: path, content_type and, in a folder that holds them, bytes; None: never uploaded."""
+        """The artifacts of a run: path, content_type and, in a folder that holds them, bytes (None: never uploaded) and when they came, in epoch
+        seconds, as modified."""
         return self.ask("artifacts", run=run)
 
     def artifact(self, run: str, path: str) -> Artifact:

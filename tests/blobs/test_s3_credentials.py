@@ -341,7 +341,7 @@ async def test_a_chain_that_has_nothing_is_a_sentence(
         assert said.endswith(".")
         assert ".." not in said.replace("...", "")
     with pytest.raises(Unavailable, match=detail):
-        blobs.sizes("run")
+        blobs.held("run")
 
 
 def test_a_profile_that_is_none_is_a_sentence(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,7 +352,7 @@ async def test_the_bytes_of_a_day_are_counted_where_they_are_put(tmp_path: Path)
             assert refused.status_code == 429
             assert 0 < int(refused.headers["Retry-After"]) <= 86_400
             assert "The token ci may put 10kB of blobs in a day (UTC)" in refused.json()["detail"]
-        assert blobs.size("r", "c") is None
+        assert blobs.held("r", "c") is None
         # What came of the refused one in pieces before the limit counts.
         assert 8000 <= day.used("ci") <= 10_000
         day.count("ci", -2000)

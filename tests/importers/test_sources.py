@@ -10,15 +10,18 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from matyan import reader
+from matyan.cli import importing
 from matyan.errors import ConfigurationError
 from matyan.importers import protobuf, source, tensorboard
 from matyan.importers.programs import PROGRAMS
-from matyan.importers.source import Report
+from matyan.importers.source import Blob, Report
 from matyan.importers.tfrecord import checksum
+from matyan.moving.target import Refused
 from tests.importers.imported import counts, imported
 from tests.tracker import MATYAN, environment, matyan, running
 from tests.until import wait_for
@@ -253,6 +256,54 @@ def test_a_database_that_is_cut_is_a_sentence(tmp_path: Path, data: Path) -> Non
     os.truncate(file, file.stat().st_size // 2)
     with pytest.raises(ConfigurationError):
         imported("mlflow", file, data)
+
+
+_ODD: Final = [
+    "UPDATE metrics SET step = 'x'",
+    "UPDATE metrics SET value = 'x'",
+    "UPDATE metrics SET value = NULL, is_nan = 0",
+    "UPDATE metrics SET timestamp = NULL",
+    "UPDATE metrics SET timestamp = 'x'",
+    "UPDATE metrics SET key = x'ff00'",
+    "UPDATE metrics SET key = NULL",
+    "UPDATE metrics SET step = 1.5",
+    "UPDATE runs SET status = 7",
+    "UPDATE runs SET name = 7",
+    "UPDATE runs SET artifact_uri = 'file://['",
+    "UPDATE runs SET artifact_uri = x'00'",
+    "UPDATE runs SET artifact_uri = 'file:///' || replace(hex(zeroblob(3000)), '0', 'a')",
+    "UPDATE runs SET start_time = 9e999",
+    "UPDATE experiments SET name = x'00'",
+    "INSERT INTO tags VALUES (7, 7, 'a1')",
+    "INSERT INTO params VALUES (x'00', 7, 'a1')",
+    "ALTER TABLE runs DROP COLUMN lifecycle_stage",
+]
+
+
+@pytest.mark.parametrize("statement", _ODD)
+def test_rows_of_other_types_are_taken_or_said_in_a_sentence(
+    statement: str, tmp_path: Path, data: Path
+) -> None:
+    """SQLite keeps a value of any type in any column."""
+    file = tmp_path / "mlflow.db"
+    with closing(mlflow_store(file)) as store:
+        store.execute(statement)
+        store.commit()
+    for words in (["--dry-run"], []):
+        said = matyan("import", "mlflow", file, "--data", data, *words, check=None)
+        assert said.returncode in ((2,) if statement.startswith("ALTER") else (0, 1)), said
+        assert "Traceback" not in said.stderr
+        assert said.returncode == 0 or said.stderr.strip(), said
+
+
+def test_a_file_that_is_gone_when_it_is_sent_costs_itself(tmp_path: Path) -> None:
+    def gone() -> Iterator[bytes]:
+        raise FileNotFoundError(2, "No such file or directory")
+        yield b""
+
+    moved = importing._moved(Blob("a", "text/plain", 1, gone, ""))
+    with pytest.raises(Refused, match="Its file cannot be read"):
+        next(iter(moved.open()))
 
 
 # --- how values are fitted ---------------------------------------------------------------------------
