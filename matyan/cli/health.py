@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import click
 
+from matyan import parsing
 from matyan.cli import views
 from matyan.cli.flags import as_json_option, settings_flags
-from matyan.errors import Unavailable
+from matyan.errors import ConfigurationError, Unavailable
 from matyan.service import terminal
 from matyan.settings import API_PORT, DEFAULT_PORT, Settings
 
@@ -71,7 +72,7 @@ def _connections(where: str | None, settings: Settings) -> Iterator[tuple[str, H
     """Each place to ask at, for a person, and a connection that is still to be made.
 
     Raises:
-        ConfigurationError: `where` is no URL.
+        ConfigurationError: `where` is no URL and no port.
     """
     if where is not None and not (where.isascii() and where.isdecimal()):
         from matyan.reader.remote import Server
@@ -82,10 +83,9 @@ def _connections(where: str | None, settings: Settings) -> Iterator[tuple[str, H
         yield str(server), connection
         return
     host = _EVERYWHERE.get(settings.host, settings.host)
-    ports = [int(where)] if where else _ports(settings)
-    for port in ports:
-        # A worker's has no TLS, though it may share its environment with those who have.
-        if settings.tls_cert_file and port != settings.metrics_port:
+    served = _served_ports(settings) if where is None else [_port(where)]
+    if settings.tls_cert_file:
+        for port in served:
             # One's own process, whose certificate names it as others call it. Nothing secret is sent.
             context = ssl.create_default_context()
             context.check_hostname = False
@@ -94,13 +94,27 @@ def _connections(where: str | None, settings: Settings) -> Iterator[tuple[str, H
                 f"https://{host}:{port}",
                 HTTPSConnection(host, port, timeout=_ANSWER_S, context=context),
             )
-        else:
-            yield f"http://{host}:{port}", HTTPConnection(host, port, timeout=_ANSWER_S)
+    # A worker has no TLS, though it may share its environment with those who have.
+    workers = (
+        served
+        if where is not None
+        else [settings.metrics_port]
+        if settings.metrics_port > 0
+        else []
+    )
+    for port in workers if settings.tls_cert_file else dict.fromkeys([*served, *workers]):
+        yield f"http://{host}:{port}", HTTPConnection(host, port, timeout=_ANSWER_S)
 
 
-def _ports(settings: Settings) -> list[int]:
-    served = [settings.port] if settings.port else [DEFAULT_PORT, API_PORT]
-    return [*served, *([settings.metrics_port] if settings.metrics_port > 0 else [])]
+def _port(text: str) -> int:
+    try:
+        return parsing.port(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{text[:20]}: {error}; or a URL, http://HOST:PORT.") from None
+
+
+def _served_ports(settings: Settings) -> list[int]:
+    return [settings.port] if settings.port else [DEFAULT_PORT, API_PORT]
 
 
 def _answer(connection: HTTPConnection, path: str, place: str) -> tuple[int, dict[str, Any]] | None:

@@ -21,7 +21,8 @@ def test_a_service_is_found_by_the_environment_a_port_or_a_url(tmp_path: Path, o
     own = tls.server_environment() if over_tls else {}
     with running(tmp_path / "data", **own) as tracker:
         port = tracker.url.rpartition(":")[2]
-        env = environment(PORT=port, **own)
+        # A port may be that of others' metrics, too.
+        env = environment(PORT=port, METRICS_PORT=port, **own)
         for words in (("health",), ("health", "--live"), ("health", port)):
             said = matyan(*words, env=env, cwd=tmp_path).stdout
             assert said.splitlines()[0].split() == [
@@ -60,7 +61,8 @@ def test_a_worker_that_waits_lives_and_is_not_ready(tmp_path: Path, shares_tls) 
     assert named == said
 
 
-def test_what_is_no_url_is_a_sentence() -> None:
-    said = matyan("health", "http://", check=2).stderr
+@pytest.mark.parametrize("where", ["http://", "65536", "9" * 30])
+def test_what_is_no_url_and_no_port_is_a_sentence(where: str) -> None:
+    said = matyan("health", where, check=2).stderr
     assert said.startswith("matyan: ")
     assert len(said.splitlines()) == 1
