@@ -44,12 +44,12 @@ from tests.soak.crowd import Crowd
 from tests.soak.deployment import INGESTION, Deployment
 from tests.soak.faults import Fault, plan
 from tests.soak.report import Outcome, markdown
-from tests.soak.samples import Disk, Life, bytes_on_disk, disk_faults, sample
+from tests.soak.samples import Disk, Life, bytes_on_disk, disk_faults, sample, written
 from tests.until import wait_for
 
 HOUR = 60.0
 CATCH_UP_S = 900.0
-FAULTS_AN_HOUR = 24
+FAULTS_AN_HOUR = 26
 """As many in a shorter soak, closer together."""
 
 
@@ -96,7 +96,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--programs", type=int, default=20, help="training programs at a time [20]")
     parser.add_argument("--rate", type=float, default=15, help="messages a second of each [15]")
     parser.add_argument("--brokers", type=int, choices=(1, 3), default=3, help="[3]")
-    parser.add_argument("--every", type=float, help="seconds from fault to fault [150 of an hour]")
+    parser.add_argument("--every", type=float, help="seconds from fault to fault [138 in an hour]")
     parser.add_argument("--only", help="faults whose name holds this: killed, frozen, full, worker")
     parser.add_argument(
         "--own-server",
@@ -197,6 +197,7 @@ class Soak:
             self.crowd.end()
             outcome.counted = {**self._known(), **outcome.counted}
             outcome.lives = [*self._lives.values()]
+            (self.folder / "samples.tsv").write_text(written(outcome.lives))
             outcome.disk = self._disk
             with contextlib.suppress(AttributeError):
                 if deployment.foundation is not None:

@@ -34,7 +34,11 @@ class Fault:
 
 
 def plan(deployment: Deployment, disks: dict[str, Path]) -> list[Fault]:
-    """Every fault, in order: what kills a process of ours comes early, so that its successor has long to be judged by."""
+    """Every fault, in order.
+
+    What kills a process of ours comes first, so that its successor has long to be judged by. Then the workers get the most
+    that they have to catch up with: what memory that takes once it keeps, and the same later must take no more.
+    """
     d = deployment
 
     def killed(name: str, seconds: float = 20) -> Fault:
@@ -51,26 +55,30 @@ def plan(deployment: Deployment, disks: dict[str, Path]) -> list[Fault]:
 
     last = f"broker {len(d.kafka.nodes)}"
     shared = "worker 2" in d.processes
+    group = partial(locked_out, "the workers' group", GROUP, GROUPS[INGESTION], READ)
+    reading = partial(locked_out, "the workers' reading", TOPIC, INGESTION, READ)
     return [
         killed("worker 1"),
+        *([killed("worker 2", 5)] if shared else []),
+        group(seconds=60),
+        reading(seconds=60),
         killed("frontier 2", 5),
+        killed("frontier 1", 15),
         killed("read API", 5),
         killed("control worker", 30),
-        killed("frontier 1", 15),
         locked_out("the frontiers", TOPIC, INGESTION, WRITE),
         killed("broker 1", 30),
-        *([killed("worker 2", 5)] if shared else []),
         *([full(last, "broker")] if "broker" in disks else []),
         frozen("frontier 1", 12),
         *([full("S3", "s3")] if "s3" in disks else []),
-        locked_out("the workers' reading", TOPIC, INGESTION, READ, seconds=45),
         frozen("worker 1", 60),
         killed("S3", 30),
-        locked_out("the workers' group", GROUP, GROUPS[INGESTION], READ, seconds=45),
+        group(seconds=45),
         *([_foundation(d, "frozen", 12), _foundation(d, "killed", 10)] if d.foundation else []),
         *([full("the store", "store")] if "store" in disks else []),
         frozen("frontier 2", 35),
         frozen(last, 30),
+        reading(seconds=45),
         locked_out("the control worker", TOPIC, CONTROL, READ, seconds=45),
         frozen("S3", 25),
         locked_out("the workers' events", TOPIC, CONTROL, WRITE),

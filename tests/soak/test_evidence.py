@@ -14,7 +14,7 @@ import pytest
 from tests.soak.diary import Diary, Session, metric_mark, name_of, parse, read, value_of
 from tests.soak.oracle import Book, Stored, faults, topic_faults
 from tests.soak.report import Outcome, markdown
-from tests.soak.samples import Disk, Life, Sample, disk_faults, sample
+from tests.soak.samples import Disk, Life, Sample, disk_faults, sample, written
 
 RUN = "soak-0001"
 POINTS = [metric_mark("loss", {"subset": "train"}, step) for step in range(3)]
@@ -187,6 +187,12 @@ def test_what_grows_is_noticed(what: str, grow: Callable[[Sample], Sample]) -> N
     """A descriptor or a thread every ten minutes, 4 KiB a second."""
     (said,) = life(grow).faults()
     assert f"{what} grew" in said
+
+
+def test_every_sample_can_be_looked_at() -> None:
+    lines = written([life()]).splitlines()
+    assert len(lines) == 100
+    assert lines[50].split("\t") == ["worker 1", "7", "1800", str(100 << 20), "42", "20"]
 
 
 def test_a_short_life_is_not_judged_by_its_memory() -> None:
