@@ -164,6 +164,8 @@ class Soak:
         """When each frontier was killed, epoch seconds."""
         self.now = ""
         """What is broken at the moment."""
+        self.judged = False
+        """Whether it has come to its end."""
         self._over = threading.Event()
         self._lives: dict[tuple[str, int], Life] = {}
         self._disk: list[Disk] = []
@@ -192,6 +194,7 @@ class Soak:
                 deployment.heal()
                 self._catch_up()
             self._judge()
+            self.judged = True
         finally:
             self._over.set()
             self.crowd.end()
@@ -202,7 +205,9 @@ class Soak:
             with contextlib.suppress(AttributeError):
                 if deployment.foundation is not None:
                     deployment.foundation.restore()
-            outcome.violations += deployment.stop()
+            ended = deployment.stop()
+            # One that was told to end before it had begun, as Ctrl-C may find it, does not end well.
+            outcome.violations += ended if self.judged else []
 
     # --- while it goes on ---
 
