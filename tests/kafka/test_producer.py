@@ -379,7 +379,7 @@ async def test_who_hears_that_a_frame_was_given_up_may_send_another_one(
 ) -> None:
     """At once, in the same partition, and one that the client refuses at once."""
     settings = load(
-        {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap, "MATYAN_DELIVERY_TIMEOUT_S": "1"}
+        {"KAFKA_BOOTSTRAP_SERVERS": own_broker.bootstrap, "MATYAN_DELIVERY_TIMEOUT_S": "4"}
     )
     replies, large = Replies(), bytes(20_000)
     config = {**producer_config(settings), "message.max.bytes": 10_000}
