@@ -147,7 +147,9 @@ def test_every_command_stands_there_with_its_help(site: Path) -> None:
     text = text_of(site, "reference/commands")
     for path, command in commands():
         assert f'id="{"-".join(path)}"' in html
-        assert " ".join(help_of(path, command).split()) in text
+        # click keeps a command's help option as it was made first, which is without -h where a test called the command by itself.
+        help = " ".join(help_of(path, command).split()).replace(" --help Show", " -h, --help Show")
+        assert help.replace("-h, -h,", "-h,") in text
 
 
 def test_the_help_on_the_page_is_what_the_command_prints() -> None:

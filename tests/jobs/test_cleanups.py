@@ -181,7 +181,8 @@ async def test_runs_that_are_heard_of_are_not_ended() -> None:
     ledger.apply(record("finish_run", "ended", now - DAY * 2))
     finished = []
 
-    async def finish(*, run: str) -> AsyncIterator[object]:
+    async def finish(*, run: str, stale: bool) -> AsyncIterator[object]:
+        assert stale
         if run == "away":
             raise NotFound("There is no run away.")
         finished.append(run)

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,11 +265,11 @@ class Scene:
         begin, end = range_of(self.keys.webhook_events_prefix())
         return len(await self.store.read(lambda snap: [*snap.scan(begin, end)]))
 
-    async def nothing_waits(self) -> None:
-        async def is_empty() -> bool:
-            return not await self.waiting()
+    async def waits_for(self, rows: int) -> bool:
+        return await self.waiting() == rows
 
-        await until(is_empty)
+    async def nothing_waits(self) -> None:
+        await until(partial(self.waits_for, 0))
 
 
 @pytest.fixture(params=["rocks", *ENGINES])
@@ -449,7 +450,7 @@ async def test_a_webhook_that_left_the_file_leaves_no_rows_for_ever(
             await until(
                 lambda: telemetry.WEBHOOK_DELIVERIES.labels("gone", "failed")._value.get() > 1
             )
-        assert await scene.waiting() == 1
+            await until(partial(scene.waits_for, 1))
         monkeypatch.setattr(Webhook, "give_up_s", 0.001)
         async with scene.at_work():
             await scene.nothing_waits()
