@@ -77,7 +77,7 @@ def main() -> int:
             print(markdown(outcome), flush=True)
             if given.report:
                 given.report.write_text(markdown(outcome))
-        if given.keep or outcome.violations:
+        if given.keep or outcome.violations or (code == 2 and outcome.began):
             say(f"kept: {folder}")
         else:
             shutil.rmtree(folder, ignore_errors=True)

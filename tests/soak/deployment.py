@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -64,12 +65,15 @@ class Process(Server):
         with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
             return str(answer.read().decode())
 
-    def is_ready(self) -> bool:
+    def unready(self) -> str:
+        """Why it is not ready, as it says itself; empty when it is."""
         try:
             self.ask("/health/ready/", 5.0)
-        except OSError:
-            return False
-        return True
+        except urllib.error.HTTPError as refused:
+            return str(refused.read().decode())
+        except OSError as error:
+            return str(error)
+        return ""
 
     def connections(self) -> int:
         """Of clients, by its own count; 0 where it has none or does not answer."""
@@ -143,7 +147,7 @@ class Deployment:
         for name, words in plan.items():
             self.processes[name] = Process(name, self.folder / "services", words, self.env)
             self.processes[name].launch()
-        wait_for(lambda: all(one.is_ready() for one in self.processes.values()), STARTS_S)
+        self._wait_until_ready(STARTS_S)
 
     @property
     def frontiers(self) -> list[Process]:
@@ -200,7 +204,26 @@ class Deployment:
             with contextlib.suppress(ProcessLookupError, AssertionError):
                 server.thaw()
             self.launch(name)
-        wait_for(lambda: all(one.is_ready() for one in self.processes.values()), 2 * STARTS_S)
+        self._wait_until_ready(2 * STARTS_S)
+
+    def _wait_until_ready(self, seconds: float) -> None:
+        """
+        Raises:
+            RuntimeError: somebody is not, and says why.
+        """
+        unready: dict[str, str] = {}
+
+        def all_are_ready() -> bool:
+            unready.clear()
+            unready.update(
+                (name, why) for name, one in self.processes.items() if (why := one.unready())
+            )
+            return not unready
+
+        try:
+            wait_for(all_are_ready, seconds)
+        except TimeoutError:
+            raise RuntimeError(f"not ready after {seconds:g} s: {unready}") from None
 
     def stop(self) -> list[str]:
         """Ends everything, ours first and in order; those of ours that did not end well, a sentence each."""
