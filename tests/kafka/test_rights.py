@@ -164,6 +164,19 @@ def test_a_worker_goes_on_where_it_was_when_a_right_comes_back(
     assert {json.loads(one.value() or b"")["payload"]["run_id"] for one in events} == {"before"}
 
 
+def test_a_worker_that_nothing_comes_for_is_ready_when_a_right_comes_back(
+    guarded: Deployment, tmp_path: Path
+) -> None:
+    """Kafka tells whoever reads that he may not, and nothing when he may: no record has to come first."""
+    with guarded.running("ingest-worker", "--store", f"rocks:{tmp_path / 'data'}") as worker:
+        for _ in range(2):
+            wait_for(lambda: not worker.unready())
+            with denied(guarded.broker, TOPIC, guarded.ingestion, READ):
+                wait_for(lambda: "does not let this user read" in worker.unready())
+        wait_for(lambda: not worker.unready())
+        assert worker.stop() == 0
+
+
 def tag(guarded: Deployment, run: str) -> None:
     guarded.produce(guarded.ingestion, [record("add_tag", run, tag_name="t")], run.encode())
 

@@ -129,10 +129,10 @@ def cluster(admin: AdminClient) -> ClusterMetadata:
 
 
 def describe_topic_soon(admin: AdminClient, topic: str) -> Future[Any]:
-    """The topic's description (its id and partitions), when it is there."""
-    soon: Future[Any] = admin.describe_topics(TopicCollection([topic]), request_timeout=NETWORK_S)[
-        topic
-    ]
+    """The topic's description (its id, its partitions, what this user may do with it), when it is there."""
+    soon: Future[Any] = admin.describe_topics(
+        TopicCollection([topic]), include_authorized_operations=True, request_timeout=NETWORK_S
+    )[topic]
     return soon
 
 

@@ -191,6 +191,8 @@ class _Member:
         self._group_watch = GroupWatch(self.group, topic)
         self.forbidden: str | None = None
         """Read by whoever wants to know why nothing comes."""
+        self._unread: str | None = None
+        """What `forbidden` says while this user may not read the topic; None: nothing was refused since a record came."""
         self._thread = PollingThread(self._poll_forever, f"kafka-{topic}")
 
     # --- in trio ---------------------------------------------------------------------------------
@@ -277,7 +279,7 @@ class _Member:
     def _distribute(self, messages: list[Message[bytes, bytes]]) -> None:
         errors = [message for message in messages if message.error() is not None]
         if len(errors) < len(messages):
-            self.forbidden = None
+            self.forbidden = self._unread = None
         if errors:
             messages = [message for message in messages if message.error() is None]
             for message in errors:
@@ -310,6 +312,8 @@ class _Member:
         )
         if error.code() in _FORBIDDEN:
             self.forbidden = f"Kafka does not let this user read as one of the group {self.group.name}: {error.str()}. Allow it in Kafka's ACLs."
+            if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                self._unread = self.forbidden
         part = self._parts.get(message.partition() or 0)
         if error.code() in _POSITION_IS_WRONG and part is not None:
             # Its owner reads the stored offset again, and `start` says what is wrong.
@@ -397,6 +401,9 @@ class _Member:
 
     def _watch(self) -> None:
         if (topic_id := self._topic_watch.look()) is not None:
+            if self._unread is not None and self.forbidden in (None, self._unread):
+                # librdkafka says once that it was refused, and nothing when it is let in again and finds no record.
+                self.forbidden = None if self._topic_watch.may_read else self._unread
             # Each one's id: some may have been looked up after the change, and some not yet.
             former = [part for part in self._parts.values() if part.topic_id not in ("", topic_id)]
             if former:

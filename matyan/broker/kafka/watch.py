@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AclOperation, AdminClient, OffsetSpec
 
 from matyan.broker.kafka.admin import Group, describe_topic_soon
 from matyan.errors import Unavailable
@@ -35,6 +35,8 @@ class TopicWatch:
     def __init__(self, admin: AdminClient, topic: str) -> None:
         self.partition_count = 0
         """As it was answered last; 0: not yet."""
+        self.may_read = True
+        """Whether this user may, as it was answered last. A broker that does not say lets everybody."""
         self._admin = admin
         self._topic = topic
         self._asked: Future[Any] | None = None
@@ -57,6 +59,8 @@ class TopicWatch:
         if asked.exception() is not None:
             return None
         self.partition_count = len(asked.result().partitions)
+        allowed = asked.result().authorized_operations
+        self.may_read = not allowed or AclOperation.READ in allowed
         return str(asked.result().topic_id)
 
 
