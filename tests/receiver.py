@@ -79,6 +79,9 @@ def receiving(port: int = 0, **answers: Any) -> Iterator[Receiver]:
             size = int(self.headers.get("Content-Length", 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
             got = Got(self.path, headers, self.rfile.read(size))
+            if len(got.body) < size:
+                self.close_connection = True  # the sender was ended in the midst of it
+                return
             receiver.got.append(got)
             try:
                 receiver.answers.get(self.path, status(204))(got, self)
