@@ -142,8 +142,9 @@ def help_of(path: tuple[str, ...], command: click.Command) -> str:
         child = group.get_command(context, name)
         assert child is not None
         context = click.Context(child, parent=context, info_name=name)
-    settings = {"help_option_names": ["-h", "--help"]}
-    own = click.Context(command, parent=context, info_name=path[-1], **settings)  # type: ignore[arg-type]
+    own = click.Context(
+        command, parent=context, info_name=path[-1], help_option_names=["-h", "--help"]
+    )
     return command.get_help(own).rstrip()
 
 

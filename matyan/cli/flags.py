@@ -86,7 +86,7 @@ def settings_flags(
             return command(*arguments, settings=settings, **given)
 
         call.__doc__ = (command.__doc__ or "") + _about(secrets)
-        call.settings_read = (*names, *also)  # type: ignore[attr-defined]
+        call.settings_read = (*names, *also)  # type: ignore[attr-defined]  # a function has it, and the docs read it there
         for option in reversed(options):
             call = option(call)
         return call

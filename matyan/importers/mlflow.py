@@ -293,7 +293,7 @@ def _sql_metrics(path: Path, run: str) -> Iterator[Series]:
                 yield step, math.nan if is_nan else _finite_or_not(value), milliseconds
 
         for (name,) in names:
-            yield name, lambda name=name: read(name)  # type: ignore[misc]
+            yield name, lambda name=name: read(name)  # type: ignore[misc]  # a default binds it now, which mypy cannot infer in a lambda
 
 
 def _finite_or_not(value: float) -> float:
@@ -410,7 +410,7 @@ def _named_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _file_metrics(folder: Path, report: Report) -> Iterator[Series]:
     for name, file in _named_files(folder):
-        yield name, lambda name=name, file=file: _lines(name, file, report)  # type: ignore[misc]
+        yield name, lambda name=name, file=file: _lines(name, file, report)  # type: ignore[misc]  # a default binds it now, which mypy cannot infer in a lambda
 
 
 def _lines(name: str, file: Path, report: Report) -> Iterator[Point]:

@@ -134,4 +134,4 @@ def test_those_of_one_machine_do_not_share_a_port() -> None:
 
 def test_there_is_one_for_each_service() -> None:
     services = {"frontier", "ingest-worker", "control-worker", "api", "up"}
-    assert {words_of(lines_of(unit))[0] for unit in UNITS} == services <= {*cli.list_commands(None)}  # type: ignore[arg-type]
+    assert {words_of(lines_of(unit))[0] for unit in UNITS} == services <= {*cli.list_commands(None)}

@@ -18,8 +18,8 @@ os.environ.update(
 os.chdir(FOLDER)
 
 import mlflow  # noqa: E402 - it reads the environment
-from mlflow.entities import Metric  # noqa: E402
-from writers.truth import Run, tell  # noqa: E402
+from mlflow.entities import Metric  # noqa: E402 - behind it
+from writers.truth import Run, tell  # noqa: E402 - behind it
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ FOLDER = Path(sys.argv[1])
 os.environ.update(TRACKIO_DIR=str(FOLDER), HF_HUB_OFFLINE="1")
 
 import numpy as np  # noqa: E402 - it reads the environment
-import trackio  # noqa: E402
-from writers.truth import Run, tell  # noqa: E402
+import trackio  # noqa: E402 - behind it
+from writers.truth import Run, tell  # noqa: E402 - behind it
 
 CONFIG = {"lr": 0.1, "nested": {"a": [1, 2, None], "s": "é"}, "flag": True}
 

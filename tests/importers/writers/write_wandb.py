@@ -22,8 +22,8 @@ os.environ.update(
 )
 
 import numpy as np  # noqa: E402 - it reads the environment
-import wandb  # noqa: E402
-from PIL import Image  # noqa: E402
+import wandb  # noqa: E402 - behind it
+from PIL import Image  # noqa: E402 - behind it
 
 CONFIG = {"lr": 0.1, "nested": {"a": [1, 2, {"b": None}], "s": "é"}, "big": 2**60, "flag": True}
 
